@@ -1,0 +1,1 @@
+"""odegrad compares the ways to train a Neural ODE."""

@@ -1,0 +1,228 @@
+"""The contracts that every room is built on: read this page first.
+
+``d`` is the number of floats in a state (whole batch), ``K`` the number of output times. A *state* is a tensor
+``[batch, *state]`` or a tuple of such. Methods and tasks know only this page; neither knows that it is measured.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+State = Tensor | tuple[Tensor, ...]
+"""A state ``[batch, *state]`` or a tuple of such; solutions carry a leading ``[time]``."""
+
+Scalar = str | int | float | bool
+"""What an option may be: plain data that a suite file can hold."""
+
+
+@runtime_checkable
+class VectorField(Protocol):
+    """The dynamics ``f(t, y) -> dy/dt``, an ``nn.Module``: ``t`` is a 0-d tensor, ``y`` and ``dy/dt`` are states."""
+
+    def __call__(self, t: Tensor, y: Any, /) -> Any:
+        """Return ``dy/dt`` with the structure and shapes of ``y``."""
+        ...
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Yield every parameter that ``f`` depends on; one reached through a closure is refused."""
+        ...
+
+
+class StepObserver(Protocol):
+    """Hears of every attempted step of a solve; ``t`` is the step's start, ``h`` its signed size."""
+
+    def accepted(self, t: float, h: float) -> None:
+        """Hear of an accepted step."""
+        ...
+
+    def rejected(self, t: float, h: float) -> None:
+        """Hear of a rejected step."""
+        ...
+
+
+class Solver(Protocol):
+    """Advances a state: a tableau (or another one-step map), its step controller, tolerances and limits.
+
+    The concrete class is ``odegrad.methods.solvers.solver.RungeKutta``. Methods pass it to ``integrate``.
+    """
+
+    @property
+    def name(self) -> str:
+        """The registry's name, for example ``dopri5``."""
+        ...
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether steps are chosen from an error estimate."""
+        ...
+
+    def observed_by(self, observer: StepObserver) -> "Solver":
+        """Return the same solver with ``observer`` hearing of its steps."""
+        ...
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a gradient method states about itself: printed by ``odegrad list methods``, obeyed by the checks."""
+
+    name: str
+    summary: str
+    paper: str
+    exact: bool
+    """True: the gradient of the computed loss (discretise first). False: of the continuous one, off by O(tol)."""
+    memory: str
+    """Backward peak: N steps of s stages, d state floats, K outputs, A bytes of one f call's graph, p parameters."""
+    cost_forward: str
+    cost_backward: str
+    backward_phase: Literal["recompute", "adjoint"]
+    """What an f call inside the backward pass is for; names the counters' phase."""
+    double_backward: bool = False
+    taps: Literal["any time", "step ends", "none"] = "none"
+    """Where curvature samples are taken in the backward pass."""
+    shared_loop: bool = True
+    """False for peers: another library's solver, so not on the same accepted grid."""
+
+
+class GradientMethod(Protocol):
+    """Solves, and leaves an autograd graph whose backward pass *is* the method. A frozen dataclass of its options."""
+
+    traits: ClassVar[Traits]
+
+    def __call__(self, field: VectorField, solver: Any, y0: Any, ts: Tensor) -> Any:
+        """Solve ``dy/dt = field(t, y)``, ``y(ts[0]) = y0``.
+
+        Parameters
+        ----------
+        field
+            The dynamics.
+        solver
+            A solver from the registry.
+        y0
+            Initial state, ``[batch, *state]`` or a tuple of such.
+        ts
+            Output times ``[K]``, strictly monotone, K >= 2; ``ts[0]`` is the initial time.
+
+        Returns
+        -------
+        State
+            The solution at ``ts``: ``[K, batch, *state]`` or a tuple of such. The first row is ``y0``.
+        """
+        ...
+
+    def refuses(self, solver: Any) -> str | None:  # noqa: ARG002
+        """Return why this method cannot use ``solver``, or None if it can."""
+        return None
+
+
+class Tap(Protocol):
+    """Watches costates on their way back (curvature samples); never changes the gradient."""
+
+    def sample_times(self, t0: float, t1: float) -> Sequence[float]:
+        """Return the wanted sample times in ``[t0, t1]``; methods that sample at step ends ignore them."""
+        ...
+
+    def observe(self, field: VectorField, t: float, y: State, a: State, weight: float) -> None:
+        """Take one sample.
+
+        ``y`` is the state and ``a = dL/dy`` the costate at time ``t``, both detached and of the same structure;
+        ``weight`` is the quadrature weight (in units of time) that turns the sum over samples into an integral.
+        """
+        ...
+
+
+@runtime_checkable
+class Tappable(Protocol):
+    """A gradient method that offers taps."""
+
+    def with_tap(self, tap: Tap) -> GradientMethod:
+        """Return the same method with ``tap`` watching its backward pass."""
+        ...
+
+
+@runtime_checkable
+class CurvatureConsumer(Protocol):
+    """An optimizer that learns from curvature samples (SNOpt)."""
+
+    def next_tap(self) -> Tap | None:
+        """Return the tap for the coming backward pass, or None if this iteration needs no samples.
+
+        Called once per iteration, before the forward pass.
+        """
+        ...
+
+
+Solve = Callable[[VectorField, Any, Tensor], Any]
+"""A gradient method bound to its solver, ``solve(field, y0, ts) -> ys``: all that a task sees of either."""
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a task states about itself: printed by ``odegrad list tasks``."""
+
+    name: str
+    kind: Literal["classification", "density", "inference", "time series", "closed form", "stiff"]
+    summary: str
+    metric_name: str
+    """``accuracy`` (fraction in [0, 1]), ``nll`` (nats), ``mse``, ..."""
+    higher_is_better: bool
+    target: Mapping[str, float]
+    """Size -> the metric's value that a good method reaches there."""
+    offline: bool
+    citation: str
+    licence: str
+    sizes: tuple[str, ...] = ("tiny", "default")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a task is trained at one size: the iterations and each optimizer's settings."""
+
+    iterations: int
+    optimizers: Mapping[str, Mapping[str, Scalar]]
+    """Optimizer name -> its options, tuned for this task and size (``{"adam": {"lr": 1e-3}}``)."""
+    default_optimizer: str = "adam"
+    full_precond: bool = field(default=False)
+    """Whether SNOpt also preconditions the layers outside the ODE."""
+
+
+class Problem(Protocol):
+    """One task built from a seed: data on its device, a model with its vector field, a loss. Same for every method."""
+
+    model: nn.Module
+    """Every parameter that is trained."""
+    fields: Sequence[nn.Module]
+    """The vector fields inside ``model``."""
+    training: Training
+
+    def batch(self, iteration: int) -> Any:
+        """Return the training batch of ``iteration`` (0, 1, ...), a pure function of seed and iteration."""
+        ...
+
+    def probe_batch(self) -> Any:
+        """Return a small fixed batch (at most 16 samples) for gradient certificates and diagnostics."""
+        ...
+
+    def loss(self, solve: Solve, batch: Any) -> Tensor:
+        """Return the mean loss of ``batch``, a 0-d tensor that carries the graph."""
+        ...
+
+    def evaluate(self, solve: Solve) -> float:
+        """Return the task's metric on the held-out split, without a graph."""
+        ...
+
+    def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
+        """Return the vector field, the initial state of ``batch`` (detached) and the output times ``[K]``."""
+        ...
+
+
+class Task(Protocol):
+    """Data, model, time grid, loss, metric and target: a named experiment, all from a seed."""
+
+    info: ClassVar[TaskInfo]
+
+    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+        """Build the problem; two builds from one seed are equal bit for bit."""
+        ...

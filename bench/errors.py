@@ -1,0 +1,70 @@
+"""The exception tree: every error that odegrad raises on purpose.
+
+::
+
+    OdegradError
+    ├── UsageError (also ValueError)     what the caller passed cannot work
+    │   ├── UnknownNameError             a name that no registry holds
+    │   ├── SuiteError                   a suite file with a wrong key, type or value
+    │   ├── ResultsError                 a results folder that cannot be used
+    │   └── UnsupportedError             a combination that a method states it cannot do
+    ├── SolverError (also RuntimeError)  a solve that cannot go on
+    │   ├── NonFiniteError               the field or the state is not finite
+    │   ├── StepSizeUnderflowError       the step no longer changes the time
+    │   └── TooManyStepsError            the step limit was reached
+    └── InfrastructureError              the machine failed, not the method
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class OdegradError(Exception):
+    """Base of every error that odegrad raises on purpose."""
+
+
+class UsageError(OdegradError, ValueError):
+    """What the caller passed cannot work; the message says what to pass instead."""
+
+
+class SuiteError(UsageError):
+    """A suite file has a wrong key, type or value."""
+
+
+class ResultsError(UsageError):
+    """A results folder belongs to something else, or cannot be read or written."""
+
+
+class UnsupportedError(UsageError):
+    """A combination that a method states it cannot do, with the reason."""
+
+
+class UnknownNameError(UsageError):
+    """A name that no registry holds; the message names the nearest known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
+        self.kind, self.name, self.near = kind, name, tuple(near)
+
+
+class SolverError(OdegradError, RuntimeError):
+    """A solve that cannot go on."""
+
+
+class NonFiniteError(SolverError):
+    """The field or the state is not finite."""
+
+
+class StepSizeUnderflowError(SolverError):
+    """The step is so small that it no longer changes the time."""
+
+
+class TooManyStepsError(SolverError):
+    """The step limit was reached before the end of the interval."""
+
+
+class InfrastructureError(OdegradError):
+    """The machine failed (worker not started, disk full), not the method."""

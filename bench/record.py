@@ -1,0 +1,194 @@
+"""Runs and records: what crosses a process boundary and what is kept; plain data, no torch.
+
+A *run* is one cell of the grid; its id is a hash of its content. A *record* is what one run measured, with its run
+and its machine. ``COLUMNS`` documents every column of a record: readers, tables and gates follow it.
+"""
+
+import dataclasses
+import enum
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = 1
+"""Version of the record's columns. 1: first."""
+
+Options = tuple[tuple[str, str | int | float | bool], ...]
+"""Options as sorted pairs, so that a run is hashable."""
+
+
+def freeze_options(options: Mapping[str, str | int | float | bool] | None) -> Options:
+    """Return ``options`` as sorted pairs."""
+    return tuple(sorted((options or {}).items()))
+
+
+class Status(enum.StrEnum):
+    """How a run ended; every value but ``ok`` comes with a message."""
+
+    OK = "ok"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    UNSUPPORTED = "unsupported"
+    ERROR = "error"
+    INFRASTRUCTURE = "infrastructure"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the grid: names and numbers only."""
+
+    suite: str
+    task: str
+    size: str
+    gradient: str
+    optimizer: str
+    solver: str
+    seed: int
+    rtol: float
+    atol: float
+    iterations: int
+    device: str = "cpu"
+    dtype: str = "float32"
+    method: str = ""
+    """The name shown: the gradient method's, or that of a published pair such as ``snopt``."""
+    gradient_options: Options = ()
+    optimizer_options: Options = ()
+    solver_options: Options = ()
+    code: str = ""
+    """Fingerprint of a user's own method or task file; empty for built-in ones."""
+
+    @property
+    def run_id(self) -> str:
+        """Return the first 16 hexadecimal digits of the SHA-256 of the run's canonical JSON."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON; options become dictionaries."""
+        out = dataclasses.asdict(self)
+        for key in ("gradient_options", "optimizer_options", "solver_options"):
+            out[key] = dict(out[key])
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Run":
+        """Return the run that ``to_dict`` wrote; keys that are no field of a run are ignored."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        values = {k: v for k, v in data.items() if k in names}
+        for key in ("gradient_options", "optimizer_options", "solver_options"):
+            values[key] = freeze_options(values.get(key))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run measured. A value that was not measured is None."""
+
+    run: Run
+    status: Status
+    message: str = ""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """Column name -> value; names are those of ``COLUMNS``."""
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    """Hardware, versions, commit and settings, from ``odegrad.machine``."""
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the flat row: the run's fields, ``run_id``, every measured column, ``machine`` as a dictionary."""
+        row: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "run_id": self.run.run_id, **self.run.to_dict()}
+        row |= {"status": str(self.status), "message": self.message}
+        row |= {c.name: self.measured.get(c.name) for c in COLUMNS if c.measured}
+        row["machine"] = dict(self.machine)
+        return row
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Record":
+        """Return the record that ``to_row`` wrote."""
+        measured = {c.name: row[c.name] for c in COLUMNS if c.measured and row.get(c.name) is not None}
+        return cls(
+            run=Run.from_dict(row),
+            status=Status(row["status"]),
+            message=row.get("message", ""),
+            measured=measured,
+            machine=row.get("machine", {}),
+        )
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a record: its pandas dtype, unit and meaning."""
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+    higher_is_better: bool | None = None
+    deterministic: bool = True
+    measured: bool = True
+
+
+def _identity(name: str, dtype: str, meaning: str) -> Column:
+    return Column(name, dtype, "", meaning, measured=False)
+
+
+COLUMNS: tuple[Column, ...] = (
+    _identity("schema_version", "int64", "version of these columns"),
+    _identity("run_id", "string", "hash of the run's content"),
+    _identity("suite", "string", "name of the suite"),
+    _identity("task", "string", "name of the task"),
+    _identity("size", "string", "the task's size: tiny, default, paper"),
+    _identity("method", "string", "name shown: the gradient method, or a published pair such as snopt"),
+    _identity("gradient", "string", "gradient method"),
+    _identity("gradient_options", "object", "options of the gradient method"),
+    _identity("optimizer", "string", "optimizer"),
+    _identity("optimizer_options", "object", "options of the optimizer; empty: the task's own"),
+    _identity("solver", "string", "solver"),
+    _identity("solver_options", "object", "options of the solver"),
+    _identity("seed", "int64", "seed of parameters, data order and noise"),
+    _identity("device", "string", "cpu or cuda"),
+    _identity("dtype", "string", "floating-point type of the training"),
+    _identity("rtol", "float64", "relative tolerance of the solver"),
+    _identity("atol", "float64", "absolute tolerance of the solver"),
+    _identity("iterations", "int64", "training iterations asked for"),
+    _identity("code", "string", "fingerprint of a user's own file; empty for built-in ones"),
+    _identity("status", "string", "ok, or why there is no full measurement"),
+    _identity("message", "string", "what went wrong, if anything"),
+    Column("metric_name", "string", "", "what metric_value is: accuracy, nll, ..."),
+    Column("metric_value", "float64", "", "the task's metric on held-out data after training"),
+    Column("metric_higher_is_better", "boolean", "", "direction of metric_value"),
+    Column("metric_target", "float64", "", "value that a good method reaches at this size"),
+    Column("target_reached", "boolean", "", "whether metric_value is at least as good as metric_target", True),
+    Column("train_seconds", "float64", "s", "wall-clock of the training iterations, without evaluation", False, False),
+    Column("train_loss", "object", "", "training loss of every iteration"),
+    Column("trace_iteration", "object", "", "iterations at which the metric was evaluated during training"),
+    Column("trace_metric", "object", "", "the metric at trace_iteration"),
+    Column("trace_seconds", "object", "s", "training wall-clock at trace_iteration", None, False),
+    Column("nfe_forward", "int64", "calls", "f calls of one forward pass on the first batch", False),
+    Column("nfe_backward", "int64", "calls", "f calls of one backward pass on the first batch", False),
+    Column("nfe_tap", "int64", "calls", "f calls for curvature samples in one refresh, beside nfe_backward", False),
+    Column("vjps", "int64", "calls", "vector-Jacobian products of one backward pass", False),
+    Column("accepted_steps", "int64", "steps", "accepted steps of one forward pass", False),
+    Column("rejected_steps", "int64", "steps", "rejected steps of one forward pass", False),
+    Column("accepted_steps_backward", "int64", "steps", "accepted steps of one backward solve", False),
+    Column("rejected_steps_backward", "int64", "steps", "rejected steps of one backward solve", False),
+    Column("saved_bytes", "int64", "B", "tensor bytes kept between forward and backward", False),
+    Column(
+        "peak_bytes", "int64", "B", "peak of tensor bytes of one forward and backward above what stood before", False
+    ),
+    Column("forward_seconds", "float64", "s", "median time of one forward pass", False, False),
+    Column("backward_seconds", "float64", "s", "median time of one backward pass", False, False),
+    Column("update_seconds", "float64", "s", "median time of one optimizer step", False, False),
+    Column("forward_seconds_raw", "object", "s", "every timed forward pass", None, False),
+    Column("backward_seconds_raw", "object", "s", "every timed backward pass", None, False),
+    Column("update_seconds_raw", "object", "s", "every timed optimizer step", None, False),
+    Column("warmup_seconds_raw", "object", "s", "every untimed warm-up iteration", None, False),
+    Column("gradient_relative_error", "float64", "", "distance to the float64 reference gradient, relative", False),
+    Column("gradient_method_error", "float64", "", "distance to naive on the same grid in float64, relative", False),
+    Column("gradient_cosine", "float64", "", "cosine between gradient and reference", True),
+    Column("log_norm_max", "float64", "1/time", "largest mu_2 of the Jacobian along the probe batch's trajectory"),
+    Column("process_seconds", "float64", "s", "wall-clock of the whole run with all its passes", False, False),
+    _identity("machine", "object", "hardware, versions, commit and settings"),
+)
+"""Every column of a record, in order."""

@@ -1,0 +1,186 @@
+"""Names to classes: built in, by entry point, or ``file.py:Class``; unknown names answer with the nearest ones."""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from torch import optim
+
+from odegrad.contracts import GradientMethod, Problem, Scalar, Task
+from odegrad.errors import UnknownNameError, UnsupportedError, UsageError
+from odegrad.methods.solvers.solver import RungeKutta, make_solver, solver_names
+
+PAIRS: Mapping[str, tuple[str, str]] = {"snopt": ("adjoint", "snopt")}
+"""Published pairs: a method's name -> (gradient method, optimizer)."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Names of one kind of thing: built-in ones as ``module:attribute``, more from an entry-point group."""
+
+    kind: str
+    builtin: Mapping[str, str]
+    group: str
+
+    def names(self) -> list[str]:
+        """Return every name, built-in ones first."""
+        return [*self.builtin, *sorted(e.name for e in entry_points(group=self.group) if e.name not in self.builtin)]
+
+    def get(self, name: str) -> Any:
+        """Return what ``name`` stands for: a registered name, or ``file.py:Class``.
+
+        Raises
+        ------
+        UnknownNameError
+            If ``name`` is not registered.
+        UsageError
+            If the file or the class does not exist.
+        """
+        if ".py:" in name:
+            return load_from_file(name, self.kind)
+        if name in self.builtin:
+            module, _, attribute = self.builtin[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        for entry in entry_points(group=self.group):
+            if entry.name == name:
+                return entry.load()
+        raise UnknownNameError(self.kind, name, self.names())
+
+
+gradients = Registry(
+    "gradient method",
+    {
+        "naive": "odegrad.methods.gradients.naive:Naive",
+        "adjoint": "odegrad.methods.gradients.adjoint:Adjoint",
+        "anode": "odegrad.methods.gradients.anode:Anode",
+        "interpolation": "odegrad.methods.gradients.interpolation:Interpolation",
+        "torchdiffeq_naive": "odegrad.methods.peers.torchdiffeq:TorchdiffeqNaive",
+        "torchdiffeq_adjoint": "odegrad.methods.peers.torchdiffeq:TorchdiffeqAdjoint",
+    },
+    "odegrad.methods",
+)
+optimizers = Registry(
+    "optimizer",
+    {
+        "adam": "odegrad.methods.optimizers.first_order:adam",
+        "adamw": "odegrad.methods.optimizers.first_order:adamw",
+        "sgd": "odegrad.methods.optimizers.first_order:sgd",
+        "snopt": "odegrad.methods.optimizers.snopt.optimizer:snopt",
+    },
+    "odegrad.optimizers",
+)
+tasks = Registry(
+    "task",
+    {
+        "digits": "odegrad.datasets.digits:Digits",
+        "circles": "odegrad.datasets.toy_densities:Circles",
+    },
+    "odegrad.tasks",
+)
+
+
+def load_from_file(name: str, kind: str) -> Any:
+    """Return the class that ``path/to/file.py:Class`` names.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file or no such class in it.
+    """
+    path_text, _, attribute = name.rpartition(":")
+    path = Path(path_text).expanduser().resolve()
+    if not path.is_file():
+        raise UsageError(f"{kind} {name!r}: there is no file {path}; give a path as in my_method.py:MyMethod")
+    module_name = f"odegrad_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        if spec is None or spec.loader is None:
+            raise UsageError(f"{kind} {name!r}: {path} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    if not hasattr(module, attribute):
+        known = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module_name]
+        raise UnknownNameError(f"{kind} in {path.name}", attribute, known)
+    return getattr(module, attribute)
+
+
+def code_fingerprint(*names: str) -> str:
+    """Return a hash of the users' files that ``names`` refer to, blind to comments and docstrings; empty if none."""
+    dumps = []
+    for name in names:
+        if ".py:" in name:
+            tree = ast.parse(Path(name.rpartition(":")[0]).expanduser().read_text(encoding="utf-8"))
+            for node in ast.walk(tree):
+                body = getattr(node, "body", None)
+                first = body[0] if isinstance(body, list) and body else None
+                if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                    first.value.value = ""
+            dumps.append(ast.dump(tree))
+    return hashlib.sha256("\n".join(dumps).encode()).hexdigest()[:16] if dumps else ""
+
+
+def resolve_method(name: str) -> tuple[str, str | None]:
+    """Return (gradient method, optimizer) of a method's name; None for the optimizer means the task's default."""
+    if name in PAIRS:
+        return PAIRS[name]
+    if ".py:" not in name and name not in gradients.names():
+        raise UnknownNameError("method", name, [*gradients.names(), *PAIRS])
+    return name, None
+
+
+def build_gradient(name: str, options: Mapping[str, Scalar] | None = None) -> GradientMethod:
+    """Return the gradient method ``name`` with its ``options``.
+
+    Raises
+    ------
+    UsageError
+        If an option is unknown or has a value the method refuses.
+    """
+    factory = gradients.get(name)
+    return _construct(factory, "gradient method", name, options)  # type: ignore[no-any-return]
+
+
+def build_solver(name: str, rtol: float, atol: float, options: Mapping[str, Scalar] | None = None) -> RungeKutta:
+    """Return the solver ``name`` with its tolerances and ``options``."""
+    if name not in solver_names():
+        raise UnknownNameError("solver", name, solver_names())
+    return make_solver(name, rtol=rtol, atol=atol, **dict(options or {}))  # type: ignore[arg-type]
+
+
+def build_optimizer(name: str, problem: Problem, options: Mapping[str, Scalar] | None = None) -> optim.Optimizer:
+    """Return the optimizer ``name`` over ``problem``: the task's own settings for it, overridden by ``options``."""
+    factory = optimizers.get(name)
+    settings = {**problem.training.optimizers.get(name, {}), **(options or {})}
+    return _construct(lambda **o: factory(problem, **o), "optimizer", name, settings)  # type: ignore[no-any-return]
+
+
+def build_task(name: str) -> Task:
+    """Return the task ``name``."""
+    return _construct(tasks.get(name), "task", name, None)  # type: ignore[no-any-return]
+
+
+def check_supported(method: GradientMethod, solver: RungeKutta) -> None:
+    """Raise UnsupportedError with the method's reason if ``method`` cannot use ``solver``."""
+    reason = method.refuses(solver)
+    if reason is not None:
+        raise UnsupportedError(f"{method.traits.name} cannot use solver {solver.name}: {reason}")
+
+
+def _construct(factory: Any, kind: str, name: str, options: Mapping[str, Scalar] | None) -> Any:
+    try:
+        return factory(**dict(options or {}))
+    except TypeError as error:
+        raise UsageError(f"{kind} {name!r} with options {dict(options or {})}: {error}") from error

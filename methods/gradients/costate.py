@@ -1,0 +1,209 @@
+"""The costate equation that the continuous methods solve backwards.
+
+With the costate ``a(t) = dL/dy(t)``: ``da/dt = -f_y^T a`` and ``dL/dtheta = g(t0)``, ``dg/dt = -f_theta^T a``
+(Pontryagin; Chen et al. 2018, section 2). The state ``y(t)`` is solved along, or read from a stored trajectory.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Tap
+from odegrad.errors import UsageError
+from odegrad.methods.solvers.dynamics import TRIAL, FlatField
+from odegrad.methods.solvers.loop import integrate
+from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.methods.solvers.step import Step
+from odegrad.methods.solvers.tableau import Tableau
+
+Parameters = Literal["quadrature", "state"]
+"""How ``dL/dtheta`` is integrated: by the weights of the accepted steps, outside of the error norm; or as a part of
+the solved state, inside of it (as published)."""
+
+
+class Trajectory(Protocol):
+    """A stored solution."""
+
+    def at(self, times: Sequence[float]) -> Tensor:
+        """Return the states ``[m, d]`` at ``times``."""
+        ...
+
+
+class CostateDynamics:
+    """The right-hand side of the backward solve over ``x = (y?, a, g?)``.
+
+    ``y`` is in ``x`` unless there is a ``trajectory``; ``g`` is in ``x`` if ``parameters_in_state``, and otherwise
+    collected by ``collect`` on accepted steps.
+    """
+
+    def __init__(
+        self,
+        field: FlatField,
+        parameters: Sequence[Tensor],
+        tableau: Tableau,
+        trajectory: Trajectory | None,
+        parameters_in_state: bool,
+    ) -> None:
+        self.field = field
+        self.parameters = tuple(parameters)
+        self.tableau = tableau
+        self.trajectory = trajectory
+        self.in_state = parameters_in_state
+        self.total = [torch.zeros_like(p) for p in self.parameters]
+        self._stages: list[Sequence[Tensor | None]] = [()] * tableau.stages
+        self._states: Tensor | None = None
+        layout = field.layout
+        self.d = sum(layout.sizes)
+        self._parameter_sizes = [p.numel() for p in self.parameters]
+
+    def pack(self, y: Tensor | None, a: Tensor) -> Tensor:
+        """Return ``x`` from ``y`` (None with a trajectory) and ``a``, ``[d]``, and the gradients gathered so far."""
+        parts = [a] if y is None else [y, a]
+        if self.in_state:
+            parts += [g.reshape(-1) for g in self.total]
+        return torch.cat(parts)
+
+    def costate(self, x: Tensor) -> Tensor:
+        """Return the costate part ``[*lead, d]`` of ``x [*lead, ...]``."""
+        start = 0 if self.trajectory is not None else self.d
+        return x[..., start : start + self.d]
+
+    def state(self, x: Tensor, times: Sequence[float]) -> Tensor:
+        """Return the states ``[m, d]`` that belong to ``x [m, ...]`` at ``times``."""
+        return self.trajectory.at(times) if self.trajectory is not None else x[:, : self.d]
+
+    def unpack_parameters(self, x: Tensor) -> None:
+        """Take the parameter gradients out of ``x``, if they are in it."""
+        if self.in_state:
+            flat = x[x.numel() - sum(self._parameter_sizes) :]
+            self.total = [
+                g.view_as(p) for g, p in zip(torch.split(flat, self._parameter_sizes), self.parameters, strict=True)
+            ]
+
+    def prepare(self, times: Sequence[float]) -> None:
+        """Read the states of all coming stages in one product."""
+        if self.trajectory is not None:
+            self._states = self.trajectory.at(times)
+
+    def write(self, t: float, x: Tensor, out: Tensor, stage: int) -> None:
+        """Write ``dx/dt``: one f call and one vector-Jacobian product."""
+        y = x[: self.d] if self._states is None else self._states[stage]
+        weighed = stage != TRIAL and (self.tableau.b[stage] != 0.0 or stage == self.tableau.stages - 1)
+        dy, (pulled, *pulled_parameters) = self._vjp(t, y, self.costate(x), with_parameters=self.in_state or weighed)
+        if self.trajectory is None:
+            out[: self.d].copy_(dy)
+        slot = self.costate(out)
+        if pulled is None:
+            slot.zero_()
+        else:
+            torch.neg(pulled, out=slot)
+        if self.in_state:
+            rest = out[out.numel() - sum(self._parameter_sizes) :]
+            for part, p in zip(torch.split(rest, self._parameter_sizes), pulled_parameters, strict=True):
+                part.zero_() if p is None else torch.neg(p.reshape(-1), out=part)
+        elif stage != TRIAL:
+            self._stages[stage] = pulled_parameters
+
+    def collect(self, step: Step) -> None:
+        """Add an accepted step to the parameter gradients: ``g -= h sum_i b_i f_theta^T a`` (``h`` is signed)."""
+        if self.in_state:
+            return
+        for b, stage in zip(self.tableau.b, self._stages, strict=True):
+            pairs = [(g, p) for g, p in zip(self.total, stage, strict=False) if p is not None]
+            if b != 0.0 and pairs:
+                torch._foreach_add_([g for g, _ in pairs], [p for _, p in pairs], alpha=-step.h * b)
+        if self.tableau.fsal:
+            self._stages[0] = self._stages[-1]
+
+    def norm(self, x: Tensor) -> Tensor:
+        """Return the largest root mean square over the parts of state, costate and each parameter's gradient."""
+        layout = self.field.layout
+        norms = [layout.norm(self.costate(x))]
+        if self.trajectory is None:
+            norms.append(layout.norm(x[: self.d]))
+        if self.in_state and self.parameters:
+            rest = x[x.numel() - sum(self._parameter_sizes) :]
+            norms += [
+                torch.linalg.vector_norm(g) / max(g.numel(), 1) ** 0.5 for g in torch.split(rest, self._parameter_sizes)
+            ]
+        return torch.stack(norms).amax()
+
+    def _vjp(self, t: float, y: Tensor, a: Tensor, *, with_parameters: bool) -> tuple[Tensor, Sequence[Tensor | None]]:
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            dy = self.field(t, y)
+        inputs = (y, *self.parameters) if with_parameters else (y,)
+        if not dy.requires_grad:
+            return dy, [None] * len(inputs)
+        return dy.detach(), torch.autograd.grad(dy, inputs, a, allow_unused=True)
+
+
+class TapSampler:
+    """Feeds a tap with states and costates at its sample times of one interval, with trapezoid weights."""
+
+    def __init__(self, tap: Tap, dynamics: CostateDynamics, t_from: float, t_to: float, scale: Tensor) -> None:
+        self.tap = tap
+        self.dynamics = dynamics
+        self.scale = scale
+        low, high = min(t_from, t_to), max(t_from, t_to)
+        times = sorted(float(t) for t in tap.sample_times(low, high))
+        if not times or times[0] < low or times[-1] > high:
+            raise UsageError(f"tap: expected sample times in [{low:g}, {high:g}], got {times}")
+        edges = [times[0], *times, times[-1]]
+        weights = [(b - a) / 2 for a, b in zip(edges[:-2], edges[2:], strict=True)]
+        if len(times) == 1:
+            weights = [high - low]
+        pairs = list(zip(times, weights, strict=True))
+        self._pending = pairs if t_from < t_to else pairs[::-1]
+
+    def sample(self, step: Step) -> None:
+        """Observe every pending sample time up to the end of ``step``."""
+        inside = [(t, w) for t, w in self._pending if (step.t_next - t) * step.h >= 0]
+        if not inside:
+            return
+        self._pending = self._pending[len(inside) :]
+        times = [t for t, _ in inside]
+        x = step.at(times)
+        layout = self.dynamics.field.layout
+        states, costates = self.dynamics.state(x, times), self.dynamics.costate(x) * self.scale
+        for (t, weight), y, a in zip(inside, states, costates, strict=True):
+            y_user, a_user = layout.unflatten(y.contiguous()), layout.unflatten(a.contiguous())
+            self.tap.observe(self.dynamics.field.field, t, y_user, a_user, weight)
+
+
+def costate_scale(grads: Tensor) -> Tensor:
+    """Return the largest root mean square over the rows of ``grads [m, d]``, a 0-d tensor; 1 if they all vanish."""
+    rms = (torch.linalg.vector_norm(grads, dim=1) / grads.shape[1] ** 0.5).amax()
+    return torch.where(rms > 0, rms, torch.ones_like(rms))
+
+
+def solve_back(
+    dynamics: CostateDynamics,
+    solver: RungeKutta,
+    interval: tuple[float, float],
+    y: Tensor | None,
+    a: Tensor,
+    tap: TapSampler | None,
+) -> Tensor:
+    """Solve the costate from ``interval[0]`` back to ``interval[1]`` and return it there, ``[d]``.
+
+    ``y`` (None with a trajectory) and ``a`` are state and costate ``[d]`` at ``interval[0]``. Parameter gradients gather
+    in ``dynamics.total``.
+    """
+
+    def on_step(step: Step) -> None:
+        dynamics.collect(step)
+        if tap is not None:
+            tap.sample(step)
+
+    x = integrate(dynamics, solver, dynamics.pack(y, a), interval, on_step)[-1]
+    dynamics.unpack_parameters(x)
+    return dynamics.costate(x)
+
+
+def check_parameters_option(value: str) -> None:
+    """Raise UsageError unless ``value`` is ``quadrature`` or ``state``."""
+    if value not in ("quadrature", "state"):
+        raise UsageError(f"parameters: expected 'quadrature' or 'state', got {value!r}")

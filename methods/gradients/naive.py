@@ -1,0 +1,39 @@
+"""Naive backprop: autograd through every accepted step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Traits
+from odegrad.methods.gradients.entry import SharedLoopMethod
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.loop import integrate_with_graph
+from odegrad.methods.solvers.solver import RungeKutta
+
+
+@dataclass(frozen=True)
+class Naive(SharedLoopMethod):
+    """Keep the graph of every accepted step and let autograd walk it back (Chen et al. 2018, section 2).
+
+    The gradient is exact for the computed loss. Step sizes are constants: the choice of a step is not differentiated,
+    and a rejected step leaves no graph behind.
+    """
+
+    traits: ClassVar[Traits] = Traits(
+        name="naive",
+        summary="autograd through every accepted step",
+        paper="Chen et al., Neural Ordinary Differential Equations, NeurIPS 2018",
+        exact=True,
+        memory="A s N + K d",
+        cost_forward="s(N+R)+2 F",
+        cost_backward="sN B",
+        backward_phase="recompute",
+        double_backward=True,
+    )
+
+    def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
+        """Return the states ``[K, d]`` with the graph of the steps."""
+        return torch.stack(integrate_with_graph(field, solver, y0, times))

@@ -1,0 +1,168 @@
+"""torchdiffeq's own ``odeint`` and ``odeint_adjoint`` as gradient methods, as published: for rows and cross-checks.
+
+They use torchdiffeq's solver loop: it steps past the output times and interpolates, and calls f with its own clock.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torchdiffeq
+from torch import Tensor, nn
+
+from odegrad.contracts import State, StepObserver, Traits, VectorField
+from odegrad.errors import UnsupportedError
+from odegrad.methods.solvers.dynamics import trained_parameters
+from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.methods.solvers.times import checked_times
+
+NAMES = {n: n for n in ("euler", "midpoint", "rk4", "bosh3", "dopri5", "dopri8")}
+"""Our solvers' names -> torchdiffeq's. Its ``rk4`` is Kutta's 3/8 rule: the same order and cost, other digits."""
+
+
+def _refuses(solver: RungeKutta) -> str | None:
+    if solver.name not in NAMES:
+        return f"torchdiffeq has no such method; use one of {sorted(NAMES)}"
+    if not solver.adaptive and solver.tableau.error is not None:
+        return "torchdiffeq takes fixed steps with its fixed-step methods only; leave out num_steps and step_size"
+    return None
+
+
+class _Observed(nn.Module):
+    """A field whose torchdiffeq callbacks tell an observer of adaptive steps, forward and backward."""
+
+    def __init__(self, field: VectorField, observer: StepObserver) -> None:
+        super().__init__()
+        self.field = field
+        self.observer = observer
+
+    def forward(self, t: Tensor, y: State) -> State:
+        out: State = self.field(t, y)
+        return out
+
+    def callback_accept_step(self, t: Tensor, y: Tensor, h: Tensor) -> None:  # noqa: ARG002
+        self.observer.accepted(float(t.detach()), float(h.detach()))
+
+    def callback_reject_step(self, t: Tensor, y: Tensor, h: Tensor) -> None:  # noqa: ARG002
+        self.observer.rejected(float(t.detach()), float(h.detach()))
+
+    callback_accept_step_adjoint = callback_accept_step
+    callback_reject_step_adjoint = callback_reject_step
+
+
+class _ObservedFixed(nn.Module):
+    """A field whose torchdiffeq callbacks tell an observer of fixed steps, forward and backward."""
+
+    def __init__(self, field: VectorField, observer: StepObserver) -> None:
+        super().__init__()
+        self.field = field
+        self.observer = observer
+
+    def forward(self, t: Tensor, y: State) -> State:
+        out: State = self.field(t, y)
+        return out
+
+    def callback_step(self, t: Tensor, y: Tensor, h: Tensor) -> None:  # noqa: ARG002
+        self.observer.accepted(float(t.detach()), float(h.detach()))
+
+    callback_step_adjoint = callback_step
+
+
+def _arguments(field: VectorField, solver: RungeKutta, ts: Tensor) -> dict[str, Any]:
+    reason = _refuses(solver)
+    if reason is not None:
+        raise UnsupportedError(f"torchdiffeq cannot use solver {solver.name}: {reason}")
+    checked_times(ts)
+    trained_parameters(field)
+    options: dict[str, Any] = {}
+    if solver.adaptive and solver.first_step is not None:
+        options["first_step"] = solver.first_step
+    if not solver.adaptive:
+        options["grid_constructor"] = lambda _f, _y0, t: _fixed_grid(solver, t)
+    func = field
+    if solver.observer is not None:
+        func = (_Observed if solver.adaptive else _ObservedFixed)(field, solver.observer)
+    return {
+        "func": func,
+        "rtol": solver.controller.rtol,
+        "atol": solver.controller.atol,
+        "method": NAMES[solver.name],
+        "options": options,
+    }
+
+
+def _fixed_grid(solver: RungeKutta, ts: Tensor) -> Tensor:
+    times: Sequence[float] = ts.tolist()
+    grid = [times[0]]
+    for t, t_end in itertools.pairwise(times):
+        n = solver.steps_between(t, t_end)
+        grid += [t + i * (t_end - t) / n for i in range(1, n)] + [t_end]
+    return torch.tensor(grid, dtype=ts.dtype, device=ts.device)
+
+
+@dataclass(frozen=True)
+class TorchdiffeqNaive:
+    """``torchdiffeq.odeint`` with autograd through it."""
+
+    traits: ClassVar[Traits] = Traits(
+        name="torchdiffeq_naive",
+        summary="torchdiffeq.odeint, as published",
+        paper="Chen, torchdiffeq, 2018-",
+        exact=True,
+        memory="A s N + K d",
+        cost_forward="s(N+R)+2 F",
+        cost_backward="sN B",
+        backward_phase="recompute",
+        double_backward=True,
+        shared_loop=False,
+    )
+
+    def __call__(self, field: VectorField, solver: RungeKutta, y0: State, ts: Tensor) -> State:
+        """Solve; see ``odegrad.contracts.GradientMethod``.
+
+        Raises
+        ------
+        UnsupportedError
+            If torchdiffeq has no such solver.
+        """
+        out: State = torchdiffeq.odeint(y0=y0, t=ts, **_arguments(field, solver, ts))
+        return out
+
+    def refuses(self, solver: RungeKutta) -> str | None:
+        """Return why this method cannot use ``solver``, or None if it can."""
+        return _refuses(solver)
+
+
+@dataclass(frozen=True)
+class TorchdiffeqAdjoint:
+    """``torchdiffeq.odeint_adjoint``: state, costate and parameter gradient in one norm, at the solver's tolerances."""
+
+    traits: ClassVar[Traits] = Traits(
+        name="torchdiffeq_adjoint",
+        summary="torchdiffeq.odeint_adjoint, as published",
+        paper="Chen, torchdiffeq, 2018-",
+        exact=False,
+        memory="A + (2d+p) stages + K d",
+        cost_forward="s(N+R)+2 F",
+        cost_backward="per output s(N'+R')+2 of (F+B)",
+        backward_phase="adjoint",
+        shared_loop=False,
+    )
+
+    def __call__(self, field: VectorField, solver: RungeKutta, y0: State, ts: Tensor) -> State:
+        """Solve; see ``odegrad.contracts.GradientMethod``.
+
+        Raises
+        ------
+        UnsupportedError
+            If torchdiffeq has no such solver.
+        """
+        arguments = _arguments(field, solver, ts)
+        out: State = torchdiffeq.odeint_adjoint(y0=y0, t=ts, adjoint_params=tuple(field.parameters()), **arguments)
+        return out
+
+    def refuses(self, solver: RungeKutta) -> str | None:
+        """Return why this method cannot use ``solver``, or None if it can."""
+        return _refuses(solver)

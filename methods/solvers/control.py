@@ -1,0 +1,75 @@
+"""Step-size control: the first step and the next, as torchdiffeq chooses them."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odegrad.errors import NonFiniteError
+from odegrad.methods.solvers.dynamics import TRIAL, Dynamics
+
+
+@dataclass(frozen=True)
+class Controller:
+    """The elementary controller: ``h' = h min(max_factor, max(safety / ratio^(1/order), min_factor))``.
+
+    Hairer, Norsett and Wanner, Solving ODEs I, II.4; the constants and the rule that a good step never shrinks the
+    next one are torchdiffeq's, so that the accepted grid is the same.
+    """
+
+    rtol: float
+    atol: float
+    safety: float = 0.9
+    max_factor: float = 10.0
+    min_factor: float = 0.2
+
+    def error_ratio(self, dynamics: Dynamics, error: Tensor, y: Tensor, y_next: Tensor) -> float:
+        """Return the norm of ``error / (atol + rtol max(|y|, |y_next|))``; the step is good if it is at most 1.
+
+        All tensors are ``[d]``. This is the one read of the device per attempted step.
+        """
+        scale = torch.maximum(y.abs(), y_next.abs()).mul_(self.rtol).add_(self.atol)
+        return float(dynamics.norm(error / scale).item())
+
+    def next_step(self, h: float, ratio: float, order: int) -> float:
+        """Return the size of the next step after one of size ``h`` with error ``ratio``."""
+        if ratio == 0.0:
+            return h * self.max_factor
+        if not math.isfinite(ratio):
+            return h * self.min_factor
+        low = 1.0 if ratio < 1.0 else self.min_factor
+        return h * min(self.max_factor, max(self.safety / ratio ** (1.0 / order), low))
+
+    def first_step(self, dynamics: Dynamics, t: float, span: float, y: Tensor, f0: Tensor, order: int) -> float:
+        """Return the unsigned size of the first step (Hairer, Norsett and Wanner, Solving ODEs I, II.4).
+
+        Costs one f call and two reads of the device. ``span`` is the signed length of the interval: the trial point
+        stays inside it. ``y`` and ``f0 = f(t, y)`` are ``[d]``.
+
+        Raises
+        ------
+        NonFiniteError
+            If ``y`` or ``f0`` is not finite.
+        """
+        scale = y.abs().mul_(self.rtol).add_(self.atol)
+        d0, d1 = torch.stack([dynamics.norm(y / scale), dynamics.norm(f0 / scale)]).tolist()
+        if not (math.isfinite(d0) and math.isfinite(d1)):
+            raise NonFiniteError(
+                f"field: {'y0' if not math.isfinite(d0) else 'f(t0, y0)'} is not finite at t = {t:g}, before the first "
+                "step; check the parameters and the initial state for NaN or infinity"
+            )
+        h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+        h0 = min(h0, abs(span))
+        signed = math.copysign(h0, span)
+        f1 = torch.empty_like(f0)
+        dynamics.prepare([t + signed])
+        dynamics.write(t + signed, torch.add(y, f0, alpha=signed), f1, TRIAL)
+        d2 = float(dynamics.norm((f1 - f0) / scale)) / h0
+        if d1 <= 1e-15 and d2 <= 1e-15:
+            h1 = max(1e-6, h0 * 1e-3)
+        elif math.isfinite(d2):
+            h1 = (0.01 / max(d1, d2)) ** (1.0 / order)
+        else:
+            h1 = 1e-3 * h0
+        return min(100.0 * h0, h1)

@@ -1,0 +1,124 @@
+"""What a solve integrates: a map ``(t, y [d]) -> dy/dt [d]`` with a norm; here, the user's field on flat states."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from odegrad.contracts import VectorField
+from odegrad.errors import UsageError
+from odegrad.methods.solvers.state import Layout
+
+TRIAL = -1
+"""The stage of an f call that belongs to no step: the trial that chooses the first step."""
+
+
+class Dynamics(Protocol):
+    """The right-hand side of a solve on flat states."""
+
+    def prepare(self, times: Sequence[float]) -> None:
+        """Hear of the times at which the coming stages are evaluated: ``times[stage]``, or ``times[TRIAL]``."""
+        ...
+
+    def write(self, t: float, y: Tensor, out: Tensor, stage: int) -> None:
+        """Write ``dy/dt`` at ``(t, y [d])`` into ``out [d]``, without a graph."""
+        ...
+
+    def norm(self, x: Tensor) -> Tensor:
+        """Return the error norm of ``x [d]``, a 0-d tensor."""
+        ...
+
+
+class FlatField:
+    """The user's field on flat states."""
+
+    def __init__(self, field: VectorField, layout: Layout) -> None:
+        self.field = field
+        self.layout = layout
+        self._unchecked: Sequence[Tensor] | None = None
+
+    def refuse_closures_at_first_call(self, parameters: Sequence[Tensor]) -> None:
+        """Let the next ``write`` check that the field depends on no trained tensor beside ``parameters``."""
+        self._unchecked = parameters
+
+    def __call__(self, t: float, y: Tensor) -> Tensor:
+        """Return ``dy/dt [d]`` at ``(t, y [d])``; under ``enable_grad`` it carries the graph."""
+        dy = self.layout.parts_of(self.field(self.time(t), self.layout.unflatten(y)))
+        return self.layout.flatten(tuple(dy))
+
+    def prepare(self, times: Sequence[float]) -> None:
+        """Need nothing before a step."""
+
+    def write(self, t: float, y: Tensor, out: Tensor, stage: int) -> None:  # noqa: ARG002
+        """Write ``dy/dt`` at ``(t, y [d])`` into ``out [d]``.
+
+        Raises
+        ------
+        UsageError
+            If the field depends on a trained tensor that is not among its parameters (checked at the first call).
+        """
+        if self._unchecked is not None:
+            parameters, self._unchecked = self._unchecked, None
+            with torch.enable_grad():
+                dy_with_graph = self(t, y)
+            refuse_closures(dy_with_graph, y, parameters)
+            out.copy_(dy_with_graph.detach())
+            return
+        dy = self.layout.parts_of(self.field(self.time(t), self.layout.unflatten(y)))
+        start = 0
+        for part in dy:
+            stop = start + part.numel()
+            out[start:stop].copy_(part.detach().reshape(-1))
+            start = stop
+
+    def norm(self, x: Tensor) -> Tensor:
+        """Return the largest root mean square over the state's parts."""
+        return self.layout.norm(x)
+
+    def time(self, t: float) -> Tensor:
+        """Return ``t`` as the 0-d tensor that the field sees."""
+        return torch.full((), t, dtype=self.layout.dtype, device=self.layout.device)
+
+
+def trained_parameters(field: VectorField) -> tuple[nn.Parameter, ...]:
+    """Return the parameters of ``field`` that require gradients.
+
+    Raises
+    ------
+    UsageError
+        If ``field`` is no ``nn.Module``, so that its parameters are unknown.
+    """
+    if not isinstance(field, nn.Module):
+        raise UsageError(
+            f"field: expected an nn.Module whose parameters() are all that it depends on, got {type(field).__name__}; "
+            "wrap the function in an nn.Module that holds its parameters"
+        )
+    return tuple(p for p in field.parameters() if p.requires_grad)
+
+
+def refuse_closures(dy: Tensor, y: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Raise if the graph of ``dy`` reaches a leaf that is neither ``y`` nor one of ``parameters``.
+
+    A method that solves without a graph would silently give such a leaf no gradient.
+
+    Raises
+    ------
+    UsageError
+        If there is such a leaf.
+    """
+    known = {id(p) for p in parameters} | {id(y)}
+    stack, seen = [dy.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in known:
+            raise UsageError(
+                f"field: it depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient but is not among "
+                "field.parameters() (reached through a closure), so this method would lose its gradient; "
+                "register it as a parameter of the field, or make it part of the state"
+            )
+        stack.extend(n for n, _ in node.next_functions)

@@ -1,0 +1,91 @@
+"""States as flat vectors: every solve works on one vector ``[d]``; the user's shapes come back at the edges."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import State
+from odegrad.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a state ``[batch, *state]``, or a tuple of such, lies in a flat vector ``[d]``."""
+
+    shapes: tuple[torch.Size, ...]
+    is_tuple: bool
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, y: State) -> "Layout":
+        """Return the layout of ``y``.
+
+        Raises
+        ------
+        UsageError
+            If ``y`` is no tensor or tuple of tensors, not floating point, empty, or mixed in dtype or device.
+        """
+        is_tuple = isinstance(y, (tuple, list))
+        parts: Sequence[Any] = y if isinstance(y, (tuple, list)) else (y,)
+        if not parts or not all(isinstance(p, Tensor) for p in parts):
+            kinds = [type(p).__name__ for p in parts]
+            raise UsageError(f"y0: expected a tensor or a tuple of tensors, got {kinds}; wrap numbers in torch.tensor")
+        if not all(p.is_floating_point() for p in parts):
+            raise UsageError(f"y0: expected floating-point states, got {[p.dtype for p in parts]}; call y0.float()")
+        if len({(p.dtype, p.device) for p in parts}) > 1:
+            kinds = [f"{p.dtype} on {p.device}" for p in parts]
+            raise UsageError(f"y0: expected one dtype and device for all parts, got {kinds}; convert with .to()")
+        if sum(p.numel() for p in parts) == 0:
+            raise UsageError("y0: expected at least one number, got an empty state")
+        return cls(tuple(p.shape for p in parts), is_tuple, parts[0].dtype, parts[0].device)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Return the number of floats of each part."""
+        return [math.prod(s) for s in self.shapes]
+
+    def flatten(self, y: State) -> Tensor:
+        """Return ``y`` as a vector ``[d]``."""
+        if isinstance(y, Tensor):
+            return y.reshape(-1)
+        return torch.cat([p.reshape(-1) for p in y]) if len(y) > 1 else y[0].reshape(-1)
+
+    def unflatten(self, flat: Tensor) -> State:
+        """Return ``flat``, ``[*lead, d]``, in the user's shapes ``[*lead, batch, *state]``."""
+        lead = flat.shape[:-1]
+        if not self.is_tuple:
+            return flat.view(*lead, *self.shapes[0])
+        parts = torch.split(flat, self.sizes, dim=-1)
+        return tuple(p.reshape(*lead, *s) for p, s in zip(parts, self.shapes, strict=True))
+
+    def parts_of(self, dy: Any) -> Sequence[Tensor]:
+        """Return the parts of what the field returned.
+
+        Raises
+        ------
+        UsageError
+            If its structure, a shape or the dtype is not the state's.
+        """
+        parts: Sequence[Any] = dy if isinstance(dy, (tuple, list)) else (dy,)
+        fits = isinstance(dy, (tuple, list)) == self.is_tuple and len(parts) == len(self.shapes)
+        if fits and all(p.shape == s and p.dtype == self.dtype for p, s in zip(parts, self.shapes, strict=True)):
+            return parts
+        got = [f"{tuple(p.shape)} {p.dtype}" if isinstance(p, Tensor) else type(p).__name__ for p in parts]
+        want = [f"{tuple(s)} {self.dtype}" for s in self.shapes]
+        raise UsageError(
+            f"field: expected dy/dt {'as a tuple ' if self.is_tuple else ''}of shape and dtype {want}, got {got}; "
+            "return the derivative in the structure of the state"
+        )
+
+    def norm(self, x: Tensor) -> Tensor:
+        """Return the largest root mean square over the parts of ``x`` ``[d]``, a 0-d tensor."""
+        if len(self.shapes) == 1:
+            root_mean_square: Tensor = torch.linalg.vector_norm(x) / math.sqrt(x.numel())
+            return root_mean_square
+        norms = [torch.linalg.vector_norm(p) / math.sqrt(max(p.numel(), 1)) for p in torch.split(x, self.sizes)]
+        return torch.stack(norms).amax()

@@ -1,0 +1,71 @@
+"""Output times: their checks, and the gradient with respect to them that every method shares."""
+
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from odegrad.errors import UsageError
+from odegrad.methods.solvers.dynamics import FlatField
+
+
+def checked_times(ts: Any) -> list[float]:
+    """Return the output times ``[K]`` as floats.
+
+    Raises
+    ------
+    UsageError
+        If ``ts`` is not a 1-d floating-point tensor of at least two finite, strictly monotone times.
+    """
+    if not isinstance(ts, Tensor) or ts.dim() != 1 or not ts.is_floating_point():
+        got = f"shape {tuple(ts.shape)} of {ts.dtype}" if isinstance(ts, Tensor) else type(ts).__name__
+        raise UsageError(f"ts: expected a 1-d floating-point tensor of output times, got {got}")
+    times: list[float] = ts.detach().tolist()
+    if len(times) < 2:
+        raise UsageError(f"ts: expected at least two times (start and end), got {len(times)}")
+    if not all(math.isfinite(t) for t in times):
+        raise UsageError(f"ts: expected finite times, got {times}")
+    steps = [b - a for a, b in itertools.pairwise(times)]
+    if not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):
+        k = next(i for i, s in enumerate(steps) if s == 0 or (s > 0) != (steps[0] > 0))
+        raise UsageError(
+            f"ts: expected strictly increasing or strictly decreasing times, got {times[k]!r} then {times[k + 1]!r} "
+            f"at position {k}; sort them and remove repeated ones"
+        )
+    return times
+
+
+def start_depends_on_time(y0: Tensor, ts: Tensor, times: list[float], field: FlatField) -> Tensor:
+    """Return ``y0 [d]``, from which autograd sees ``dL/dt0 = -f(t0, y0) . dL/dy0``; one f call."""
+    with torch.no_grad():
+        f0 = field(times[0], y0.detach()).detach()
+    out: Tensor = _MovesWithTime.apply(y0[None], ts[:1], -f0[None])  # type: ignore[no-untyped-call]
+    return out[0]
+
+
+def outputs_depend_on_time(ys: Tensor, ts: Tensor, times: list[float], field: FlatField) -> Tensor:
+    """Return ``ys [K, d]``, from which autograd sees ``dL/dt_k = f(t_k, y_k) . dL/dy_k``, k >= 1; K - 1 f calls."""
+    with torch.no_grad():
+        f = torch.stack([field(t, y).detach() for t, y in zip(times[1:], ys.detach()[1:], strict=True)])
+    moved: Tensor = _MovesWithTime.apply(ys[1:], ts[1:], f)  # type: ignore[no-untyped-call]
+    return torch.cat([ys[:1], moved])
+
+
+class _MovesWithTime(torch.autograd.Function):
+    """States ``y [m, d]`` that move with their times ``t [m]`` at the known speed ``f [m, d]``; once differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, t: Tensor, f: Tensor) -> Tensor:
+        ctx.save_for_backward(f)
+        ctx.time_dtype = t.dtype
+        return y.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (f,) = ctx.saved_tensors
+        (grad,) = grads
+        return grad, (grad * f).sum(1).to(ctx.time_dtype), None
