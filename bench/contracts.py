@@ -117,6 +117,39 @@ class GradientMethod(Protocol):
         return None
 
 
+@dataclass(frozen=True)
+class StepCounts:
+    """The steps of one forward and one backward pass, from which a method predicts its f calls."""
+
+    evaluations: int
+    """``s``, the f calls of one attempted step after the first."""
+    adaptive: bool
+    intervals: int
+    """Intervals between outputs, ``K - 1``."""
+    accepted: int
+    rejected: int
+    accepted_backward: int
+    rejected_backward: int
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Numbers of f calls and vector-Jacobian products of one forward and one backward pass."""
+
+    forward: int
+    backward: int
+    vjps: int
+
+
+@runtime_checkable
+class PredictsCalls(Protocol):
+    """A gradient method that predicts its f calls; prediction and measurement must be equal."""
+
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the calls that these steps cost."""
+        ...
+
+
 class Tap(Protocol):
     """Watches costates on their way back (curvature samples); never changes the gradient."""
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Tap, Traits
+from odegrad.contracts import Calls, StepCounts, Tap, Traits
 from odegrad.methods.gradients.costate import (
     CostateDynamics,
     Parameters,
@@ -17,7 +17,7 @@ from odegrad.methods.gradients.costate import (
     costate_scale,
     solve_back,
 )
-from odegrad.methods.gradients.entry import Route, SharedLoopMethod, check_positive
+from odegrad.methods.gradients.entry import Route, SharedLoopMethod, check_positive, costate_calls, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import RungeKutta
@@ -82,6 +82,11 @@ class Adjoint(SharedLoopMethod):
         if self.tap is not None and solver.tableau.dense is None:
             return "curvature samples need dense output; use dopri5, bosh3 or rk4"
         return None
+
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost."""
+        calls = costate_calls(steps)
+        return Calls(forward_calls(steps), calls, calls)
 
     def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back."""

@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Traits
+from odegrad.contracts import Calls, StepCounts, Traits
 from odegrad.errors import UsageError
-from odegrad.methods.gradients.entry import Route, SharedLoopMethod
+from odegrad.methods.gradients.entry import Route, SharedLoopMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import Grid, integrate, replay_with_graph
 from odegrad.methods.solvers.solver import RungeKutta
@@ -52,6 +52,11 @@ class Anode(SharedLoopMethod):
         n = self.steps_per_block
         if n is not None and (not isinstance(n, int) or n < 1):
             raise UsageError(f"steps_per_block: expected a positive whole number or None, got {n!r}")
+
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost."""
+        calls = steps.evaluations * steps.accepted
+        return Calls(forward_calls(steps), calls, calls)
 
     def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays block by block."""

@@ -189,8 +189,8 @@ def solve_back(
 ) -> Tensor:
     """Solve the costate from ``interval[0]`` back to ``interval[1]`` and return it there, ``[d]``.
 
-    ``y`` (None with a trajectory) and ``a`` are state and costate ``[d]`` at ``interval[0]``. Parameter gradients gather
-    in ``dynamics.total``.
+    ``y`` (None with a trajectory) and ``a`` are state and costate ``[d]`` at ``interval[0]``. Parameter gradients
+    gather in ``dynamics.total``.
     """
 
     def on_step(step: Step) -> None:

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from odegrad.contracts import State, Traits, VectorField
+from odegrad.contracts import Calls, State, StepCounts, Traits, VectorField
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
+from odegrad.methods.solvers.opaque import without_derivative
 from odegrad.methods.solvers.solver import RungeKutta
 from odegrad.methods.solvers.state import Layout
 from odegrad.methods.solvers.times import checked_times, outputs_depend_on_time, start_depends_on_time
@@ -61,8 +61,23 @@ class SharedLoopMethod(abc.ABC):
         return None
 
     @abc.abstractmethod
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost."""
+
+    @abc.abstractmethod
     def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` at ``times`` from ``y0 [d]``, with the graph that is the method."""
+
+
+def forward_calls(steps: StepCounts) -> int:
+    """Return the f calls of a solve: ``s(N + R)``, and two to choose the first step where steps are adaptive."""
+    return steps.evaluations * (steps.accepted + steps.rejected) + (2 if steps.adaptive else 0)
+
+
+def costate_calls(steps: StepCounts) -> int:
+    """Return the f calls of a backward solve over every interval: ``s(N' + R')``, and two per interval if adaptive."""
+    attempts = steps.accepted_backward + steps.rejected_backward
+    return steps.evaluations * attempts + (2 * steps.intervals if steps.adaptive else 0)
 
 
 class Route(abc.ABC):
@@ -103,14 +118,16 @@ class _Routed(torch.autograd.Function):
     def forward(ctx: Any, route: Route, y0: Tensor, *parameters: Tensor) -> Tensor:  # noqa: ARG004
         ys, kept = route.forward(y0.detach())
         ctx.route = route
-        ctx.save_for_backward(*kept)
+        ctx.save_for_backward(y0, *kept)
         return ys
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        a0, pulled = ctx.route.pull_back(grads[0], ctx.saved_tensors)
-        return None, a0, *pulled
+        y0, *kept = ctx.saved_tensors
+        with torch.no_grad():
+            a0, pulled = ctx.route.pull_back(grads[0], tuple(kept))
+        inputs = (grads[0], y0, *ctx.route.parameters)
+        return None, *without_derivative([a0, *pulled], inputs, "this gradient method")
 
 
 def _check_numbers(solver: RungeKutta, y0: Tensor) -> None:

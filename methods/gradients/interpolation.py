@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Tap, Traits
+from odegrad.contracts import Calls, StepCounts, Tap, Traits
 from odegrad.methods.gradients.costate import (
     CostateDynamics,
     Parameters,
@@ -17,7 +17,7 @@ from odegrad.methods.gradients.costate import (
     costate_scale,
     solve_back,
 )
-from odegrad.methods.gradients.entry import Route, SharedLoopMethod, check_positive
+from odegrad.methods.gradients.entry import Route, SharedLoopMethod, check_positive, costate_calls, forward_calls
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes, Kind, check_nodes
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
@@ -87,9 +87,14 @@ class Interpolation(SharedLoopMethod):
             return "the node states come from dense output, which it does not have; use dopri5, bosh3 or rk4"
         return None
 
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost."""
+        calls = costate_calls(steps)
+        return Calls(forward_calls(steps), calls, calls)
+
     def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored nodes."""
-        return _InterpolatedBackSolve(field, solver, times, self).apply(y0)
+        return InterpolatedBackSolve(field, solver, times, self).apply(y0)
 
 
 class _NodeFiller:
@@ -126,7 +131,9 @@ class _Interpolant:
         return self.nodes.evaluate(self.values, times)
 
 
-class _InterpolatedBackSolve(Route):
+class InterpolatedBackSolve(Route):
+    """The route of the interpolation method; keeps the node states ``[K-1, n, d]``."""
+
     def __init__(self, field: FlatField, solver: RungeKutta, times: Sequence[float], options: Interpolation) -> None:
         super().__init__(field, solver, times)
         self.options = options

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Traits
-from odegrad.methods.gradients.entry import SharedLoopMethod
+from odegrad.contracts import Calls, StepCounts, Traits
+from odegrad.methods.gradients.entry import SharedLoopMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate_with_graph
 from odegrad.methods.solvers.solver import RungeKutta
@@ -33,6 +33,11 @@ class Naive(SharedLoopMethod):
         backward_phase="recompute",
         double_backward=True,
     )
+
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost."""
+        calls = steps.evaluations * steps.accepted
+        return Calls(forward_calls(steps), 0, calls)
 
     def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with the graph of the steps."""

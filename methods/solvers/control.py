@@ -30,7 +30,7 @@ class Controller:
         All tensors are ``[d]``. This is the one read of the device per attempted step.
         """
         scale = torch.maximum(y.abs(), y_next.abs()).mul_(self.rtol).add_(self.atol)
-        return float(dynamics.norm(error / scale).item())
+        return float(dynamics.norm(error / scale))
 
     def next_step(self, h: float, ratio: float, order: int) -> float:
         """Return the size of the next step after one of size ``h`` with error ``ratio``."""
@@ -39,7 +39,8 @@ class Controller:
         if not math.isfinite(ratio):
             return h * self.min_factor
         low = 1.0 if ratio < 1.0 else self.min_factor
-        return h * min(self.max_factor, max(self.safety / ratio ** (1.0 / order), low))
+        factor = self.safety / math.pow(ratio, 1.0 / order)
+        return h * min(self.max_factor, max(factor, low))
 
     def first_step(self, dynamics: Dynamics, t: float, span: float, y: Tensor, f0: Tensor, order: int) -> float:
         """Return the unsigned size of the first step (Hairer, Norsett and Wanner, Solving ODEs I, II.4).

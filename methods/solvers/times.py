@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from odegrad.errors import UsageError
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.opaque import without_derivative
 
 
 def checked_times(ts: Any) -> list[float]:
@@ -55,17 +55,17 @@ def outputs_depend_on_time(ys: Tensor, ts: Tensor, times: list[float], field: Fl
 
 
 class _MovesWithTime(torch.autograd.Function):
-    """States ``y [m, d]`` that move with their times ``t [m]`` at the known speed ``f [m, d]``; once differentiable."""
+    """States ``y [m, d]`` that move with their times ``t [m]`` at the known speed ``f [m, d]``."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, t: Tensor, f: Tensor) -> Tensor:
-        ctx.save_for_backward(f)
-        ctx.time_dtype = t.dtype
+        ctx.save_for_backward(y, t, f)
         return y.clone()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (f,) = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        y, t, f = ctx.saved_tensors
         (grad,) = grads
-        return grad, (grad * f).sum(1).to(ctx.time_dtype), None
+        of_time = (grad.detach() * f).sum(1).to(t.dtype)
+        (opaque,) = without_derivative([of_time], [y, t, grad], "the gradient with respect to the output times")
+        return grad, opaque, None

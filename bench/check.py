@@ -1,0 +1,44 @@
+"""Conformance of a gradient method: what ``odegrad check METHOD`` and the tests both run."""
+
+import traceback
+from collections.abc import Callable, Iterator
+
+from odegrad.checks.accuracy import ACCURACY_CHECKS
+from odegrad.checks.behaviour import BEHAVIOUR_CHECKS
+from odegrad.checks.result import CheckResult
+from odegrad.contracts import GradientMethod
+from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.registry import build_gradient, build_solver, check_supported
+
+Check = Callable[[GradientMethod, RungeKutta], Iterator[CheckResult]]
+
+CHECKS: tuple[Check, ...] = (*ACCURACY_CHECKS, *BEHAVIOUR_CHECKS)
+"""Every check; one that does not apply to a method yields nothing."""
+
+
+def check_method(name: str, solver: str = "dopri5") -> Iterator[CheckResult]:
+    """Run every check that applies to the gradient method ``name`` and yield the results as they come.
+
+    ``solver`` is an adaptive solver. A check that raises is a failed result, and the others go on.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such method or solver.
+    UnsupportedError
+        If the method cannot use the solver.
+    """
+    method, built = build_gradient(name), build_solver(solver, 1e-7, 1e-9)
+    check_supported(method, built)
+    for check in CHECKS:
+        yield from run_check(check, method, built)
+
+
+def run_check(check: Check, method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+    """Yield the results of one check; what it raises becomes a failed result."""
+    try:
+        yield from check(method, solver)
+    except Exception as error:  # a user's method may raise anything
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        detail = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where.name})"
+        yield CheckResult(check.__name__.replace("_", " "), False, None, None, detail)

@@ -1,0 +1,1 @@
+"""Conformance checks: the same functions behind the tests and ``odegrad check``."""

@@ -1,0 +1,38 @@
+"""Gradients that have no derivative of their own: asking for one raises, and is never silently disconnected."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odegrad.errors import UnsupportedError
+
+
+def without_derivative(
+    grads: Sequence[Tensor | None], inputs: Sequence[Tensor], what: str
+) -> tuple[Tensor | None, ...]:
+    """Return ``grads``, which autograd sees as depending on ``inputs`` so that a second derivative raises.
+
+    To be called in the backward of an autograd function; without ``create_graph`` it returns ``grads`` themselves.
+    """
+    present = [g for g in grads if g is not None]
+    if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)) or not present:
+        return tuple(grads)
+    marked = iter(_Opaque.apply(what, len(present), *present, *inputs))  # type: ignore[no-untyped-call]
+    return tuple(None if g is None else next(marked) for g in grads)
+
+
+class _Opaque(torch.autograd.Function):
+    """The identity on its first ``count`` tensors, with all of them as inputs and no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, what: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.what = what
+        return tuple(t.clone() for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:  # noqa: ARG004
+        raise UnsupportedError(
+            f"{ctx.what} has no second derivative; use gradient method 'naive', whose double backward is exact"
+        )
