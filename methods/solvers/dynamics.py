@@ -59,11 +59,7 @@ class FlatField:
             If the field depends on a trained tensor that is not among its parameters (checked at the first call).
         """
         if self._unchecked is not None:
-            parameters, self._unchecked = self._unchecked, None
-            with torch.enable_grad():
-                dy_with_graph = self(t, y)
-            refuse_closures(dy_with_graph, y, parameters)
-            out.copy_(dy_with_graph.detach())
+            out.copy_(self._checked(t, y))
             return
         dy = self.layout.parts_of(self.field(self.time(t), self.layout.unflatten(y)))
         start = 0
@@ -71,6 +67,14 @@ class FlatField:
             stop = start + part.numel()
             out[start:stop].copy_(part.detach().reshape(-1))
             start = stop
+
+    def _checked(self, t: float, y: Tensor) -> Tensor:
+        parameters, self._unchecked = self._unchecked or (), None
+        with torch.enable_grad():
+            time, leaf = self.time(t), y.detach().requires_grad_()
+            dy = self.layout.flatten(tuple(self.layout.parts_of(self.field(time, self.layout.unflatten(leaf)))))
+        refuse_closures(dy, [time, leaf, *parameters])
+        return dy.detach()
 
     def norm(self, x: Tensor) -> Tensor:
         """Return the largest root mean square over the state's parts."""
@@ -97,8 +101,8 @@ def trained_parameters(field: VectorField) -> tuple[nn.Parameter, ...]:
     return tuple(p for p in field.parameters() if p.requires_grad)
 
 
-def refuse_closures(dy: Tensor, y: Tensor, parameters: Sequence[Tensor]) -> None:
-    """Raise if the graph of ``dy`` reaches a leaf that is neither ``y`` nor one of ``parameters``.
+def refuse_closures(dy: Tensor, known: Sequence[Tensor]) -> None:
+    """Raise if the graph of ``dy`` reaches a leaf that is not among ``known`` (time, state and parameters).
 
     A method that solves without a graph would silently give such a leaf no gradient.
 
@@ -107,7 +111,7 @@ def refuse_closures(dy: Tensor, y: Tensor, parameters: Sequence[Tensor]) -> None
     UsageError
         If there is such a leaf.
     """
-    known = {id(p) for p in parameters} | {id(y)}
+    allowed = {id(x) for x in known}
     stack, seen = [dy.grad_fn], set()
     while stack:
         node = stack.pop()
@@ -115,7 +119,7 @@ def refuse_closures(dy: Tensor, y: Tensor, parameters: Sequence[Tensor]) -> None
             continue
         seen.add(node)
         leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known:
+        if leaf is not None and id(leaf) not in allowed:
             raise UsageError(
                 f"field: it depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient but is not among "
                 "field.parameters() (reached through a closure), so this method would lose its gradient; "
