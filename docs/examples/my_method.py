@@ -1,0 +1,28 @@
+"""A gradient method of one's own in one file: torch's own checkpointing around the whole solve."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from odegrad.contracts import Traits
+from odegrad.methods.gradients.naive import Naive
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True)
+class TorchCheckpoint:
+    traits: ClassVar[Traits] = Traits(
+        name="torch_checkpoint",
+        summary="naive backprop inside torch.utils.checkpoint",
+        paper="Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016",
+        exact=True,
+        memory="d + A s N",
+        cost_forward="s(N+R)+2 F",
+        cost_backward="s(N+R)+2 F + sN B",
+        backward_phase="recompute",
+    )
+
+    def __call__(self, field, solver, y0, ts):
+        return checkpoint(Naive(), field, solver, y0, ts, use_reentrant=False)
+
+    def refuses(self, solver):
+        return None  # or the reason why it cannot use this solver
