@@ -59,8 +59,11 @@ gradients = Registry(
     {
         "naive": "odegrad.methods.gradients.naive:Naive",
         "adjoint": "odegrad.methods.gradients.adjoint:Adjoint",
+        "adjoint_seminorm": "odegrad.methods.gradients.adjoint_seminorm:AdjointSeminorm",
         "anode": "odegrad.methods.gradients.anode:Anode",
+        "aca": "odegrad.methods.gradients.aca:Aca",
         "interpolation": "odegrad.methods.gradients.interpolation:Interpolation",
+        "interpolation_dense": "odegrad.methods.gradients.interpolation_dense:InterpolationDense",
         "torchdiffeq_naive": "odegrad.methods.peers.torchdiffeq:TorchdiffeqNaive",
         "torchdiffeq_adjoint": "odegrad.methods.peers.torchdiffeq:TorchdiffeqAdjoint",
     },

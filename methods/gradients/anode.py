@@ -60,10 +60,10 @@ class Anode(SharedLoopMethod):
 
     def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays block by block."""
-        return _BlockReplay(field, solver, times, self.steps_per_block).apply(y0)
+        return BlockReplay(field, solver, times, self.steps_per_block).apply(y0)
 
 
-class _BlockReplay(Route):
+class BlockReplay(Route):
     """``blocks[i] = (index of the output that ends it or None, steps)``; ``kept[i]`` is the block's first state."""
 
     def __init__(self, field: FlatField, solver: RungeKutta, times: Sequence[float], steps_per_block: int | None):

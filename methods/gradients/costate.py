@@ -18,9 +18,9 @@ from odegrad.methods.solvers.solver import RungeKutta
 from odegrad.methods.solvers.step import Step
 from odegrad.methods.solvers.tableau import Tableau
 
-Parameters = Literal["quadrature", "state"]
-"""How ``dL/dtheta`` is integrated: by the weights of the accepted steps, outside of the error norm; or as a part of
-the solved state, inside of it (as published)."""
+Parameters = Literal["quadrature", "state", "seminorm"]
+"""How ``dL/dtheta`` is integrated: by the weights of the accepted steps, outside of state and norm; as a part of the
+solved state and its norm (as published); or as a part of the state, outside of the norm (Kidger et al. 2021)."""
 
 
 class Trajectory(Protocol):
@@ -34,8 +34,8 @@ class Trajectory(Protocol):
 class CostateDynamics:
     """The right-hand side of the backward solve over ``x = (y?, a, g?)``.
 
-    ``y`` is in ``x`` unless there is a ``trajectory``; ``g`` is in ``x`` if ``parameters_in_state``, and otherwise
-    collected by ``collect`` on accepted steps.
+    ``y`` is in ``x`` unless there is a ``trajectory``; ``g`` is collected by ``collect`` on accepted steps if
+    ``mode`` is ``quadrature``, and in ``x`` otherwise.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class CostateDynamics:
         field: FlatField,
         parameters: Sequence[Tensor],
         tableau: Tableau,
-        trajectory: Trajectory | None,
-        parameters_in_state: bool,
+        mode: Parameters,
     ) -> None:
         self.field = field
         self.parameters = tuple(parameters)
         self.tableau = tableau
-        self.trajectory = trajectory
-        self.in_state = parameters_in_state
+        self.trajectory: Trajectory | None = None
+        self.in_state = mode != "quadrature"
+        self.in_norm = mode == "state"
         self.total = [torch.zeros_like(p) for p in self.parameters]
         self._stages: list[Sequence[Tensor | None]] = [()] * tableau.stages
         self._states: Tensor | None = None
@@ -84,8 +84,7 @@ class CostateDynamics:
 
     def prepare(self, times: Sequence[float]) -> None:
         """Read the states of all coming stages in one product."""
-        if self.trajectory is not None:
-            self._states = self.trajectory.at(times)
+        self._states = None if self.trajectory is None else self.trajectory.at(times)
 
     def write(self, t: float, x: Tensor, out: Tensor, stage: int) -> None:
         """Write ``dx/dt``: one f call and one vector-Jacobian product."""
@@ -123,7 +122,7 @@ class CostateDynamics:
         norms = [layout.norm(self.costate(x))]
         if self.trajectory is None:
             norms.append(layout.norm(x[: self.d]))
-        if self.in_state and self.parameters:
+        if self.in_norm and self.parameters:
             rest = x[x.numel() - sum(self._parameter_sizes) :]
             norms += [
                 torch.linalg.vector_norm(g) / max(g.numel(), 1) ** 0.5 for g in torch.split(rest, self._parameter_sizes)
@@ -204,6 +203,6 @@ def solve_back(
 
 
 def check_parameters_option(value: str) -> None:
-    """Raise UsageError unless ``value`` is ``quadrature`` or ``state``."""
-    if value not in ("quadrature", "state"):
-        raise UsageError(f"parameters: expected 'quadrature' or 'state', got {value!r}")
+    """Raise UsageError unless ``value`` is ``quadrature``, ``state`` or ``seminorm``."""
+    if value not in ("quadrature", "state", "seminorm"):
+        raise UsageError(f"parameters: expected 'quadrature', 'state' or 'seminorm', got {value!r}")

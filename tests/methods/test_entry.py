@@ -39,7 +39,7 @@ def test_parameter_reached_through_a_closure_is_refused(method):
 
 @pytest.mark.parametrize("method", ROUTED, ids=lambda m: m.traits.name)
 def test_field_that_differentiates_its_own_input_is_no_closure(method):
-    """A flow's field makes its input a leaf to take a divergence: that is not a closure, and the gradient is naive's."""
+    """A flow's field makes its input a leaf to take a divergence: no closure, and the gradient is naive's."""
 
     class Flow(nn.Module):
         def __init__(self):
@@ -133,7 +133,7 @@ def test_names_resolve():
     assert {"naive", "adjoint", "anode", "interpolation"} <= set(gradients.names())
     with pytest.raises(UnknownNameError, match="did you mean 'adjoint'"):
         resolve_method("ajoint")
-    with pytest.raises(UsageError, match="interpolation' with options {'nodes': 3}"):
+    with pytest.raises(UsageError, match=r"interpolation' with options \{'nodes': 3\}"):
         build_gradient("interpolation", {"nodes": 3})
     with pytest.raises(UnsupportedError, match="torchdiffeq has no such method"):
         check_supported(build_gradient("torchdiffeq_naive"), build_solver("heun", 1e-3, 1e-3))

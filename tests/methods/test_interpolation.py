@@ -200,7 +200,7 @@ def test_field_never_sees_a_state_that_is_not_finite():
         ({"num_nodes": 1}, "num_nodes: expected a whole number of at least 2"),
         ({"num_nodes": 4.0}, "num_nodes: expected a whole number"),
         ({"kind": "third"}, "kind: expected 'first' or 'second'"),
-        ({"parameters": "none"}, "parameters: expected 'quadrature' or 'state'"),
+        ({"parameters": "none"}, "parameters: expected 'quadrature', 'state' or 'seminorm'"),
         ({"rtol": -1.0}, "rtol: expected a positive number"),
     ],
 )

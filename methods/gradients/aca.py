@@ -1,0 +1,41 @@
+"""ACA: keep every accepted state, redo one step at a time with a graph."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from odegrad.contracts import Calls, StepCounts, Traits
+from odegrad.methods.gradients.anode import BlockReplay
+from odegrad.methods.gradients.entry import SharedLoopMethod, forward_calls
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.solver import RungeKutta
+
+
+@dataclass(frozen=True)
+class Aca(SharedLoopMethod):
+    """Store the accepted states and steps; pull back through one step's graph at a time (Zhuang et al. 2020).
+
+    It is the block replay with blocks of one step: naive's gradient, one step's graph in memory.
+    """
+
+    traits: ClassVar[Traits] = Traits(
+        name="aca",
+        summary="keep every accepted state, replay one step at a time",
+        paper="Zhuang et al., Adaptive Checkpoint Adjoint Method for Gradient Estimation in Neural ODE, ICML 2020",
+        exact=True,
+        memory="N d + A s",
+        cost_forward="s(N+R)+2 F",
+        cost_backward="sN F + sN B",
+        backward_phase="recompute",
+    )
+
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost."""
+        calls = steps.evaluations * steps.accepted
+        return Calls(forward_calls(steps), calls, calls)
+
+    def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
+        """Return the states ``[K, d]`` with one node that replays step by step."""
+        return BlockReplay(field, solver, times, 1).apply(y0)

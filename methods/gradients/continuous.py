@@ -1,0 +1,104 @@
+"""What the continuous methods share: their options, and the backward solve interval by interval."""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Calls, StepCounts, Tap
+from odegrad.methods.gradients.costate import (
+    CostateDynamics,
+    Parameters,
+    TapSampler,
+    Trajectory,
+    check_parameters_option,
+    costate_scale,
+    solve_back,
+)
+from odegrad.methods.gradients.entry import Route, SharedLoopMethod, check_positive, costate_calls, forward_calls
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.solver import RungeKutta
+
+
+@dataclass(frozen=True)
+class ContinuousMethod(SharedLoopMethod):
+    """A method that solves the costate equation backwards: the gradient of the continuous problem, off by O(tol).
+
+    Parameters
+    ----------
+    rtol, atol
+        Tolerances of the backward solve; None for the solver's.
+    parameters
+        ``quadrature``: the parameter gradient by the weights of the accepted steps, outside of state and error norm
+        (Kidger et al. 2021 show that it need not be controlled). ``state``: in the solved state and its norm, as first
+        published. ``seminorm``: in the state, outside of the norm.
+    normalize_costate
+        Solve for the costate scaled to a root mean square of 1, so that ``atol`` means the same under any scaling of
+        the loss; undone at the end. False as published.
+    tap
+        Watches states and costates at its own sample times.
+
+    Raises
+    ------
+    UsageError
+        If an option is out of range.
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+    parameters: Parameters = "quadrature"
+    normalize_costate: bool = True
+    tap: Tap | None = dataclasses.field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_positive("rtol", self.rtol)
+        check_positive("atol", self.atol)
+        check_parameters_option(self.parameters)
+
+    def with_tap(self, tap: Tap) -> Self:
+        """Return the same method with ``tap`` watching its backward pass."""
+        return dataclasses.replace(self, tap=tap)
+
+    def refuses(self, solver: RungeKutta) -> str | None:
+        """Return why this method cannot use ``solver``, or None if it can."""
+        if self.tap is not None and solver.tableau.dense is None:
+            return "curvature samples need dense output, which it does not have; use dopri5, bosh3 or rk4"
+        return None
+
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost."""
+        calls = costate_calls(steps)
+        return Calls(forward_calls(steps), calls, calls)
+
+
+class BackSolve(Route):
+    """The pull-back that solves the costate equation from each output to the one before."""
+
+    def __init__(self, field: FlatField, solver: RungeKutta, times: Sequence[float], options: ContinuousMethod) -> None:
+        super().__init__(field, solver, times)
+        self.options = options
+
+    @abc.abstractmethod
+    def state(self, k: int, kept: tuple[Tensor, ...]) -> Tensor | Trajectory:
+        """Return how ``y`` is known between outputs k - 1 and k: ``y(t_k) [d]`` to solve it back, or a trajectory."""
+
+    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Solve back interval by interval."""
+        options = self.options
+        solver = self.solver.with_tolerances(options.rtol, options.atol)
+        scale = costate_scale(grads[1:]) if options.normalize_costate else torch.ones_like(grads[0, 0])
+        dynamics = CostateDynamics(self.field, self.parameters, solver.tableau, options.parameters)
+        a = torch.zeros_like(grads[0])
+        for k in range(len(grads) - 1, 0, -1):
+            interval = (self.times[k], self.times[k - 1])
+            state = self.state(k, kept)
+            dynamics.trajectory = None if isinstance(state, Tensor) else state
+            tap = TapSampler(options.tap, dynamics, *interval, scale) if options.tap is not None else None
+            y = state if isinstance(state, Tensor) else None
+            a = solve_back(dynamics, solver, interval, y, a + grads[k] / scale, tap)
+        return a * scale + grads[0], [g * scale for g in dynamics.total]

@@ -1,0 +1,97 @@
+"""The interpolation method over the solver's own piecewise dense output: no nodes to choose."""
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Traits
+from odegrad.methods.gradients.continuous import BackSolve, ContinuousMethod
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.loop import integrate
+from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.methods.solvers.step import Step
+
+
+@dataclass(frozen=True)
+class InterpolationDense(ContinuousMethod):
+    """Keep every step's continuous extension, solve ``(a, g)`` back over it (SciML's InterpolatingAdjoint).
+
+    Memory grows with the number of steps, (degree + 1) states each; the state's error is the dense output's.
+    Options: see ``ContinuousMethod``.
+    """
+
+    traits: ClassVar[Traits] = Traits(
+        name="interpolation_dense",
+        summary="solve costate and parameter gradient backwards over the solver's dense output",
+        paper="Rackauckas et al., Universal Differential Equations for Scientific Machine Learning, 2020",
+        exact=False,
+        memory="N d (degree + 1) + A + (d+p) stages",
+        cost_forward="s(N+R)+2 F",
+        cost_backward="per output s(N'+R')+2 of (F+B)",
+        backward_phase="adjoint",
+        taps="any time",
+    )
+
+    def refuses(self, solver: RungeKutta) -> str | None:
+        """Return why this method cannot use ``solver``, or None if it can."""
+        if solver.tableau.dense is None:
+            return "it reads the state from dense output, which the solver does not have; use dopri5, bosh3 or rk4"
+        return None
+
+    def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
+        """Return the states ``[K, d]`` with one node that solves back over the stored steps."""
+        return _DenseBackSolve(field, solver, times, self).apply(y0)
+
+
+@dataclass(frozen=True)
+class _Piecewise:
+    """The polynomials of all steps: ``y(t_n + theta h_n) = sum_j coefficients[n][j] theta^j``, each ``[q+1, d]``."""
+
+    starts: tuple[float, ...]
+    sizes: tuple[float, ...]
+    coefficients: tuple[Tensor, ...]
+
+    def at(self, times: Sequence[float]) -> Tensor:
+        """Return the states ``[m, d]`` at ``times``."""
+        return torch.stack([self._at(t) for t in times])
+
+    def _at(self, t: float) -> Tensor:
+        forwards = self.sizes[0] > 0
+        keys = self.starts if forwards else tuple(-s for s in self.starts)
+        n = max(bisect.bisect_right(keys, t if forwards else -t) - 1, 0)
+        theta = (t - self.starts[n]) / self.sizes[n]
+        c = self.coefficients[n]
+        powers = torch.tensor([theta**j for j in range(c.shape[0])], dtype=torch.float64).to(c.dtype)
+        return powers.to(c.device, non_blocking=True) @ c
+
+
+class _DenseBackSolve(BackSolve):
+    """Keeps ``[q+1, d]`` polynomial coefficients per accepted step."""
+
+    def __init__(
+        self, field: FlatField, solver: RungeKutta, times: Sequence[float], options: InterpolationDense
+    ) -> None:
+        super().__init__(field, solver, times, options)
+        self.starts: list[float] = []
+        self.sizes: list[float] = []
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Solve, and keep each step's polynomial."""
+        dense = torch.tensor(self.solver.tableau.dense, dtype=y0.dtype, device=y0.device).t()
+        pieces: list[Tensor] = []
+
+        def keep(step: Step) -> None:
+            self.starts.append(step.t)
+            self.sizes.append(step.h)
+            pieces.append(torch.cat([step.y[None], (dense * step.h) @ step.stages.k]))
+
+        ys = integrate(self.field, self.solver, y0, self.times, keep)
+        return torch.stack(ys), tuple(pieces)
+
+    def state(self, k: int, kept: tuple[Tensor, ...]) -> _Piecewise:  # noqa: ARG002
+        """Return the stored polynomials."""
+        return _Piecewise(tuple(self.starts), tuple(self.sizes), kept)
