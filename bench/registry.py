@@ -62,6 +62,8 @@ gradients = Registry(
         "adjoint_seminorm": "odegrad.methods.gradients.adjoint_seminorm:AdjointSeminorm",
         "anode": "odegrad.methods.gradients.anode:Anode",
         "aca": "odegrad.methods.gradients.aca:Aca",
+        "symplectic_adjoint": "odegrad.methods.gradients.symplectic_adjoint:SymplecticAdjoint",
+        "gauss_adjoint": "odegrad.methods.gradients.gauss_adjoint:GaussAdjoint",
         "interpolation": "odegrad.methods.gradients.interpolation:Interpolation",
         "interpolation_dense": "odegrad.methods.gradients.interpolation_dense:InterpolationDense",
         "torchdiffeq_naive": "odegrad.methods.peers.torchdiffeq:TorchdiffeqNaive",

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch.utils.checkpoint import checkpoint
+
 from odegrad.contracts import Traits
 from odegrad.methods.gradients.naive import Naive
-from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)

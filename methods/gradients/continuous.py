@@ -87,12 +87,16 @@ class BackSolve(Route):
     def state(self, k: int, kept: tuple[Tensor, ...]) -> Tensor | Trajectory:
         """Return how ``y`` is known between outputs k - 1 and k: ``y(t_k) [d]`` to solve it back, or a trajectory."""
 
+    def dynamics(self, solver: RungeKutta) -> CostateDynamics:
+        """Return the right-hand side of the backward solve."""
+        return CostateDynamics(self.field, self.parameters, solver.tableau, self.options.parameters)
+
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Solve back interval by interval."""
         options = self.options
         solver = self.solver.with_tolerances(options.rtol, options.atol)
         scale = costate_scale(grads[1:]) if options.normalize_costate else torch.ones_like(grads[0, 0])
-        dynamics = CostateDynamics(self.field, self.parameters, solver.tableau, options.parameters)
+        dynamics = self.dynamics(solver)
         a = torch.zeros_like(grads[0])
         for k in range(len(grads) - 1, 0, -1):
             interval = (self.times[k], self.times[k - 1])

@@ -89,8 +89,8 @@ class CostateDynamics:
     def write(self, t: float, x: Tensor, out: Tensor, stage: int) -> None:
         """Write ``dx/dt``: one f call and one vector-Jacobian product."""
         y = x[: self.d] if self._states is None else self._states[stage]
-        weighed = stage != TRIAL and (self.tableau.b[stage] != 0.0 or stage == self.tableau.stages - 1)
-        dy, (pulled, *pulled_parameters) = self._vjp(t, y, self.costate(x), with_parameters=self.in_state or weighed)
+        with_parameters = self.in_state or self.weighs(stage)
+        dy, (pulled, *pulled_parameters) = self._vjp(t, y, self.costate(x), with_parameters=with_parameters)
         if self.trajectory is None:
             out[: self.d].copy_(dy)
         slot = self.costate(out)
@@ -105,14 +105,31 @@ class CostateDynamics:
         elif stage != TRIAL:
             self._stages[stage] = pulled_parameters
 
+    def weighs(self, stage: int) -> bool:
+        """Return whether the quadrature uses this stage, or may use it as the next step's first."""
+        return stage != TRIAL and (self.tableau.b[stage] != 0.0 or stage == self.tableau.stages - 1)
+
+    def add(self, pulled: Sequence[Tensor | None], weight: float) -> None:
+        """Add ``weight`` times the pulled-back parameters, where there are any, to the total."""
+        pairs = [(g, p) for g, p in zip(self.total, pulled, strict=False) if p is not None]
+        if pairs:
+            torch._foreach_add_([g for g, _ in pairs], [p for _, p in pairs], alpha=weight)
+
+    def pull_to_parameters(self, t: float, y: Tensor, a: Tensor) -> Sequence[Tensor | None]:
+        """Return ``f_theta^T a`` per parameter at ``(t, y [d])``: one f call and one vector-Jacobian product."""
+        with torch.enable_grad():
+            dy = self.field(t, y.detach())
+        if not (dy.requires_grad and self.parameters):
+            return [None] * len(self.parameters)
+        return torch.autograd.grad(dy, self.parameters, a, allow_unused=True)
+
     def collect(self, step: Step) -> None:
         """Add an accepted step to the parameter gradients: ``g -= h sum_i b_i f_theta^T a`` (``h`` is signed)."""
         if self.in_state:
             return
         for b, stage in zip(self.tableau.b, self._stages, strict=True):
-            pairs = [(g, p) for g, p in zip(self.total, stage, strict=False) if p is not None]
-            if b != 0.0 and pairs:
-                torch._foreach_add_([g for g, _ in pairs], [p for _, p in pairs], alpha=-step.h * b)
+            if b != 0.0:
+                self.add(stage, -step.h * b)
         if self.tableau.fsal:
             self._stages[0] = self._stages[-1]
 

@@ -13,6 +13,8 @@ METHODS = [
     ("adjoint_seminorm", {}),
     ("aca", {}),
     ("interpolation_dense", {}),
+    ("gauss_adjoint", {}),
+    ("symplectic_adjoint", {}),
     ("anode", {}),
     ("anode", {"steps_per_block": 2}),
     ("interpolation", {"num_nodes": 20}),
