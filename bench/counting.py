@@ -1,0 +1,94 @@
+"""The counted field: f calls, calls with a graph and vector-Jacobian products, by phase."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odegrad.contracts import State, Tap, VectorField
+
+
+@dataclass
+class Counts:
+    """What was counted, by phase: ``forward``, ``recompute`` or ``adjoint``, ``tap``, ``probe``."""
+
+    phase: str = "forward"
+    calls: Counter[str] = field(default_factory=Counter)
+    graph_calls: Counter[str] = field(default_factory=Counter)
+    vjps: Counter[str] = field(default_factory=Counter)
+    accepted_steps: Counter[str] = field(default_factory=Counter)
+    rejected_steps: Counter[str] = field(default_factory=Counter)
+
+    def accepted(self, t: float, h: float) -> None:  # noqa: ARG002
+        """Count an accepted step."""
+        self.accepted_steps[self.phase] += 1
+
+    def rejected(self, t: float, h: float) -> None:  # noqa: ARG002
+        """Count a rejected step."""
+        self.rejected_steps[self.phase] += 1
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Count under ``phase`` inside."""
+        before, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self.phase = before
+
+
+class CountedField(nn.Module):
+    """A field that counts its calls, and the engine passes through its output, and changes nothing."""
+
+    def __init__(self, inner: VectorField, counts: Counts) -> None:
+        super().__init__()
+        self.inner = inner
+        self.counts = counts
+
+    def forward(self, t: Tensor, y: State) -> Any:
+        """Return ``inner(t, y)``."""
+        counts = self.counts
+        counts.calls[counts.phase] += 1
+        dy = self.inner(t, y)
+        parts = dy if isinstance(dy, tuple) else (dy,)
+        if not (torch.is_grad_enabled() and any(p.requires_grad for p in parts)):
+            return dy
+        counts.graph_calls[counts.phase] += 1
+        out = _CountPulls.apply(counts, *parts)  # type: ignore[no-untyped-call]
+        return tuple(out) if isinstance(dy, tuple) else out[0]
+
+
+class CountedTap:
+    """A tap whose f calls count under ``tap``."""
+
+    def __init__(self, inner: Tap, counts: Counts) -> None:
+        self.inner = inner
+        self.counts = counts
+
+    def sample_times(self, t0: float, t1: float) -> Any:
+        """Return the inner tap's sample times."""
+        return self.inner.sample_times(t0, t1)
+
+    def observe(self, field: VectorField, t: float, y: State, a: State, weight: float) -> None:
+        """Let the inner tap observe."""
+        with self.counts.during("tap"):
+            self.inner.observe(field, t, y, a, weight)
+
+
+class _CountPulls(torch.autograd.Function):
+    """The identity over all outputs of one f call; its backward runs once per vector-Jacobian product."""
+
+    @staticmethod
+    def forward(ctx: Any, counts: Counts, *parts: Tensor) -> tuple[Tensor, ...]:
+        ctx.counts = counts
+        ctx.set_materialize_grads(False)
+        return tuple(p.view_as(p) for p in parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.counts.vjps[ctx.counts.phase] += 1
+        return (None, *grads)

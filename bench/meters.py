@@ -1,0 +1,133 @@
+"""Clock and memory meters: context managers that change nothing they measure."""
+
+import time
+import weakref
+from typing import Any, Protocol, Self
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+class Clock:
+    """Seconds of a block, with the device's work done before the start and before the stop."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = 0.0
+        self._start = 0.0
+
+    def __enter__(self) -> Self:
+        """Start."""
+        synchronize(self.device)
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop, and add to ``seconds``."""
+        synchronize(self.device)
+        self.seconds += time.perf_counter() - self._start
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device's work; nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class MemoryMeter(Protocol):
+    """Tensor bytes above what stood at the start, inside of a ``with`` block."""
+
+    def __enter__(self) -> Self:
+        """Start at a baseline of zero."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        ...
+
+    def current_bytes(self) -> int:
+        """Return the bytes that live now."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """Return the most bytes that lived at one time so far."""
+        ...
+
+
+def memory_meter(device: torch.device) -> MemoryMeter:
+    """Return the meter for ``device``: CUDA's caching allocator, or every storage that an operator makes on a CPU."""
+    return CudaMemory(device) if device.type == "cuda" else StorageMemory()
+
+
+class CudaMemory:
+    """Bytes of CUDA's caching allocator above its state at the start."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.baseline = 0
+
+    def __enter__(self) -> Self:
+        """Reset the allocator's peak."""
+        synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self.baseline = torch.cuda.memory_allocated(self.device)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop; nothing to undo."""
+
+    def current_bytes(self) -> int:
+        """Return the bytes that live now."""
+        return torch.cuda.memory_allocated(self.device) - self.baseline
+
+    def peak_bytes(self) -> int:
+        """Return the most bytes that lived at one time so far."""
+        return torch.cuda.max_memory_allocated(self.device) - self.baseline
+
+
+class StorageMemory(TorchDispatchMode):
+    """Bytes of every new storage that an operator returns, until it is freed: the same on every run, to the byte.
+
+    It sees what autograd and custom functions keep and what the backward engine allocates; not the scratch memory that
+    a kernel takes and gives back inside.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._live = 0
+        self._peak = 0
+        self._known: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator, and note the storages that are new in its result."""
+        kwargs = kwargs or {}
+        before = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
+        out = func(*args, **kwargs)
+        for tensor in tree_iter(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in before:
+                    self._note(storage)
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known and self._known[key]() is storage:
+            return
+
+        def freed(_: object, key: int = key, size: int = size) -> None:
+            self._live -= size
+            self._known.pop(key, None)
+
+        self._known[key] = weakref.ref(storage, freed)
+        self._live += size
+        self._peak = max(self._peak, self._live)
+
+    def current_bytes(self) -> int:
+        """Return the bytes that live now."""
+        return self._live
+
+    def peak_bytes(self) -> int:
+        """Return the most bytes that lived at one time so far."""
+        return self._peak

@@ -1,0 +1,184 @@
+"""The passes of a run: each builds afresh from the seed and measures one kind of thing.
+
+``count`` (f calls, vector-Jacobian products, steps, certificate, logarithmic norm), ``memory``, ``time``, ``train``.
+Instruments never share a pass with the clock.
+"""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from odegrad.certificate import certify
+from odegrad.contracts import GradientMethod, Problem, Solve, Task, VectorField
+from odegrad.counting import CountedField, CountedTap, Counts
+from odegrad.lognorm import max_log_norm
+from odegrad.meters import memory_meter
+from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.record import Run
+from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
+from odegrad.timing import BUDGET_SECONDS, time_iterations
+from odegrad.training import Progress, next_tap, solve_with, tapped, train
+
+REFERENCE_TOLERANCE = 1e-13
+LOG_NORM_TIMES = 5
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class _Built:
+    """Everything that a pass needs, afresh."""
+
+    task: Task
+    problem: Problem
+    method: GradientMethod
+    solver: RungeKutta
+    optimizer: torch.optim.Optimizer
+
+
+def run_pass(name: str, run: Run, progress: Progress) -> dict[str, Any]:
+    """Run one pass and return the columns it measured.
+
+    Parameters
+    ----------
+    name
+        One of ``PASSES``.
+    run
+        What to measure.
+    progress
+        Told of the pass as it goes.
+
+    Raises
+    ------
+    OdegradError
+        What the method, the solver or the training raise; other errors pass through as they are.
+    """
+    torch.manual_seed(run.seed)
+    progress({"pass": name})
+    return _PASSES[name](run, progress)
+
+
+def _build(run: Run) -> _Built:
+    method = build_gradient(run.gradient, dict(run.gradient_options))
+    solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options))
+    check_supported(method, solver)
+    task = build_task(run.task)
+    problem = task.build(run.size, run.seed, torch.device(run.device), DTYPES[run.dtype])
+    optimizer = build_optimizer(run.optimizer, problem, dict(run.optimizer_options))
+    return _Built(task, problem, method, solver, optimizer)
+
+
+def count(run: Run, progress: Progress) -> dict[str, Any]:
+    """Count one forward and one backward pass on the first batch, certify the gradient, take the logarithmic norm."""
+    built, counts = _build(run), Counts()
+    tap = next_tap(built.optimizer)
+    method = tapped(built.method, None if tap is None else CountedTap(tap, counts))
+    solver = built.solver.observed_by(counts)
+
+    def solve(field: VectorField, y0: Any, ts: torch.Tensor) -> Any:
+        return method(CountedField(field, counts), solver, y0, ts)
+
+    loss = built.problem.loss(solve, built.problem.batch(0))
+    back = built.method.traits.backward_phase
+    with counts.during(back):
+        loss.backward()  # type: ignore[no-untyped-call]
+    columns: dict[str, Any] = {
+        "nfe_forward": counts.calls["forward"],
+        "nfe_backward": counts.calls[back],
+        "nfe_tap": counts.calls["tap"],
+        "vjps": counts.vjps[back],
+        "accepted_steps": counts.accepted_steps["forward"],
+        "rejected_steps": counts.rejected_steps["forward"],
+        "accepted_steps_backward": counts.accepted_steps[back],
+        "rejected_steps_backward": counts.rejected_steps[back],
+    }
+    progress({"pass": "count", "what": "certificate"})
+    return columns | _certificate(run, built) | _log_norm(run, built.task)
+
+
+def _build64(run: Run, task: Task) -> Problem:
+    return task.build(run.size, run.seed, torch.device(run.device), torch.float64)
+
+
+def _certificate(run: Run, built: _Built) -> dict[str, Any]:
+    exact = build_gradient("naive")
+    tight = build_solver("dopri8", REFERENCE_TOLERANCE, REFERENCE_TOLERANCE)
+    naive: Solve | None = solve_with(exact, built.solver) if built.method.traits.shared_loop else None
+    found = certify(
+        lambda: _build64(run, built.task), solve_with(built.method, built.solver), solve_with(exact, tight), naive
+    )
+    return {
+        "gradient_relative_error": found.relative_error,
+        "gradient_method_error": found.method_error,
+        "gradient_cosine": found.cosine,
+    }
+
+
+def _log_norm(run: Run, task: Task) -> dict[str, Any]:
+    problem = _build64(run, task)
+    field, y0, ts = problem.dynamics(problem.probe_batch())
+    times = torch.linspace(float(ts[0]), float(ts[-1]), LOG_NORM_TIMES, dtype=torch.float64, device=ts.device)
+    with torch.no_grad():
+        ys = build_gradient("naive")(field, build_solver("dopri5", 1e-8, 1e-8), y0, times)
+    return {"log_norm_max": max_log_norm(field, times, ys)}
+
+
+def memory(run: Run, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
+    """Measure the bytes kept between forward and backward, and the peak of both, after one warm-up of each."""
+    built = _build(run)
+    batch, solve = built.problem.batch(0), solve_with(built.method, built.solver)
+    built.problem.loss(solve, batch).backward()  # type: ignore[no-untyped-call]
+    meter = memory_meter(torch.device(run.device))
+    with meter:
+        loss = built.problem.loss(solve, batch)
+        saved = meter.current_bytes()
+        loss.backward()  # type: ignore[no-untyped-call]
+        peak = meter.peak_bytes()
+    return {"saved_bytes": saved, "peak_bytes": peak}
+
+
+def time_pass(run: Run, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
+    """Time forward, backward and update apart, with a bare field."""
+    built = _build(run)
+    timings = time_iterations(built.problem, built.method, built.solver, built.optimizer, BUDGET_SECONDS)
+    return {
+        "forward_seconds": statistics.median(timings.forward),
+        "backward_seconds": statistics.median(timings.backward),
+        "update_seconds": statistics.median(timings.update),
+        "forward_seconds_raw": timings.forward,
+        "backward_seconds_raw": timings.backward,
+        "update_seconds_raw": timings.update,
+        "warmup_seconds_raw": timings.warm_up,
+    }
+
+
+def train_pass(run: Run, progress: Progress) -> dict[str, Any]:
+    """Train, and evaluate the metric on the way."""
+    built = _build(run)
+    trace = train(built.problem, built.method, built.solver, built.optimizer, run.iterations, progress)
+    info = built.task.info
+    target, value = info.target[run.size], trace.metrics[-1]
+    return {
+        "metric_name": info.metric_name,
+        "metric_value": value,
+        "metric_higher_is_better": info.higher_is_better,
+        "metric_target": target,
+        "target_reached": value >= target if info.higher_is_better else value <= target,
+        "train_seconds": trace.seconds[-1],
+        "train_loss": trace.losses,
+        "trace_iteration": trace.iterations,
+        "trace_metric": trace.metrics,
+        "trace_seconds": trace.seconds,
+    }
+
+
+_PASSES: dict[str, Callable[[Run, Progress], dict[str, Any]]] = {
+    "count": count,
+    "memory": memory,
+    "time": time_pass,
+    "train": train_pass,
+}
+PASSES = tuple(_PASSES)
+"""The passes in their order."""
