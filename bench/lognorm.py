@@ -1,7 +1,8 @@
 """Logarithmic norms of matrices, and the largest one of a vector field's Jacobian along a trajectory.
 
-``mu(A) = lim_{h -> 0+} (||I + hA|| - 1) / h``: the growth rate of differences between solutions (Dahlquist 1958; Hairer,
-Norsett and Wanner, Solving ODEs I, I.10). A positive ``mu_2(-J)`` bounds how fast errors of a backward solve grow.
+``mu(A) = lim_{h -> 0+} (||I + hA|| - 1) / h`` is the growth rate of differences between solutions (Dahlquist 1958;
+Hairer, Norsett and Wanner, Solving ODEs I, I.10). A positive ``mu_2(-J)`` bounds how fast errors of a backward solve
+grow.
 """
 
 from typing import Any
@@ -26,7 +27,8 @@ def mu_1(a: Tensor) -> Tensor:
 
 def mu_2(a: Tensor) -> Tensor:
     """Return the largest eigenvalue of the symmetric part of ``a [..., n, n]``, ``[...]``."""
-    return torch.linalg.eigvalsh((a + a.mT) / 2)[..., -1]
+    eigenvalues: Tensor = torch.linalg.eigvalsh((a + a.mT) / 2)
+    return eigenvalues[..., -1]
 
 
 def mu_inf(a: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ def max_log_norm(field: VectorField, ts: Tensor, ys: State) -> float:
     NonFiniteError
         If a Jacobian is not finite; the message names the time.
     """
-    states = [(ys,) if isinstance(ys, Tensor) else ys][0]
+    states = (ys,) if isinstance(ys, Tensor) else ys
     per_sample = sum(p[0, 0].numel() for p in states)
     largest = -np.inf
     for k, t in enumerate(ts):

@@ -86,7 +86,7 @@ class CudaMemory:
         return torch.cuda.max_memory_allocated(self.device) - self.baseline
 
 
-class StorageMemory(TorchDispatchMode):
+class StorageMemory:
     """Bytes of every new storage that an operator returns, until it is freed: the same on every run, to the byte.
 
     It sees what autograd and custom functions keep and what the backward engine allocates; not the scratch memory that
@@ -94,13 +94,36 @@ class StorageMemory(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._live = 0
-        self._peak = 0
+        self._tracker = _StorageTracker()
+
+    def __enter__(self) -> Self:
+        """Start to note storages."""
+        self._tracker.__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop to note storages."""
+        self._tracker.__exit__(*exc)  # type: ignore[no-untyped-call]
+
+    def current_bytes(self) -> int:
+        """Return the bytes that live now."""
+        return self._tracker.live
+
+    def peak_bytes(self) -> int:
+        """Return the most bytes that lived at one time so far."""
+        return self._tracker.peak
+
+
+class _StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts each storage once, from the operator that makes it until it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = 0
+        self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operator, and note the storages that are new in its result."""
         kwargs = kwargs or {}
         before = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
         out = func(*args, **kwargs)
@@ -117,17 +140,9 @@ class StorageMemory(TorchDispatchMode):
             return
 
         def freed(_: object, key: int = key, size: int = size) -> None:
-            self._live -= size
+            self.live -= size
             self._known.pop(key, None)
 
         self._known[key] = weakref.ref(storage, freed)
-        self._live += size
-        self._peak = max(self._peak, self._live)
-
-    def current_bytes(self) -> int:
-        """Return the bytes that live now."""
-        return self._live
-
-    def peak_bytes(self) -> int:
-        """Return the most bytes that lived at one time so far."""
-        return self._peak
+        self.live += size
+        self.peak = max(self.peak, self.live)

@@ -1,0 +1,102 @@
+"""The counted field and the step counter against a field that writes everything down."""
+
+import pytest
+import torch
+from torch import nn
+
+from odegrad.checks.problems import SmoothNet
+from odegrad.counting import CountedField, CountedTap, Counts
+from odegrad.methods.solvers.solver import make_solver
+from odegrad.registry import build_gradient
+
+METHODS = ["naive", "anode", "aca", "symplectic_adjoint", "adjoint", "interpolation", "torchdiffeq_naive"]
+
+
+class _Diary(nn.Module):
+    """Notes each call and each time a gradient arrives at its output."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.calls, self.with_graph, self.pulls = inner, 0, 0, 0
+
+    def forward(self, t, y):
+        self.calls += 1
+        dy = self.inner(t, y)
+        if dy.requires_grad:
+            self.with_graph += 1
+            dy.register_hook(self._note)
+        return dy
+
+    def _note(self, grad):
+        self.pulls += 1
+
+
+def _start():
+    return torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_counts_equal_the_diary(name):
+    """Calls, calls with a graph and pull-backs, forward and backward."""
+    method, counts = build_gradient(name), Counts()
+    diary = _Diary(SmoothNet(d=4, hidden=8))
+    field = CountedField(diary, counts)
+    solver = make_solver("dopri5", rtol=1e-6, atol=1e-6).observed_by(counts)
+    ys = method(field, solver, _start(), torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64))
+    loss = (ys[1:] ** 2).sum()
+    assert counts.calls["forward"] == diary.calls
+    phase = method.traits.backward_phase
+    with counts.during(phase):
+        loss.backward()
+    assert sum(counts.calls.values()) == diary.calls
+    assert sum(counts.graph_calls.values()) == diary.with_graph
+    assert counts.vjps == {phase: diary.pulls}
+    assert counts.accepted_steps["forward"] > 0
+    assert counts.phase == "forward"
+
+
+def test_counting_changes_no_bit():
+    """Gradients through the counted field are those of the bare one, second derivatives too."""
+    net, y0, ts = SmoothNet(d=4, hidden=8), _start().requires_grad_(), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    solver, found = make_solver("rk4", num_steps=5), []
+    for field in (net, CountedField(net, Counts())):
+        end = build_gradient("naive")(field, solver, y0, ts)[-1]
+        (g,) = torch.autograd.grad((end**2).sum(), y0, create_graph=True)
+        (h,) = torch.autograd.grad((g**2).sum(), y0)
+        found.append((end, g, h))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_tuple_state_counts_one_pull_per_call():
+    """A field with two outputs is pulled back once per call, not once per output."""
+
+    class Two(nn.Module):
+        def forward(self, t, state):
+            return torch.tanh(state[0]), state[1] * state[0]
+
+    counts = Counts()
+    y0 = (torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True))
+    a, b = CountedField(Two(), counts)(torch.zeros(()), y0)
+    (a.sum() + b.sum()).backward()
+    assert counts.vjps == {"forward": 1}
+    assert counts.graph_calls == {"forward": 1}
+
+
+def test_tap_counts_apart():
+    """What a tap evaluates counts under its own phase, in the middle of another."""
+
+    class Tap:
+        def sample_times(self, t0, t1):
+            return [t0, (t0 + t1) / 2, t1]
+
+        def observe(self, field, t, y, a, weight):
+            field(torch.tensor(t, dtype=torch.float64), y)
+
+    counts = Counts()
+    method = build_gradient("adjoint").with_tap(CountedTap(Tap(), counts))
+    field = CountedField(SmoothNet(d=4, hidden=8), counts)
+    ys = method(field, make_solver("dopri5", rtol=1e-6, atol=1e-6), _start(), torch.tensor([0.0, 1.0]).double())
+    with counts.during("adjoint"):
+        ys.sum().backward()
+    assert counts.calls["tap"] == 3
+    assert counts.calls["adjoint"] > 0

@@ -1,0 +1,149 @@
+"""The passes on a task whose every number is known in closed form."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from odegrad.certificate import certify
+from odegrad.errors import NonFiniteError, UnsupportedError
+from odegrad.passes import PASSES, run_pass
+from odegrad.record import COLUMNS, Run
+from odegrad.registry import build_gradient, build_solver, build_task
+from odegrad.training import evaluation_points, solve_with
+
+HERE = Path(__file__).parent
+TASK = f"{HERE / 'tiny_task.py'}:Tiny"
+CPU = torch.device("cpu")
+Y0 = [0.5, 0.5 + 1 / 3, 0.5 + 2 / 3, 1.5]
+MEAN_SQUARE = sum(y * y for y in Y0) / 4
+
+
+def _run(**changes):
+    values = {
+        "suite": "test",
+        "task": TASK,
+        "size": "tiny",
+        "gradient": "naive",
+        "optimizer": "sgd",
+        "solver": "dopri5",
+        "seed": 0,
+        "rtol": 1e-8,
+        "atol": 1e-8,
+        "iterations": 6,
+        "dtype": "float64",
+    }
+    return Run(**(values | changes))
+
+
+def _nothing(_):
+    pass
+
+
+def test_every_column_is_declared():
+    """What the passes measure are columns of a record, all of them but the run's own clock."""
+    measured = set().union(*(run_pass(name, _run(), _nothing) for name in PASSES))
+    assert measured == {c.name for c in COLUMNS if c.measured} - {"process_seconds"}
+
+
+def test_count():
+    """F calls, products and steps agree with each other; the field is linear, so mu_2 is theta."""
+    found = run_pass("count", _run(gradient="adjoint"), _nothing)
+    assert found["nfe_forward"] == 2 + 6 * (found["accepted_steps"] + found["rejected_steps"])
+    assert found["nfe_backward"] == 2 + 6 * (found["accepted_steps_backward"] + found["rejected_steps_backward"])
+    assert found["vjps"] == found["nfe_backward"]
+    assert found["nfe_tap"] == 0
+    assert found["log_norm_max"] == pytest.approx(0.5, abs=1e-12)
+    assert found["gradient_relative_error"] < 1e-6
+    assert found["gradient_cosine"] == pytest.approx(1.0, abs=1e-12)
+
+
+def test_certificate_against_the_closed_form():
+    """L = mean(y0^2) e^(2 theta), dL/dtheta = 2 L; the certificate's error is the distance to that."""
+    task = build_task(TASK)
+    problem = task.build("tiny", 0, CPU, torch.float64)
+    loose = solve_with(build_gradient("naive"), build_solver("dopri5", 1e-3, 1e-3))
+    tight = solve_with(build_gradient("naive"), build_solver("dopri8", 1e-13, 1e-13))
+    found = certify(lambda: task.build("tiny", 0, CPU, torch.float64), loose, tight, loose)
+    (g,) = torch.autograd.grad(problem.loss(loose, problem.probe_batch()), problem.model.theta)
+    true = 2 * MEAN_SQUARE * math.e
+    assert found.relative_error == pytest.approx(abs(g.item() - true) / true, rel=1e-6)
+    assert found.method_error == 0.0
+    assert found.cosine == pytest.approx(1.0)
+
+
+def test_naive_and_anode_have_the_same_certificate():
+    """Both are exact on the same grid."""
+    errors = [run_pass("count", _run(gradient=g, rtol=1e-3, atol=1e-3), _nothing) for g in ("naive", "anode")]
+    assert errors[0]["gradient_method_error"] == 0.0
+    assert errors[1]["gradient_method_error"] <= 1e-12
+    difference = errors[0]["gradient_relative_error"] - errors[1]["gradient_relative_error"]
+    assert abs(difference) <= 1e-12
+
+
+def test_peer_has_no_method_error():
+    """Torchdiffeq stands on its own grid, so the error of the method alone is not known."""
+    assert run_pass("count", _run(gradient="torchdiffeq_adjoint"), _nothing)["gradient_method_error"] is None
+
+
+def test_train_follows_gradient_descent():
+    """Theta after six steps is that of the closed-form descent; the metric is the loss there."""
+    seen = []
+    found = run_pass("train", _run(), seen.append)
+    theta, losses = 0.5, []
+    for _ in range(6):
+        losses.append(MEAN_SQUARE * math.exp(2 * theta))
+        theta -= 0.01 * 2 * losses[-1]
+    assert found["train_loss"] == pytest.approx(losses, rel=1e-6)
+    assert found["metric_value"] == pytest.approx(MEAN_SQUARE * math.exp(2 * theta), rel=1e-6)
+    assert found["trace_metric"][0] == pytest.approx(losses[0], rel=1e-6)
+    assert found["trace_iteration"] == sorted({round(i * 6 / 8) for i in range(9)})
+    assert found["target_reached"] == (found["metric_value"] <= 3.0)
+    assert found["trace_seconds"][-1] == found["train_seconds"] > 0
+    assert {"pass": "train"} in seen
+    assert seen[-1]["of"] == 6
+
+
+def test_divergence_names_the_iteration():
+    """A loss that overflows stops the run with its iteration."""
+    with pytest.raises(NonFiniteError, match=r"not finite|loss: (inf|nan) at iteration \d"):
+        run_pass("train", _run(task=TASK.replace(":Tiny", ":Exploding"), optimizer_options=()), _nothing)
+
+
+def test_time_repeats_the_same_iteration():
+    """Medians are those of the raw repeats; the parameters are where they were."""
+    found = run_pass("time", _run(), _nothing)
+    for phase in ("forward", "backward", "update"):
+        raw = sorted(found[f"{phase}_seconds_raw"])
+        n = len(raw)
+        assert found[f"{phase}_seconds"] == pytest.approx((raw[n // 2] + raw[(n - 1) // 2]) / 2)
+        assert n >= 5
+    assert len(found["warmup_seconds_raw"]) == 3
+
+
+def test_memory_repeats_to_the_byte():
+    """The same bytes on every run; the peak is at least what is saved."""
+    first, second = (run_pass("memory", _run(gradient="anode"), _nothing) for _ in range(2))
+    assert first == second
+    assert first["peak_bytes"] >= first["saved_bytes"] > 0
+
+
+def test_count_is_deterministic():
+    """Two count passes agree in every column, bit for bit."""
+    assert run_pass("count", _run(), _nothing) == run_pass("count", _run(), _nothing)
+
+
+def test_unsupported_combinations_say_why():
+    """A solver that a method cannot use, and an optimizer that it cannot feed."""
+    with pytest.raises(UnsupportedError, match="interpolation cannot use solver dopri8"):
+        run_pass("count", _run(gradient="interpolation", solver="dopri8"), _nothing)
+
+
+@pytest.mark.parametrize("n", [1, 5, 8, 80])
+def test_evaluation_points(n):
+    """The start and the end are among them, none twice, at most nine."""
+    points = list(evaluation_points(n))
+    assert points[0] == 0
+    assert points[-1] == n
+    assert len(set(points)) == len(points) <= 9

@@ -1,0 +1,67 @@
+"""A task small enough to know everything about: y' = theta y on a fixed batch, squared error at t = 1."""
+
+import torch
+from torch import nn
+
+from odegrad.contracts import TaskInfo, Training
+
+
+class Growth(nn.Module):
+    def __init__(self, device, dtype):
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor(0.5, dtype=torch.float64).to(device, dtype))
+
+    def forward(self, t, y):
+        return self.theta * y
+
+
+class Problem:
+    def __init__(self, seed, device, dtype):
+        self.model = Growth(device, dtype)
+        self.fields = (self.model,)
+        self.training = Training(iterations=20, optimizers={"sgd": {"lr": 0.01}}, default_optimizer="sgd")
+        self.y0 = torch.linspace(0.5, 1.5, 4, dtype=torch.float64).to(device, dtype)[:, None] + 0.01 * seed
+        self.ts = torch.tensor([0.0, 1.0], dtype=dtype, device=device)
+
+    def batch(self, iteration):
+        return self.y0
+
+    def probe_batch(self):
+        return self.y0
+
+    def loss(self, solve, batch):
+        return (solve(self.model, batch, self.ts)[-1] ** 2).mean()
+
+    def evaluate(self, solve):
+        with torch.no_grad():
+            return float(self.loss(solve, self.y0))
+
+    def dynamics(self, batch):
+        return self.model, batch, self.ts
+
+
+class Tiny:
+    info = TaskInfo(
+        name="tiny_growth",
+        kind="closed form",
+        summary="y' = theta y",
+        metric_name="mse",
+        higher_is_better=False,
+        target={"tiny": 3.0},
+        offline=True,
+        citation="none",
+        licence="none",
+        sizes=("tiny",),
+    )
+
+    def build(self, size, seed, device, dtype):
+        return Problem(seed, device, dtype)
+
+
+class Exploding(Tiny):
+    """The same, climbing the loss with large steps."""
+
+    def build(self, size, seed, device, dtype):
+        problem = super().build(size, seed, device, dtype)
+        problem.training = Training(20, {"sgd": {"lr": 1e3, "maximize": True}}, default_optimizer="sgd")
+        return problem
