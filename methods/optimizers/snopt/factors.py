@@ -1,0 +1,106 @@
+"""Kronecker factors of one layer's curvature and their eigenbases.
+
+``A = int E_batch[sum_loc x x^T] dt`` and ``B = int E_batch[mean_loc g g^T] dt`` for the layer's input rows x and the
+cotangents g of its output, per sample (Liu et al. 2021, section 3; the convention over a convolution's locations is that
+of Grosse and Martens, A Kronecker-factored approximate Fisher matrix for convolution layers, ICML 2016).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odegrad.errors import NonFiniteError
+
+JITTERS = (0.0, 1e-12, 1e-9, 1e-6)
+"""Relative diagonal shifts tried, in float64, where the eigendecomposition does not converge."""
+
+
+class FactorSum:
+    """Running sums of one layer's factors over curvature samples."""
+
+    def __init__(self) -> None:
+        self.input_factor: Tensor | None = None
+        self.output_factor: Tensor | None = None
+        self.samples = 1
+
+    def add(self, x: Tensor, g: Tensor, weight: float) -> None:
+        """Add one sample.
+
+        Parameters
+        ----------
+        x, g
+            Input and cotangent rows, ``[batch, locations, n_in]`` and ``[batch, locations, n_out]``. ``g`` belongs to
+            a batch-mean loss, so ``batch * g`` is the cotangent per sample.
+        weight
+            Quadrature weight in units of time; 1 outside of an ODE.
+        """
+        batch, locations = x.shape[:2]
+        x = x.detach().reshape(-1, x.shape[-1]).to(_factor_dtype(x))
+        g = g.detach().reshape(-1, g.shape[-1]).to(x.dtype) * batch
+        of_input = (x.T @ x).mul_(weight / batch)
+        of_output = (g.T @ g).mul_(weight / (batch * locations))
+        self.input_factor = of_input if self.input_factor is None else self.input_factor.add_(of_input)
+        self.output_factor = of_output if self.output_factor is None else self.output_factor.add_(of_output)
+        self.samples = batch
+
+
+@dataclass
+class Eigenbasis:
+    """The eigenbases ``U_A``, ``U_B`` of a layer's factors and the curvature ``S [n_out, n_in]`` in them."""
+
+    input_basis: Tensor
+    output_basis: Tensor
+    curvature: Tensor
+    samples: int
+
+
+def eigenbasis(name: str, factors: FactorSum) -> Eigenbasis | None:
+    """Return the eigenbasis of the sums, with ``S = S_B S_A^T``; None if there was no sample.
+
+    Raises
+    ------
+    NonFiniteError
+        If a factor is not finite, or its eigendecomposition does not converge; the message names the layer.
+    """
+    a, b = factors.input_factor, factors.output_factor
+    if a is None or b is None:
+        return None
+    values_a, basis_a = _symmetric_eigen(name, "input", a)
+    values_b, basis_b = _symmetric_eigen(name, "output", b)
+    return Eigenbasis(basis_a, basis_b, torch.outer(values_b, values_a), factors.samples)
+
+
+def _symmetric_eigen(name: str, side: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (not negative) and eigenvectors; float64 and growing jitter if the first try fails."""
+    if not bool(torch.isfinite(matrix).all()):
+        raise NonFiniteError(
+            f"layer {name}: its {side} factor is not finite, so the curvature samples overflowed; lower the learning "
+            "rate, raise eps, or check the layer's input for NaN"
+        )
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:
+        values, vectors = _eigen_with_jitter(name, side, matrix)
+    return values.clamp_(min=0.0), vectors
+
+
+def _eigen_with_jitter(name: str, side: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    wide = matrix.double()
+    scale = wide.diagonal().abs().mean()
+    eye = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+    for jitter in JITTERS:
+        try:
+            values, vectors = torch.linalg.eigh(wide + jitter * scale * eye)
+        except torch.linalg.LinAlgError:
+            continue
+        return values.to(matrix.dtype), vectors.to(matrix.dtype)
+    raise NonFiniteError(
+        f"layer {name}: the eigendecomposition of its {side} factor ({len(matrix)} x {len(matrix)}) does not converge, "
+        f"even in float64 with a diagonal shift of {JITTERS[-1]:g}; raise update_freq or leave this layer out"
+    )
+
+
+def _factor_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of factors: half precision is kept in float32."""
+    return torch.promote_types(x.dtype, torch.float32)

@@ -1,0 +1,227 @@
+"""SNOpt: a Kronecker-factored preconditioner over a base optimizer, fed by a tap on the backward pass."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from odegrad.contracts import Problem, Tap
+from odegrad.errors import UsageError
+from odegrad.methods.optimizers.snopt.factors import Eigenbasis, FactorSum, eigenbasis
+from odegrad.methods.optimizers.snopt.layers import (
+    Layer,
+    gradient_matrix,
+    name_the_rest,
+    preconditionable,
+    split_matrix,
+)
+from odegrad.methods.optimizers.snopt.preconditioner import precondition, update_curvature
+from odegrad.methods.optimizers.snopt.tap import CurvatureTap, OutsideHooks
+
+log = logging.getLogger(__name__)
+
+Base = Callable[[Iterable[nn.Parameter]], optim.Optimizer]
+"""Makes the base optimizer over the parameters."""
+
+
+class SNOpt(optim.Optimizer):
+    """Second-order Neural ODE optimizer (Liu, Chen and Theodorou, Second-Order Neural ODE Optimizer, NeurIPS 2021).
+
+    Every ``update_freq`` iterations the factors of each linear and convolutional layer in ``fields`` are integrated
+    along the backward solve; between, only the running curvature moves. The base optimizer steps with the
+    preconditioned gradients; its L2 weight decay is added after the preconditioning. ``p.grad`` is left as it was.
+    Factors and eigenbases of half-precision layers are kept in float32. Losses are batch means.
+
+    Call ``next_tap()`` before each forward pass and give the tap to the gradient method (``method.with_tap(tap)``).
+
+    Parameters
+    ----------
+    model
+        Holds every parameter.
+    fields
+        The vector fields inside ``model``.
+    base
+        Makes the base optimizer over the model's parameters.
+    eps
+        Damping, added to the curvature.
+    alpha
+        Memory of the running curvature, in [0, 1).
+    update_freq
+        Iterations between two refreshes of the factors; the first iteration is one.
+    step_size
+        Largest distance between curvature samples, in units of the ODE's time.
+    full_precond
+        Whether layers outside of the fields get (ordinary) Kronecker factors too.
+
+    Raises
+    ------
+    UsageError
+        If an option is out of range, there is no field with a layer to precondition, or parameters lie on two devices.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        fields: Sequence[nn.Module],
+        base: Base,
+        *,
+        eps: float = 0.05,
+        alpha: float = 0.75,
+        update_freq: int = 100,
+        step_size: float = 0.1,
+        full_precond: bool = False,
+    ) -> None:
+        _check(model, eps, alpha, update_freq, step_size)
+        self.inside = preconditionable(fields, model)
+        if not self.inside:
+            raise UsageError(
+                "fields: expected vector fields with at least one trained nn.Linear or nn.Conv2d layer, found none; "
+                "pass the ODE's nn.Module, or use a first-order optimizer"
+            )
+        ids = {id(layer) for layer in self.inside.values()}
+        everywhere = preconditionable([model], model) if full_precond else {}
+        self.outside = {name: layer for name, layer in everywhere.items() if id(layer) not in ids}
+        self.layers: dict[str, Layer] = {**self.inside, **self.outside}
+        name_the_rest(model, list(self.layers.values()))
+        self.eps, self.alpha, self.update_freq, self.step_size = eps, alpha, update_freq, step_size
+        self.base = base(model.parameters())
+        super().__init__(self.base.param_groups, self.base.defaults)
+        self.param_groups = self.base.param_groups
+        self.state = self.base.state
+        self.iteration = 0
+        self.bases: dict[str, Eigenbasis] = {}
+        self._sums: dict[str, FactorSum] | None = None
+        self._hooks: OutsideHooks | None = None
+        self._named_missing: set[str] = set()
+
+    def next_tap(self) -> Tap | None:
+        """Return the tap for the coming backward pass if it refreshes the factors, otherwise None."""
+        if self.iteration % self.update_freq != 0:
+            return None
+        self._drop_hooks()
+        self._sums = {name: FactorSum() for name in self.layers}
+        self._hooks = OutsideHooks(self.outside, self._sums)
+        return CurvatureTap(self.inside, self._sums, self.step_size)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Precondition the gradients and let the base optimizer step with them.
+
+        Raises
+        ------
+        UsageError
+            If a closure is given: the curvature samples belong to one backward pass.
+        NonFiniteError
+            If a layer's factors are not finite.
+        """
+        if closure is not None:
+            raise UsageError("closure: SNOpt takes none; call backward() once, then step()")
+        refreshed = self._refresh()
+        originals: list[tuple[nn.Parameter, Tensor]] = []
+        for name, layer in self.layers.items():
+            basis, gradient = self.bases.get(name), gradient_matrix(layer)
+            if basis is None or gradient is None:
+                continue
+            if name not in refreshed:
+                update_curvature(basis, gradient, self.alpha)
+            parts = split_matrix(layer, precondition(basis, gradient, self.eps))
+            for p, part in zip((layer.weight, layer.bias), parts, strict=False):
+                if p is not None and p.grad is not None:
+                    originals.append((p, p.grad))
+                    p.grad = part.contiguous()
+        self.base.step()
+        for p, grad in originals:
+            p.grad = grad
+        self.iteration += 1
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the base optimizer's state, the iteration and the eigenbases; between two steps."""
+        layers = {
+            name: {
+                "input_basis": b.input_basis,
+                "output_basis": b.output_basis,
+                "curvature": b.curvature,
+                "samples": b.samples,
+            }
+            for name, b in self.bases.items()
+        }
+        return {"base": self.base.state_dict(), "iteration": self.iteration, "layers": layers}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from ``state_dict()`` bit for bit.
+
+        Raises
+        ------
+        UsageError
+            If the state has layers that this model does not have.
+        """
+        unknown = sorted(set(state_dict["layers"]) - set(self.layers))
+        if unknown:
+            raise UsageError(f"state_dict: it has layers {unknown}, the model has {sorted(self.layers)}")
+        self._drop_hooks()
+        self._sums = None
+        self.base.load_state_dict(state_dict["base"])
+        self.param_groups, self.state = self.base.param_groups, self.base.state
+        self.iteration = state_dict["iteration"]
+        self.bases = {}
+        for name, saved in state_dict["layers"].items():
+            device = self.layers[name].weight.device
+            moved = {k: v.to(device, copy=True) if isinstance(v, Tensor) else v for k, v in saved.items()}
+            self.bases[name] = Eigenbasis(**moved)
+
+    def _refresh(self) -> set[str]:
+        """Turn finished sums into eigenbases; return the layers that got a new one."""
+        self._drop_hooks()
+        if self._sums is None:
+            return set()
+        sums, self._sums = self._sums, None
+        found = {name: eigenbasis(name, total) for name, total in sums.items()}
+        self.bases |= {name: basis for name, basis in found.items() if basis is not None}
+        missing = {name for name, basis in found.items() if basis is None} - self._named_missing
+        if missing:
+            log.info("SNOpt saw no curvature sample of %s: left to the base optimizer", ", ".join(sorted(missing)))
+            self._named_missing |= missing
+        return {name for name, basis in found.items() if basis is not None}
+
+    def _drop_hooks(self) -> None:
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None
+
+
+def snopt(
+    problem: Problem,
+    *,
+    lr: float = 0.02,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    full_precond: bool | None = None,
+    **options: Any,
+) -> SNOpt:
+    """Return SNOpt over SGD with momentum for ``problem``; ``options`` are those of ``SNOpt``.
+
+    ``full_precond`` is the task's own unless given.
+    """
+
+    def base(parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
+        return optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+    full = problem.training.full_precond if full_precond is None else full_precond
+    return SNOpt(problem.model, problem.fields, base, full_precond=full, **options)
+
+
+def _check(model: nn.Module, eps: float, alpha: float, update_freq: int, step_size: float) -> None:
+    if not eps > 0:
+        raise UsageError(f"eps: expected a positive number, got {eps!r}; 0.03 to 0.1 are usual")
+    if not 0 <= alpha < 1:
+        raise UsageError(f"alpha: expected a number in [0, 1), got {alpha!r}")
+    if not isinstance(update_freq, int) or update_freq < 1:
+        raise UsageError(f"update_freq: expected a positive whole number, got {update_freq!r}; 100 is usual")
+    if not step_size > 0:
+        raise UsageError(f"step_size: expected a positive time, got {step_size!r}; a tenth of the interval is usual")
+    devices = {str(p.device) for p in model.parameters()}
+    if len(devices) > 1:
+        raise UsageError(f"model: expected all parameters on one device, got {sorted(devices)}; move it with .to()")

@@ -1,0 +1,114 @@
+"""The curvature tap: at each sample of state and costate, one f call and one pull-back to every layer's output."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odegrad.contracts import State, VectorField
+from odegrad.methods.optimizers.snopt.factors import FactorSum
+from odegrad.methods.optimizers.snopt.layers import Layer, cotangent_rows, input_rows
+
+
+class CurvatureTap:
+    """Adds each sample to the factors of the layers inside the field; changes nothing else.
+
+    The cotangent of a layer's output comes from one ``torch.autograd.grad`` over all layers' outputs, so a field that
+    runs autograd inside (a divergence) cannot count twice. Buffers and random states are put back, hooks removed.
+
+    Parameters
+    ----------
+    layers
+        Name -> layer.
+    sums
+        Name -> the factors to add to.
+    spacing
+        Largest distance between two samples, in units of time.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], sums: Mapping[str, FactorSum], spacing: float) -> None:
+        self.layers = layers
+        self.sums = sums
+        self.spacing = spacing
+
+    def sample_times(self, t0: float, t1: float) -> Sequence[float]:
+        """Return an even grid on ``[t0, t1]`` with both ends, at most ``spacing`` apart."""
+        n = max(1, -int(-(t1 - t0) * (1 - 1e-12) // self.spacing))
+        return [t0 + i * (t1 - t0) / n for i in range(n)] + [t1]
+
+    def observe(self, field: VectorField, t: float, y: State, a: State, weight: float) -> None:
+        """Add the sample at time ``t``: state ``y``, costate ``a``, quadrature weight ``weight``."""
+        first = y if isinstance(y, Tensor) else y[0]
+        uses: list[tuple[str, Tensor, Tensor]] = []
+        with _undisturbed(field, first.device), _noting(self.layers, uses), torch.enable_grad():
+            dy = field(torch.full((), t, dtype=first.dtype, device=first.device), y)
+        pairs = zip((dy,) if isinstance(dy, Tensor) else dy, (a,) if isinstance(a, Tensor) else a, strict=True)
+        outputs = [(d, cotangent) for d, cotangent in pairs if d.requires_grad]
+        if not uses or not outputs:
+            return
+        grads = torch.autograd.grad(
+            [d for d, _ in outputs], [h for _, _, h in uses], [c for _, c in outputs], allow_unused=True
+        )
+        for (name, x, _), g in zip(uses, grads, strict=True):
+            if g is not None:
+                layer = self.layers[name]
+                self.sums[name].add(input_rows(layer, x), cotangent_rows(layer, g), weight)
+
+
+class OutsideHooks:
+    """Takes input and cotangent of layers outside of the ODE from the training's own forward and backward pass."""
+
+    def __init__(self, layers: Mapping[str, Layer], sums: Mapping[str, FactorSum]) -> None:
+        self._handles = [layer.register_forward_hook(_catcher(layer, sums[name])) for name, layer in layers.items()]
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def _catcher(layer: Layer, total: FactorSum) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def catch(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.requires_grad:
+            x = args[0].detach()
+            output.register_hook(lambda g: total.add(input_rows(layer, x), cotangent_rows(layer, g), 1.0))
+
+    return catch
+
+
+@contextmanager
+def _noting(layers: Mapping[str, Layer], uses: list[tuple[str, Tensor, Tensor]]) -> Iterator[None]:
+    """Note name, input and output of every use of ``layers``."""
+
+    def noter(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def note(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if output.requires_grad:
+                uses.append((name, args[0].detach(), output))
+
+        return note
+
+    handles = [layer.register_forward_hook(noter(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _undisturbed(field: VectorField, device: torch.device) -> Iterator[None]:
+    """Put buffers and random states back as they were."""
+    buffers: list[tuple[Any, Tensor]] = []
+    if isinstance(field, nn.Module):
+        buffers = [(b, b.detach().clone()) for b in field.buffers()]
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
