@@ -1,14 +1,15 @@
 """Kronecker factors of one layer's curvature and their eigenbases.
 
 ``A = int E_batch[sum_loc x x^T] dt`` and ``B = int E_batch[mean_loc g g^T] dt`` for the layer's input rows x and the
-cotangents g of its output, per sample (Liu et al. 2021, section 3; the convention over a convolution's locations is that
-of Grosse and Martens, A Kronecker-factored approximate Fisher matrix for convolution layers, ICML 2016).
+cotangents g of its output, per sample (Liu et al. 2021, section 3; the convention over a convolution's locations is
+that of Grosse and Martens, A Kronecker-factored approximate Fisher matrix for convolution layers, ICML 2016).
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from odegrad.errors import NonFiniteError
 
@@ -80,7 +81,7 @@ def _symmetric_eigen(name: str, side: str, matrix: Tensor) -> tuple[Tensor, Tens
         )
     try:
         values, vectors = torch.linalg.eigh(matrix)
-    except torch.linalg.LinAlgError:
+    except LinAlgError:
         values, vectors = _eigen_with_jitter(name, side, matrix)
     return values.clamp_(min=0.0), vectors
 
@@ -92,7 +93,7 @@ def _eigen_with_jitter(name: str, side: str, matrix: Tensor) -> tuple[Tensor, Te
     for jitter in JITTERS:
         try:
             values, vectors = torch.linalg.eigh(wide + jitter * scale * eye)
-        except torch.linalg.LinAlgError:
+        except LinAlgError:
             continue
         return values.to(matrix.dtype), vectors.to(matrix.dtype)
     raise NonFiniteError(

@@ -119,7 +119,7 @@ class SNOpt(optim.Optimizer):
         if closure is not None:
             raise UsageError("closure: SNOpt takes none; call backward() once, then step()")
         refreshed = self._refresh()
-        originals: list[tuple[nn.Parameter, Tensor]] = []
+        originals: list[tuple[Tensor, Tensor]] = []
         for name, layer in self.layers.items():
             basis, gradient = self.bases.get(name), gradient_matrix(layer)
             if basis is None or gradient is None:
@@ -169,8 +169,8 @@ class SNOpt(optim.Optimizer):
         self.bases = {}
         for name, saved in state_dict["layers"].items():
             device = self.layers[name].weight.device
-            moved = {k: v.to(device, copy=True) if isinstance(v, Tensor) else v for k, v in saved.items()}
-            self.bases[name] = Eigenbasis(**moved)
+            a, b, s = (saved[k].to(device, copy=True) for k in ("input_basis", "output_basis", "curvature"))
+            self.bases[name] = Eigenbasis(a, b, s, saved["samples"])
 
     def _refresh(self) -> set[str]:
         """Turn finished sums into eigenbases; return the layers that got a new one."""

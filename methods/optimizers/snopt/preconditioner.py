@@ -1,6 +1,5 @@
 """The preconditioned update ``vec(dW) = (A (x) B + eps)^-1 vec(G)`` in the eigenbasis (Liu et al. 2021, section 3)."""
 
-import torch
 from torch import Tensor
 
 from odegrad.methods.optimizers.snopt.factors import Eigenbasis
@@ -18,9 +17,10 @@ def update_curvature(basis: Eigenbasis, gradient: Tensor, alpha: float) -> None:
 def precondition(basis: Eigenbasis, gradient: Tensor, eps: float) -> Tensor:
     """Return ``dW = U_B [(U_B^T G U_A) / (S + eps)] U_A^T``, ``[n_out, n_in]``, in the gradient's dtype."""
     scaled = _rotate(basis, gradient) / (basis.curvature + eps)
-    return torch.linalg.multi_dot([basis.output_basis, scaled, basis.input_basis.T]).to(gradient.dtype)
+    update: Tensor = basis.output_basis @ scaled @ basis.input_basis.T
+    return update.to(gradient.dtype)
 
 
 def _rotate(basis: Eigenbasis, gradient: Tensor) -> Tensor:
     wide = gradient.to(basis.output_basis.dtype)
-    return torch.linalg.multi_dot([basis.output_basis.T, wide, basis.input_basis])
+    return basis.output_basis.T @ wide @ basis.input_basis

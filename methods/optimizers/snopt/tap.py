@@ -42,8 +42,13 @@ class CurvatureTap:
         """Add the sample at time ``t``: state ``y``, costate ``a``, quadrature weight ``weight``."""
         first = y if isinstance(y, Tensor) else y[0]
         uses: list[tuple[str, Tensor, Tensor]] = []
-        with _undisturbed(field, first.device), _noting(self.layers, uses), torch.enable_grad():
-            dy = field(torch.full((), t, dtype=first.dtype, device=first.device), y)
+        with _undisturbed(field, first.device):
+            with _noting(self.layers, uses), torch.enable_grad():
+                dy = field(torch.full((), t, dtype=first.dtype, device=first.device), y)
+            self._pull_back(dy, a, uses, weight)
+
+    def _pull_back(self, dy: Any, a: State, uses: list[tuple[str, Tensor, Tensor]], weight: float) -> None:
+        """Add the rows of every use, from one pull-back of ``a`` to all their outputs."""
         pairs = zip((dy,) if isinstance(dy, Tensor) else dy, (a,) if isinstance(a, Tensor) else a, strict=True)
         outputs = [(d, cotangent) for d, cotangent in pairs if d.requires_grad]
         if not uses or not outputs:
@@ -74,7 +79,9 @@ def _catcher(layer: Layer, total: FactorSum) -> Callable[[nn.Module, tuple[Tenso
     def catch(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:
             x = args[0].detach()
-            output.register_hook(lambda g: total.add(input_rows(layer, x), cotangent_rows(layer, g), 1.0))
+            output.register_hook(  # type: ignore[no-untyped-call]
+                lambda g: total.add(input_rows(layer, x), cotangent_rows(layer, g), 1.0)
+            )
 
     return catch
 

@@ -1,0 +1,114 @@
+"""Classification of images by an ODE net: a stem, an ODE block, a linear read-out; cross-entropy and accuracy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odegrad.contracts import Solve, State, Training, VectorField
+from odegrad.datasets.layers import ConcatConv2d
+from odegrad.datasets.seeding import TRAIN, generator
+
+Batch = tuple[Tensor, Tensor]
+"""Images ``[batch, channels, height, width]`` and their classes ``[batch]`` (int64)."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training and test data on their device."""
+
+    train: Batch
+    test: Batch
+
+
+class ConvField(nn.Module):
+    """Two 3x3 convolutions with the time as a channel and tanh between them: smooth, so that high orders hold."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = ConcatConv2d(channels, channels)
+        self.second = ConcatConv2d(channels, channels)
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        """Return ``dz/dt [batch, channels, height, width]`` at time ``t`` (0-d)."""
+        out: Tensor = self.second(t, torch.tanh(self.first(t, z)))
+        return out
+
+
+class ODENet(nn.Module):
+    """``stem`` maps an image to the initial state, ``field`` carries it, ``head`` maps it to the classes' scores."""
+
+    def __init__(self, stem: nn.Module, field: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.field, self.head = stem, field, head
+
+    def forward(self, solve: Solve, images: Tensor, ts: Tensor) -> Tensor:
+        """Return the scores ``[batch, classes]`` of ``images``; the ODE runs over ``ts [K]``."""
+        scores: Tensor = self.head(solve(self.field, self.stem(images), ts)[-1])
+        return scores
+
+
+class ClassificationProblem:
+    """An ODE net on images: epochs of shuffled batches of equal size, cross-entropy in nats, test accuracy.
+
+    Parameters
+    ----------
+    model
+        The ODE net, on the data's device.
+    data
+        Training and test images and classes.
+    batch_size
+        Images in a training batch; what is left of an epoch is dropped, to come up in another one.
+    training
+        How it is trained.
+    seed
+        Orders the batches.
+    """
+
+    model: nn.Module
+    fields: Sequence[nn.Module]
+    training: Training
+
+    def __init__(self, model: ODENet, data: Split, batch_size: int, training: Training, seed: int) -> None:
+        self.net = model
+        self.model = model
+        self.fields = (model.field,)
+        self.training = training
+        self.data = data
+        self.batch_size = batch_size
+        self.seed = seed
+        images = data.train[0]
+        self.ts = torch.tensor([0.0, 1.0], dtype=images.dtype, device=images.device)
+
+    def batch(self, iteration: int) -> Batch:
+        """Return images ``[batch, channels, height, width]`` and classes ``[batch]`` of ``iteration``."""
+        images, labels = self.data.train
+        epoch, place = divmod(iteration, len(labels) // self.batch_size)
+        order = torch.randperm(len(labels), generator=generator(self.seed, TRAIN, epoch))
+        rows = order[place * self.batch_size : (place + 1) * self.batch_size].to(labels.device)
+        return images[rows], labels[rows]
+
+    def probe_batch(self) -> Batch:
+        """Return the first eight training images and their classes."""
+        images, labels = self.data.train
+        return images[:8], labels[:8]
+
+    def loss(self, solve: Solve, batch: Any) -> Tensor:
+        """Return the mean cross-entropy of ``batch`` in nats, 0-d."""
+        images, labels = batch
+        return nn.functional.cross_entropy(self.net(solve, images, self.ts), labels)
+
+    def evaluate(self, solve: Solve) -> float:
+        """Return the fraction of test images whose class has the highest score."""
+        images, labels = self.data.test
+        with torch.no_grad():
+            guesses = self.net(solve, images, self.ts).argmax(1)
+        return float((guesses == labels).double().mean())
+
+    def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
+        """Return the ODE block, the stem's output for ``batch`` (detached) and the times ``[2]``."""
+        with torch.no_grad():
+            state: Tensor = self.net.stem(batch[0])
+        return self.net.field, state, self.ts

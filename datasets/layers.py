@@ -1,0 +1,76 @@
+"""Layers of vector fields: each takes the time beside its input, ``layer(t, x)``.
+
+Weights sit in ordinary ``nn.Linear`` and ``nn.Conv2d`` submodules, so that whatever knows those layers (curvature
+factors, weight norm, counters of operations) also knows these.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+class ConcatLinear(nn.Module):
+    """A linear layer that sees the time as one more input, the first: ``W [t; x] + b``."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features + 1, out_features)
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """Map ``x [..., in_features]`` at time ``t`` (0-d, of x's type) to ``[..., out_features]``."""
+        out: Tensor = self.linear(torch.cat([t.expand(*x.shape[:-1], 1), x], dim=-1))
+        return out
+
+
+class ConcatConv2d(nn.Module):
+    """A convolution that keeps height and width and sees the time as one more channel, the first."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels + 1, out_channels, kernel_size, padding="same")
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """Map ``x [batch, in_channels, height, width]`` at time ``t`` (0-d, of x's type) to ``out_channels``.
+
+        The time channel is padded with zeros like the others, so the layer sees where the border is.
+        """
+        batch, _, height, width = x.shape
+        out: Tensor = self.conv(torch.cat([t.expand(batch, 1, height, width), x], dim=1))
+        return out
+
+
+class ConcatSquashLinear(nn.Module):
+    """A linear layer whose output is scaled and shifted by the time: ``(W x + b) * sigmoid(w_g t + b_g) + w_b t``.
+
+    Grathwohl et al., "FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models", ICLR 2019.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features)
+        self.gate = nn.Linear(1, out_features)
+        self.shift = nn.Linear(1, out_features, bias=False)
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """Map ``x [batch, in_features]`` at time ``t`` (0-d, of x's type) to ``[batch, out_features]``."""
+        time = t.reshape(1, 1)
+        out: Tensor = self.linear(x) * torch.sigmoid(self.gate(time)) + self.shift(time)
+        return out
+
+
+class TanhNet(nn.Module):
+    """Concat-squash layers with tanh between them: a velocity ``[batch, dim] -> [batch, dim]``."""
+
+    def __init__(self, dim: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        widths = (dim, *hidden, dim)
+        self.layers = nn.ModuleList(ConcatSquashLinear(a, b) for a, b in pairwise(widths))
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return the velocity ``[batch, dim]`` of ``x [batch, dim]`` at time ``t`` (0-d)."""
+        first, *rest = self.layers
+        out: Tensor = first(t, x)
+        for layer in rest:
+            out = layer(t, torch.tanh(out))
+        return out

@@ -1,0 +1,72 @@
+"""The digits' split, scaling and batches."""
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+from odegrad.datasets.classification import ClassificationProblem
+from odegrad.datasets.digits import Digits, digits_split
+
+CPU = torch.device("cpu")
+
+
+def rows(images: torch.Tensor) -> list[bytes]:
+    return [image.numpy().tobytes() for image in images]
+
+
+def problem(seed: int = 0) -> ClassificationProblem:
+    built = Digits().build("tiny", seed, CPU, torch.float64)
+    assert isinstance(built, ClassificationProblem)
+    return built
+
+
+def test_split_is_disjoint_whole_and_of_the_stated_sizes() -> None:
+    split = digits_split(CPU, torch.float64)
+    train, test = rows(split.train[0]), rows(split.test[0])
+    assert (len(train), len(test)) == (1437, 360)
+    images, labels = load_digits(return_X_y=True)
+    original = sorted(zip(rows(torch.from_numpy(images / 4.0 - 1.2)), labels.tolist(), strict=True))
+    mine = [*zip(train, split.train[1].tolist(), strict=True), *zip(test, split.test[1].tolist(), strict=True)]
+    assert sorted(mine) == original
+
+
+def test_split_is_stratified() -> None:
+    split = digits_split(CPU, torch.float64)
+    counts = np.bincount(load_digits().target)
+    held_out = torch.bincount(split.test[1], minlength=10).numpy()
+    np.testing.assert_array_less(np.abs(held_out - counts * 360 / 1797), 1.0)
+
+
+def test_split_does_not_depend_on_the_seed() -> None:
+    first, second = problem(0).data, problem(1).data
+    assert torch.equal(first.train[0], second.train[0])
+    assert torch.equal(first.test[1], second.test[1])
+
+
+def test_an_epoch_shows_each_image_at_most_once_and_epochs_differ() -> None:
+    built = problem()
+    epochs = [[rows(built.batch(epoch * 11 + i)[0]) for i in range(11)] for epoch in range(2)]
+    for epoch in epochs:
+        shown = [image for batch in epoch for image in batch]
+        assert len(shown) == 11 * 128
+        assert len(set(shown)) == len(shown)
+    assert epochs[0] != epochs[1]
+
+
+def test_accuracy_counts_right_guesses() -> None:
+    built = problem()
+    with torch.no_grad():
+        for parameter in built.net.head.parameters():
+            parameter.zero_()
+        list(built.net.head.parameters())[-1][3] = 1.0
+    expected = float((built.data.test[1] == 3).double().mean())
+    assert built.evaluate(lambda field, y0, ts: torch.stack([y0, y0])) == expected
+
+
+def test_loss_of_even_scores_is_log_ten() -> None:
+    built = problem()
+    with torch.no_grad():
+        for parameter in built.net.head.parameters():
+            parameter.zero_()
+    loss = built.loss(lambda field, y0, ts: torch.stack([y0, y0]), built.probe_batch())
+    torch.testing.assert_close(loss.detach(), torch.tensor(10.0, dtype=torch.float64).log())

@@ -1,0 +1,441 @@
+"""SNOpt against closed forms, dense matrices and the plain gradient."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from odegrad.contracts import CurvatureConsumer, Training
+from odegrad.errors import NonFiniteError, UsageError
+from odegrad.methods.optimizers.snopt.factors import Eigenbasis, FactorSum, eigenbasis
+from odegrad.methods.optimizers.snopt.layers import cotangent_rows, input_rows
+from odegrad.methods.optimizers.snopt.optimizer import SNOpt, snopt
+from odegrad.methods.optimizers.snopt.preconditioner import precondition
+from odegrad.methods.optimizers.snopt.tap import CurvatureTap
+from odegrad.methods.solvers.solver import make_solver
+from odegrad.registry import build_gradient
+
+F64 = torch.float64
+TAPPED = ["adjoint", "adjoint_seminorm", "interpolation", "interpolation_dense", "gauss_adjoint"]
+
+
+def _randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+class _Field(nn.Module):
+    """A field with batch norm's buffers, dropout's random numbers and a layer that is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.twice = nn.Linear(4, 4).double(), nn.Linear(4, 4, bias=False).double()
+        self.norm, self.drop = nn.BatchNorm1d(4).double(), nn.Dropout(0.3)
+
+    def forward(self, t, y):
+        return self.drop(self.norm(self.twice(torch.tanh(self.twice(torch.tanh(self.first(y)))))))
+
+
+class _Net(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(width, 8), nn.Tanh(), nn.Linear(8, width)).double()
+        for i, p in enumerate(self.net.parameters()):
+            p.data = 0.5 * _randn(*p.shape, seed=i)
+
+    def forward(self, t, y):
+        return self.net(y)
+
+
+def _sgd(lr=0.1, momentum=0.0):
+    return lambda parameters: torch.optim.SGD(parameters, lr=lr, momentum=momentum)
+
+
+def _gradients(method, field, y0, target, ts, tap=None):
+    solver = make_solver("dopri5", rtol=1e-7, atol=1e-7)
+    field.zero_grad()
+    method = method if tap is None else method.with_tap(tap)
+    ((method(field, solver, y0, ts)[-1] - target) ** 2).mean().backward()
+    return torch.cat([p.grad.reshape(-1) for p in field.parameters()])
+
+
+@pytest.mark.parametrize("name", TAPPED)
+def test_refresh_changes_no_gradient(name):
+    """S1: with the tap watching, the gradient is the plain one, bit for bit, for every method that offers taps."""
+    field, y0, target, ts = _Net(), _randn(5, 4), _randn(5, 4, seed=1), torch.tensor([0.0, 0.5, 1.0], dtype=F64)
+    method = build_gradient(name)
+    plain = _gradients(method, field, y0, target, ts)
+    tap = SNOpt(field, [field], _sgd()).next_tap()
+    assert torch.equal(_gradients(method, field, y0, target, ts, tap), plain)
+    assert all(total.input_factor is not None for total in tap.sums.values())
+
+
+def test_tap_is_a_pure_observer():
+    """S1: buffers, random state, hooks and gradients are as they were after a sample."""
+    field = _Field()
+    optimizer = SNOpt(field, [field], _sgd())
+    tap = optimizer.next_tap()
+    before, rng = {k: v.clone() for k, v in field.state_dict().items()}, torch.get_rng_state()
+    tap.observe(field, 0.3, _randn(6, 4), _randn(6, 4, seed=1), 0.5)
+    assert torch.equal(rng, torch.get_rng_state())
+    assert all(torch.equal(v, before[k]) for k, v in field.state_dict().items())
+    assert not any(m._forward_hooks for m in field.modules())
+    assert all(p.grad is None for p in field.parameters())
+    assert set(tap.sums) == {"first", "twice"}
+
+
+class _Linear(nn.Module):
+    """F = W z."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3, bias=False).double()
+        self.layer.weight.data = 0.25 * _randn(3, 3, seed=2)
+
+    def forward(self, t, y):
+        return self.layer(y)
+
+
+def _closed_form_factors(w, z0, phi, end, points=20_001):
+    """Return int x x^T and int g g^T by Simpson's rule on x = exp(Wt) z0, g = exp(W^T (T - t)) phi."""
+    ts = torch.linspace(0.0, end, points, dtype=F64)
+    x = torch.linalg.matrix_exp(ts[:, None, None] * w) @ z0
+    g = torch.linalg.matrix_exp((end - ts)[:, None, None] * w.T) @ phi
+    weights = torch.ones(points, dtype=F64)
+    weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
+    weights *= end / (points - 1) / 3
+    return torch.einsum("t,ti,tj->ij", weights, x, x), torch.einsum("t,ti,tj->ij", weights, g, g)
+
+
+def test_factors_of_a_linear_field_are_the_integrals_of_closed_forms():
+    """S3: 1e-6 at 200 samples, and second-order convergence in the spacing of the samples."""
+    field, z0, phi, end = _Linear(), _randn(3, seed=3), _randn(3, seed=4), 1.0
+    true_a, true_b = _closed_form_factors(field.layer.weight.detach(), z0, phi, end)
+    solver, ts = make_solver("dopri5", rtol=1e-11, atol=1e-11), torch.tensor([0.0, end], dtype=F64)
+    errors = {}
+    for samples in (10, 20, 200):
+        tap = SNOpt(field, [field], _sgd(), step_size=end / samples).next_tap()
+        ys = build_gradient("adjoint").with_tap(tap)(field, solver, z0[None], ts)
+        (ys[-1, 0] @ phi).backward()
+        (total,) = tap.sums.values()
+        errors[samples] = max(
+            (total.input_factor - true_a).norm() / true_a.norm(), (total.output_factor - true_b).norm() / true_b.norm()
+        ).item()
+    assert errors[200] <= 1e-6
+    assert errors[10] / errors[20] == pytest.approx(4.0, abs=0.3)
+
+
+def test_one_sample_gives_the_exact_fisher_block():
+    """S4: for one layer, one time and one sample, A (x) B is the outer product of the gradient with itself."""
+    layer, x, phi = nn.Linear(3, 2).double(), _randn(1, 3), _randn(1, 2, seed=1)
+    (phi * layer(x)).sum().backward()
+    gradient = torch.cat([layer.weight.grad, layer.bias.grad[:, None]], 1)
+    total = FactorSum()
+    total.add(input_rows(layer, x), cotangent_rows(layer, phi), 1.0)
+    fisher = torch.outer(gradient.T.reshape(-1), gradient.T.reshape(-1))
+    assert torch.allclose(torch.kron(total.input_factor, total.output_factor), fisher, atol=1e-12)
+
+
+def _basis(n_in=4, n_out=3, rows=7):
+    total = FactorSum()
+    total.add(_randn(rows, 1, n_in), _randn(rows, 1, n_out, seed=1) / rows, 1.0)
+    return total, eigenbasis("layer", total)
+
+
+@pytest.mark.parametrize("eps", [1e-3, 0.1, 10.0])
+def test_update_equals_the_dense_solve(eps):
+    """S5: with S = S_B S_A^T the update is (A (x) B + eps I)^-1 vec(G)."""
+    total, basis = _basis()
+    gradient = _randn(3, 4, seed=2)
+    dense = torch.kron(total.input_factor, total.output_factor) + eps * torch.eye(12, dtype=F64)
+    solved = torch.linalg.solve(dense, gradient.T.reshape(-1)).reshape(4, 3).T
+    assert torch.allclose(precondition(basis, gradient, eps), solved, rtol=1e-10, atol=1e-12)
+
+
+def test_limits_of_the_update():
+    """S5: S = 1 and eps = 0 give the gradient itself, a large eps gives g / eps."""
+    _, basis = _basis()
+    gradient = _randn(3, 4, seed=2)
+    assert torch.allclose(precondition(basis, gradient, 1e9), gradient / 1e9, rtol=1e-6)
+    basis.curvature = torch.ones_like(basis.curvature)
+    assert torch.allclose(precondition(basis, gradient, 0.0), gradient, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(2, 3, 3, padding=1),
+        nn.Conv2d(2, 3, 3, stride=2, bias=False),
+        nn.Conv2d(2, 3, (3, 2), padding="same", dilation=2),
+    ],
+    ids=["padded", "strided", "same"],
+)
+def test_convolution_factors_are_those_of_the_unfolded_linear_layer(conv):
+    """S6: rows times the weight matrix give the convolution's output, and a bias is an appended 1."""
+    conv = conv.double()
+    x = _randn(4, 2, 6, 6)
+    rows, out = input_rows(conv, x), cotangent_rows(conv, conv(x))
+    matrix = conv.weight.reshape(3, -1)
+    matrix = matrix if conv.bias is None else torch.cat([matrix, conv.bias[:, None]], 1)
+    assert torch.allclose(rows @ matrix.T, out, atol=1e-12)
+    linear = nn.Linear(rows.shape[-1], 3, bias=False).double()
+    ours, theirs, g = FactorSum(), FactorSum(), _randn(*out.shape, seed=1)
+    ours.add(rows, g, 0.5)
+    theirs.add(input_rows(linear, rows), cotangent_rows(linear, g), 0.5)
+    assert torch.equal(ours.input_factor, theirs.input_factor)
+    assert torch.equal(ours.output_factor, theirs.output_factor)
+
+
+@pytest.mark.parametrize("name", TAPPED[1:])
+def test_factors_do_not_depend_on_the_gradient_method(name):
+    """S7: every method's samples give the adjoint's factors to the tolerance; they are symmetric and not negative."""
+    field, y0, target, ts = _Net(), _randn(5, 4), _randn(5, 4, seed=1), torch.tensor([0.0, 1.0], dtype=F64)
+    sums = []
+    for each in ("adjoint", name):
+        tap = SNOpt(field, [field], _sgd()).next_tap()
+        _gradients(build_gradient(each), field, y0, target, ts, tap)
+        sums.append(tap.sums)
+    for layer, total in sums[0].items():
+        for side in ("input_factor", "output_factor"):
+            a, b = getattr(total, side), getattr(sums[1][layer], side)
+            assert (a - b).norm() <= 1e-5 * a.norm()
+            assert torch.allclose(b, b.T, atol=1e-14)
+            assert torch.linalg.eigvalsh(b)[0] >= -1e-12 * b.norm()
+
+
+def test_duplicating_the_batch_changes_nothing():
+    """S8: A, B and the update with S = S_B S_A^T are those of the single batch, for a mean-reduced loss."""
+    field, y0, target, ts = _Net(), _randn(5, 4), _randn(5, 4, seed=1), torch.tensor([0.0, 1.0], dtype=F64)
+    updates = []
+    for copies in (1, 2):
+        optimizer = SNOpt(field, [field], _sgd())
+        tap = optimizer.next_tap()
+        _gradients(build_gradient("adjoint"), field, y0.repeat(copies, 1), target.repeat(copies, 1), ts, tap)
+        before = [p.detach().clone() for p in field.parameters()]
+        optimizer.step()
+        updates.append(
+            torch.cat([(b - p.detach()).reshape(-1) for b, p in zip(before, field.parameters(), strict=True)])
+        )
+        with torch.no_grad():
+            for p, b in zip(field.parameters(), before, strict=True):
+                p.copy_(b)
+    assert torch.allclose(updates[0], updates[1], rtol=1e-6, atol=1e-9)
+
+
+def test_bytes_of_the_factors():
+    """S9: per layer (n_in + 1)^2 + n_out^2 for the bases and n_out (n_in + 1) for the curvature."""
+    _, basis = _basis(n_in=6, n_out=2)
+    held = basis.input_basis.numel() + basis.output_basis.numel() + basis.curvature.numel()
+    assert held == 6**2 + 2**2 + 6 * 2
+
+
+def _train(field, optimizer, first, last):
+    ts, method, solver = torch.tensor([0.0, 1.0], dtype=F64), build_gradient("adjoint"), make_solver("rk4", num_steps=4)
+    losses = []
+    for i in range(first, last):
+        tap = optimizer.next_tap()
+        each = method if tap is None else method.with_tap(tap)
+        optimizer.zero_grad()
+        loss = ((each(field, solver, _randn(5, 4, seed=i), ts)[-1] - 0.3) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_state_dict_continues_bit_for_bit():
+    """S10: saved in the middle of a refresh period and loaded into a new optimizer, training goes on the same."""
+    field = _Net()
+    optimizer = SNOpt(field, [field], _sgd(0.05, 0.9), update_freq=4)
+    _train(field, optimizer, 0, 6)
+    other = copy.deepcopy(field)
+    restored = SNOpt(other, [other], _sgd(0.05, 0.9), update_freq=4)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert _train(field, optimizer, 6, 12) == _train(other, restored, 6, 12)
+    assert all(torch.equal(p, q) for p, q in zip(field.parameters(), other.parameters(), strict=True))
+
+
+def test_ill_conditioned_quadratic_needs_few_iterations():
+    """S11: condition 1e4; the preconditioned step is at least 20 times faster than SGD at its best constant rate."""
+    scales = torch.logspace(0, -2, 6, dtype=F64)
+    x = _randn(64, 6) * scales
+    x = x / (x.T @ x / 64).diagonal().max().sqrt()
+    target = _randn(2, 6, seed=1)
+
+    def iterations(step, limit):
+        weight = torch.zeros(2, 6, dtype=F64)
+        for i in range(limit):
+            error = (weight - target) @ x.T
+            if error.square().mean() <= 1e-8 * (target @ x.T).square().mean():
+                return i
+            weight = weight - step(error @ x / 64)
+        return limit
+
+    values, vectors = torch.linalg.eigh(x.T @ x / 64)
+    assert values[-1] / values[0] > 3e3
+    basis = Eigenbasis(vectors, torch.eye(2, dtype=F64), values.expand(2, 6).clone(), 64)
+    ours = iterations(lambda g: precondition(basis, g, 1e-6), 1000)
+    rate = 2 / (values[0] + values[-1])
+    assert iterations(lambda g: rate * g, 20 * ours + 1) > 20 * ours
+
+
+def test_gate_with_the_time_as_input_has_its_own_batch_size():
+    """A layer that sees one row for the whole batch is scaled by that one row."""
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.gate = nn.Linear(3, 3).double(), nn.Linear(1, 3).double()
+
+        def forward(self, t, y):
+            return self.linear(y) * torch.sigmoid(self.gate(t.reshape(1, 1)))
+
+    field, y, a = Gated(), _randn(8, 3), _randn(8, 3, seed=1) / 8
+    tap = SNOpt(field, [field], _sgd()).next_tap()
+    tap.observe(field, 0.4, y, a, 1.0)
+    gate = torch.sigmoid(field.gate(torch.full((1, 1), 0.4, dtype=F64)))
+    g = (a * field.linear(y)).sum(0, keepdim=True) * gate * (1 - gate)
+    assert torch.allclose(tap.sums["gate"].output_factor, g.T @ g, atol=1e-14)
+    assert torch.allclose(tap.sums["gate"].input_factor, torch.tensor([[0.16, 0.4], [0.4, 1.0]], dtype=F64))
+
+
+def test_field_that_differentiates_inside_counts_each_layer_once():
+    """A divergence by autograd inside f does not fire the samples twice: one use per layer call."""
+
+    class Flow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = _Net(2)
+
+        def forward(self, t, state):
+            with torch.enable_grad():
+                z = state[0].detach().requires_grad_()
+                v = self.net(t, z)
+                rows = [torch.autograd.grad(v[:, i].sum(), z, create_graph=True)[0][:, i] for i in range(2)]
+            return v, -(rows[0] + rows[1])
+
+    flow, z, a = Flow(), _randn(5, 2), (_randn(5, 2, seed=1), torch.zeros(5, dtype=F64))
+    sums = {}
+    for field, y, costate in ((flow, (z, torch.zeros(5, dtype=F64)), a), (flow.net, z, a[0])):
+        tap = SNOpt(flow, [flow], _sgd()).next_tap()
+        tap.observe(field, 0.0, y, costate, 1.0)
+        sums[type(field).__name__] = tap.sums
+    for name, total in sums["Flow"].items():
+        assert torch.allclose(total.output_factor, sums["_Net"][name].output_factor, atol=1e-14)
+
+
+def test_layers_outside_of_the_ode():
+    """full_precond: the read-out's factors come from the training's own pass; hooks are gone after the step."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.field, self.head = _Net(), nn.Linear(4, 3).double()
+
+    model, x = Model(), _randn(6, 4)
+    optimizer = SNOpt(model, [model.field], _sgd(), full_precond=True)
+    assert set(optimizer.outside) == {"head"}
+    tap = optimizer.next_tap()
+    ys = build_gradient("adjoint").with_tap(tap)(
+        model.field, make_solver("rk4"), x, torch.tensor([0.0, 1.0], dtype=F64)
+    )
+    h = model.head(ys[-1])
+    h.retain_grad()
+    (h**2).mean().backward()
+    plain = model.head.weight.grad.clone()
+    total = tap.sums["head"]
+    rows = torch.cat([ys[-1].detach(), torch.ones(6, 1, dtype=F64)], 1)
+    assert torch.allclose(total.input_factor, rows.T @ rows / 6, atol=1e-12)
+    assert torch.allclose(total.output_factor, (6 * h.grad).T @ (6 * h.grad) / 6, atol=1e-12)
+    optimizer.step()
+    assert not model.head._forward_hooks
+    assert torch.equal(model.head.weight.grad, plain)
+
+
+def test_training_lowers_the_loss_and_follows_a_schedule():
+    """End to end on the adjoint method, with a torch scheduler on the shared parameter groups."""
+    field = _Net()
+    optimizer = SNOpt(field, [field], _sgd(0.05, 0.9), eps=0.2, update_freq=10)
+    assert isinstance(optimizer, CurvatureConsumer)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.5)
+    losses = _train(field, optimizer, 0, 30)
+    for _ in range(5):
+        optimizer.step()
+        schedule.step()
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert optimizer.base.param_groups[0]["lr"] == pytest.approx(0.025)
+
+
+def test_only_refresh_iterations_sample():
+    """The first iteration and every update_freq-th one after it."""
+    field = _Net()
+    optimizer = SNOpt(field, [field], _sgd(0.01), update_freq=3)
+    seen = []
+    for i in range(7):
+        seen.append(optimizer.next_tap() is not None)
+        _train_step = _gradients(
+            build_gradient("adjoint"), field, _randn(3, 4, seed=i), 0.0, torch.tensor([0.0, 1.0], dtype=F64)
+        )
+        optimizer.step()
+        assert _train_step.isfinite().all()
+    assert seen == [True, False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"eps": 0.0}, "eps: expected a positive number"),
+        ({"eps": -1.0}, "eps: expected a positive number"),
+        ({"alpha": 1.0}, r"alpha: expected a number in \[0, 1\)"),
+        ({"update_freq": 0}, "update_freq: expected a positive whole number"),
+        ({"step_size": 0.0}, "step_size: expected a positive time"),
+    ],
+)
+def test_bad_options_are_refused(options, match):
+    """Options out of range are refused with their name."""
+    field = _Net()
+    with pytest.raises(UsageError, match=match):
+        SNOpt(field, [field], _sgd(), **options)
+
+
+def test_model_without_an_ode_layer_is_refused():
+    """There must be something to precondition inside of the ODE."""
+    model = nn.Linear(2, 2)
+    with pytest.raises(UsageError, match="expected vector fields with at least one trained"):
+        SNOpt(model, [nn.Tanh()], _sgd())
+
+
+def test_non_finite_factors_name_the_layer():
+    """A sample that overflowed stops the step with the layer's name."""
+    field = _Net()
+    optimizer = SNOpt(field, [field], _sgd())
+    tap = optimizer.next_tap()
+    tap.observe(field, 0.0, torch.full((2, 4), float("inf"), dtype=F64), _randn(2, 4), 1.0)
+    with pytest.raises(NonFiniteError, match=r"layer net\.\d: its input factor is not finite"):
+        optimizer.step()
+
+
+def test_half_precision_factors_are_kept_in_float32():
+    """The sums of bfloat16 rows are float32."""
+    total = FactorSum()
+    total.add(torch.ones(2, 1, 3, dtype=torch.bfloat16), torch.ones(2, 1, 2, dtype=torch.bfloat16), 1.0)
+    assert total.input_factor.dtype == total.output_factor.dtype == torch.float32
+
+
+def test_sample_times_hold_both_ends():
+    """An even grid, at most the spacing apart."""
+    times = CurvatureTap({}, {}, 0.3).sample_times(0.0, 1.0)
+    assert times == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
+    assert list(CurvatureTap({}, {}, 5.0).sample_times(0.0, 1.0)) == [0.0, 1.0]
+
+
+def test_factory_takes_the_tasks_settings():
+    """The registry's factory reads model, fields and full_precond from the problem."""
+
+    class Problem:
+        model = _Net()
+        fields = (model,)
+        training = Training(1, {}, full_precond=True)
+
+    optimizer = snopt(Problem(), lr=0.3, eps=0.2, update_freq=7)
+    assert (optimizer.base.defaults["lr"], optimizer.eps, optimizer.update_freq) == (0.3, 0.2, 7)
