@@ -4,16 +4,18 @@
 Instruments never share a pass with the clock.
 """
 
+import gc
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from odegrad.certificate import certify
-from odegrad.contracts import GradientMethod, Problem, Solve, Task, VectorField
+from odegrad.contracts import GradientMethod, Problem, Solve, Tap, Task, VectorField
 from odegrad.counting import CountedField, CountedTap, Counts
+from odegrad.errors import UnknownNameError
 from odegrad.lognorm import max_log_norm
 from odegrad.meters import memory_meter
 from odegrad.methods.solvers.solver import RungeKutta
@@ -25,6 +27,10 @@ from odegrad.training import Progress, next_tap, solve_with, tapped, train
 REFERENCE_TOLERANCE = 1e-13
 LOG_NORM_TIMES = 5
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+State = Mapping[str, torch.Tensor]
+"""A model's state dictionary."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,13 @@ def run_pass(name: str, run: Run, progress: Progress) -> dict[str, Any]:
 
     Raises
     ------
+    UnknownNameError
+        If there is no pass ``name``.
     OdegradError
         What the method, the solver or the training raise; other errors pass through as they are.
     """
+    if name not in _PASSES:
+        raise UnknownNameError("pass", name, _PASSES)
     torch.manual_seed(run.seed)
     progress({"pass": name})
     return _PASSES[name](run, progress)
@@ -71,19 +81,13 @@ def _build(run: Run) -> _Built:
 
 
 def count(run: Run, progress: Progress) -> dict[str, Any]:
-    """Count one forward and one backward pass on the first batch, certify the gradient, take the logarithmic norm."""
-    built, counts = _build(run), Counts()
-    tap = next_tap(built.optimizer)
-    method = tapped(built.method, None if tap is None else CountedTap(tap, counts))
-    solver = built.solver.observed_by(counts)
+    """Count one forward and one backward pass on the first batch, certify the gradient, take the logarithmic norm.
 
-    def solve(field: VectorField, y0: Any, ts: torch.Tensor) -> Any:
-        return method(CountedField(field, counts), solver, y0, ts)
-
-    loss = built.problem.loss(solve, built.problem.batch(0))
+    All of it at the initial parameters, which are the same for every method.
+    """
+    built = _build(run)
+    counts = _counted(built, next_tap(built.optimizer))
     back = built.method.traits.backward_phase
-    with counts.during(back):
-        loss.backward()  # type: ignore[no-untyped-call]
     columns: dict[str, Any] = {
         "nfe_forward": counts.calls["forward"],
         "nfe_backward": counts.calls[back],
@@ -95,19 +99,41 @@ def count(run: Run, progress: Progress) -> dict[str, Any]:
         "rejected_steps_backward": counts.rejected_steps[back],
     }
     progress({"pass": "count", "what": "certificate"})
-    return columns | _certificate(run, built) | _log_norm(run, built.task)
+    state = built.problem.model.state_dict()
+    return columns | _certificate(run, built, state) | _log_norm(run, built.task, state)
 
 
-def _build64(run: Run, task: Task) -> Problem:
-    return task.build(run.size, run.seed, torch.device(run.device), torch.float64)
+def _counted(built: _Built, tap: Tap | None) -> Counts:
+    """Return the counts of one forward and one backward pass on the first batch."""
+    counts = Counts()
+    method = tapped(built.method, None if tap is None else CountedTap(tap, counts))
+    solver = built.solver.observed_by(counts)
+
+    def solve(field: VectorField, y0: Any, ts: torch.Tensor) -> Any:
+        return method(CountedField(field, counts), solver, y0, ts)
+
+    loss = built.problem.loss(solve, built.problem.batch(0))
+    with counts.during(built.method.traits.backward_phase):
+        loss.backward()  # type: ignore[no-untyped-call]
+    return counts
 
 
-def _certificate(run: Run, built: _Built) -> dict[str, Any]:
+def _build64(run: Run, task: Task, state: State) -> Problem:
+    """Return the run's problem in float64 with the parameters of ``state``."""
+    problem = task.build(run.size, run.seed, torch.device(run.device), torch.float64)
+    problem.model.load_state_dict({k: v.double() if v.is_floating_point() else v for k, v in state.items()})
+    return problem
+
+
+def _certificate(run: Run, built: _Built, state: State) -> dict[str, Any]:
     exact = build_gradient("naive")
     tight = build_solver("dopri8", REFERENCE_TOLERANCE, REFERENCE_TOLERANCE)
     naive: Solve | None = solve_with(exact, built.solver) if built.method.traits.shared_loop else None
     found = certify(
-        lambda: _build64(run, built.task), solve_with(built.method, built.solver), solve_with(exact, tight), naive
+        lambda: _build64(run, built.task, state),
+        solve_with(built.method, built.solver),
+        solve_with(exact, tight),
+        naive,
     )
     return {
         "gradient_relative_error": found.relative_error,
@@ -116,8 +142,8 @@ def _certificate(run: Run, built: _Built) -> dict[str, Any]:
     }
 
 
-def _log_norm(run: Run, task: Task) -> dict[str, Any]:
-    problem = _build64(run, task)
+def _log_norm(run: Run, task: Task, state: State) -> dict[str, Any]:
+    problem = _build64(run, task, state)
     field, y0, ts = problem.dynamics(problem.probe_batch())
     times = torch.linspace(float(ts[0]), float(ts[-1]), LOG_NORM_TIMES, dtype=torch.float64, device=ts.device)
     with torch.no_grad():
@@ -130,6 +156,7 @@ def memory(run: Run, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
     built = _build(run)
     batch, solve = built.problem.batch(0), solve_with(built.method, built.solver)
     built.problem.loss(solve, batch).backward()  # type: ignore[no-untyped-call]
+    gc.collect()
     meter = memory_meter(torch.device(run.device))
     with meter:
         loss = built.problem.loss(solve, batch)
@@ -159,18 +186,34 @@ def train_pass(run: Run, progress: Progress) -> dict[str, Any]:
     built = _build(run)
     trace = train(built.problem, built.method, built.solver, built.optimizer, run.iterations, progress)
     info = built.task.info
-    target, value = info.target[run.size], trace.metrics[-1]
+    target, value = info.target.get(run.size), trace.metrics[-1]
+    reached = None if target is None else (value >= target if info.higher_is_better else value <= target)
     return {
         "metric_name": info.metric_name,
         "metric_value": value,
         "metric_higher_is_better": info.higher_is_better,
         "metric_target": target,
-        "target_reached": value >= target if info.higher_is_better else value <= target,
+        "target_reached": reached,
         "train_seconds": trace.seconds[-1],
         "train_loss": trace.losses,
         "trace_iteration": trace.iterations,
         "trace_metric": trace.metrics,
         "trace_seconds": trace.seconds,
+    } | _at_the_end(run, built, progress)
+
+
+def _at_the_end(run: Run, built: _Built, progress: Progress) -> dict[str, Any]:
+    """Return calls, certificate and logarithmic norm at the trained parameters, after the clock has stopped."""
+    progress({"pass": "train", "what": "certificate"})
+    counts = _counted(built, None)
+    state = {k: v.detach().clone() for k, v in built.problem.model.state_dict().items()}
+    certificate = _certificate(run, built, state)
+    return {
+        "trained_nfe_forward": counts.calls["forward"],
+        "trained_nfe_backward": counts.calls[built.method.traits.backward_phase],
+        "trained_gradient_relative_error": certificate["gradient_relative_error"],
+        "trained_gradient_method_error": certificate["gradient_method_error"],
+        "trained_log_norm_max": _log_norm(run, built.task, state)["log_norm_max"],
     }
 
 

@@ -188,6 +188,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("gradient_method_error", "float64", "", "distance to naive on the same grid in float64, relative", False),
     Column("gradient_cosine", "float64", "", "cosine between gradient and reference", True),
     Column("log_norm_max", "float64", "1/time", "largest mu_2 of the Jacobian along the probe batch's trajectory"),
+    Column("trained_nfe_forward", "int64", "calls", "nfe_forward at the trained parameters", False),
+    Column("trained_nfe_backward", "int64", "calls", "nfe_backward at the trained parameters", False),
+    Column(
+        "trained_gradient_relative_error", "float64", "", "gradient_relative_error at the trained parameters", False
+    ),
+    Column("trained_gradient_method_error", "float64", "", "gradient_method_error at the trained parameters", False),
+    Column("trained_log_norm_max", "float64", "1/time", "log_norm_max at the trained parameters"),
     Column("process_seconds", "float64", "s", "wall-clock of the whole run with all its passes", False, False),
     _identity("machine", "object", "hardware, versions, commit and settings"),
 )

@@ -90,7 +90,7 @@ class Digits:
                 optimizers={
                     "adam": {"lr": 1e-2, "weight_decay": 1e-3},
                     "sgd": {"lr": 0.1, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.05, "update_freq": 20},
+                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.1, "update_freq": 20},
                 },
                 full_precond=True,
             ),

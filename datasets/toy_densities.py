@@ -143,7 +143,7 @@ class Circles(ToyDensity):
                 optimizers={
                     "adam": {"lr": 2e-2},
                     "sgd": {"lr": 0.1, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.05, "update_freq": 20},
+                    "snopt": {"lr": 0.05, "momentum": 0.9, "eps": 0.1, "update_freq": 10},
                 },
             ),
         ),

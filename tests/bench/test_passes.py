@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from odegrad.certificate import certify
-from odegrad.errors import NonFiniteError, UnsupportedError
+from odegrad.errors import NonFiniteError, UnknownNameError, UnsupportedError
 from odegrad.passes import PASSES, run_pass
 from odegrad.record import COLUMNS, Run
 from odegrad.registry import build_gradient, build_solver, build_task
+from odegrad.timing import time_iterations
 from odegrad.training import evaluation_points, solve_with
 
 HERE = Path(__file__).parent
 TASK = f"{HERE / 'tiny_task.py'}:Tiny"
+CURIOUS = f"{HERE / 'tiny_task.py'}:curious"
 CPU = torch.device("cpu")
 Y0 = [0.5, 0.5 + 1 / 3, 0.5 + 2 / 3, 1.5]
 MEAN_SQUARE = sum(y * y for y in Y0) / 4
@@ -102,7 +104,10 @@ def test_train_follows_gradient_descent():
     assert found["target_reached"] == (found["metric_value"] <= 3.0)
     assert found["trace_seconds"][-1] == found["train_seconds"] > 0
     assert {"pass": "train"} in seen
-    assert seen[-1]["of"] == 6
+    assert {s["of"] for s in seen if "of" in s} == {6}
+    assert found["trained_log_norm_max"] == pytest.approx(theta, abs=1e-9)
+    assert found["trained_gradient_relative_error"] < 1e-6
+    assert found["trained_nfe_forward"] > 0
 
 
 def test_divergence_names_the_iteration():
@@ -138,6 +143,47 @@ def test_unsupported_combinations_say_why():
     """A solver that a method cannot use, and an optimizer that it cannot feed."""
     with pytest.raises(UnsupportedError, match="interpolation cannot use solver dopri8"):
         run_pass("count", _run(gradient="interpolation", solver="dopri8"), _nothing)
+
+    with pytest.raises(UnsupportedError, match="naive offers no curvature samples"):
+        run_pass("count", _run(optimizer=CURIOUS), _nothing)
+
+
+def test_curvature_samples_count_apart():
+    """A tap of three samples, each one f call and one product: the backward pass's own counts are those without it."""
+    plain = run_pass("count", _run(gradient="adjoint"), _nothing)
+    tapped = run_pass("count", _run(gradient="adjoint", optimizer=CURIOUS), _nothing)
+    assert tapped["nfe_tap"] == 3
+    assert {k: v for k, v in tapped.items() if k != "nfe_tap"} == {k: v for k, v in plain.items() if k != "nfe_tap"}
+
+
+@pytest.mark.parametrize("name", ["time", "train"])
+def test_curvature_consumers_run_in_every_pass(name):
+    """The optimizer that wants samples gets them on its refresh iterations."""
+    found = run_pass(name, _run(gradient="adjoint", optimizer=CURIOUS), _nothing)
+    plain = run_pass("train", _run(gradient="adjoint"), _nothing)
+    if name == "train":
+        assert found["train_loss"] == plain["train_loss"]
+    else:
+        assert len(found["forward_seconds_raw"]) >= 5
+
+
+def test_timing_leaves_parameters_and_optimizer_where_they_were():
+    """Every repeat times the first iteration: momentum and parameters are put back after each update."""
+    problem = build_task(TASK).build("tiny", 0, CPU, torch.float64)
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1, momentum=0.9)
+    losses, loss = [], problem.loss
+    problem.loss = lambda solve, batch: losses.append(loss(solve, batch)) or losses[-1]
+    timings = time_iterations(problem, build_gradient("naive"), build_solver("rk4", 1.0, 1.0), optimizer, budget=0.0)
+    assert problem.model.theta.item() == 0.5
+    assert len({x.item() for x in losses}) == 1
+    assert len(timings.forward) == len(timings.backward) == len(timings.update) == 5
+    assert len(losses) == 5 + len(timings.warm_up) == 8
+
+
+def test_unknown_pass():
+    """The nearest known name is in the message."""
+    with pytest.raises(UnknownNameError, match="did you mean 'train'"):
+        run_pass("trian", _run(), _nothing)
 
 
 @pytest.mark.parametrize("n", [1, 5, 8, 80])
