@@ -54,12 +54,14 @@ class CountedField(nn.Module):
         counts = self.counts
         counts.calls[counts.phase] += 1
         dy = self.inner(t, y)
-        parts = dy if isinstance(dy, tuple) else (dy,)
-        if not (torch.is_grad_enabled() and any(p.requires_grad for p in parts)):
+        parts = (dy,) if isinstance(dy, Tensor) else tuple(dy)
+        with_graph = [p for p in parts if p.requires_grad]
+        if not (torch.is_grad_enabled() and with_graph):
             return dy
         counts.graph_calls[counts.phase] += 1
-        out = _CountPulls.apply(counts, *parts)  # type: ignore[no-untyped-call]
-        return tuple(out) if isinstance(dy, tuple) else out[0]
+        marked = iter(_CountPulls.apply(counts, *with_graph))  # type: ignore[no-untyped-call]
+        out = tuple(next(marked) if p.requires_grad else p for p in parts)
+        return out[0] if isinstance(dy, Tensor) else out
 
 
 class CountedTap:

@@ -5,12 +5,14 @@ Hairer, Norsett and Wanner, Solving ODEs I, I.10). A positive ``mu_2(-J)`` bound
 grow.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
-from torch import Tensor
+from torch import Tensor, nn
 
 from odegrad.contracts import State, VectorField
 from odegrad.errors import NonFiniteError
@@ -41,11 +43,9 @@ def dense_jacobian(field: VectorField, t: Tensor, y: State) -> Tensor:
 
     The samples of a batch must not depend on each other: row ``i`` comes from one vector-Jacobian product for all.
     """
-    parts = tuple(p.detach().requires_grad_() for p in ((y,) if isinstance(y, Tensor) else y))
-    with torch.enable_grad():
-        dy = field(t, parts[0] if isinstance(y, Tensor) else parts)
-        flat = torch.cat([p.reshape(len(p), -1) for p in ((dy,) if isinstance(dy, Tensor) else dy)], dim=1)
-        rows = [_pull(flat[:, i].sum(), parts) for i in range(flat.shape[1])]
+    with _undisturbed(field, t.device):
+        flat, dy = _with_graph(field, t, y)
+        rows = [torch.autograd.grad(column.sum(), flat, retain_graph=True)[0] for column in dy.unbind(1)]
     return torch.stack(rows, dim=1)
 
 
@@ -81,32 +81,52 @@ def lanczos_mu_2(field: VectorField, t: Tensor, y: State, tolerance: float = 1e-
     NonFiniteError
         If a product is not finite.
     """
-    parts = tuple(p.detach().requires_grad_() for p in ((y,) if isinstance(y, Tensor) else y))
+    with _undisturbed(field, t.device):
+        flat, dy = _with_graph(field, t, y)
+        seed = torch.zeros_like(dy, requires_grad=True)
+        (pulled,) = torch.autograd.grad(dy, flat, seed, create_graph=True)
+
+        def symmetric_part(v: Any) -> Any:
+            vector = torch.as_tensor(v, dtype=dy.dtype, device=dy.device).view_as(dy)
+            (back,) = torch.autograd.grad(dy, flat, vector, retain_graph=True)
+            (forth,) = torch.autograd.grad(pulled, seed, vector, retain_graph=True)
+            return _finite((back + forth) / 2, t).reshape(-1).double().cpu().numpy()
+
+        start = np.random.default_rng(0).standard_normal(dy.numel())
+        # mu(A + cI) = mu(A) + c: the shift keeps ARPACK off the zero matrix (a field that starts at zero), and makes
+        # its tolerance relative to the size of A where mu itself is near zero.
+        shift = 1.0 + np.linalg.norm(symmetric_part(start)) / np.linalg.norm(start)
+        operator = LinearOperator(
+            (start.size, start.size), matvec=lambda v: symmetric_part(v) + shift * v.reshape(-1), dtype=np.float64
+        )
+        (value,) = eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
+    return float(value - shift)
+
+
+def _with_graph(field: VectorField, t: Tensor, y: State) -> tuple[Tensor, Tensor]:
+    """Return ``y`` as a leaf and ``f(t, y)`` with its graph, ``[batch, n]`` each, the parts of a tuple side by side."""
+    parts = (y,) if isinstance(y, Tensor) else y
+    flat = torch.cat([p.detach().reshape(len(p), -1) for p in parts], dim=1).requires_grad_()
     with torch.enable_grad():
-        dy = field(t, parts[0] if isinstance(y, Tensor) else parts)
-        outputs = (dy,) if isinstance(dy, Tensor) else tuple(dy)
-        seeds = tuple(torch.zeros_like(o, requires_grad=True) for o in outputs)
-        pulled = torch.autograd.grad(outputs, parts, seeds, create_graph=True, materialize_grads=True)
-
-    def symmetric_product(v: Any) -> Any:
-        pieces = torch.split(torch.as_tensor(v.reshape(-1), dtype=parts[0].dtype), [p.numel() for p in parts])
-        vector = tuple(x.view_as(p).to(p.device) for x, p in zip(pieces, parts, strict=True))
-        back = torch.autograd.grad(outputs, parts, vector, retain_graph=True, materialize_grads=True)
-        forth = torch.autograd.grad(pulled, seeds, vector, retain_graph=True, materialize_grads=True)
-        total = torch.cat([((a + b) / 2).reshape(-1) for a, b in zip(back, forth, strict=True)])
-        return _finite(total, t).double().cpu().numpy()
-
-    size = sum(p.numel() for p in parts)
-    start = np.random.default_rng(0).standard_normal(size)
-    operator = LinearOperator((size, size), matvec=symmetric_product, dtype=np.float64)
-    (value,) = eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
-    return float(value)
+        pieces = torch.split(flat, [p[0].numel() for p in parts], dim=1)
+        state = tuple(piece.reshape(p.shape) for piece, p in zip(pieces, parts, strict=True))
+        dy = field(t, state[0] if isinstance(y, Tensor) else state)
+        out = torch.cat([p.reshape(len(p), -1) for p in ((dy,) if isinstance(dy, Tensor) else dy)], dim=1)
+        return flat, out + 0 * flat  # connected even where f ignores y; adds zeros to the Jacobian
 
 
-def _pull(total: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-    """Return the gradient of ``total`` per sample, ``[batch, n]``."""
-    grads = torch.autograd.grad(total, parts, retain_graph=True, materialize_grads=True)
-    return torch.cat([g.reshape(len(g), -1) for g in grads], dim=1)
+@contextmanager
+def _undisturbed(field: VectorField, device: torch.device) -> Iterator[None]:
+    """Put buffers (running statistics) and random number generators back at the end."""
+    buffers = list(field.buffers()) if isinstance(field, nn.Module) else []
+    values = [b.detach().clone() for b in buffers]
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.copy_(value)
 
 
 def _finite(x: Tensor, t: Tensor) -> Tensor:

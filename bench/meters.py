@@ -115,34 +115,38 @@ class StorageMemory:
 
 
 class _StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts each storage once, from the operator that makes it until it is freed."""
+    """Counts each storage once, at its present size, from the operator that makes it until it is freed.
+
+    ``lift_fresh`` hands over what ``torch.tensor`` made unseen: its argument is new, not given.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}
+        self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        before = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
+        given = () if func is torch.ops.aten.lift_fresh.default else tree_iter((args, kwargs))
+        before = {t.untyped_storage()._cdata for t in given if isinstance(t, torch.Tensor)}
         out = func(*args, **kwargs)
         for tensor in tree_iter(out):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
-                if storage._cdata not in before:
+                if storage._cdata in self._known or storage._cdata not in before:
                     self._note(storage)
         return out
 
     def _note(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._known and self._known[key]() is storage:
-            return
-
-        def freed(_: object, key: int = key, size: int = size) -> None:
-            self.live -= size
-            self._known.pop(key, None)
-
-        self._known[key] = weakref.ref(storage, freed)
-        self.live += size
+        if key not in self._known:
+            self._known[key] = weakref.ref(storage, lambda _: self._forget(key))
+        self.live += size - self._sizes.get(key, 0)
+        self._sizes[key] = size
         self.peak = max(self.peak, self.live)
+
+    def _forget(self, key: int) -> None:
+        self._known.pop(key)
+        self.live -= self._sizes.pop(key)

@@ -152,13 +152,16 @@ def _log_norm(run: Run, task: Task, state: State) -> dict[str, Any]:
 
 
 def memory(run: Run, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
-    """Measure the bytes kept between forward and backward, and the peak of both, after one warm-up of each."""
+    """Measure the bytes kept between forward and backward, and the peak of both, after one warm-up of each.
+
+    An optimizer that learns from curvature samples takes them in the measured pass: its peak is that of a refresh.
+    """
     built = _build(run)
-    batch, solve = built.problem.batch(0), solve_with(built.method, built.solver)
-    built.problem.loss(solve, batch).backward()  # type: ignore[no-untyped-call]
+    batch = built.problem.batch(0)
+    built.problem.loss(solve_with(built.method, built.solver), batch).backward()  # type: ignore[no-untyped-call]
     gc.collect()
-    meter = memory_meter(torch.device(run.device))
-    with meter:
+    solve = solve_with(tapped(built.method, next_tap(built.optimizer)), built.solver)
+    with memory_meter(torch.device(run.device)) as meter:
         loss = built.problem.loss(solve, batch)
         saved = meter.current_bytes()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ LAYERS = [
     {"odegrad.passes", "odegrad.training", "odegrad.timing", "odegrad.suite", "odegrad.suites"}
     | {"odegrad.check", "odegrad.checks"},
     {"odegrad.worker", "odegrad.store", "odegrad.executors", "odegrad.progress"},
-    {"odegrad.runner", "odegrad.reports"},
+    {"odegrad.runner", "odegrad.listing", "odegrad.reports"},
     {"odegrad.cli"},
 ]
 """From the bottom up; a package stands for all modules in it."""

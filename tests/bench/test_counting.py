@@ -82,6 +82,20 @@ def test_tuple_state_counts_one_pull_per_call():
     assert counts.graph_calls == {"forward": 1}
 
 
+def test_structure_and_graph_of_the_output_stay():
+    """A list is as good as a tuple, and a part that carries no graph gets none."""
+
+    class Parts(nn.Module):
+        def forward(self, t, state):
+            return [torch.tanh(state[0]), torch.zeros_like(state[1])]
+
+    counts = Counts()
+    a, b = CountedField(Parts(), counts)(torch.zeros(()), (torch.ones(2, requires_grad=True), torch.ones(2)))
+    assert (a.requires_grad, b.requires_grad) == (True, False)
+    a.sum().backward()
+    assert counts.vjps == {"forward": 1}
+
+
 def test_tap_counts_apart():
     """What a tap evaluates counts under its own phase, in the middle of another."""
 

@@ -66,27 +66,62 @@ def test_lanczos_equals_dense(seed):
 
 
 class _Conv(nn.Module):
+    """A field with running statistics and dropout: one f call changes buffers and draws random numbers."""
+
     def __init__(self):
         super().__init__()
         self.norm = nn.BatchNorm2d(4).double()
         self.conv = nn.Conv2d(4, 4, 3, padding=1).double()
+        self.dropout = nn.Dropout(0.3)
 
     def forward(self, t, y):
-        return torch.tanh(self.conv(y))
+        return torch.tanh(self.conv(self.dropout(self.norm(y))))
 
 
-def test_large_states_are_routed_to_lanczos_and_nothing_is_disturbed():
-    """4 x 6 x 6 numbers a sample: equals the dense Jacobian; parameters, buffers and RNG stay as they were."""
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("side", [2, 6])
+def test_nothing_is_disturbed(side, training):
+    """Parameters, gradients, buffers and random numbers stay as they were, dense (2 x 2) and matrix-free (6 x 6)."""
     torch.manual_seed(0)
-    field, y = _Conv(), torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    field, y = _Conv().train(training), torch.randn(2, 4, side, side, dtype=torch.float64)
     before = {k: v.clone() for k, v in field.state_dict().items()}
     rng = torch.get_rng_state()
-    ts = torch.tensor([0.0], dtype=torch.float64)
-    found = max_log_norm(field, ts, y[None])
-    assert found == pytest.approx(mu_2(dense_jacobian(field, ts[0], y)).amax().item(), rel=1e-6)
+    max_log_norm(field, torch.tensor([0.0], dtype=torch.float64), y[None])
     assert torch.equal(rng, torch.get_rng_state())
     assert all(torch.equal(v, before[k]) for k, v in field.state_dict().items())
     assert all(p.grad is None for p in field.parameters())
+
+
+def test_large_states_are_routed_to_lanczos():
+    """4 x 6 x 6 numbers a sample: equals the dense Jacobian (in evaluation mode, where samples are independent)."""
+    torch.manual_seed(0)
+    field, y = _Conv().eval(), torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    ts = torch.tensor([0.0], dtype=torch.float64)
+    dense = mu_2(dense_jacobian(field, ts[0], y)).amax().item()
+    assert max_log_norm(field, ts, y[None]) == pytest.approx(dense, rel=1e-6)
+
+
+class _Linear(nn.Module):
+    def __init__(self, a):
+        super().__init__()
+        self.a = nn.Parameter(a)
+
+    def forward(self, t, y):
+        return y @ self.a.T
+
+
+@pytest.mark.parametrize("n", [3, 150])
+def test_symmetric_part_zero(n):
+    """A field that starts at zero, a rotation and a constant field have mu_2 = 0, dense and matrix-free."""
+
+    class Constant(nn.Module):
+        def forward(self, t, y):
+            return torch.ones_like(y)
+
+    a = torch.randn(n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y, ts = torch.ones(1, 2, n, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for field in (_Linear(0 * a), _Linear(a - a.T), Constant()):
+        assert max_log_norm(field, ts, y) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_tuple_states():

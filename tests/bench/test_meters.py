@@ -32,6 +32,20 @@ def test_storages_are_counted_once_and_until_they_are_freed():
         assert meter.current_bytes() == 0
 
 
+def test_storages_that_no_operator_returns_or_that_grow_count_at_their_size():
+    """``torch.tensor`` makes its storage unseen, ``out=`` and ``resize_`` change one: 1,000, then 1,000, then 3,000."""
+    with StorageMemory() as meter:
+        made = torch.tensor([1.0] * 1000)
+        assert meter.current_bytes() == KILO
+        grown = torch.empty(0)
+        torch.add(made, 1, out=grown)
+        assert meter.current_bytes() == 2 * KILO
+        grown.resize_(3000)
+        assert meter.current_bytes() == 4 * KILO
+        del grown
+        assert (meter.current_bytes(), meter.peak_bytes()) == (KILO, 4 * KILO)
+
+
 def test_what_stood_before_does_not_count():
     """The baseline is zero: freeing an older tensor does not go below it."""
     old = torch.ones(1000)

@@ -105,7 +105,7 @@ def test_train_follows_gradient_descent():
     assert found["trace_seconds"][-1] == found["train_seconds"] > 0
     assert {"pass": "train"} in seen
     assert {s["of"] for s in seen if "of" in s} == {6}
-    assert found["trained_log_norm_max"] == pytest.approx(theta, abs=1e-9)
+    assert found["trained_log_norm_max"] == pytest.approx(theta, abs=1e-7)
     assert found["trained_gradient_relative_error"] < 1e-6
     assert found["trained_nfe_forward"] > 0
 

@@ -65,3 +65,29 @@ class Exploding(Tiny):
         problem = super().build(size, seed, device, dtype)
         problem.training = Training(20, {"sgd": {"lr": 1e3, "maximize": True}}, default_optimizer="sgd")
         return problem
+
+
+class Samples:
+    """A tap of three sample times with one f call and one product each."""
+
+    def sample_times(self, t0, t1):
+        return [t0, (t0 + t1) / 2, t1]
+
+    def observe(self, field, t, y, a, weight):
+        with torch.enable_grad():
+            dy = field(torch.tensor(t, dtype=y.dtype, device=y.device), y.requires_grad_())
+        torch.autograd.grad(dy, y, a)
+
+
+class Curious(torch.optim.SGD):
+    """Gradient descent that asks for curvature samples on every second iteration, and learns nothing from them."""
+
+    asked = 0
+
+    def next_tap(self):
+        self.asked += 1
+        return Samples() if self.asked % 2 else None
+
+
+def curious(problem, lr=0.01):
+    return Curious(problem.model.parameters(), lr=lr)
