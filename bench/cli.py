@@ -1,0 +1,258 @@
+"""The command line: ``odegrad run | plan | report | list | check``.
+
+Results go to standard output, progress and messages to standard error. Exit codes: 0 fine, 1 a check failed, 2 wrong
+usage, 3 some runs failed, 75 the machine failed (try again), 130 interrupted.
+"""
+
+# ruff: noqa: PLC0415
+# Commands import what they need, so that --help is quick and reading results needs no torch.
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+from odegrad.errors import InfrastructureError, OdegradError, UsageError
+
+FAILED_CHECK, USAGE, FAILED_RUNS, TRY_AGAIN, INTERRUPTED = 1, 2, 3, 75, 130
+PIPE_WIDTH = 250
+"""Characters of a line where standard output is no terminal, so that a table in a file or a pipe is not cut."""
+
+PLANNED = ("run_id", "task", "size", "method", "gradient", "optimizer", "solver", "rtol", "atol", "seed", "iterations")
+"""Columns of ``odegrad plan``; with ``--json`` a run's whole content is printed."""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_log = logging.getLogger("odegrad")
+_errors = Console(stderr=True)
+
+
+class Kind(StrEnum):
+    """What ``odegrad list`` lists."""
+
+    METHODS = "methods"
+    OPTIMIZERS = "optimizers"
+    SOLVERS = "solvers"
+    TASKS = "tasks"
+    SUITES = "suites"
+
+
+class Device(StrEnum):
+    """Where runs compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+SuiteArgument = Annotated[
+    str, typer.Argument(metavar="SUITE", help="A suite that comes with odegrad, or a path to a .toml file.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override the suite: seeds, iterations, rtol, ..."),
+]
+DeviceOption = Annotated[Device, typer.Option(help="auto: a CUDA device if there is one.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(
+    epilog="\n\n".join(
+        (
+            "Examples:",
+            "odegrad run quick",
+            "odegrad run my_suite.toml --results out --set 'seeds=[0, 1]'",
+            "odegrad report results/quick",
+            "odegrad list methods",
+            "odegrad check my_method.py:MyMethod",
+        )
+    )
+)
+def configure(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False) -> None:
+    """Compare the ways to train Neural ODEs: exactness, function evaluations, memory, time, accuracy."""
+    live = _errors.is_terminal
+    _log.handlers = [RichHandler(console=_errors, show_path=False) if live else logging.StreamHandler(sys.stderr)]
+    _log.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+@app.command(epilog="Example: odegrad run quick --results results/quick; the same command again continues.")
+def run(
+    suite: SuiteArgument,
+    results: Annotated[Path | None, typer.Option(help="Results folder; default results/NAME.")] = None,
+    device: DeviceOption = Device.AUTO,
+    rerun_failed: Annotated[bool, typer.Option("--rerun-failed", help="Measure failed runs again.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one tensor operation.")] = 1,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds that one run may take.")] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Measure every run of SUITE that is not yet in the results folder, then print the table and write the report."""
+    from odegrad.runner import run_suite
+    from odegrad.suite import load_suite
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    with redirect_stdout(sys.stderr):  # a user's own file may print
+        loaded = load_suite(suite, overrides or ())
+    folder = results or Path("results") / loaded.name
+    where = _device(device)
+    outcome = run_suite(
+        loaded, folder, _errors, device=where, rerun_failed=rerun_failed, threads=threads, timeout=timeout
+    )
+    if outcome.interrupted:
+        _log.warning(
+            "interrupted: %d of %d runs are finished and in %s; the same command again runs the others",
+            outcome.finished, outcome.total, folder,
+        )  # fmt: skip
+        raise typer.Exit(INTERRUPTED)
+    if outcome.infrastructure * 2 > outcome.measured:
+        _log.error("%d of %d runs failed because of this machine", outcome.infrastructure, outcome.measured)
+        raise typer.Exit(TRY_AGAIN)
+    _report(folder)
+    if outcome.failed:
+        _log.warning("%d of %d runs failed; their rows say why", outcome.failed, outcome.total)
+        raise typer.Exit(FAILED_RUNS)
+
+
+@app.command()
+def plan(
+    suite: SuiteArgument,
+    device: DeviceOption = Device.AUTO,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the runs of SUITE in their order, without running them."""
+    from odegrad.suite import load_suite
+
+    with redirect_stdout(sys.stderr):
+        loaded = load_suite(suite, overrides or ())
+    rows = [{"run_id": run.run_id, **run.to_dict()} for run in loaded.runs(_device(device))]
+    _print_rows(rows if as_json else [{k: row[k] for k in PLANNED} for row in rows], as_json, f"{len(rows)} runs")
+
+
+@app.command()
+def report(results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")]) -> None:
+    """Print the table of RESULTS and write its figures and page."""
+    if not results.is_dir():
+        raise UsageError(f"results folder {results}: there is no such folder; give one that `odegrad run` wrote")
+    _report(results)
+
+
+@app.command("list")
+def list_names(
+    kind: Annotated[
+        Kind | None,
+        typer.Argument(metavar="[KIND]", help="methods, optimizers, solvers, tasks or suites; everything if left out."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List methods, optimizers, solvers, tasks and suites."""
+    from odegrad.listing import LISTINGS, SHOWN
+
+    kinds = list(Kind) if kind is None else [kind]
+    rows = {str(k): LISTINGS[str(k)]() for k in kinds}
+    if as_json:
+        typer.echo(json.dumps(rows if kind is None else rows[str(kind)], indent=2))
+        return
+    for name, each in rows.items():
+        _print_rows([{column: row[column] for column in SHOWN[name]} for row in each], False, name)
+
+
+@app.command(epilog="Examples: odegrad check adjoint | odegrad check my_method.py:MyMethod")
+def check(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="A gradient method, or file.py:Class.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check that METHOD keeps the contract of a gradient method, and print each figure with its threshold."""
+    from odegrad.check import check_method
+
+    with redirect_stdout(sys.stderr):
+        results = list(check_method(method))
+    rows = [
+        {"check": r.check, "passed": r.passed, "measured": r.measured, "threshold": r.threshold, "detail": r.detail}
+        for r in results
+    ]
+    failed = sum(not r.passed for r in results)
+    _print_rows(rows, as_json, f"{method}: {len(rows) - failed} of {len(rows)} checks passed")
+    if failed:
+        raise typer.Exit(FAILED_CHECK)
+
+
+def _device(device: Device) -> str:
+    import torch
+
+    there = torch.cuda.is_available()
+    if device is Device.CUDA and not there:
+        raise UsageError("--device cuda: expected a CUDA device that torch can use, got none; use --device cpu")
+    return str(Device.CUDA if there else Device.CPU) if device is Device.AUTO else str(device)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Treat a polite end (a cluster's preemption) like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def _report(folder: Path) -> None:
+    from odegrad.reports.build import build_report
+    from odegrad.reports.frame import load
+    from odegrad.reports.tables import print_table
+
+    written = build_report(folder)
+    print_table(load(folder), _output())
+    for path in written:
+        _log.info("wrote %s", path)
+
+
+def _output() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
+def _print_rows(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(title=title, title_justify="left")
+    for column in rows[0] if rows else ():
+        table.add_column(column.replace("_", " "))
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    _output().print(table)
+
+
+def _cell(value: Any) -> str:
+    """Return a value as a table shows it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
+    return "" if value is None else str(value)
+
+
+def main() -> None:
+    """Run the command line; an error that odegrad raises on purpose is one message and an exit code."""
+    try:
+        app()
+    except OdegradError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USAGE if isinstance(error, UsageError) else TRY_AGAIN if isinstance(error, InfrastructureError) else 1)
+
+
+if __name__ == "__main__":
+    main()

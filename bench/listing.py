@@ -1,0 +1,103 @@
+"""What is registered, as rows for ``odegrad list``."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from odegrad.contracts import TaskInfo, Traits
+from odegrad.methods.solvers.solver import solver_names
+from odegrad.methods.solvers.tableaus import TABLEAUS
+from odegrad.registry import PAIRS, gradients, optimizers, tasks
+from odegrad.suite import suite_description, suite_names
+
+Row = dict[str, Any]
+
+
+def methods() -> list[Row]:
+    """Return one row for every gradient method and published pair."""
+    rows = []
+    for name in gradients.names():
+        traits: Traits = gradients.get(name).traits
+        rows.append(
+            {
+                "name": name,
+                "summary": traits.summary,
+                "exact": traits.exact,
+                "memory": traits.memory,
+                "cost_forward": traits.cost_forward,
+                "cost_backward": traits.cost_backward,
+                "curvature_samples": traits.taps,
+                "paper": traits.paper,
+            }
+        )
+    by_name = {row["name"]: row for row in rows}
+    for name, (gradient, optimizer) in PAIRS.items():
+        pair = {"name": name, "summary": f"{gradient} with the optimizer {optimizer}", "paper": None}
+        rows.append(by_name[gradient] | pair)
+    return rows
+
+
+def optimizer_rows() -> list[Row]:
+    """Return one row for every optimizer."""
+    return [{"name": name, "summary": _first_line(optimizers.get(name))} for name in optimizers.names()]
+
+
+def solvers() -> list[Row]:
+    """Return one row for every solver."""
+    return [
+        {
+            "name": name,
+            "order": TABLEAUS[name].order,
+            "stages": TABLEAUS[name].stages,
+            "adaptive": TABLEAUS[name].error is not None,
+            "source": TABLEAUS[name].source,
+        }
+        for name in solver_names()
+    ]
+
+
+def task_rows() -> list[Row]:
+    """Return one row for every task."""
+    rows = []
+    for name in tasks.names():
+        info: TaskInfo = tasks.get(name).info
+        rows.append(
+            {
+                "name": name,
+                "kind": info.kind,
+                "summary": info.summary,
+                "metric": info.metric_name,
+                "target": dict(info.target),
+                "offline": info.offline,
+                "licence": info.licence,
+            }
+        )
+    return rows
+
+
+def suites() -> list[Row]:
+    """Return one row for every suite that comes with odegrad."""
+    return [{"name": name, "description": suite_description(name)} for name in suite_names()]
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").split("\n", 1)[0]
+
+
+LISTINGS: Mapping[str, Callable[[], list[Row]]] = {
+    "methods": methods,
+    "optimizers": optimizer_rows,
+    "solvers": solvers,
+    "tasks": task_rows,
+    "suites": suites,
+}
+"""What can be listed."""
+
+SHOWN: Mapping[str, tuple[str, ...]] = {
+    "methods": ("name", "exact", "memory", "cost_forward", "cost_backward", "paper"),
+    "optimizers": ("name", "summary"),
+    "solvers": ("name", "order", "stages", "adaptive", "source"),
+    "tasks": ("name", "kind", "summary", "metric", "target"),
+    "suites": ("name", "description"),
+}
+"""The columns of each listing that fit into a table on a terminal."""

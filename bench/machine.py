@@ -1,0 +1,108 @@
+"""A record's circumstances: hardware, versions, commit and settings. No host name, no user name, no paths."""
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+ALLOCATOR_VARIABLES = (
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "MALLOC_ARENA_MAX",
+    "LD_PRELOAD",
+)
+"""Environment variables that decide how fast tensors are allocated on a CPU."""
+
+DISTRIBUTIONS = ("odegrad", "torch", "torchdiffeq", "numpy")
+
+
+def machine() -> dict[str, Any]:
+    """Return what describes this process and the machine under it, as plain data.
+
+    Memory is in bytes. It is meant to be called in a process that measures, because threads, allocator settings and
+    flags are the calling process's own.
+    """
+    return {
+        "cpu": cpu_model(),
+        "cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(logical=True),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda,
+        "os": f"{platform.system()} {platform.release()}",
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        **{name: package_version(name) for name in DISTRIBUTIONS},
+        "commit": commit(),
+        "threads": torch.get_num_threads(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "blas": blas(),
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "malloc": allocator(),
+    }
+
+
+def cpu_model() -> str:
+    """Return the processor's model name."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def package_version(name: str) -> str | None:
+    """Return the installed version of the distribution ``name``, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def blas() -> str:
+    """Return the name of the library behind torch's matrix products on the CPU."""
+    for word in torch.__config__.show().replace(",", " ").split():
+        key, _, value = word.partition("=")
+        if key == "BLAS_INFO":
+            return value
+    return "unknown"
+
+
+def allocator() -> dict[str, str]:
+    """Return the allocator settings in the environment; a preloaded library is named without its folder."""
+    found = {}
+    for name in ALLOCATOR_VARIABLES:
+        words = os.environ.get(name, "").replace(":", " ").split()
+        if words:
+            found[name] = " ".join(Path(word).name for word in words)
+    return found
+
+
+def commit() -> str | None:
+    """Return the short commit of the checkout that odegrad is imported from, with ``-dirty`` if files are changed.
+
+    None if odegrad was installed without its checkout, or there is no git.
+    """
+    root, git = Path(__file__).resolve().parent.parent, shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    answers = []
+    for arguments in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        command = [git, "-C", str(root), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)  # noqa: S603
+        except (OSError, subprocess.SubprocessError):
+            return None
+        answers.append(done.stdout.strip())
+    return answers[0] + ("-dirty" if answers[1] else "")

@@ -1,0 +1,46 @@
+"""Runs and workers on fake passes."""
+
+from pathlib import Path
+
+import pytest
+
+from odegrad.executors.process import prepare
+from odegrad.record import Run, freeze_options
+from odegrad.worker import Worker
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def make_run():
+    """Return a function that makes a run whose gradient method names a behaviour of ``fake_passes``."""
+
+    def make(behaviour="ok", seed=0, **options):
+        return Run(
+            suite="fake",
+            task="digits",
+            size="tiny",
+            gradient=behaviour,
+            optimizer="adam",
+            solver="dopri5",
+            seed=seed,
+            rtol=1e-3,
+            atol=1e-3,
+            iterations=2,
+            method=behaviour,
+            gradient_options=freeze_options(options),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_worker(monkeypatch):
+    """Return a function that makes a worker on ``fake_passes``, importable in its processes."""
+    monkeypatch.syspath_prepend(str(HERE))
+    prepare([])
+
+    def make(passes=("first", "second"), **settings):
+        return Worker(passes, "fake_passes:run_pass", **settings)
+
+    return make

@@ -1,0 +1,31 @@
+"""A sweep over fake runs in a process of its own: ``fake_sweep.py FOLDER``; prints how many were measured."""
+
+import sys
+from pathlib import Path
+
+from odegrad.executors.local import LocalExecutor
+from odegrad.executors.process import prepare
+from odegrad.progress import LogLines
+from odegrad.record import Run
+from odegrad.runner import missing, sweep
+from odegrad.store import Store, SuiteIdentity
+from odegrad.worker import Worker
+
+RUNS = 6
+
+
+def main():
+    sys.path.insert(0, str(Path(__file__).parent))
+    cell = {"optimizer": "adam", "solver": "dopri5", "rtol": 1e-3, "atol": 1e-3, "iterations": 2}
+    runs = [Run("fake", "digits", "tiny", "slow", seed=seed, **cell) for seed in range(RUNS)]
+    prepare([])
+    executor = LocalExecutor(Worker(("second",), "fake_passes:run_pass"))
+    with Store(Path(sys.argv[1]), SuiteIdentity("fake", "abc")) as store:
+        todo = missing(runs, store.statuses())
+        outcome = sweep(runs, todo, store, executor, LogLines(len(runs)))
+    print(outcome.measured)
+    sys.exit(130 if outcome.interrupted else 0)
+
+
+if __name__ == "__main__":
+    main()

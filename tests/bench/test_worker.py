@@ -1,0 +1,135 @@
+"""One run to one record, whatever the method does in its process."""
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from odegrad.executors.child import Call, describe, not_plain, status_of
+from odegrad.executors.process import ALLOCATOR, call_in_process, death
+from odegrad.record import Status
+
+
+def measure(worker, run, heard=None):
+    return worker.measure(run, {"cpu": "test"}, (lambda m: None) if heard is None else heard.append)
+
+
+def test_columns_of_all_passes_come_together(make_worker, make_run):
+    """A run that works has every pass's columns, its circumstances, and the wall-clock of the whole."""
+    heard = []
+    record = measure(make_worker(), make_run(seed=3), heard)
+    assert record.status is Status.OK, record.message
+    assert record.message == ""
+    assert record.measured["nfe_forward"] == 13
+    assert record.measured["metric_value"] == 0.5
+    assert str(record.measured["train_loss"]) == "[1.0, nan]"
+    assert record.measured["process_seconds"] > 0
+    assert record.machine == {"cpu": "test"}
+    assert {"pass": "second", "iteration": 1, "of": 2, "loss": 0.5} in heard
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "words"),
+    [
+        (
+            "raises",
+            Status.ERROR,
+            "second pass: ZeroDivisionError: first line\nsecond line\nthird line (fake_passes.py:",
+        ),
+        ("diverges", Status.DIVERGED, "second pass: NonFiniteError: loss: inf at iteration 3"),
+        ("refuses", Status.UNSUPPORTED, "second pass: UnsupportedError: no taps"),
+        ("machine_fails", Status.INFRASTRUCTURE, "InfrastructureError: the disk is full"),
+        ("no_gpu_memory", Status.OUT_OF_MEMORY, "OutOfMemoryError: CUDA out of memory"),
+        ("no_memory", Status.OUT_OF_MEMORY, "DefaultCPUAllocator"),
+        ("killed", Status.ERROR, "second pass: the process was killed by SIGKILL"),
+        ("killed_with_child", Status.ERROR, "second pass: the process was killed by SIGKILL"),
+        ("segfaults", Status.ERROR, "second pass: the process was killed by SIGSEGV"),
+        ("exits", Status.ERROR, "second pass: the process ended with exit code 7 and without a result"),
+        ("system_exit", Status.ERROR, "second pass: SystemExit: enough"),
+        ("returns_tensor", Status.ERROR, "a Tensor as value['metric_value']; plain data is expected"),
+        ("returns_list", Status.ERROR, "second pass: returned list; expected a dict of columns"),
+        ("returns_unknown", Status.ERROR, "second pass: returned unknown column 'metric_valu'"),
+    ],
+)
+def test_every_failure_is_a_status_with_its_message(make_worker, make_run, behaviour, status, words):
+    """The record says what happened, keeps the columns of the pass before, and no later pass runs."""
+    record = measure(make_worker(("first", "second", "first")), make_run(behaviour))
+    assert (record.status, words in record.message) == (status, True), record.message
+    assert record.measured["nfe_forward"] == 10
+    assert "metric_value" not in record.measured
+
+
+def test_timeout_kills_the_whole_family(make_worker, make_run, tmp_path):
+    """A run that sleeps for ever ends at its time limit, and so do the processes that it started."""
+    begin = time.monotonic()
+    record = measure(make_worker(timeout=1.0), make_run("sleeps_with_child", file=str(tmp_path / "pid")))
+    assert record.status is Status.TIMEOUT
+    assert "more than 1 s together; give a larger --timeout" in record.message
+    assert time.monotonic() - begin < 30
+    pid = int((tmp_path / "pid").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_output_of_a_run_stays_away(make_worker, make_run, capfd):
+    """Megabytes printed by a run, by Python and by compiled code, do not reach our standard output or error."""
+    assert measure(make_worker(), make_run("prints")).status is Status.OK
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_processes_have_tuned_allocator_and_threads(make_worker, make_run, tmp_path, monkeypatch):
+    """The allocator's settings, the threads and the working folder hold in the process, not in ours."""
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    record = measure(make_worker(threads=2, folder=str(tmp_path)), make_run("where"))
+    assert record.status is Status.OK, record.message
+    assert record.measured["metric_name"].split()[0] == "0"
+    assert record.measured["metric_name"].split()[-1] == str(tmp_path)
+    assert record.measured["metric_value"] == 2.0
+    assert "MALLOC_MMAP_MAX_" not in os.environ
+
+
+def test_machine_is_described_in_a_process(make_worker):
+    """The circumstances are those of the processes that measure."""
+    found = make_worker().machine()
+    assert found["threads"] == 1
+    assert found["malloc"].items() >= ALLOCATOR.items()
+
+
+def test_function_that_does_not_exist_is_an_error(make_worker):
+    """A wrong name is the caller's error, not the machine's."""
+    call = Call("fake_passes:nothing", (), 1, ".", output="")
+    reply = call_in_process(call, timeout=None, progress=lambda m: None)
+    assert reply.status is Status.ERROR
+    assert "AttributeError" in reply.message
+
+
+def test_folder_that_does_not_exist_is_an_error(make_worker, make_run, tmp_path):
+    """A working folder that has gone is named."""
+    record = measure(make_worker(folder=str(tmp_path / "gone")), make_run())
+    assert record.status is Status.ERROR
+    assert "FileNotFoundError" in record.message
+
+
+def test_kill_for_lack_of_memory_is_told_from_other_kills():
+    """Only SIGKILL with evidence of memory running out counts as out of memory."""
+    assert death(-9, out_of_memory=True)[0] is Status.OUT_OF_MEMORY
+    assert death(-9, out_of_memory=False) == (Status.ERROR, "the process was killed by SIGKILL")
+    assert death(-11, out_of_memory=True) == (Status.ERROR, "the process was killed by SIGSEGV")
+    assert death(-63, out_of_memory=False) == (Status.ERROR, "the process was killed by signal 63")
+
+
+def test_plain_data_is_told_from_objects():
+    """Numbers, text, lists and dictionaries pass; what only looks like them does not."""
+    assert not_plain({"a": [1, 2.5, None, "x", True, {"b": []}]}) is None
+    assert not_plain({"a": [1, Path("x")]}) == f"a {type(Path('x')).__name__} as value['a'][1]"
+    assert not_plain({"a": {1: 2}}) == "a key of type int in value['a']"
+    assert not_plain((1,)) == "a tuple as value"
+
+
+def test_errors_are_described_in_few_words():
+    """An error without text is its type; a long text is cut."""
+    assert describe(KeyError()) == "KeyError"
+    assert len(describe(ValueError("x" * 10_000))) < 600
+    assert status_of(MemoryError()) is Status.OUT_OF_MEMORY
