@@ -1,10 +1,14 @@
 """Which layers can be preconditioned, and their inputs and cotangents as rows of a matrix."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+
+from odegrad.errors import UsageError
 
 log = logging.getLogger(__name__)
 
@@ -13,42 +17,74 @@ Layer = nn.Linear | nn.Conv2d
 
 
 def preconditionable(roots: Sequence[nn.Module], named: nn.Module) -> dict[str, Layer]:
-    """Return the linear and convolutional layers inside ``roots`` that are trained, by their names in ``named``."""
+    """Return the linear and convolutional layers inside ``roots`` that are trained, by their names in ``named``.
+
+    Layers that share a parameter are left out: each would precondition the same gradient with its own factors.
+
+    Raises
+    ------
+    UsageError
+        If a layer inside ``roots`` is not part of ``named``, so that no optimizer would move it.
+    """
     names = {id(m): n for n, m in named.named_modules()}
+    holders = Counter(id(p) for m in named.modules() if _has_factors(m) for p in trained_parameters(m))
     found: dict[str, Layer] = {}
     for root in roots:
         for module in root.modules():
-            if not isinstance(module, (nn.Linear, nn.Conv2d)) or not module.weight.requires_grad:
+            if not _has_factors(module):
                 continue
-            if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.padding_mode != "zeros"):
-                continue
-            found.setdefault(names.get(id(module), type(module).__name__), module)
+            if id(module) not in names:
+                raise UsageError(
+                    f"fields: expected vector fields inside of model, got {type(root).__name__} with a layer {module} "
+                    "that model does not hold; pass the model that contains the field"
+                )
+            if all(holders[id(p)] == 1 for p in trained_parameters(module)):
+                found[names[id(module)]] = module
     return found
+
+
+def trained_parameters(layer: Layer) -> list[Tensor]:
+    """Return the weight, and the bias if it is there and trained."""
+    bias = layer.bias
+    return [layer.weight, bias] if bias is not None and bias.requires_grad else [layer.weight]
+
+
+def _has_factors(module: nn.Module) -> TypeGuard[Layer]:
+    """Return whether ``module`` is a layer of the right kind whose own weight is trained.
+
+    A reparametrised weight (weight norm, spectral norm) is no parameter: its gradient belongs to other tensors.
+    """
+    if not isinstance(module, (nn.Linear, nn.Conv2d)) or not isinstance(module.weight, nn.Parameter):
+        return False
+    if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.padding_mode != "zeros"):
+        return False
+    return module.weight.requires_grad
 
 
 def name_the_rest(model: nn.Module, layers: Sequence[Layer]) -> None:
     """Log once which trained parameters are left to the base optimizer."""
-    covered = {id(p) for layer in layers for p in (layer.weight, layer.bias) if p is not None}
+    covered = {id(p) for layer in layers for p in trained_parameters(layer)}
     rest = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in covered]
     if rest:
         log.info("SNOpt leaves to the base optimizer: %s", ", ".join(rest))
 
 
 def input_rows(layer: Layer, x: Tensor) -> Tensor:
-    """Return the layer's input as rows ``[batch, locations, n_in]``, a 1 appended if it has a bias.
+    """Return the layer's input as rows ``[batch, locations, n_in]``, a 1 appended if its bias is trained.
 
     A convolution's rows are its unfolded patches; a linear layer's locations are the dimensions between batch and
     features.
     """
     if isinstance(layer, nn.Conv2d):
         padding = _conv_padding(layer)
+        x = x if x.dim() == 4 else x[None]
         patches = nn.functional.unfold(
             nn.functional.pad(x, padding), layer.kernel_size, layer.dilation, 0, layer.stride
         )
         rows = patches.transpose(1, 2)
     else:
         rows = x.reshape(x.shape[0], -1, x.shape[-1]) if x.dim() > 1 else x[None, None]
-    if layer.bias is None:
+    if len(trained_parameters(layer)) == 1:
         return rows
     return torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
 
@@ -56,13 +92,13 @@ def input_rows(layer: Layer, x: Tensor) -> Tensor:
 def cotangent_rows(layer: Layer, g: Tensor) -> Tensor:
     """Return the cotangent of the layer's output as rows ``[batch, locations, n_out]``."""
     if isinstance(layer, nn.Conv2d):
-        return g.flatten(2).transpose(1, 2)
+        return (g if g.dim() == 4 else g[None]).flatten(2).transpose(1, 2)
     return g.reshape(g.shape[0], -1, g.shape[-1]) if g.dim() > 1 else g[None, None]
 
 
 def gradient_matrix(layer: Layer) -> Tensor | None:
     """Return ``dL/d[W, b]`` as a matrix ``[n_out, n_in]``, or None if a part has no gradient."""
-    parts = [layer.weight.grad, *([layer.bias.grad] if layer.bias is not None else [])]
+    parts = [p.grad for p in trained_parameters(layer)]
     if any(p is None for p in parts):
         return None
     return torch.cat([p.reshape(layer.weight.shape[0], -1) for p in parts if p is not None], dim=1)
@@ -70,9 +106,16 @@ def gradient_matrix(layer: Layer) -> Tensor | None:
 
 def split_matrix(layer: Layer, matrix: Tensor) -> list[Tensor]:
     """Return ``matrix [n_out, n_in]`` as tensors of the shapes of weight and bias."""
-    if layer.bias is None:
-        return [matrix.reshape(layer.weight.shape)]
-    return [matrix[:, :-1].reshape(layer.weight.shape), matrix[:, -1].reshape(layer.bias.shape)]
+    weight, *bias = trained_parameters(layer)
+    if not bias:
+        return [matrix.reshape(weight.shape)]
+    return [matrix[:, :-1].reshape(weight.shape), matrix[:, -1].reshape(bias[0].shape)]
+
+
+def matrix_shape(layer: Layer) -> tuple[int, int]:
+    """Return ``(n_out, n_in)``, the shape of the layer's gradient as a matrix."""
+    n_out = layer.weight.shape[0]
+    return n_out, sum(p.numel() for p in trained_parameters(layer)) // n_out
 
 
 def _conv_padding(layer: nn.Conv2d) -> list[int]:

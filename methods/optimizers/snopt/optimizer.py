@@ -1,7 +1,8 @@
 """SNOpt: a Kronecker-factored preconditioner over a base optimizer, fed by a tap on the backward pass."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from odegrad.methods.optimizers.snopt.factors import Eigenbasis, FactorSum, eige
 from odegrad.methods.optimizers.snopt.layers import (
     Layer,
     gradient_matrix,
+    matrix_shape,
     name_the_rest,
     preconditionable,
     split_matrix,
+    trained_parameters,
 )
 from odegrad.methods.optimizers.snopt.preconditioner import precondition, update_curvature
 from odegrad.methods.optimizers.snopt.tap import CurvatureTap, OutsideHooks
@@ -127,13 +130,15 @@ class SNOpt(optim.Optimizer):
             if name not in refreshed:
                 update_curvature(basis, gradient, self.alpha)
             parts = split_matrix(layer, precondition(basis, gradient, self.eps))
-            for p, part in zip((layer.weight, layer.bias), parts, strict=False):
-                if p is not None and p.grad is not None:
+            for p, part in zip(trained_parameters(layer), parts, strict=True):
+                if p.grad is not None:
                     originals.append((p, p.grad))
                     p.grad = part.contiguous()
-        self.base.step()
-        for p, grad in originals:
-            p.grad = grad
+        try:
+            self.base.step()
+        finally:
+            for p, grad in originals:
+                p.grad = grad
         self.iteration += 1
         return None
 
@@ -156,11 +161,9 @@ class SNOpt(optim.Optimizer):
         Raises
         ------
         UsageError
-            If the state has layers that this model does not have.
+            If the state is not SNOpt's, or of layers that this model does not have.
         """
-        unknown = sorted(set(state_dict["layers"]) - set(self.layers))
-        if unknown:
-            raise UsageError(f"state_dict: it has layers {unknown}, the model has {sorted(self.layers)}")
+        _check_state(state_dict, self.layers)
         self._drop_hooks()
         self._sums = None
         self.base.load_state_dict(state_dict["base"])
@@ -214,14 +217,33 @@ def snopt(
 
 
 def _check(model: nn.Module, eps: float, alpha: float, update_freq: int, step_size: float) -> None:
-    if not eps > 0:
+    if not (math.isfinite(eps) and eps > 0):
         raise UsageError(f"eps: expected a positive number, got {eps!r}; 0.03 to 0.1 are usual")
     if not 0 <= alpha < 1:
         raise UsageError(f"alpha: expected a number in [0, 1), got {alpha!r}")
-    if not isinstance(update_freq, int) or update_freq < 1:
+    if isinstance(update_freq, bool) or not isinstance(update_freq, int) or update_freq < 1:
         raise UsageError(f"update_freq: expected a positive whole number, got {update_freq!r}; 100 is usual")
     if not step_size > 0:
         raise UsageError(f"step_size: expected a positive time, got {step_size!r}; a tenth of the interval is usual")
     devices = {str(p.device) for p in model.parameters()}
     if len(devices) > 1:
         raise UsageError(f"model: expected all parameters on one device, got {sorted(devices)}; move it with .to()")
+
+
+def _check_state(state_dict: dict[str, Any], layers: Mapping[str, Layer]) -> None:
+    missing = sorted({"base", "iteration", "layers"} - set(state_dict))
+    if missing:
+        raise UsageError(
+            f"state_dict: expected what SNOpt.state_dict() returns, got one without {missing}; "
+            "load another optimizer's state into the base optimizer"
+        )
+    unknown = sorted(set(state_dict["layers"]) - set(layers))
+    if unknown:
+        raise UsageError(f"state_dict: it has layers {unknown}, the model has {sorted(layers)}; load it into its model")
+    for name, saved in state_dict["layers"].items():
+        shape, expected = tuple(saved["curvature"].shape), matrix_shape(layers[name])
+        if shape != expected:
+            raise UsageError(
+                f"state_dict: expected curvature of shape {expected} for layer {name}, got {shape}; load it into a "
+                "model of the same widths, with the same biases trained"
+            )

@@ -6,17 +6,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from odegrad.contracts import State, VectorField
 from odegrad.methods.optimizers.snopt.factors import FactorSum
 from odegrad.methods.optimizers.snopt.layers import Layer, cotangent_rows, input_rows
+
+Use = tuple[str, Tensor, GradientEdge]
+"""One call of a layer: its name, its input, and the place in the graph of its output."""
 
 
 class CurvatureTap:
     """Adds each sample to the factors of the layers inside the field; changes nothing else.
 
     The cotangent of a layer's output comes from one ``torch.autograd.grad`` over all layers' outputs, so a field that
-    runs autograd inside (a divergence) cannot count twice. Buffers and random states are put back, hooks removed.
+    runs autograd inside (a divergence) cannot count twice. Buffers and random states stay as they were, hooks are
+    removed.
 
     Parameters
     ----------
@@ -41,20 +46,20 @@ class CurvatureTap:
     def observe(self, field: VectorField, t: float, y: State, a: State, weight: float) -> None:
         """Add the sample at time ``t``: state ``y``, costate ``a``, quadrature weight ``weight``."""
         first = y if isinstance(y, Tensor) else y[0]
-        uses: list[tuple[str, Tensor, Tensor]] = []
+        uses: list[Use] = []
         with _undisturbed(field, first.device):
             with _noting(self.layers, uses), torch.enable_grad():
                 dy = field(torch.full((), t, dtype=first.dtype, device=first.device), y)
             self._pull_back(dy, a, uses, weight)
 
-    def _pull_back(self, dy: Any, a: State, uses: list[tuple[str, Tensor, Tensor]], weight: float) -> None:
+    def _pull_back(self, dy: Any, a: State, uses: list[Use], weight: float) -> None:
         """Add the rows of every use, from one pull-back of ``a`` to all their outputs."""
         pairs = zip((dy,) if isinstance(dy, Tensor) else dy, (a,) if isinstance(a, Tensor) else a, strict=True)
         outputs = [(d, cotangent) for d, cotangent in pairs if d.requires_grad]
         if not uses or not outputs:
             return
         grads = torch.autograd.grad(
-            [d for d, _ in outputs], [h for _, _, h in uses], [c for _, c in outputs], allow_unused=True
+            [d for d, _ in outputs], [edge for _, _, edge in uses], [c for _, c in outputs], allow_unused=True
         )
         for (name, x, _), g in zip(uses, grads, strict=True):
             if g is not None:
@@ -66,7 +71,9 @@ class OutsideHooks:
     """Takes input and cotangent of layers outside of the ODE from the training's own forward and backward pass."""
 
     def __init__(self, layers: Mapping[str, Layer], sums: Mapping[str, FactorSum]) -> None:
-        self._handles = [layer.register_forward_hook(_catcher(layer, sums[name])) for name, layer in layers.items()]
+        self._handles = [
+            layer.register_forward_hook(_catcher(layer, sums[name]), with_kwargs=True) for name, layer in layers.items()
+        ]
 
     def remove(self) -> None:
         """Remove the hooks."""
@@ -75,10 +82,18 @@ class OutsideHooks:
         self._handles.clear()
 
 
-def _catcher(layer: Layer, total: FactorSum) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def catch(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+def _input(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> Tensor:
+    """Return the input of a call by position or as ``input=``."""
+    return (args[0] if args else kwargs["input"]).detach()
+
+
+Hook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], None]
+
+
+def _catcher(layer: Layer, total: FactorSum) -> Hook:
+    def catch(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
         if output.requires_grad:
-            x = args[0].detach()
+            x = _input(args, kwargs)
             output.register_hook(  # type: ignore[no-untyped-call]
                 lambda g: total.add(input_rows(layer, x), cotangent_rows(layer, g), 1.0)
             )
@@ -87,17 +102,21 @@ def _catcher(layer: Layer, total: FactorSum) -> Callable[[nn.Module, tuple[Tenso
 
 
 @contextmanager
-def _noting(layers: Mapping[str, Layer], uses: list[tuple[str, Tensor, Tensor]]) -> Iterator[None]:
-    """Note name, input and output of every use of ``layers``."""
+def _noting(layers: Mapping[str, Layer], uses: list[Use]) -> Iterator[None]:
+    """Note every use of ``layers``.
 
-    def noter(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def note(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    The output is noted by its gradient edge: an activation in place (``ReLU(inplace=True)``) turns the tensor itself
+    into the activation, and its cotangent would no longer be the layer's.
+    """
+
+    def noter(name: str) -> Hook:
+        def note(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
             if output.requires_grad:
-                uses.append((name, args[0].detach(), output))
+                uses.append((name, _input(args, kwargs), get_gradient_edge(output)))
 
         return note
 
-    handles = [layer.register_forward_hook(noter(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(noter(name), with_kwargs=True) for name, layer in layers.items()]
     try:
         yield
     finally:
@@ -107,15 +126,23 @@ def _noting(layers: Mapping[str, Layer], uses: list[tuple[str, Tensor, Tensor]])
 
 @contextmanager
 def _undisturbed(field: VectorField, device: torch.device) -> Iterator[None]:
-    """Put buffers and random states back as they were."""
-    buffers: list[tuple[Any, Tensor]] = []
+    """Lend the field copies of its buffers, and put random states back as they were.
+
+    The buffers themselves are never written to, not even with their old values: autograd would take them for changed,
+    and refuse a graph that saved one.
+    """
+    own: list[tuple[nn.Module, str, Tensor]] = []
     if isinstance(field, nn.Module):
-        buffers = [(b, b.detach().clone()) for b in field.buffers()]
+        for module in field.modules():
+            named = module.named_buffers(recurse=False, remove_duplicate=False)
+            own += [(module, name, buffer) for name, buffer in named]
+    copies = {id(buffer): buffer.detach().clone() for _, _, buffer in own}
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
+            for module, name, buffer in own:
+                setattr(module, name, copies[id(buffer)])
             yield
         finally:
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+            for module, name, buffer in own:
+                setattr(module, name, buffer)

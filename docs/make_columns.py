@@ -1,0 +1,34 @@
+"""Write ``docs/columns.md`` from the columns that records declare: run it after changing them."""
+
+from pathlib import Path
+
+from odegrad.record import COLUMNS, SCHEMA_VERSION
+
+HEADER = f"""# The columns of a record
+
+Schema version {SCHEMA_VERSION}. Written by `python docs/make_columns.py` from `odegrad.record.COLUMNS`.
+
+* f calls are counted where they happen, by phase: the forward solve; the backward pass (a replay's recomputation or a
+  backward solve); curvature samples apart.
+* Memory on a CPU is the exact sum of tensor storages that operators make, above what stood before; on a GPU that of the
+  allocator. Both repeat to the byte. It leaves out scratch memory inside of a kernel.
+* Times are medians of repeats at the initial parameters with a bare field, the device synchronised; raw repeats are
+  kept. An optimizer that refreshes curvature factors does so in the first warm-up: `update_seconds` is of an ordinary
+  iteration, and `train_seconds` holds the refreshes too.
+* Every pass runs in a fresh process, one thread unless told otherwise.
+
+| Column | Type | Unit | Meaning | Deterministic |
+|---|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    rows = [
+        f"| `{c.name}` | {c.dtype} | {c.unit} | {c.meaning} | {'yes' if c.deterministic else 'no'} |" for c in COLUMNS
+    ]
+    return HEADER + "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    (Path(__file__).parent / "columns.md").write_text(page(), encoding="utf-8")
