@@ -16,7 +16,7 @@ from torch import nn
 from odegrad.methods.gradients.naive import Naive
 from odegrad.registry import build_gradient, build_solver
 
-PAIRS = [
+PAIRS: list[tuple[str, dict[str, object], str]] = [
     ("naive", {}, "torchdiffeq_naive"),
     ("anode", {}, "torchdiffeq_naive"),
     ("adjoint", {}, "torchdiffeq_adjoint"),
