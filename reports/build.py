@@ -1,0 +1,54 @@
+"""From a results folder to everything that people read: Parquet, figures, tables and one page."""
+
+from pathlib import Path
+
+from odegrad.errors import ResultsError
+from odegrad.reports.figures.kinds import write_figures
+from odegrad.reports.frame import load, to_parquet
+from odegrad.reports.page.render import page
+from odegrad.reports.tables import to_csv, to_latex, to_markdown
+
+
+def build_report(results: Path, out: Path | None = None) -> list[Path]:
+    """Write the report of a results folder and return the files.
+
+    Parameters
+    ----------
+    results
+        A folder that ``odegrad run`` wrote.
+    out
+        Where to write; by default beside the records. Earlier files of a report are replaced.
+
+    Returns
+    -------
+    list of pathlib.Path
+        ``records.parquet``, ``figures/*``, ``tables/summary.{md,csv,tex}`` and, last, ``report.html``.
+
+    Raises
+    ------
+    ResultsError
+        If the records cannot be read or ``out`` cannot be written.
+    """
+    frame = load(results)
+    folder = Path(out) if out is not None else Path(results)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        records = folder / "records.parquet"
+        to_parquet(frame, records)
+        written = [records, *write_figures(frame, folder / "figures")]
+        tables = folder / "tables"
+        tables.mkdir(exist_ok=True)
+        texts = {
+            tables / "summary.md": to_markdown(frame),
+            tables / "summary.csv": to_csv(frame),
+            tables / "summary.tex": to_latex(frame),
+            folder / "report.html": page(frame),
+        }
+        for path, text in texts.items():
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(
+            f"report folder {folder}: expected a folder that can be written, got {type(error).__name__} "
+            f"({error.strerror}); free it or give another one"
+        ) from error
+    return [*written, *texts]

@@ -1,0 +1,110 @@
+"""What one iteration costs each method: f calls forward and backward, and memory."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from odegrad.reports import units
+from odegrad.reports.figures import style
+from odegrad.reports.summary import summary
+from odegrad.reports.tables import label
+
+TITLE = "Function evaluations and memory of one iteration"
+DARK, LIGHT, KEPT, PEAK = style.BLUE, style.SKY, style.GREEN, "#8FD3BF"
+
+
+def draw(frame: pd.DataFrame, columns: int = 2) -> Figure:
+    """Return the figure: a row a task, bars of NFE and of memory, one bar a method.
+
+    NFE forward and backward are stacked to their sum. Memory kept between the passes is part of the peak, so it lies
+    inside the peak's bar.
+
+    Parameters
+    ----------
+    frame
+        Records from ``odegrad.reports.frame.load``.
+    columns
+        1 or 2: columns of a page that the figure spans.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Medians over seeds; a method without a finished run keeps its place and says so.
+    """
+    table = summary(frame)
+    with style.applied():
+        if not (table["n_ok"] > 0).any():
+            return style.nothing_to_draw(columns, "its costs")
+        tasks = style.tasks(table)
+        most = int(table.groupby("task").size().max())
+        figure, grid = style.grid(len(tasks), 2, columns, height=0.8 + 0.24 * most)
+        for task, (left, right) in zip(tasks, grid, strict=True):
+            rows = table[table["task"] == task]
+            _nfe(left, rows)
+            _memory(right, rows)
+            for axis in (left, right):
+                _name_bars(axis, rows, names=columns == 1 or axis is left)
+                axis.set_title(style.drawable(task))
+        _legend(figure, columns)
+        return figure
+
+
+def describe(frame: pd.DataFrame) -> str:
+    """Return the figure in words, for readers who cannot see it."""
+    table = summary(frame)
+    table = table[table["n_ok"] > 0]
+    parts = []
+    for task in style.tasks(table):
+        bars = [
+            f"{label(r)} {units.count(r.nfe_forward)} forward and {units.count(r.nfe_backward)} backward calls, "
+            f"peak {units.memory(r.peak_bytes)}, {units.memory(r.saved_bytes)} kept between the passes"
+            for r in table[table["task"] == task].itertuples()
+        ]
+        parts.append(f"{task}: {'; '.join(bars)}")
+    return f"{TITLE}, as bars. {'. '.join(parts) or 'No finished run'}."
+
+
+def _nfe(axis: Axes, rows: pd.DataFrame) -> None:
+    places, forward = np.arange(len(rows)), rows["nfe_forward"].fillna(0).to_numpy()
+    backward = rows["nfe_backward"].fillna(0).to_numpy()
+    axis.barh(places, forward, height=0.7, color=DARK)
+    axis.barh(places, backward, left=forward, height=0.7, color=LIGHT)
+    texts = [
+        f"{units.count(r.nfe_forward)} + {units.count(r.nfe_backward)}" if r.n_ok else "no run ended ok"
+        for r in rows.itertuples()
+    ]
+    _annotate(axis, forward + backward, texts)
+    axis.set_xlabel("f calls")
+
+
+def _memory(axis: Axes, rows: pd.DataFrame) -> None:
+    places, peak = np.arange(len(rows)), rows["peak_bytes"].fillna(0).to_numpy() / 1e6
+    axis.barh(places, peak, height=0.7, color=PEAK)
+    axis.barh(places, rows["saved_bytes"].fillna(0).to_numpy() / 1e6, height=0.3, color=KEPT)
+    texts = [units.memory(r.peak_bytes) if r.n_ok else "no run ended ok" for r in rows.itertuples()]
+    _annotate(axis, peak, texts)
+    axis.set_xlabel("memory (MB)")
+
+
+def _annotate(axis: Axes, ends: "np.ndarray[tuple[int], np.dtype[np.float64]]", texts: list[str]) -> None:
+    for place, (end, text) in enumerate(zip(ends, texts, strict=True)):
+        axis.annotate(text, (end, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
+
+
+def _name_bars(axis: Axes, rows: pd.DataFrame, names: bool) -> None:
+    labels = [style.drawable(label(row)) for row in rows.itertuples()]
+    axis.set_yticks(range(len(rows)), labels if names else [""] * len(rows))
+    axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
+    axis.tick_params(axis="y", length=0)
+    axis.margins(x=0.25)
+    axis.xaxis.set_major_locator(MaxNLocator(5, prune="upper"))
+
+
+def _legend(figure: Figure, columns: int) -> None:
+    handles = [Patch(color=colour) for colour in (DARK, LIGHT, KEPT, PEAK)]
+    texts = ["f calls forward", "f calls backward", "memory kept for backward", "peak memory"]
+    figure.legend(handles, texts, loc="outside lower center", ncols=2 if columns == 1 else 4)

@@ -1,0 +1,178 @@
+"""One style for every figure: sizes, fonts, and for each method one colour and one marker, the same everywhere.
+
+Colours are those of Okabe and Ito (2008), distinct to colour-blind readers, without their yellow, which is too faint on
+white. A method differs from its neighbours in marker too, so that a figure can be read in grey.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from odegrad.reports.names import short
+
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK, GREY = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#6E6E6E",
+)  # fmt: skip
+UNKNOWN_COLOURS = (ORANGE, SKY, GREEN, BLUE, RED, PINK, GREY)
+UNKNOWN_MARKERS = ("P", "X", "p", "h", "8", "*")
+
+COLUMN_INCHES = {1: 3.5, 2: 7.2}
+"""Width of a figure that spans one or two columns of a page."""
+
+LONGEST_NAME = 28
+_LEAST_RATIO = 8.0
+"""A logarithmic axis spans at least this, so that two labelled ticks lie on it."""
+FONT = "DejaVu Sans"
+"""Comes with matplotlib, so figures look the same on every machine."""
+
+_SETTINGS: dict[str, Any] = {
+    "font.family": [FONT],
+    "font.size": 8.0,
+    "axes.titlesize": 9.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # fonts embedded as TrueType, which publishers ask for
+    "ps.fonttype": 42,
+    "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
+    "svg.hashsalt": "odegrad",  # the same figure is the same file
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn; ``hollow`` and dashed marks another library's solver."""
+
+    colour: str
+    marker: str
+    hollow: bool = False
+
+
+_LOOKS = {
+    "naive": Look(BLACK, "o"),
+    "adjoint": Look(RED, "s"),
+    "adjoint_seminorm": Look(RED, "D"),
+    "anode": Look(BLUE, "^"),
+    "aca": Look(BLUE, "v"),
+    "revolve": Look(SKY, "^"),
+    "symplectic_adjoint": Look(SKY, "s"),
+    "mali": Look(PINK, "v"),
+    "reversible_rk": Look(PINK, "o"),
+    "interpolation": Look(GREEN, "D"),
+    "interpolation_dense": Look(GREEN, "o"),
+    "gauss_adjoint": Look(ORANGE, "s"),
+    "forward_sensitivity": Look(ORANGE, "^"),
+    "snopt": Look(PINK, "D"),
+    "torchdiffeq_naive": Look(GREY, "o", hollow=True),
+    "torchdiffeq_adjoint": Look(ORANGE, "s", hollow=True),
+    "torchdiffeq_seminorm": Look(RED, "D", hollow=True),
+}
+
+
+_DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+
+
+def look(method: str) -> Look:
+    """Return how ``method`` is drawn: fixed for known names, for others drawn from a hash of the name."""
+    if method in _LOOKS:
+        return _LOOKS[method]
+    number = int.from_bytes(hashlib.sha256(method.encode()).digest()[:8], "big")
+    rest, colour = divmod(number, len(UNKNOWN_COLOURS))
+    return Look(UNKNOWN_COLOURS[colour], UNKNOWN_MARKERS[rest % len(UNKNOWN_MARKERS)])
+
+
+def line_style(method: str, variant: int = 0) -> dict[str, Any]:
+    """Return matplotlib's keywords for a line of ``method`` with its markers; variants differ in their dashes."""
+    drawn = look(method)
+    return {
+        "color": drawn.colour,
+        "marker": drawn.marker,
+        "markerfacecolor": "none" if drawn.hollow else drawn.colour,
+        "markersize": 7.5 if drawn.hollow else 5.5,  # around the filled marker of the same result, not over it
+        "linestyle": _DASHES[(variant + drawn.hollow) % len(_DASHES)],
+    }
+
+
+def applied() -> AbstractContextManager[None]:
+    """Return a context in which figures are made and saved in this style; matplotlib's own settings come back after."""
+    return mpl.rc_context(_SETTINGS)
+
+
+def grid(rows: int, panels: int, columns: int, height: float) -> tuple[Figure, list[list[Axes]]]:
+    """Return a figure with ``rows`` x ``panels`` axes, each row ``height`` inches high; one column wide, panels stack.
+
+    The axes come as ``[row][panel]`` either way.
+    """
+    stacked = columns == 1
+    shape = (rows * panels, 1) if stacked else (rows, panels)
+    figure = Figure(figsize=(COLUMN_INCHES[columns], height * shape[0] + 0.7), layout="constrained")
+    flat = list(figure.subplots(*shape, squeeze=False).flat)
+    return figure, [flat[i * panels : (i + 1) * panels] for i in range(rows)]
+
+
+def nothing_to_draw(columns: int, what: str) -> Figure:
+    """Return a figure that says that no run measured ``what``."""
+    figure = Figure(figsize=(COLUMN_INCHES[columns], 1.0), layout="constrained")
+    figure.text(0.5, 0.5, f"No finished run measured {what}.", ha="center", va="center")
+    return figure
+
+
+def legend(figure: Figure, methods: Sequence[tuple[str, str]], columns: int) -> None:
+    """Draw one legend of ``(method, variant)`` beneath all panels, in the order given."""
+    seen: dict[str, int] = {}
+    handles, labels = [], []
+    for method, variant in methods:
+        seen[method] = seen.get(method, -1) + 1
+        handles.append(Line2D([], [], **line_style(method, seen[method])))
+        labels.append(drawable(f"{short(method)} ({variant})" if variant else short(method)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 if columns == 1 else 4)
+
+
+def log_axis(axis: Axis, values: pd.Series, name: str, tick: Callable[[float], str]) -> None:
+    """Make ``axis`` logarithmic around ``values`` with at least two ticks, written by ``tick``, and name it."""
+    low, high = float(values.min()), float(values.max())
+    margin = max(1.4, math.sqrt(_LEAST_RATIO * low / high))
+    if axis.axis_name == "x":
+        axis.axes.set(xscale="log", xlim=(low / margin, high * margin), xlabel=name)
+    else:
+        axis.axes.set(yscale="log", ylim=(low / margin, high * margin), ylabel=name)
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100.0 else (1.0,), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _place: tick(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def drawable(text: str) -> str:
+    """Return ``text`` for a figure: no mathematics, no glyph that the font lacks, no leading underscore, not too long."""
+    font = get_font(findfont(FontProperties(family=FONT)))
+    known = "".join(c if font.get_char_index(ord(c)) else "?" for c in " ".join(text.split()))
+    if len(known) > LONGEST_NAME:
+        known = f"{known[: LONGEST_NAME // 2]}…{known[-LONGEST_NAME // 2 + 1 :]}"
+    visible = f" {known}" if known.startswith("_") else known  # matplotlib hides labels that begin with one
+    return visible.replace("$", r"\$")
+
+
+def tasks(table: pd.DataFrame) -> list[str]:
+    """Return the tasks of a table in their order."""
+    return list(dict.fromkeys(table["task"].astype(str)))

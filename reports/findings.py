@@ -1,0 +1,81 @@
+"""What a result set says, in plain sentences with their numbers: no ranking without the value behind it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from odegrad.record import Status
+from odegrad.reports import units
+from odegrad.reports.names import joined
+from odegrad.reports.summary import summary
+from odegrad.reports.tables import METRIC_DIGITS, label
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence: what is compared, who is first and with which value, and who is last."""
+
+    what: str
+    best: str
+    value: str
+    rest: str
+
+
+def outcome(frame: pd.DataFrame) -> str:
+    """Return how many runs there are and how they ended."""
+    failed = int((frame["status"] != Status.OK).sum())
+    if frame.empty:
+        return "There is no run yet."
+    runs = f"{len(frame)} run{'s' if len(frame) > 1 else ''}"
+    if not failed:
+        return f"{runs}, all ended ok."
+    if failed == len(frame):
+        return f"{runs}, none ended ok; their reasons are below."
+    return f"{runs}; {failed} failed, with the reason below, and are in no median."
+
+
+def findings(frame: pd.DataFrame) -> dict[str, list[Finding]]:
+    """Return for each task the best metric, the fastest training and iteration, the most exact and the leanest method.
+
+    Medians over seeds. Methods whose values read the same at the digits shown share the place: a difference that the
+    table does not show is not called one. Quantities that no run measured are left out.
+    """
+    table = summary(frame)
+    table = table.assign(iteration=table[["forward_seconds", "backward_seconds", "update_seconds"]].sum(axis=1, skipna=False))
+    return {str(task): _of_task(rows) for task, rows in table[table["n_ok"] > 0].groupby("task", sort=False)}
+
+
+def _of_task(rows: pd.DataFrame) -> list[Finding]:
+    names, higher = rows["metric_name"].dropna(), rows["metric_higher_is_better"].dropna()
+    metric = names.iloc[0] if len(names) else "metric"
+    upwards = bool(higher.iloc[0]) if len(higher) else True
+    found = [
+        _extreme(rows, "metric_value", f"Best {metric}", lambda v: units.significant(v, METRIC_DIGITS), upwards),
+        _extreme(rows, "train_seconds", "Fastest training", units.seconds),
+        _extreme(rows, "iteration", "Fastest iteration (forward + backward + update)", units.seconds),
+        _extreme(rows, "gradient_relative_error", "Most exact gradient", units.error),
+        _extreme(rows, "peak_bytes", "Least peak memory", units.memory),
+    ]
+    return [finding for finding in found if finding is not None]
+
+
+def _extreme(
+    rows: pd.DataFrame, column: str, what: str, text: Callable[[Any], str], upwards: bool = False
+) -> Finding | None:
+    measured = rows[rows[column].map(lambda value: math.isfinite(value))]
+    if measured.empty:
+        return None
+    shown = measured[column].map(text)
+    best, worst = (measured[column].idxmax(), measured[column].idxmin())[:: 1 if upwards else -1]
+    first = [label(row) for row in measured[shown == shown[best]].itertuples()]
+    last = [label(row) for row in measured[shown == shown[worst]].itertuples()]
+    if len(measured) == 1:
+        rest = "the only one measured"
+    elif shown[best] == shown[worst]:
+        rest = "the same for all"
+    else:
+        rest = f"last: {joined(last)}, {shown[worst]}"
+    return Finding(what, joined(first), shown[best], rest)

@@ -1,0 +1,219 @@
+"""Records on disk to a dataframe, and to Parquet and back: columns and dtypes follow ``odegrad.record.COLUMNS``."""
+
+import contextlib
+import gc
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
+
+from odegrad.errors import ResultsError
+from odegrad.record import COLUMNS, SCHEMA_VERSION, Column, Status
+
+RECORDS = "records.jsonl"
+SHARDS = "records*.jsonl"
+"""Other runners append to files of their own beside ``records.jsonl``; all are read."""
+
+DTYPES = {"int64": "Int64", "boolean": "boolean", "string": "string", "float64": "float64", "object": "object"}
+"""A column's dtype in ``COLUMNS`` -> the pandas dtype, nullable because a failed run lacks what it did not measure."""
+
+_ARROW = {"int64": pa.int64(), "boolean": pa.bool_(), "string": pa.string(), "float64": pa.float64()}
+_NAMES = tuple(column.name for column in COLUMNS)
+_STATUS = _NAMES.index("status")
+_STATUSES = frozenset(str(status) for status in Status)
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Pause the search for reference cycles, which JSON has none of: it takes longer than reading many records."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_no_garbage_collection()
+def load(results: Path | str) -> pd.DataFrame:
+    """Return the records of a results folder, one row a run, in the order in which the runs ended.
+
+    A run that was measured more than once counts once: its latest ``ok`` record, or its latest one if none is ``ok``;
+    files are read in the order of their names, ``records.jsonl`` first. A half-written last line (power cut, full
+    disk) is left out and logged. Columns that an older file lacks are NA. Floats that were not measured and measured
+    NaN are both NaN.
+
+    Parameters
+    ----------
+    results
+        A folder that ``odegrad run`` wrote.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``odegrad.record.COLUMNS`` with dtypes ``DTYPES``; lists and dictionaries are Python objects.
+
+    Raises
+    ------
+    ResultsError
+        If there is no record, a line cannot be read, or the records are of a newer odegrad.
+    """
+    folder = Path(results)
+    if not folder.is_dir():
+        raise ResultsError(
+            f"results {folder}: expected a folder that holds {RECORDS}, got "
+            f"{'a file' if folder.exists() else 'nothing there'}; `odegrad run SUITE --results {folder}` makes one"
+        )
+    paths = sorted(folder.glob(SHARDS), key=lambda path: (path.name != RECORDS, path.name))
+    latest: dict[str, tuple[Any, ...]] = {}
+    for path in paths:
+        for row in _rows(path):
+            _keep_latest(latest, row)
+    if not latest:
+        raise ResultsError(
+            f"results {folder}: expected at least one record in {RECORDS}, got "
+            f"{'none' if paths else 'no such file'}; measure some with `odegrad run SUITE --results {folder}`"
+        )
+    return _frame(list(latest.values()))
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows, as ``Record.to_row`` makes them, as a dataframe; absent values are NA, unknown keys are dropped.
+
+    Raises
+    ------
+    ResultsError
+        If a value does not have its column's dtype.
+    """
+    return _frame([_values(row) for row in rows])
+
+
+def to_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """Write a frame of records as Parquet.
+
+    Lists (traces, raw seconds) become lists of doubles; dictionaries (options, machine) become JSON text, because
+    their keys differ from row to row. Units and meanings stand in the fields' metadata.
+
+    Raises
+    ------
+    ResultsError
+        If a list holds something else than numbers.
+    """
+    flat = frame.copy(deep=False)
+    for column in COLUMNS:
+        if _is_dictionary(column):
+            flat[column.name] = pd.array([_dump(v) for v in frame[column.name]], dtype="string")
+    fields = [
+        pa.field(c.name, _ARROW.get(c.dtype) or _object_type(c), metadata={"unit": c.unit, "meaning": c.meaning})
+        for c in COLUMNS
+    ]
+    try:
+        table = pa.Table.from_pandas(flat, schema=pa.schema(fields), preserve_index=False)
+    except pa.ArrowException as error:
+        raise ResultsError(f"cannot write {path}: expected lists of numbers in the trace and raw columns ({error})") from error
+    parquet.write_table(table, path)
+
+
+@_no_garbage_collection()
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Return the frame that ``to_parquet`` wrote, equal in values and dtypes."""
+    frame = pd.read_parquet(path)
+    for column in COLUMNS:
+        if _is_dictionary(column):
+            values = [None if pd.isna(text) else json.loads(text) for text in frame[column.name]]
+        elif column.dtype == "object":
+            values = [None if v is None else np.asarray(v, dtype=float).tolist() for v in frame[column.name]]
+        else:
+            continue
+        frame[column.name] = pd.Series(values, index=frame.index, dtype="object")
+    return frame
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.isspace():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                if not line.endswith(b"\n"):
+                    _log.warning("%s: left out the half-written last line %d", path, number)
+                    return
+                raise ResultsError(
+                    f"{path}: line {number} is not JSON ({error}); delete that line, and its run will be measured again"
+                ) from error
+            yield _checked(row, path, number)
+
+
+def _checked(row: Any, path: Path, number: int) -> dict[str, Any]:
+    """Refuse a line that is no record, or one of a newer odegrad."""
+    version = row.get("schema_version") if isinstance(row, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ResultsError(
+            f"{path}: line {number} has schema version {version}, this odegrad reads up to {SCHEMA_VERSION}; "
+            "install the newer odegrad that wrote it"
+        )
+    if not isinstance(row, dict) or not isinstance(row.get("run_id"), str) or row.get("status") not in _STATUSES:
+        raise ResultsError(
+            f"{path}: line {number} is no record: expected an object with a run_id and a status of "
+            f"{', '.join(sorted(_STATUSES))}; delete that line, and its run will be measured again"
+        )
+    return row
+
+
+def _keep_latest(latest: dict[str, tuple[Any, ...]], row: dict[str, Any]) -> None:
+    known = latest.get(row["run_id"])
+    if known is None or row["status"] == Status.OK or known[_STATUS] != Status.OK:
+        latest.pop(row["run_id"], None)
+        latest[row["run_id"]] = _values(row)
+
+
+def _values(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(map(row.get, _NAMES))
+
+
+def _frame(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+    by_column = zip(*rows, strict=True) if rows else iter([()] * len(COLUMNS))
+    return pd.DataFrame({c.name: _series(c, list(v)) for c, v in zip(COLUMNS, by_column, strict=True)})
+
+
+def _series(column: Column, values: list[Any]) -> Any:
+    try:
+        if column.dtype == "object":
+            return pd.Series(values, dtype="object")
+        if column.dtype == "float64":
+            return pd.Series(np.array(values, dtype=np.float64))
+        return pd.Series(pd.array(values, dtype=DTYPES[column.dtype]))
+    except (TypeError, ValueError) as error:
+        wrong = next((v for v in values if not _fits(column.dtype, v)), None)
+        raise ResultsError(
+            f"column {column.name!r}: expected {column.dtype} or null in every record, got {wrong!r} ({error}); "
+            "delete the lines that hold it"
+        ) from error
+
+
+def _fits(dtype: str, value: Any) -> bool:
+    kinds = {"int64": int, "boolean": bool, "string": str, "float64": (int, float)}
+    return value is None or isinstance(value, kinds[dtype])
+
+
+def _is_dictionary(column: Column) -> bool:
+    """Options and machine describe the run and are dictionaries; every measured object is a list of numbers."""
+    return column.dtype == "object" and not column.measured
+
+
+def _object_type(column: Column) -> Any:
+    return pa.string() if _is_dictionary(column) else pa.list_(pa.float64())
+
+
+def _dump(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False)

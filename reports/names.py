@@ -1,0 +1,96 @@
+"""Names as a reader sees them: the order of methods, short names of users' files, what tells two runs apart."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+METHOD_ORDER = (
+    "naive",
+    "adjoint",
+    "adjoint_seminorm",
+    "anode",
+    "aca",
+    "revolve",
+    "symplectic_adjoint",
+    "mali",
+    "reversible_rk",
+    "interpolation",
+    "interpolation_dense",
+    "gauss_adjoint",
+    "forward_sensitivity",
+    "snopt",
+    "torchdiffeq_naive",
+    "torchdiffeq_adjoint",
+    "torchdiffeq_seminorm",
+)
+"""The order of methods in every table and figure; others follow by name."""
+
+SETTINGS = (
+    "suite",
+    "size",
+    "gradient",
+    "gradient_options",
+    "optimizer",
+    "optimizer_options",
+    "solver",
+    "solver_options",
+    "rtol",
+    "atol",
+    "iterations",
+    "device",
+    "dtype",
+    "code",
+)
+"""Columns that, beside task and method, make two runs unlike; only the seed may differ within one row of a table."""
+
+_NAMED = frozenset({"rtol", "atol", "iterations", "code"})
+"""Settings whose bare value does not say what it is."""
+
+
+def sort_key(method: str) -> tuple[int, str]:
+    """Return a key that sorts methods: known ones in ``METHOD_ORDER``, then the others by name."""
+    return (METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER), method)
+
+
+def short(method: str) -> str:
+    """Return a method's name without the folders of a user's file: ``my_method.py:MyMethod``."""
+    return method.replace("\\", "/").rpartition("/")[2] or method if ".py:" in method else method
+
+
+def joined(names: Iterable[str]) -> str:
+    """Return names as an English list: ``a, b and c``."""
+    *first, last = list(names) or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def methods(frame: pd.DataFrame) -> pd.Series:
+    """Return each run's method; where the name shown is empty, its gradient method."""
+    shown = frame["method"].fillna("")
+    return shown.where(shown != "", frame["gradient"].fillna("")).astype("string")
+
+
+def variants(frame: pd.DataFrame) -> pd.Series:
+    """Return for each run what tells it from others of its task and method, besides the seed; mostly empty.
+
+    A setting is named only if it varies within a task and method: a sweep over ``rtol`` gives ``rtol 0.001``.
+    """
+    keys = [frame["task"].fillna(""), methods(frame)]
+    parts = []
+    for setting in SETTINGS:
+        values = frame[setting].map(_plain)
+        varies = values.groupby(keys).transform("nunique") > 1
+        if varies.any():
+            named = f"{setting} " + values if setting in _NAMED else values
+            parts.append(named.where(varies & (values != ""), ""))
+    texts = [", ".join(word for word in row if word) for row in zip(*parts, strict=True)] if parts else ""
+    return pd.Series(texts, index=frame.index, dtype="string")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in sorted(value.items()))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None or value is pd.NA else str(value)

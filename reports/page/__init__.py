@@ -1,0 +1,1 @@
+"""Part of odegrad; see ARCHITECTURE.md."""

@@ -1,0 +1,203 @@
+"""One self-contained HTML page of a result set: no network, light and dark, everything escaped."""
+
+import base64
+import json
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from odegrad.record import COLUMNS
+from odegrad.reports import units
+from odegrad.reports.figures.kinds import KINDS, Kind, render
+from odegrad.reports.findings import findings, outcome
+from odegrad.reports.names import joined
+from odegrad.reports.summary import cells, failures, summary
+from odegrad.reports.tables import METRIC_DIGITS, NOTE, label
+
+MOST_RUNS = 2000
+"""Runs that the page lists; a browser sorts more than that only slowly."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell shows, and what it sorts by; empty sorts last."""
+
+    text: str
+    value: str
+
+
+@dataclass(frozen=True)
+class PageColumn:
+    """One column of a table on the page."""
+
+    heading: str
+    value: str
+    """Column of the summary or of the records."""
+    text: Callable[[Any], str] = str
+    right: bool = True
+    wrap: bool = False
+
+    @property
+    def hint(self) -> str:
+        """Return what the column means, from the glossary."""
+        return next((c.meaning for c in COLUMNS if c.name == self.value), "")
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table on the page."""
+
+    columns: Sequence[PageColumn]
+    rows: Sequence[Sequence[Cell]]
+
+
+def _metric(value: float) -> str:
+    return units.significant(value, METRIC_DIGITS)
+
+
+MEASURED = (
+    PageColumn("value", "metric_value", _metric),
+    PageColumn("NFE forward", "nfe_forward", units.count),
+    PageColumn("NFE backward", "nfe_backward", units.count),
+    PageColumn("gradient error", "gradient_relative_error", units.error),
+    PageColumn("method error", "gradient_method_error", units.error),
+    PageColumn("peak memory", "peak_bytes", units.memory),
+    PageColumn("saved memory", "saved_bytes", units.memory),
+    PageColumn("forward", "forward_seconds", units.seconds),
+    PageColumn("backward", "backward_seconds", units.seconds),
+    PageColumn("update", "update_seconds", units.seconds),
+    PageColumn("wall-clock", "train_seconds", units.seconds),
+)
+NAMED = (
+    PageColumn("task", "task", right=False),
+    PageColumn("method", "label", right=False),
+)
+RESULTS = (
+    *NAMED,
+    PageColumn("ok", "ok", right=False, wrap=True),
+    PageColumn("metric", "metric_name", right=False),
+    *MEASURED[:1],
+    PageColumn("95 % interval", "interval"),
+    *MEASURED[1:],
+)
+RUNS = (
+    *NAMED,
+    PageColumn("seed", "seed", units.count),
+    PageColumn("status", "status", right=False),
+    PageColumn("metric", "metric_name", right=False),
+    *MEASURED,
+    PageColumn("solver", "solver", right=False),
+    PageColumn("optimizer", "optimizer", right=False),
+    PageColumn("run", "run_id", right=False),
+)
+
+
+def page(frame: pd.DataFrame) -> str:
+    """Return the page of ``frame`` as HTML.
+
+    Parameters
+    ----------
+    frame
+        Records from ``odegrad.reports.frame.load``; may be empty.
+
+    Returns
+    -------
+    str
+        The whole page, with style, script and figures inside.
+    """
+    environment = Environment(
+        loader=PackageLoader("odegrad.reports.page", package_path=""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    suites = list(dict.fromkeys(frame["suite"].dropna()))
+    return environment.get_template("page.html.j2").render(
+        suites=joined(suites) or "no runs",
+        folder=suites[0] if suites else "SUITE",
+        commands=[shlex.join(["odegrad", "run", suite]) for suite in suites] or ["odegrad run SUITE"],
+        outcome=outcome(frame),
+        findings=findings(frame),
+        note=NOTE,
+        results=_results(frame),
+        runs=_runs(frame.head(MOST_RUNS)),
+        left_out=max(0, len(frame) - MOST_RUNS),
+        figures=[_figure(kind, frame) for kind in KINDS],
+        failed=_failed(frame),
+        machines=_machines(frame),
+        glossary=COLUMNS,
+    )
+
+
+def _results(frame: pd.DataFrame) -> PageTable:
+    table = summary(frame)
+    return _table(RESULTS, table.assign(
+        label=[label(row) for row in table.itertuples()],
+        ok=[f"{r.n_ok}/{r.n}" + (f" ({r.failures})" if r.failures else "") for r in table.itertuples()],
+        interval=[_interval(r.metric_low, r.metric_high) for r in table.itertuples()],
+    ))  # fmt: skip
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{_metric(low)} to {_metric(high)}"
+
+
+def _runs(frame: pd.DataFrame) -> PageTable:
+    table = cells(frame)
+    return _table(RUNS, table.assign(label=[label(row) for row in table.itertuples()]))
+
+
+def _table(columns: Sequence[PageColumn], table: pd.DataFrame) -> PageTable:
+    by_column = [[_cell(column, value) for value in table[column.value]] for column in columns]
+    return PageTable(columns, list(zip(*by_column, strict=True)))
+
+
+def _cell(column: PageColumn, value: Any) -> Cell:
+    if pd.isna(value):
+        return Cell(units.MISSING, "")
+    # JavaScript's Number reads "Infinity", not Python's "inf"
+    infinite = isinstance(value, float) and math.isinf(value)
+    return Cell(column.text(value), str(value).replace("inf", "Infinity") if infinite else str(value))
+
+
+def _figure(kind: Kind, frame: pd.DataFrame) -> dict[str, str]:
+    wide, narrow = (_data_uri(render(kind.draw(frame, columns), "svg")) for columns in (2, 1))
+    return {"name": kind.name, "title": kind.title, "alt": kind.describe(frame), "wide": wide, "narrow": narrow}
+
+
+def _data_uri(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+def _failed(frame: pd.DataFrame) -> list[dict[str, str]]:
+    return [
+        {
+            "method": label(row),
+            "task": str(row.task),
+            "seed": units.count(row.seed),
+            "status": str(row.status),
+            "message": str(row.message) or "no message",
+        }
+        for row in failures(frame).itertuples()
+    ]
+
+
+def _machines(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return each distinct machine with the number of its runs, the most used first."""
+    texts = frame["machine"].dropna().map(lambda machine: json.dumps(machine, sort_keys=False))
+    return [
+        {"runs": int(number), "entries": [(k, _plain(v)) for k, v in json.loads(text).items()]}
+        for text, number in texts.value_counts().items()
+    ]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items()) or units.MISSING
+    return units.MISSING if value is None else str(value)

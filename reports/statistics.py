@@ -1,0 +1,70 @@
+"""Medians over seeds and their bootstrap intervals; every random draw comes from a seed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from odegrad.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval, in the unit of the values."""
+
+    low: float
+    high: float
+
+
+def finite(values: Iterable[float | None]) -> NDArray[np.float64]:
+    """Return the values that were measured and are no NaN, ``[n]``; infinities stay."""
+    array = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+    return array[~np.isnan(array)]
+
+
+def median(values: Iterable[float | None]) -> float:
+    """Return the median of the values that are no NaN; NaN if there is none."""
+    kept = finite(values)
+    with np.errstate(invalid="ignore"):  # between two opposite infinities there is no median
+        return float(np.median(kept)) if kept.size else float("nan")
+
+
+def bootstrap_interval(
+    values: Iterable[float | None], seed: int = 0, level: float = 0.95, resamples: int = 1000
+) -> Interval:
+    """Return the percentile bootstrap interval of the median (Efron, 1979).
+
+    Parameters
+    ----------
+    values
+        One value a seed; NaN is left out.
+    seed
+        Seed of the resampling.
+    level
+        Coverage, between 0 and 1.
+    resamples
+        Number of resampled medians.
+
+    Returns
+    -------
+    Interval
+        With one value both ends are that value; with none both are NaN. From very few seeds it is no wider than
+        their range, so it says how far they lie apart and no more.
+
+    Raises
+    ------
+    UsageError
+        If ``level`` is not between 0 and 1.
+    """
+    if not 0.0 < level < 1.0:
+        raise UsageError(f"level: expected a number between 0 and 1, got {level}; 0.95 is usual")
+    kept = finite(values)
+    if kept.size < 2:
+        only = float(kept[0]) if kept.size else float("nan")
+        return Interval(only, only)
+    draws = np.random.default_rng(seed).integers(0, kept.size, (resamples, kept.size))
+    tail = (1.0 - level) / 2.0
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(np.median(kept[draws], axis=1), [tail, 1.0 - tail])
+    return Interval(float(low), float(high))

@@ -1,0 +1,203 @@
+"""The table of a result set: on the terminal, as Markdown, CSV and LaTeX booktabs."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from odegrad.reports import units
+from odegrad.reports.names import short
+from odegrad.reports.summary import failures, summary
+
+METRIC_DIGITS = 4
+NOTE = (
+    "Medians over the runs that ended ok. NFE, memory and times are of one iteration; NFE and gradient error "
+    "(relative, against a float64 reference) at the initial parameters."
+)
+LONGEST_MESSAGE = 300
+"""Characters of a failure's message on the terminal; records and page hold all of it."""
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """One column as shown: its heading, its text of one summary row, and the side it is aligned to."""
+
+    heading: str
+    text: Callable[[Any], str]
+    right: bool = True
+
+
+def label(row: Any) -> str:
+    """Return a method's name as shown, with what tells it from its variants: ``adjoint (rtol 0.001)``."""
+    return f"{short(row.method)} ({row.variant})" if row.variant else short(row.method)
+
+
+def metric(row: Any) -> str:
+    """Return a metric's value with its name: ``accuracy 0.9556``."""
+    return f"{'' if pd.isna(row.metric_name) else row.metric_name} {_metric_value(row)}".strip()
+
+
+TIMES = (
+    TextColumn(
+        "time forward / backward / update",
+        lambda r: units.seconds_together([r.forward_seconds, r.backward_seconds, r.update_seconds]),
+    ),
+    TextColumn("wall-clock", lambda row: units.seconds(row.train_seconds)),
+)
+MEASURES = (
+    TextColumn("NFE forward / backward", lambda r: f"{units.count(r.nfe_forward)} / {units.count(r.nfe_backward)}"),
+    TextColumn("gradient error", lambda row: units.error(row.gradient_relative_error)),
+    TextColumn("peak memory", lambda row: units.memory(row.peak_bytes)),
+    *TIMES,
+    TextColumn("ok", lambda row: f"{row.n_ok}/{row.n}"),
+)
+COLUMNS_SHOWN = (
+    TextColumn("task", lambda row: str(row.task), right=False),
+    TextColumn("method", label, right=False),
+    TextColumn("metric", metric),
+    *MEASURES,
+)
+"""What a table shows, in this order."""
+
+
+def print_table(frame: pd.DataFrame, console: Console) -> None:
+    """Print the table of ``frame`` and beneath it every failed run with its status and message.
+
+    Where the console is too narrow, tasks become headings, and then the times get a table of their own; no number is
+    ever cut or wrapped.
+    """
+    table = summary(frame)
+    unbounded = console.options.update(max_width=10_000)
+    for layout in ([_plain_table(table)], [_grouped_table(table, MEASURES)], _split_tables(table)):
+        widths = [console.measure(part, options=unbounded).maximum for part in layout]
+        if max(widths) <= console.width:
+            break
+    for part, width in zip(layout, widths, strict=True):
+        part.width = width
+        console.print(part, crop=False)
+    console.print(Text(NOTE, style="dim"))
+    failed = failures(frame)
+    if len(failed):
+        console.print(Text(f"\n{len(failed)} of {len(frame)} runs failed:", style="bold"))
+    for line in failure_lines(failed):
+        text = line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]} …"
+        console.print(Text(f"  {text}"), soft_wrap=True)
+
+
+def failure_lines(failed: pd.DataFrame) -> Iterator[str]:
+    """Yield one line a failed run: task, method, seed, status and message."""
+    for row in failed.itertuples():
+        message = " ".join(row.message.split()) or "no message"
+        yield f"{row.task}, {label(row)}, seed {units.count(row.seed)}: {row.status}: {message}"
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """Return the table as Markdown, with the failed runs beneath it."""
+    rows = [[_markdown(c.text(row)) for c in COLUMNS_SHOWN] for row in summary(frame).itertuples()]
+    heads = [c.heading for c in COLUMNS_SHOWN]
+    rule = ["--:" if c.right else ":--" for c in COLUMNS_SHOWN]
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)]
+    failed = [f"* {_markdown(line)}" for line in failure_lines(failures(frame))]
+    return "\n".join([*lines, "", NOTE, *(["", "Failed runs:", "", *failed] if failed else []), ""])
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """Return the summary as CSV: full numbers, units in the columns' names, empty where nothing was measured."""
+    return str(summary(frame).to_csv(index=False))
+
+
+def to_latex(frame: pd.DataFrame) -> str:
+    r"""Return the table as a LaTeX ``tabular`` with booktabs rules; it needs ``\usepackage{booktabs}``."""
+    lines, task = [], None
+    for row in summary(frame).itertuples():
+        if task is not None and row.task != task:
+            lines.append(r"\midrule")
+        task = row.task
+        lines.append(" & ".join(_latex(c.text(row), number=c.right) for c in COLUMNS_SHOWN) + r" \\")
+    heads = " & ".join(_latex(c.heading, number=False) for c in COLUMNS_SHOWN) + r" \\"
+    sides = "".join("r" if c.right else "l" for c in COLUMNS_SHOWN)
+    body = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", heads, r"\midrule", *lines, r"\bottomrule", r"\end{tabular}"]
+    failed = [f"% failed: {line}" for line in failure_lines(failures(frame))]
+    return "\n".join([*failed, *body, ""])
+
+
+def _metric_value(row: Any) -> str:
+    return units.significant(row.metric_value, METRIC_DIGITS)
+
+
+def _plain_table(table: pd.DataFrame) -> Table:
+    """Return one line a row, the task first."""
+    shown = _empty_table([(_broken(c.heading), c.right) for c in COLUMNS_SHOWN])
+    task = None
+    for row in table.itertuples():
+        if task is not None and row.task != task:
+            shown.add_section()
+        task = row.task
+        shown.add_row(*(Text(c.text(row)) for c in COLUMNS_SHOWN))
+    return shown
+
+
+def _grouped_table(table: pd.DataFrame, columns: Sequence[TextColumn]) -> Table:
+    """Return one line a row beneath a heading of its task and metric."""
+    shown = _empty_table([("method", False), ("metric", True), *((_broken(c.heading), c.right) for c in columns)])
+    for task, rows in table.groupby("task", sort=False):
+        names = rows["metric_name"].dropna()
+        shown.add_row(Text(str(task), style="bold"), Text(names.iloc[0] if len(names) else ""))
+        for row in rows.itertuples():
+            shown.add_row(Text(f" {label(row)}"), Text(_metric_value(row)), *(Text(c.text(row)) for c in columns))
+        shown.add_section()
+    return shown
+
+
+def _split_tables(table: pd.DataFrame) -> list[Table]:
+    """Return the counts and the times as two tables, for a narrow page."""
+    times = [c for c in MEASURES if c in TIMES]
+    return [_grouped_table(table, [c for c in MEASURES if c not in TIMES]), _grouped_table(table, times)]
+
+
+def _broken(heading: str) -> str:
+    """Return a heading on two lines."""
+    place = next((mark for mark in (" / ", "-", " ") if mark in heading), " ")
+    return heading.replace(place, f"{place.rstrip(' /')}\n{place.lstrip(' -')}", 1)
+
+
+def _empty_table(columns: list[tuple[str, bool]]) -> Table:
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for heading, right in columns:
+        shown.add_column(Text(heading), justify="right" if right else "left", no_wrap=True)
+    return shown
+
+
+def _markdown(text: str) -> str:
+    """Return ``text`` with what Markdown and HTML would read as markup made harmless."""
+    harmless = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", harmless)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "–": "--",
+    "µ": r"\textmu{}",
+    "…": r"\ldots{}",
+    **{c: f"\\{c}" for c in "&%$#_"},
+}
+
+
+def _latex(text: str, number: bool) -> str:
+    """Return ``text`` for LaTeX; in numbers ``1.2e-07`` becomes a power of ten."""
+    escaped = "".join(_LATEX.get(c, c) for c in text)
+    if not number:
+        return escaped
+    return re.sub(r"(\d\.?\d*)e([+-]\d+)", lambda m: rf"${m[1]}\times10^{{{int(m[2])}}}$", escaped)

@@ -1,0 +1,89 @@
+"""Numbers as a reader sees them: significant digits, kB and MB, ms and s. A missing value is a dash, never a blank."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+MISSING = "–"
+
+_SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+
+Number = float | int | None
+"""A number, or None, NaN or NA where there is none."""
+
+
+def significant(value: Number, digits: int = 3) -> str:
+    """Return ``value`` with that many significant digits; very large and very small ones in powers of ten."""
+    number = to_float(value)
+    if number is None:
+        return MISSING
+    if math.isinf(number):
+        return "inf" if number > 0 else "-inf"
+    if number == 0.0:
+        return "0"
+    rounded = float(f"{number:.{digits - 1}e}")
+    exponent = math.floor(math.log10(abs(rounded)))
+    if exponent < -3 or exponent >= 6:
+        return f"{rounded:.{digits - 1}e}"
+    return f"{rounded:.{max(0, digits - 1 - exponent)}f}"
+
+
+def error(value: Number) -> str:
+    """Return a relative error as ``1.2e-07``; exactly zero is ``0``."""
+    number = to_float(value)
+    return significant(value) if number is None or number == 0.0 or math.isinf(number) else f"{number:.1e}"
+
+
+def count(value: Number) -> str:
+    """Return a count: whole, or with one decimal where the median lies between two."""
+    number = to_float(value)
+    if number is None or math.isinf(number):
+        return significant(value)
+    return f"{number:.0f}" if number == round(number) else f"{number:.1f}"
+
+
+def seconds(value: Number) -> str:
+    """Return a time as ``12.3 s``, ``4.56 ms`` or ``7.89 µs``."""
+    return _with_unit([value], _SECONDS)
+
+
+def seconds_together(values: Sequence[Number]) -> str:
+    """Return times in one unit, that of the largest: ``3.10 / 5.25 / 0.41 ms``."""
+    return _with_unit(values, _SECONDS)
+
+
+def memory(value: Number) -> str:
+    """Return bytes as ``640 B``, ``12.3 kB``, ``4.56 MB`` or ``1.23 GB`` (powers of ten)."""
+    number = to_float(value)
+    return f"{number:.0f} B" if number is not None and abs(number) < 1e3 else _with_unit([value], _BYTES)
+
+
+def seconds_unit(largest: float) -> tuple[float, str]:
+    """Return the unit that suits an axis up to ``largest`` seconds, as ``(seconds in it, its name)``."""
+    return _unit(largest, _SECONDS)
+
+
+def memory_unit(largest: float) -> tuple[float, str]:
+    """Return the unit that suits an axis up to ``largest`` bytes, as ``(bytes in it, its name)``."""
+    return _unit(largest, _BYTES)
+
+
+def to_float(value: Number) -> float | None:
+    """Return a float, or None where there is no number."""
+    return None if value is None or pd.isna(value) else float(value)
+
+
+def _with_unit(values: Iterable[Number], units: Sequence[tuple[float, str]]) -> str:
+    numbers = [to_float(v) for v in values]
+    sizes = [abs(n) for n in numbers if n is not None and math.isfinite(n)]
+    if not sizes:
+        return " / ".join(significant(n) for n in numbers)
+    scale, unit = _unit(max(sizes), units)
+    return f"{' / '.join(significant(None if n is None else n / scale) for n in numbers)} {unit}"
+
+
+def _unit(largest: float, units: Sequence[tuple[float, str]]) -> tuple[float, str]:
+    # 0.9996 ms is shown as 1.00 ms, not as 1000 µs
+    return next((unit for unit in units if largest >= 0.9995 * unit[0]), units[-1])

@@ -1,0 +1,269 @@
+"""The command line, through ``main`` and through real processes: what it prints where, and its exit codes."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+import odegrad.check
+import odegrad.runner
+from odegrad.checks.result import CheckResult, at_most
+from odegrad.cli import main
+from odegrad.record import Record, Run, Status
+from odegrad.runner import Outcome
+from odegrad.store import RECORDS
+
+SUITE = """
+name = "mine"
+methods = ["naive", "my_method.py:Mine"]
+
+[[solvers]]
+name = "rk4"
+options = {num_steps = 2}
+
+[[tasks]]
+name = "digits"
+size = "tiny"
+iterations = 2
+"""
+
+METHOD = """
+from dataclasses import dataclass
+
+from odegrad.methods.gradients.naive import Naive
+
+print("imported")
+
+
+@dataclass(frozen=True)
+class Mine(Naive):
+    def __call__(self, field, solver, y0, ts):
+        print("solving")
+        if BROKEN:
+            raise ValueError("my own mistake")
+        return super().__call__(field, solver, y0, ts)
+"""
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """Return a function that runs the command line and returns its exit code, standard output and standard error."""
+    logger = logging.getLogger("odegrad")
+    before = logger.handlers, logger.level, signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["odegrad", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    yield call
+    logger.handlers, logger.level = before[:2]
+    signal.signal(signal.SIGTERM, before[2])
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """Return the path of a suite with a method of one's own, which works."""
+    return write_suite(tmp_path, broken=False)
+
+
+def write_suite(folder, broken):
+    (folder / "my_method.py").write_text(METHOD + f"\n\nBROKEN = {broken}\n")
+    (folder / "mine.toml").write_text(textwrap.dedent(SUITE))
+    return folder / "mine.toml"
+
+
+def command_line(*arguments, cwd, **settings):
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "odegrad.cli", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **settings},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_has_examples(run_main):
+    """The help names the commands and shows how to use them."""
+    code, out, _ = run_main("--help")
+    assert code == 0
+    assert "odegrad run quick" in out
+    assert "odegrad check my_method.py:MyMethod" in out
+
+
+def test_help_and_results_need_no_torch(tmp_path):
+    """Neither the help nor a wrong results folder imports torch."""
+    program = "import sys; sys.modules['torch'] = None; from odegrad.cli import main; main()"
+    for arguments, code in ((["run", "--help"], 0), (["report", "gone"], 2)):
+        command = [sys.executable, "-c", program, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quik"], "error: unknown suite 'quik': did you mean 'quick'?"),
+        (["plan", "gone.toml"], "error: suite 'gone.toml': expected a file"),
+        (["plan", "quick", "--set", "seed=3"], "error: --set seed=3: expected KEY=VALUE"),
+        (["plan", "quick", "--set", 'methods=["niave"]'], "unknown method 'niave': did you mean 'naive'"),
+        (["report", "gone"], "error: results folder gone: there is no such folder"),
+        (["check", "niave"], "error: unknown gradient method 'niave': did you mean 'naive'"),
+        (["check", "gone.py:Mine"], "error: gradient method 'gone.py:Mine': there is no file"),
+        (["run", "quick", "--threads", "0"], "--threads"),
+        (["list", "method"], "method"),
+        (["rum"], "rum"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_a_message(run_main, tmp_path, monkeypatch, arguments, message):
+    """A mistake is one message on standard error, without a traceback, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    code, out, error = run_main(*arguments)
+    assert (code, out) == (2, "")
+    assert message in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["methods", "optimizers", "solvers", "tasks", "suites"])
+def test_list_prints_a_table_or_json(run_main, kind):
+    """Every name in the JSON is in the table."""
+    code, out, _ = run_main("list", kind, "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert rows
+    _, table, _ = run_main("list", kind)
+    assert all(row["name"] in table for row in rows)
+
+
+def test_list_without_a_kind_lists_everything(run_main):
+    """The methods carry what they state about themselves; a published pair is among them."""
+    _, out, _ = run_main("list", "--json")
+    rows = json.loads(out)
+    methods = {row["name"]: row for row in rows["methods"]}
+    assert set(rows) == {"methods", "optimizers", "solvers", "tasks", "suites"}
+    assert methods["naive"]["exact"] is True
+    assert methods["adjoint"]["exact"] is False
+    assert "adjoint" in methods["snopt"]["summary"]
+
+
+def test_plan_prints_the_grid(run_main, suite):
+    """The JSON of a plan is the runs themselves."""
+    code, out, _ = run_main("plan", str(suite), "--device", "cpu", "--json")
+    runs = [Run.from_dict(row) for row in json.loads(out)]
+    assert code == 0
+    assert {r.gradient for r in runs} == {"naive", "my_method.py:Mine"}
+    assert [r.run_id for r in runs] == [row["run_id"] for row in json.loads(out)]
+    _, table, _ = run_main("plan", str(suite))
+    assert all(r.run_id in table for r in runs)
+
+
+def test_check_prints_figures_and_fails_if_one_fails(run_main, monkeypatch):
+    """Every check has its figure and threshold; one that fails makes the exit code 1."""
+    results = [
+        at_most("G1 closed form", 2.5e-9, 1e-6, "growth [0, 1]"),
+        CheckResult("G13", True, None, None, "refused"),
+    ]
+    monkeypatch.setattr(odegrad.check, "check_method", lambda name: iter(results))
+    code, out, _ = run_main("check", "naive")
+    assert code == 0
+    assert all(word in out for word in ("G1 closed form", "2.5e-09", "1e-06", "growth [0, 1]", "2 of 2 checks passed"))
+    results.append(at_most("G2", 1.0, 1e-6, "off"))
+    code, out, _ = run_main("check", "naive", "--json")
+    assert code == 1
+    assert [row["passed"] for row in json.loads(out)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "words"),
+    [
+        (Outcome({Status.OK: 2}, 2, 2, 0), 0, ""),
+        (Outcome({Status.OK: 1, Status.UNSUPPORTED: 1}, 2, 2, 0), 0, ""),
+        (Outcome({Status.OK: 1, Status.ERROR: 1}, 2, 1, 0), 3, "1 of 2 runs failed; their rows say why"),
+        (Outcome({Status.INFRASTRUCTURE: 2}, 2, 2, 2), 75, "2 of 2 runs failed because of this machine"),
+        (Outcome({Status.OK: 1}, 2, 1, 0, interrupted=True), 130, "interrupted: 1 of 2 runs are finished"),
+    ],
+)
+def test_exit_code_says_how_the_sweep_went(run_main, monkeypatch, suite, outcome, code, words):
+    """0 fine, 3 some runs failed, 75 the machine failed, 130 interrupted."""
+    monkeypatch.setattr(odegrad.runner, "run_suite", lambda *a, **k: outcome)
+    monkeypatch.setattr("odegrad.cli._report", lambda folder: None)
+    found, _, error = run_main("run", str(suite), "--device", "cpu")
+    assert (found, words in error) == (code, True), error
+
+
+def test_missing_device_is_refused(run_main, monkeypatch, suite):
+    """A CUDA device that is not there is refused before any work."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, error = run_main("run", str(suite), "--device", "cuda")
+    assert code == 2
+    assert "expected a CUDA device that torch can use, got none; use --device cpu" in error
+
+
+def test_run_with_a_method_of_ones_own(tmp_path):
+    """From another folder: a method that raises costs its own row only; once it is mended only its run is measured.
+
+    Standard output holds the table and nothing else, whatever the method prints.
+    """
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    broken = command_line("run", write_suite(tmp_path, broken=True), "--device", "cpu", cwd=elsewhere)
+    assert broken.returncode == 3, broken.stderr
+    assert "count pass: ValueError: my own mistake (my_method.py:" in broken.stderr
+    assert "1 of 2 runs failed; their rows say why" in broken.stderr
+    first, lines = read_records(elsewhere)
+    assert {r.run.method: r.status for r in first} == {"naive": Status.OK, "my_method.py:Mine": Status.ERROR}
+
+    mended = command_line("run", write_suite(tmp_path, broken=False), "--device", "cpu", cwd=elsewhere)
+    assert mended.returncode == 0, mended.stderr
+    assert "2 runs on cpu, 1 finished before" in mended.stderr
+    second, more = read_records(elsewhere)
+    assert more.startswith(lines)
+    measured = {r.run.method: r.measured for r in second if r.status is Status.OK}
+    assert len(second) == 3
+    for column in ("train_loss", "nfe_forward", "gradient_relative_error", "metric_value"):
+        assert measured["naive"][column] == measured["my_method.py:Mine"][column]
+    for done in (broken, mended):
+        assert "Traceback" not in done.stderr
+        assert "my_method.py:Mine" in done.stdout
+        assert not any(word in done.stdout for word in ("imported", "solving", "runs on cpu"))
+
+
+def read_records(folder):
+    """Return the records that a sweep left, and their bytes."""
+    lines = (folder / "results" / "mine" / RECORDS).read_bytes()
+    return [Record.from_row(json.loads(line)) for line in lines.splitlines()], lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_command_exits_with_130(tmp_path, suite, number):
+    """Ctrl-C and a polite kill end the command with a message; what was finished stays readable."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "odegrad.cli", "run", str(suite), "--set", "iterations=1000000", "--results", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    begin = time.monotonic()
+    while not (tmp_path / "out" / RECORDS).exists() and time.monotonic() - begin < 60:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, ""), error
+    assert "interrupted: 0 of 2 runs are finished and in out; the same command again runs the others" in error
+    assert "Traceback" not in error

@@ -1,0 +1,104 @@
+"""The README and the docs say what is there, and their examples run through the real command line."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _command(*arguments, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "odegrad.cli", *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["my_method.py", "my_suite.toml"])
+def test_readme_shows_the_examples_in_full(name):
+    """The blocks of the README are the files, letter for letter."""
+    assert (ROOT / "docs" / "examples" / name).read_text(encoding="utf-8").rstrip() in README
+
+
+def test_readme_reaches_the_table_soon():
+    """Runnable code and the table it prints begin within the first 25 lines."""
+    lines = README.splitlines()
+    assert next(i for i, line in enumerate(lines) if "odegrad run quick" in line) < 25
+    assert next(i for i, line in enumerate(lines) if "torchdiffeq_adjoint" in line or "nll" in line) < 25
+
+
+def test_columns_page_is_that_of_the_code():
+    """docs/columns.md was written after the last change of the columns."""
+    spec = importlib.util.spec_from_file_location("make_columns", ROOT / "docs" / "make_columns.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "columns.md").read_text(encoding="utf-8") == module.page()
+
+
+def test_method_in_a_file_passes_the_checks(tmp_path):
+    """Odegrad check on a file outside of the repository."""
+    shutil.copy(ROOT / "docs" / "examples" / "my_method.py", tmp_path)
+    done = _command("check", "my_method.py:TorchCheckpoint", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert len(results) > 20
+    assert all(r["passed"] for r in results)
+
+
+@pytest.mark.slow
+def test_suite_with_a_method_in_a_file(tmp_path):
+    """Odegrad run on a suite outside of the repository: every row is ok, the method's gradient is naive's."""
+    for name in ("my_method.py", "my_suite.toml"):
+        shutil.copy(ROOT / "docs" / "examples" / name, tmp_path)
+    done = _command("run", "my_suite.toml", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "torch_checkpoint" in done.stdout
+    folder = tmp_path / "results" / "my_suite"
+    rows = {r["method"]: r for r in map(json.loads, (folder / "records.jsonl").read_text("utf-8").splitlines())}
+    assert {r["status"] for r in rows.values()} == {"ok"}
+    ours, naive = rows["torch_checkpoint"], rows["naive"]
+    assert ours["gradient_method_error"] <= 1e-12
+    assert ours["metric_value"] == naive["metric_value"]
+    assert ours["saved_bytes"] < naive["saved_bytes"]
+    assert {"records.parquet", "report.html"} <= {p.name for p in folder.iterdir()}
+
+
+def test_method_of_an_entry_point(tmp_path):
+    """A distribution offers a method under a name of its own."""
+    shutil.copy(ROOT / "docs" / "examples" / "my_method.py", tmp_path / "a_package.py")
+    info = tmp_path / "a_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: a-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[odegrad.methods]\ntorch_checkpoint = a_package:TorchCheckpoint\n")
+    done = _command("list", "methods", "--json", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "torch_checkpoint" in {row["name"] for row in json.loads(done.stdout)}
+
+
+def test_wrong_names_exit_with_2_and_the_nearest():
+    """An unknown method and an unknown suite."""
+    done = _command("check", "adjiont", cwd=ROOT)
+    assert done.returncode == 2
+    assert "did you mean 'adjoint'" in done.stderr
+    done = _command("run", "quik", cwd=ROOT)
+    assert done.returncode == 2
+    assert "did you mean 'quick'" in done.stderr
+
+
+@pytest.mark.parametrize("word", ["import odegrad", "from odegrad.reports.frame import load"])
+def test_reading_results_needs_no_torch(word):
+    """The package's face and the reports do not import torch."""
+    code = f"{word}; import sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
