@@ -214,8 +214,7 @@ def _report(folder: Path) -> None:
 
     written = build_report(folder)
     print_table(load(folder), _output())
-    for path in written:
-        _log.info("wrote %s", path)
+    _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, folder)
 
 
 def _output() -> Console:
