@@ -162,7 +162,7 @@ def list_names(
     as_json: JsonOption = False,
 ) -> None:
     """List methods, optimizers, solvers, tasks and suites."""
-    from odegrad.listing import LISTINGS, SHOWN
+    from odegrad.listing import LEGENDS, LISTINGS, SHOWN
 
     kinds = list(Kind) if kind is None else [kind]
     rows = {str(k): LISTINGS[str(k)]() for k in kinds}
@@ -171,6 +171,8 @@ def list_names(
         return
     for name, each in rows.items():
         _print_rows([{column: row[column] for column in SHOWN[name]} for row in each], False, name)
+        if name in LEGENDS:
+            typer.echo(LEGENDS[name])
 
 
 @app.command(epilog="Examples: odegrad check adjoint | odegrad check my_method.py:MyMethod")

@@ -13,6 +13,13 @@ from odegrad.suite import suite_description, suite_names
 Row = dict[str, Any]
 
 
+LEGENDS: Mapping[str, str] = {
+    "methods": "N accepted and R rejected steps of s f calls (N', R' in the backward solve), K outputs, d numbers in a "
+    "state, p parameters, n nodes, M blocks, A the graph of one f call, F an f call, B a vector-Jacobian product."
+}
+"""What stands under a listing."""
+
+
 def methods() -> list[Row]:
     """Return one row for every gradient method and published pair."""
     rows = []
@@ -31,9 +38,9 @@ def methods() -> list[Row]:
             }
         )
     by_name = {row["name"]: row for row in rows}
-    for name, (gradient, optimizer) in PAIRS.items():
-        pair = {"name": name, "summary": f"{gradient} with the optimizer {optimizer}", "paper": None}
-        rows.append(by_name[gradient] | pair)
+    for name, pair in PAIRS.items():
+        own = {"name": name, "summary": f"{pair.gradient} with the optimizer {pair.optimizer}", "paper": pair.paper}
+        rows.append(by_name[pair.gradient] | own)
     return rows
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import optim
 
@@ -17,8 +17,19 @@ from odegrad.contracts import GradientMethod, Problem, Scalar, Task
 from odegrad.errors import UnknownNameError, UnsupportedError, UsageError
 from odegrad.methods.solvers.solver import RungeKutta, make_solver, solver_names
 
-PAIRS: Mapping[str, tuple[str, str]] = {"snopt": ("adjoint", "snopt")}
-"""Published pairs: a method's name -> (gradient method, optimizer)."""
+
+class Pair(NamedTuple):
+    """A published pair of gradient method and optimizer."""
+
+    gradient: str
+    optimizer: str
+    paper: str
+
+
+PAIRS: Mapping[str, Pair] = {
+    "snopt": Pair("adjoint", "snopt", "Liu et al., Second-Order Neural ODE Optimizer, NeurIPS 2021"),
+}
+"""Published pairs by the name of the method."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,9 @@ gradients = Registry(
         "anode": "odegrad.methods.gradients.anode:Anode",
         "aca": "odegrad.methods.gradients.aca:Aca",
         "symplectic_adjoint": "odegrad.methods.gradients.symplectic_adjoint:SymplecticAdjoint",
-        "gauss_adjoint": "odegrad.methods.gradients.gauss_adjoint:GaussAdjoint",
         "interpolation": "odegrad.methods.gradients.interpolation:Interpolation",
         "interpolation_dense": "odegrad.methods.gradients.interpolation_dense:InterpolationDense",
+        "gauss_adjoint": "odegrad.methods.gradients.gauss_adjoint:GaussAdjoint",
         "torchdiffeq_naive": "odegrad.methods.peers.torchdiffeq:TorchdiffeqNaive",
         "torchdiffeq_adjoint": "odegrad.methods.peers.torchdiffeq:TorchdiffeqAdjoint",
     },
@@ -140,7 +151,7 @@ def code_fingerprint(*names: str) -> str:
 def resolve_method(name: str) -> tuple[str, str | None]:
     """Return (gradient method, optimizer) of a method's name; None for the optimizer means the task's default."""
     if name in PAIRS:
-        return PAIRS[name]
+        return PAIRS[name].gradient, PAIRS[name].optimizer
     if ".py:" not in name and name not in gradients.names():
         raise UnknownNameError("method", name, [*gradients.names(), *PAIRS])
     return name, None
