@@ -10,7 +10,7 @@ import pandas as pd
 from odegrad.record import Status
 from odegrad.reports import units
 from odegrad.reports.names import joined
-from odegrad.reports.summary import summary
+from odegrad.reports.summary import rows_of, summary
 from odegrad.reports.tables import METRIC_DIGITS, label
 
 
@@ -44,7 +44,9 @@ def findings(frame: pd.DataFrame) -> dict[str, list[Finding]]:
     table does not show is not called one. Quantities that no run measured are left out.
     """
     table = summary(frame)
-    table = table.assign(iteration=table[["forward_seconds", "backward_seconds", "update_seconds"]].sum(axis=1, skipna=False))
+    table = table.assign(
+        iteration=table[["forward_seconds", "backward_seconds", "update_seconds"]].sum(axis=1, skipna=False)
+    )
     return {str(task): _of_task(rows) for task, rows in table[table["n_ok"] > 0].groupby("task", sort=False)}
 
 
@@ -65,17 +67,16 @@ def _of_task(rows: pd.DataFrame) -> list[Finding]:
 def _extreme(
     rows: pd.DataFrame, column: str, what: str, text: Callable[[Any], str], upwards: bool = False
 ) -> Finding | None:
-    measured = rows[rows[column].map(lambda value: math.isfinite(value))]
-    if measured.empty:
+    measured = [row for row in rows_of(rows) if math.isfinite(getattr(row, column))]
+    if not measured:
         return None
-    shown = measured[column].map(text)
-    best, worst = (measured[column].idxmax(), measured[column].idxmin())[:: 1 if upwards else -1]
-    first = [label(row) for row in measured[shown == shown[best]].itertuples()]
-    last = [label(row) for row in measured[shown == shown[worst]].itertuples()]
+    ordered = sorted(measured, key=lambda row: float(getattr(row, column)), reverse=upwards)
+    best, worst = (text(getattr(row, column)) for row in (ordered[0], ordered[-1]))
+    first, last = (joined(label(row) for row in measured if text(getattr(row, column)) == end) for end in (best, worst))
     if len(measured) == 1:
         rest = "the only one measured"
-    elif shown[best] == shown[worst]:
+    elif best == worst:
         rest = "the same for all"
     else:
-        rest = f"last: {joined(last)}, {shown[worst]}"
-    return Finding(what, joined(first), shown[best], rest)
+        rest = f"last: {last}, {worst}"
+    return Finding(what, first, best, rest)

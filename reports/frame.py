@@ -118,7 +118,9 @@ def to_parquet(frame: pd.DataFrame, path: Path) -> None:
     try:
         table = pa.Table.from_pandas(flat, schema=pa.schema(fields), preserve_index=False)
     except pa.ArrowException as error:
-        raise ResultsError(f"cannot write {path}: expected lists of numbers in the trace and raw columns ({error})") from error
+        raise ResultsError(
+            f"cannot write {path}: expected lists of numbers in the trace and raw columns ({error})"
+        ) from error
     parquet.write_table(table, path)
 
 
@@ -192,7 +194,7 @@ def _series(column: Column, values: list[Any]) -> Any:
             return pd.Series(values, dtype="object")
         if column.dtype == "float64":
             return pd.Series(np.array(values, dtype=np.float64))
-        return pd.Series(pd.array(values, dtype=DTYPES[column.dtype]))
+        return pd.Series(values, dtype=DTYPES[column.dtype])
     except (TypeError, ValueError) as error:
         wrong = next((v for v in values if not _fits(column.dtype, v)), None)
         raise ResultsError(
@@ -202,7 +204,7 @@ def _series(column: Column, values: list[Any]) -> Any:
 
 
 def _fits(dtype: str, value: Any) -> bool:
-    kinds = {"int64": int, "boolean": bool, "string": str, "float64": (int, float)}
+    kinds: dict[str, Any] = {"int64": int, "boolean": bool, "string": str, "float64": (int, float)}
     return value is None or isinstance(value, kinds[dtype])
 
 
@@ -216,4 +218,4 @@ def _object_type(column: Column) -> Any:
 
 
 def _dump(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return None if value is None else json.dumps(value, ensure_ascii=False)

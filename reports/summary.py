@@ -1,5 +1,6 @@
 """From records to one row a task and method: medians over the seeds of the runs that ended ``ok``."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -30,6 +31,11 @@ MEDIANS = (
     "train_seconds",
 )
 """Columns of a record that the summary holds as medians over seeds, in the unit of the record."""
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """Yield the rows of a table; columns are attributes."""
+    yield from table.itertuples()
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:

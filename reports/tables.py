@@ -13,7 +13,7 @@ from rich.text import Text
 
 from odegrad.reports import units
 from odegrad.reports.names import short
-from odegrad.reports.summary import failures, summary
+from odegrad.reports.summary import failures, rows_of, summary
 
 METRIC_DIGITS = 4
 NOTE = (
@@ -92,14 +92,14 @@ def print_table(frame: pd.DataFrame, console: Console) -> None:
 
 def failure_lines(failed: pd.DataFrame) -> Iterator[str]:
     """Yield one line a failed run: task, method, seed, status and message."""
-    for row in failed.itertuples():
+    for row in rows_of(failed):
         message = " ".join(row.message.split()) or "no message"
         yield f"{row.task}, {label(row)}, seed {units.count(row.seed)}: {row.status}: {message}"
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
     """Return the table as Markdown, with the failed runs beneath it."""
-    rows = [[_markdown(c.text(row)) for c in COLUMNS_SHOWN] for row in summary(frame).itertuples()]
+    rows = [[_markdown(c.text(row)) for c in COLUMNS_SHOWN] for row in rows_of(summary(frame))]
     heads = [c.heading for c in COLUMNS_SHOWN]
     rule = ["--:" if c.right else ":--" for c in COLUMNS_SHOWN]
     lines = [f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)]
@@ -115,7 +115,7 @@ def to_csv(frame: pd.DataFrame) -> str:
 def to_latex(frame: pd.DataFrame) -> str:
     r"""Return the table as a LaTeX ``tabular`` with booktabs rules; it needs ``\usepackage{booktabs}``."""
     lines, task = [], None
-    for row in summary(frame).itertuples():
+    for row in rows_of(summary(frame)):
         if task is not None and row.task != task:
             lines.append(r"\midrule")
         task = row.task
@@ -135,7 +135,7 @@ def _plain_table(table: pd.DataFrame) -> Table:
     """Return one line a row, the task first."""
     shown = _empty_table([(_broken(c.heading), c.right) for c in COLUMNS_SHOWN])
     task = None
-    for row in table.itertuples():
+    for row in rows_of(table):
         if task is not None and row.task != task:
             shown.add_section()
         task = row.task
@@ -149,7 +149,7 @@ def _grouped_table(table: pd.DataFrame, columns: Sequence[TextColumn]) -> Table:
     for task, rows in table.groupby("task", sort=False):
         names = rows["metric_name"].dropna()
         shown.add_row(Text(str(task), style="bold"), Text(names.iloc[0] if len(names) else ""))
-        for row in rows.itertuples():
+        for row in rows_of(rows):
             shown.add_row(Text(f" {label(row)}"), Text(_metric_value(row)), *(Text(c.text(row)) for c in columns))
         shown.add_section()
     return shown

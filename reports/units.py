@@ -15,7 +15,7 @@ Number = float | int | None
 
 
 def significant(value: Number, digits: int = 3) -> str:
-    """Return ``value`` with that many significant digits; very large and very small ones in powers of ten."""
+    """Return ``value`` with at least that many significant digits; very large and small ones in powers of ten."""
     number = to_float(value)
     if number is None:
         return MISSING
@@ -27,7 +27,7 @@ def significant(value: Number, digits: int = 3) -> str:
     exponent = math.floor(math.log10(abs(rounded)))
     if exponent < -3 or exponent >= 6:
         return f"{rounded:.{digits - 1}e}"
-    return f"{rounded:.{max(0, digits - 1 - exponent)}f}"
+    return f"{number:.{max(0, digits - 1 - exponent)}f}"
 
 
 def error(value: Number) -> str:

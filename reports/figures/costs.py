@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from odegrad.reports import units
 from odegrad.reports.figures import style
-from odegrad.reports.summary import summary
+from odegrad.reports.summary import rows_of, summary
 from odegrad.reports.tables import label
 
 TITLE = "Function evaluations and memory of one iteration"
@@ -61,7 +61,7 @@ def describe(frame: pd.DataFrame) -> str:
         bars = [
             f"{label(r)} {units.count(r.nfe_forward)} forward and {units.count(r.nfe_backward)} backward calls, "
             f"peak {units.memory(r.peak_bytes)}, {units.memory(r.saved_bytes)} kept between the passes"
-            for r in table[table["task"] == task].itertuples()
+            for r in rows_of(table[table["task"] == task])
         ]
         parts.append(f"{task}: {'; '.join(bars)}")
     return f"{TITLE}, as bars. {'. '.join(parts) or 'No finished run'}."
@@ -74,7 +74,7 @@ def _nfe(axis: Axes, rows: pd.DataFrame) -> None:
     axis.barh(places, backward, left=forward, height=0.7, color=LIGHT)
     texts = [
         f"{units.count(r.nfe_forward)} + {units.count(r.nfe_backward)}" if r.n_ok else "no run ended ok"
-        for r in rows.itertuples()
+        for r in rows_of(rows)
     ]
     _annotate(axis, forward + backward, texts)
     axis.set_xlabel("f calls")
@@ -84,7 +84,7 @@ def _memory(axis: Axes, rows: pd.DataFrame) -> None:
     places, peak = np.arange(len(rows)), rows["peak_bytes"].fillna(0).to_numpy() / 1e6
     axis.barh(places, peak, height=0.7, color=PEAK)
     axis.barh(places, rows["saved_bytes"].fillna(0).to_numpy() / 1e6, height=0.3, color=KEPT)
-    texts = [units.memory(r.peak_bytes) if r.n_ok else "no run ended ok" for r in rows.itertuples()]
+    texts = [units.memory(r.peak_bytes) if r.n_ok else "no run ended ok" for r in rows_of(rows)]
     _annotate(axis, peak, texts)
     axis.set_xlabel("memory (MB)")
 
@@ -95,7 +95,7 @@ def _annotate(axis: Axes, ends: "np.ndarray[tuple[int], np.dtype[np.float64]]", 
 
 
 def _name_bars(axis: Axes, rows: pd.DataFrame, names: bool) -> None:
-    labels = [style.drawable(label(row)) for row in rows.itertuples()]
+    labels = [style.drawable(label(row)) for row in rows_of(rows)]
     axis.set_yticks(range(len(rows)), labels if names else [""] * len(rows))
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")

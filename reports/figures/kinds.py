@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from odegrad.reports.figures import costs, style, training, work_precision
 
-FORMATS = ("png", "pdf", "svg")
+FORMATS = ("svg", "pdf", "png")
 _METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 """No dates: the same records give the same files."""
 

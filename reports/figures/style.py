@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
@@ -37,7 +37,7 @@ _LEAST_RATIO = 8.0
 FONT = "DejaVu Sans"
 """Comes with matplotlib, so figures look the same on every machine."""
 
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {
     "font.family": [FONT],
     "font.size": 8.0,
     "axes.titlesize": 9.0,
@@ -154,7 +154,7 @@ def log_axis(axis: Axis, values: pd.Series, name: str, tick: Callable[[float], s
     """Make ``axis`` logarithmic around ``values`` with at least two ticks, written by ``tick``, and name it."""
     low, high = float(values.min()), float(values.max())
     margin = max(1.4, math.sqrt(_LEAST_RATIO * low / high))
-    if axis.axis_name == "x":
+    if isinstance(axis, XAxis):
         axis.axes.set(xscale="log", xlim=(low / margin, high * margin), xlabel=name)
     else:
         axis.axes.set(yscale="log", ylim=(low / margin, high * margin), ylabel=name)
@@ -164,7 +164,7 @@ def log_axis(axis: Axis, values: pd.Series, name: str, tick: Callable[[float], s
 
 
 def drawable(text: str) -> str:
-    """Return ``text`` for a figure: no mathematics, no glyph that the font lacks, no leading underscore, not too long."""
+    """Return ``text`` for a figure: no mathematics, no glyph the font lacks, no leading underscore, not too long."""
     font = get_font(findfont(FontProperties(family=FONT)))
     known = "".join(c if font.get_char_index(ord(c)) else "?" for c in " ".join(text.split()))
     if len(known) > LONGEST_NAME:

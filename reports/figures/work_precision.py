@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from odegrad.reports import units
 from odegrad.reports.figures import style
 from odegrad.reports.names import joined, short, sort_key
-from odegrad.reports.summary import summary
+from odegrad.reports.summary import rows_of, summary
 from odegrad.reports.tables import label
 
 ERRORS = {
@@ -24,7 +24,7 @@ TITLES = {
     "gradient_method_error": "The method's own share of the gradient error against time and memory",
 }
 COSTS = {"seconds": "forward + backward time", "peak_bytes": "peak memory"}
-NOTE_WIDTH = 52
+NOTE_WIDTH = 40
 """Characters of a line beneath a panel."""
 
 
@@ -32,7 +32,7 @@ def draw(frame: pd.DataFrame, columns: int = 2, error: str = "gradient_relative_
     """Return the figure: a row a task, error over time and error over memory, both axes logarithmic.
 
     A logarithmic axis has no zero: an error of exactly 0 is drawn at a floor, a decade below the least other error,
-    and the floor is labelled ``exactly 0``. What is not finite, or was not measured, is named beneath the panel.
+    and the floor is labelled ``exactly 0``. What is not finite, or was not measured, is named beneath the first panel.
 
     Parameters
     ----------
@@ -59,6 +59,7 @@ def draw(frame: pd.DataFrame, columns: int = 2, error: str = "gradient_relative_
             for axis, cost in zip(axes, COSTS, strict=True):
                 _panel(axis, rows, cost, error)
                 axis.set_title(style.drawable(task))
+            _name_missing(axes[0], rows)
         style.legend(figure, [(m, "") for m in sorted(set(table["method"][table["drawn"]]), key=sort_key)], columns)
         return figure
 
@@ -71,7 +72,7 @@ def describe(frame: pd.DataFrame, error: str = "gradient_relative_error") -> str
     for task in style.tasks(table):
         points = [
             f"{label(r)} {units.error(r.error)} in {units.seconds(r.seconds)} and {units.memory(r.peak_bytes)}"
-            for r in table[table["task"] == task].itertuples()
+            for r in rows_of(table[table["task"] == task])
         ]
         parts.append(f"{task}: {'; '.join(points)}")
     return f"{TITLES[error]}, logarithmic axes. {'. '.join(parts) or 'No finished run'}."
@@ -110,7 +111,12 @@ def _panel(axis: Axes, rows: pd.DataFrame, cost: str, error: str) -> None:
     )  # fmt: skip
     if exact:
         axis.axhline(bottom, color=style.GREY, linewidth=1.0, linestyle=":", zorder=1, gid="floor")
-    missing = list(dict.fromkeys(style.drawable(short(m)).strip() for m in rows["method"][~rows.index.isin(drawn.index)]))
-    if missing:
-        note = textwrap.fill(f"not measured or not finite: {joined(missing)}", NOTE_WIDTH)
+
+
+def _name_missing(axis: Axes, rows: pd.DataFrame) -> None:
+    """Name beneath ``axis`` the methods of its task that lack an error or a cost."""
+    lacking = rows[~(rows["drawn"] & (rows[list(COSTS)] > 0).all(axis=1))]
+    names = list(dict.fromkeys(style.drawable(short(method)).strip() for method in lacking["method"]))
+    if names:
+        note = textwrap.fill(f"not measured or not finite: {joined(names)}", NOTE_WIDTH)
         axis.set_xlabel(f"{axis.get_xlabel()}\n{note}")

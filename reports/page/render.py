@@ -16,7 +16,7 @@ from odegrad.reports import units
 from odegrad.reports.figures.kinds import KINDS, Kind, render
 from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
-from odegrad.reports.summary import cells, failures, summary
+from odegrad.reports.summary import cells, failures, rows_of, summary
 from odegrad.reports.tables import METRIC_DIGITS, NOTE, label
 
 MOST_RUNS = 2000
@@ -40,7 +40,6 @@ class PageColumn:
     """Column of the summary or of the records."""
     text: Callable[[Any], str] = str
     right: bool = True
-    wrap: bool = False
 
     @property
     def hint(self) -> str:
@@ -60,37 +59,40 @@ def _metric(value: float) -> str:
     return units.significant(value, METRIC_DIGITS)
 
 
-MEASURED = (
-    PageColumn("value", "metric_value", _metric),
+NAMED = (PageColumn("task", "task", right=False), PageColumn("method", "label", right=False))
+COSTS = (
     PageColumn("NFE forward", "nfe_forward", units.count),
     PageColumn("NFE backward", "nfe_backward", units.count),
     PageColumn("gradient error", "gradient_relative_error", units.error),
-    PageColumn("method error", "gradient_method_error", units.error),
     PageColumn("peak memory", "peak_bytes", units.memory),
-    PageColumn("saved memory", "saved_bytes", units.memory),
     PageColumn("forward", "forward_seconds", units.seconds),
     PageColumn("backward", "backward_seconds", units.seconds),
     PageColumn("update", "update_seconds", units.seconds),
     PageColumn("wall-clock", "train_seconds", units.seconds),
 )
-NAMED = (
-    PageColumn("task", "task", right=False),
-    PageColumn("method", "label", right=False),
+DETAILS = (
+    PageColumn("method error", "gradient_method_error", units.error),
+    PageColumn("saved memory", "saved_bytes", units.memory),
 )
+METRIC = PageColumn("metric", "metric_value", _metric)
 RESULTS = (
     *NAMED,
-    PageColumn("ok", "ok", right=False, wrap=True),
-    PageColumn("metric", "metric_name", right=False),
-    *MEASURED[:1],
-    PageColumn("95 % interval", "interval"),
-    *MEASURED[1:],
+    PageColumn("measures", "metric_name", right=False),
+    METRIC,
+    *COSTS,
+    PageColumn("ok", "ok"),
+    *DETAILS,
+    PageColumn("metric, 95 % interval", "interval"),
+    PageColumn("failures", "failures", right=False),
 )
 RUNS = (
     *NAMED,
     PageColumn("seed", "seed", units.count),
     PageColumn("status", "status", right=False),
-    PageColumn("metric", "metric_name", right=False),
-    *MEASURED,
+    PageColumn("measures", "metric_name", right=False),
+    METRIC,
+    *COSTS,
+    *DETAILS,
     PageColumn("solver", "solver", right=False),
     PageColumn("optimizer", "optimizer", right=False),
     PageColumn("run", "run_id", right=False),
@@ -138,9 +140,9 @@ def page(frame: pd.DataFrame) -> str:
 def _results(frame: pd.DataFrame) -> PageTable:
     table = summary(frame)
     return _table(RESULTS, table.assign(
-        label=[label(row) for row in table.itertuples()],
-        ok=[f"{r.n_ok}/{r.n}" + (f" ({r.failures})" if r.failures else "") for r in table.itertuples()],
-        interval=[_interval(r.metric_low, r.metric_high) for r in table.itertuples()],
+        label=[label(row) for row in rows_of(table)],
+        ok=[f"{r.n_ok}/{r.n}" for r in rows_of(table)],
+        interval=[_interval(r.metric_low, r.metric_high) for r in rows_of(table)],
     ))  # fmt: skip
 
 
@@ -150,7 +152,7 @@ def _interval(low: float, high: float) -> str:
 
 def _runs(frame: pd.DataFrame) -> PageTable:
     table = cells(frame)
-    return _table(RUNS, table.assign(label=[label(row) for row in table.itertuples()]))
+    return _table(RUNS, table.assign(label=[label(row) for row in rows_of(table)]))
 
 
 def _table(columns: Sequence[PageColumn], table: pd.DataFrame) -> PageTable:
@@ -184,7 +186,7 @@ def _failed(frame: pd.DataFrame) -> list[dict[str, str]]:
             "status": str(row.status),
             "message": str(row.message) or "no message",
         }
-        for row in failures(frame).itertuples()
+        for row in rows_of(failures(frame))
     ]
 
 
@@ -192,12 +194,14 @@ def _machines(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return each distinct machine with the number of its runs, the most used first."""
     texts = frame["machine"].dropna().map(lambda machine: json.dumps(machine, sort_keys=False))
     return [
-        {"runs": int(number), "entries": [(k, _plain(v)) for k, v in json.loads(text).items()]}
+        {"runs": int(number), "entries": [(k, _plain(k, v)) for k, v in json.loads(str(text)).items()]}
         for text, number in texts.value_counts().items()
     ]
 
 
-def _plain(value: Any) -> str:
+def _plain(name: str, value: Any) -> str:
+    if name.endswith("_bytes") and isinstance(value, int):
+        return units.memory(value)
     if isinstance(value, dict):
         return ", ".join(f"{k}={v}" for k, v in value.items()) or units.MISSING
     return units.MISSING if value is None else str(value)

@@ -23,14 +23,12 @@ MACHINE = {
 }  # fmt: skip
 
 
-def make_run(task="digits", method="naive", seed=0, **settings):
-    gradient = {"snopt": "adjoint"}.get(method, method)
-    values = {
-        "suite": "quick", "task": task, "size": "tiny", "gradient": gradient, "solver": "dopri5", "seed": seed,
-        "optimizer": "snopt" if method == "snopt" else "adam", "rtol": 1e-3, "atol": 1e-3, "iterations": 80,
-        "method": method,
-    }  # fmt: skip
-    return Run(**(values | settings))
+def make_run(task, method, seed):
+    return Run(
+        suite="quick", task=task, size="tiny", gradient={"snopt": "adjoint"}.get(method, method), solver="dopri5",
+        optimizer="snopt" if method == "snopt" else "adam", seed=seed, rtol=1e-3, atol=1e-3, iterations=80,
+        method=method,
+    )  # fmt: skip
 
 
 def make_measured(run):
@@ -63,7 +61,7 @@ def make_measured(run):
 
 def make_record(task="digits", method="naive", seed=0, status=Status.OK, message="", settings=None, **measured):
     """Return one record; a failed one has no measurements but those given."""
-    run = make_run(task, method, seed, **(settings or {}))
+    run = dataclasses.replace(make_run(task, method, seed), **(settings or {}))
     values = make_measured(run) if status is Status.OK else {}
     return Record(run, status, message, values | measured, MACHINE)
 
@@ -74,25 +72,25 @@ def make_quick(methods=METHODS, tasks=("digits", "circles"), seeds=(0, 1)):
 
 @pytest.fixture
 def record():
-    """The factory of one record."""
+    """Return the factory of one record."""
     return make_record
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def quick():
-    """The records of a whole suite: seven methods, two tasks, two seeds, none failed."""
+    """Return the records of a whole suite: seven methods, two tasks, two seeds, none failed."""
     return make_quick()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def frame_of():
-    """Turns records into a frame."""
+    """Turn records into a frame."""
     return lambda records: from_rows(r.to_row() for r in records)
 
 
 @pytest.fixture
 def mixed(quick):
-    """The quick suite with two failures, a non-finite metric, and names full of markup."""
+    """Return the quick suite with two failures, a non-finite metric, and names full of markup."""
     odd = make_record("digits", "my_method.py:Größe<b>&_$x$", 0, metric_value=float("nan"))
     return [
         *quick[1:],
@@ -104,7 +102,7 @@ def mixed(quick):
 
 @pytest.fixture
 def write_results(tmp_path):
-    """Writes records into a results folder and returns it."""
+    """Write records into a results folder and return it."""
 
     def write(records, name="records.jsonl", folder=tmp_path / "results"):
         folder.mkdir(parents=True, exist_ok=True)

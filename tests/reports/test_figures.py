@@ -1,0 +1,221 @@
+"""Figures by their data: what is drawn is what was measured."""
+
+import itertools
+import math
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from odegrad.record import Status
+from odegrad.reports.figures import costs, style, training, work_precision
+from odegrad.reports.figures.kinds import KINDS, render, write_figures
+from odegrad.reports.names import METHOD_ORDER
+from odegrad.reports.summary import summary
+
+
+def lines(axis, gid):
+    return [line for line in axis.get_lines() if line.get_gid() == gid]
+
+
+def panel(figure, title):
+    return next(axis for axis in figure.axes if axis.get_title(loc="left") == title)
+
+
+def test_training_draws_traces_and_their_median(record, frame_of):
+    """Thin lines are the seeds' traces, the bold one is their median, a target is a level."""
+    traces = {0: ([0.0, 1.0, 2.0], [0.1, 0.5, 0.9]), 1: ([0.0, 3.0, 4.0], [0.3, 0.7, 0.8])}
+    figure = training.draw(frame_of([
+        record(seed=s, trace_seconds=t, trace_metric=m, metric_target=0.85) for s, (t, m) in traces.items()
+    ]))  # fmt: skip
+    axis = panel(figure, "digits")
+    assert [(x.get_xdata().tolist(), x.get_ydata().tolist()) for x in lines(axis, "seed")] == list(traces.values())
+    (median,) = lines(axis, "median")
+    np.testing.assert_allclose(median.get_xdata(), [0.0, 2.0, 3.0])
+    np.testing.assert_allclose(median.get_ydata(), [0.2, 0.6, 0.85])
+    assert lines(axis, "target")[0].get_ydata()[0] == 0.85
+    assert axis.get_ylabel().startswith("accuracy")
+
+
+def test_training_axis_fits_what_comes_after_the_start(record, frame_of):
+    """An untrained start far off does not flatten the rest; the axis says that it lies beyond."""
+    far = record(trace_seconds=[0.0, 1.0, 2.0], trace_metric=[0.0, 0.8, 0.9], metric_target=0.85)
+    near = record(trace_seconds=[0.0, 1.0, 2.0], trace_metric=[0.8, 0.8, 0.9], metric_target=0.85)
+    axis = panel(training.draw(frame_of([far])), "digits")
+    np.testing.assert_allclose(axis.get_ylim(), [0.792, 0.908])
+    assert lines(axis, "median")[0].get_ydata().tolist() == [0.0, 0.8, 0.9]
+    assert "start beyond the axis" in axis.get_ylabel()
+    assert panel(training.draw(frame_of([near])), "digits").get_ylabel() == "accuracy"
+
+
+def test_training_leaves_out_what_is_not_finite_and_says_so(record, frame_of):
+    """A NaN on the way is a gap that the panel counts."""
+    one = record(trace_seconds=[0.0, 1.0, 2.0], trace_metric=[0.1, math.nan, 0.9])
+    axis = panel(training.draw(frame_of([one])), "digits")
+    assert lines(axis, "median")[0].get_ydata().tolist() == [0.1, 0.9]
+    assert "not finite: 1" in axis.get_xlabel()
+
+
+def test_training_draws_a_band_over_many_seeds(record, frame_of):
+    """More seeds than lines can tell apart become the band between the quartiles."""
+    runs = [record(seed=s, trace_seconds=[0.0, 1.0], trace_metric=[0.0, s / 100]) for s in range(101)]
+    axis = panel(training.draw(frame_of(runs)), "digits")
+    assert lines(axis, "seed") == []
+    (band,) = [c for c in axis.collections if c.get_gid() == "band"]
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert heights.max() == pytest.approx(0.75)
+    assert sorted(set(np.round(heights, 12))) == [0.0, 0.25, 0.75]
+
+
+def test_variants_of_a_method_differ_in_dashes(record, frame_of):
+    """A sweep gives lines of one colour that can be told apart, each with its place in the legend."""
+    figure = training.draw(frame_of([record(settings={"rtol": r}) for r in (1e-3, 1e-5)]))
+    drawn = lines(panel(figure, "digits"), "median")
+    assert len({x.get_color() for x in drawn}) == 1
+    assert len({str(x._dash_pattern) for x in drawn}) == 2
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["naive (rtol 0.001)", "naive (rtol 1e-05)"]
+
+
+def test_work_precision_draws_medians(quick, frame_of):
+    """Every method is at its median cost and error, against time and against memory, in every task's row."""
+    frame = frame_of(quick)
+    table = summary(frame)
+    figure = work_precision.draw(frame)
+    assert [a.get_title(loc="left") for a in figure.axes] == ["circles", "circles", "digits", "digits"]
+    for axis, (task, cost) in zip(
+        figure.axes, itertools.product(["circles", "digits"], ["seconds", "peak"]), strict=True
+    ):
+        rows = table[table["task"] == task]
+        costs_of = rows["forward_seconds"] + rows["backward_seconds"] if cost == "seconds" else rows["peak_bytes"]
+        points = [(float(x.get_xdata()[0]), float(x.get_ydata()[0])) for x in axis.get_lines()]
+        assert points == list(zip(costs_of, rows["gradient_relative_error"], strict=True))
+        assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
+
+
+def test_zero_error_is_drawn_at_a_labelled_floor(quick, frame_of):
+    """Exact methods stay in the figure: a decade under the least error, on a line that says 0."""
+    figure = work_precision.draw(frame_of(quick), error="gradient_method_error")
+    axis = figure.axes[2]  # digits: naive and anode 0, the least other 4.4e-4
+    heights = sorted(float(x.get_ydata()[0]) for x in axis.get_lines() if x.get_gid() is None)
+    np.testing.assert_allclose(heights, [1e-5, 1e-5, 4.4e-4, 7.9e-4, 7.9e-4])
+    assert lines(axis, "floor")[0].get_ydata()[0] == pytest.approx(1e-5)
+    assert axis.yaxis.get_major_formatter()(1e-5) == "exactly 0"
+    assert axis.yaxis.get_major_formatter()(1e-4) == "1e-04"
+    assert "torchdiffeq_naive" in axis.get_xlabel()
+
+
+def test_only_exact_methods(record, frame_of):
+    """Without any positive error the floor is the precision of float64."""
+    axis = work_precision.draw(frame_of([record()]), error="gradient_method_error").axes[0]
+    assert lines(axis, "floor")[0].get_ydata()[0] == pytest.approx(1e-16)
+
+
+def test_work_precision_names_what_it_cannot_draw(record, frame_of):
+    """Infinite errors and failed methods are named under the panel, not dropped."""
+    runs = [record(), record(method="adjoint", gradient_relative_error=math.inf)]
+    runs += [record(method="anode", status=Status.ERROR, message="x")]
+    axis = work_precision.draw(frame_of(runs)).axes[0]
+    assert len(axis.get_lines()) == 1
+    assert "adjoint and anode" in " ".join(axis.get_xlabel().split())
+
+
+def test_points_of_a_sweep_are_joined(record, frame_of):
+    """Tolerances of one method make one line, from cheap to dear."""
+    sweep = [(1e-3, 0.01, 1e-2), (1e-7, 0.04, 1e-6), (1e-5, 0.02, 1e-4)]
+    frame = frame_of([
+        record(settings={"rtol": r}, forward_seconds=s, backward_seconds=s, gradient_relative_error=e)
+        for r, s, e in sweep
+    ])  # fmt: skip
+    (line,) = work_precision.draw(frame).axes[0].get_lines()
+    assert line.get_xdata().tolist() == [0.02, 0.04, 0.08]
+    assert line.get_ydata().tolist() == [1e-2, 1e-4, 1e-6]
+
+
+def test_bars_are_counts_and_bytes(record, frame_of):
+    """NFE bars stack to their sum; the kept memory lies in the peak; a failed method keeps its place."""
+    frame = frame_of([
+        record(nfe_forward=20, nfe_backward=0, peak_bytes=58_000_000, saved_bytes=35_000_000),
+        record(method="adjoint", nfe_forward=20, nfe_backward=36, peak_bytes=5_000_000, saved_bytes=1_000_000),
+        record(method="anode", status=Status.DIVERGED, message="x"),
+    ])  # fmt: skip
+    nfe, memory = costs.draw(frame).axes
+    assert [(b.get_x(), b.get_width()) for b in nfe.patches] == [(0, 20), (0, 20), (0, 0), (20, 0), (20, 36), (0, 0)]
+    assert [b.get_width() for b in memory.patches] == [58.0, 5.0, 0.0, 35.0, 1.0, 0.0]
+    assert [t.get_text() for t in nfe.get_yticklabels()] == ["naive", "adjoint", "anode"]
+    assert [t.get_text() for t in nfe.texts] == ["20 + 0", "20 + 36", "no run ended ok"]
+
+
+def test_looks_are_fixed_and_distinct():
+    """Known methods look like no other; unknown ones look the same every time, and like no known one."""
+    looks = [style.look(m) for m in METHOD_ORDER]
+    assert len(set(looks)) == len(METHOD_ORDER)
+    assert style.look("my_method.py:Mine") == style.look("my_method.py:Mine")
+    unknown = {style.look(f"method {i}") for i in range(200)}
+    assert len(unknown) == len(style.UNKNOWN_COLOURS) * len(style.UNKNOWN_MARKERS)
+    assert not unknown & set(looks)
+
+
+def test_a_method_looks_the_same_in_every_figure(quick, frame_of):
+    """Colour and marker in training and work-precision figures are the style's."""
+    frame = frame_of([r for r in quick if r.run.method == "snopt"])
+    drawn = [lines(training.draw(frame).axes[0], "median")[0], work_precision.draw(frame).axes[0].get_lines()[0]]
+    look = style.look("snopt")
+    assert {(x.get_color(), x.get_marker()) for x in drawn} == {(look.colour, look.marker)}
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("$x$", r"\$x\$"),
+        ("_a", " _a"),
+        ("漢", "?"),
+        ("a\nb", "a b"),
+        ("Größe", "Größe"),
+        ("x" * 40, f"{'x' * 14}…{'x' * 13}"),
+    ],
+)
+def test_drawable_names(name, shown):
+    """No name is read as mathematics, hidden, or drawn with glyphs that the font lacks."""
+    assert style.drawable(name) == shown
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_figure_of_every_result_set(kind, columns, quick, mixed, record, frame_of):
+    """Empty, all failed, one run, all fine and all odd: drawn as wide as asked, described, without a warning."""
+    failed = record(status=Status.ERROR, message="x")
+    for records in ([], [failed], [record()], quick, mixed):
+        frame = frame_of(records)
+        figure = kind.draw(frame, columns)
+        assert figure.get_figwidth() == style.COLUMN_INCHES[columns]
+        assert render(figure, "svg").startswith(b"<?xml")
+        assert kind.describe(frame).endswith(".")
+
+
+def test_alternative_text_holds_the_numbers(quick, frame_of):
+    """What a figure shows is also said."""
+    frame = frame_of(quick)
+    row = next(r for r in summary(frame).itertuples() if r.task == "digits" and r.method == "anode")
+    said = {kind.name: kind.describe(frame) for kind in KINDS}
+    assert f"anode {row.metric_value:.4f} after 4.41 s" in said["training"]
+    assert "anode 2.4e-04 in 55.1 ms and 12.7 MB" in said["work_precision"]
+    assert "anode 0 in 55.1 ms and 12.7 MB" in said["method_error"]
+    assert "anode 20 forward and 20 backward calls, peak 12.7 MB" in said["costs"]
+
+
+def test_files(quick, frame_of, tmp_path):
+    """PNG of at least 150 dpi, PDF with TrueType fonts inside, SVG with text; the same frame gives the same SVG."""
+    frame = frame_of(quick)
+    before = dict(mpl.rcParams)
+    paths = write_figures(frame, tmp_path / "figures")
+    assert dict(mpl.rcParams) == before
+    assert {p.suffix for p in paths} == {".png", ".pdf", ".svg"}
+    assert len(paths) == 3 * len(KINDS)
+    png = (tmp_path / "figures" / "training.png").read_bytes()
+    assert int.from_bytes(png[16:20], "big") >= 150 * style.COLUMN_INCHES[2]
+    pdf = (tmp_path / "figures" / "training.pdf").read_bytes()
+    assert b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf
+    svg = (tmp_path / "figures" / "training.svg").read_text(encoding="utf-8")
+    assert "torchdiffeq_adjoint</text>" in svg
+    assert svg.encode() == render(training.draw(frame), "svg")
