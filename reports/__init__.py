@@ -1,1 +1,1 @@
-"""Part of odegrad; see ARCHITECTURE.md."""
+"""Reading results: frames, statistics, tables, figures, pages; knows records and nothing else of odegrad."""

@@ -17,8 +17,9 @@ from odegrad.reports.summary import failures, rows_of, summary
 
 METRIC_DIGITS = 4
 NOTE = (
-    "Medians over the runs that ended ok. NFE, memory and times are of one iteration; NFE and gradient error "
-    "(relative, against a float64 reference) at the initial parameters."
+    "Medians over the runs that ended ok. NFE, memory and times are of one iteration at the initial parameters; the "
+    "gradient error is relative, against a float64 reference, at the initial and at the trained parameters. Times of "
+    "an optimizer that refreshes curvature factors are of an ordinary iteration; wall-clock holds the refreshes."
 )
 LONGEST_MESSAGE = 300
 """Characters of a failure's message on the terminal; records and page hold all of it."""
@@ -52,7 +53,10 @@ TIMES = (
 )
 MEASURES = (
     TextColumn("NFE forward / backward", lambda r: f"{units.count(r.nfe_forward)} / {units.count(r.nfe_backward)}"),
-    TextColumn("gradient error", lambda row: units.error(row.gradient_relative_error)),
+    TextColumn(
+        "gradient error / trained",
+        lambda r: f"{units.error(r.gradient_relative_error)}/{units.error(r.trained_gradient_relative_error)}",
+    ),
     TextColumn("peak memory", lambda row: units.memory(row.peak_bytes)),
     *TIMES,
     TextColumn("ok", lambda row: f"{row.n_ok}/{row.n}"),

@@ -1,1 +1,1 @@
-"""Part of odegrad; see ARCHITECTURE.md."""
+"""Figures: pure functions from a frame of records to a matplotlib figure."""

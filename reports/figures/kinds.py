@@ -37,7 +37,11 @@ KINDS = (
             partial(work_precision.draw, error=error),
             partial(work_precision.describe, error=error),
         )
-        for name, error in (("work_precision", "gradient_relative_error"), ("method_error", "gradient_method_error"))
+        for name, error in (
+            ("work_precision", "gradient_relative_error"),
+            ("work_precision_trained", "trained_gradient_relative_error"),
+            ("method_error", "gradient_method_error"),
+        )
     ),
     Kind("costs", costs.TITLE, costs.draw, costs.describe),
 )

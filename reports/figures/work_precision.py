@@ -15,12 +15,14 @@ from odegrad.reports.tables import label
 
 ERRORS = {
     "gradient_relative_error": "gradient error\n(relative, float64 reference)",
+    "trained_gradient_relative_error": "gradient error after training\n(relative, float64 reference)",
     "gradient_method_error": "method error\n(relative, naive on the same grid)",
 }
 """Columns that can stand on the error axis, and what the axis says."""
 
 TITLES = {
-    "gradient_relative_error": "Gradient error against time and memory",
+    "gradient_relative_error": "Gradient error at the initial parameters against time and memory",
+    "trained_gradient_relative_error": "Gradient error at the trained parameters against time and memory",
     "gradient_method_error": "The method's own share of the gradient error against time and memory",
 }
 COSTS = {"seconds": "forward + backward time", "peak_bytes": "peak memory"}

@@ -1,1 +1,1 @@
-"""Part of odegrad; see ARCHITECTURE.md."""
+"""One self-contained HTML page of a result set, with its template, style and script."""

@@ -64,6 +64,7 @@ COSTS = (
     PageColumn("NFE forward", "nfe_forward", units.count),
     PageColumn("NFE backward", "nfe_backward", units.count),
     PageColumn("gradient error", "gradient_relative_error", units.error),
+    PageColumn("gradient error, trained", "trained_gradient_relative_error", units.error),
     PageColumn("peak memory", "peak_bytes", units.memory),
     PageColumn("forward", "forward_seconds", units.seconds),
     PageColumn("backward", "backward_seconds", units.seconds),

@@ -56,6 +56,9 @@ def make_measured(run):
         "gradient_relative_error": ERROR[base] * (1 if digits else 0.02),
         "gradient_method_error": None if peer else METHOD_ERROR[base] * (1 if digits else 0.02),
         "gradient_cosine": 0.999999, "log_norm_max": 3.2, "process_seconds": 9.5,
+        "trained_gradient_relative_error": 3 * ERROR[base], "trained_log_norm_max": 4.5,
+        "trained_gradient_method_error": None if peer else 2 * METHOD_ERROR[base],
+        "trained_nfe_forward": NFE[base][0] + 6, "trained_nfe_backward": NFE[base][1],
     }  # fmt: skip
 
 

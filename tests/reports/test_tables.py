@@ -15,10 +15,11 @@ from odegrad.reports.tables import print_table, to_csv, to_latex, to_markdown
 
 NAIVE = {
     "metric_value": 0.95561, "nfe_forward": 20, "nfe_backward": 0, "gradient_relative_error": 2.41e-4,
+    "trained_gradient_relative_error": 0.00349,
     "peak_bytes": 58_200_000, "forward_seconds": 0.0123, "backward_seconds": 0.0301, "update_seconds": 0.00041,
     "train_seconds": 12.34,
 }  # fmt: skip
-NUMBERS = ["0.9556", "20 / 0", "2.4e-04", "58.2 MB", "12.3 / 30.1 / 0.410 ms", "12.3 s", "1/1"]
+NUMBERS = ["0.9556", "20 / 0", "2.4e-04/3.5e-03", "58.2 MB", "12.3 / 30.1 / 0.410 ms", "12.3 s", "1/1"]
 
 
 def printed(frame, width):
@@ -89,9 +90,7 @@ def test_no_run_and_only_failed_runs(record, frame_of, width):
 def test_markdown(record, frame_of, mixed):
     """A header, a rule and a line a row of nine cells; pipes and HTML in names stay text."""
     lines = to_markdown(frame_of([record(**NAIVE)])).splitlines()
-    expected = (
-        "| digits | naive | accuracy 0.9556 | 20 / 0 | 2.4e-04 | 58.2 MB | 12.3 / 30.1 / 0.410 ms | 12.3 s | 1/1 |"
-    )
+    expected = "| digits | naive | accuracy 0.9556 | 20 / 0 | 2.4e-04/3.5e-03 | 58.2 MB | 12.3 / 30.1 / 0.410 ms | 12.3 s | 1/1 |"
     assert lines[2] == expected
     assert len({line.count("|") for line in lines[:3]}) == 1
     text = to_markdown(frame_of([*mixed, record(method="a|b")]))
