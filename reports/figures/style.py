@@ -84,7 +84,7 @@ _LOOKS = {
     "interpolation_dense": Look(GREEN, "o"),
     "gauss_adjoint": Look(ORANGE, "s"),
     "forward_sensitivity": Look(ORANGE, "^"),
-    "snopt": Look(PINK, "P"),
+    "snopt": Look(PINK, "D"),
     "torchdiffeq_naive": Look(GREY, "o", hollow=True),
     "torchdiffeq_adjoint": Look(ORANGE, "s", hollow=True),
     "torchdiffeq_seminorm": Look(RED, "D", hollow=True),
