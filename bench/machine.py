@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -40,7 +41,7 @@ def machine() -> dict[str, Any]:
         "architecture": platform.machine(),
         "python": platform.python_version(),
         **{name: package_version(name) for name in DISTRIBUTIONS},
-        "commit": commit(),
+        "commit": commit() or commit_of_version(package_version("odegrad") or ""),
         "threads": torch.get_num_threads(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "blas": blas(),
@@ -87,6 +88,15 @@ def allocator() -> dict[str, str]:
         if words:
             found[name] = " ".join(Path(word).name for word in words)
     return found
+
+
+def commit_of_version(text: str) -> str | None:
+    """Return the commit that an installed version was built from (``0.1.dev7+g1a2b3c4d5``), ``-dirty`` if changed.
+
+    None if the version names no commit.
+    """
+    found = re.search(r"\+g([0-9a-f]{7,40})(\.d\d+)?$", text)
+    return None if found is None else found[1] + ("-dirty" if found[2] else "")
 
 
 def commit() -> str | None:

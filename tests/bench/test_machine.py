@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import odegrad.machine
-from odegrad.machine import allocator, blas, commit, cpu_model, machine, package_version
+from odegrad.machine import allocator, blas, commit, commit_of_version, cpu_model, machine, package_version
 
 
 def test_machine_is_plain_data_and_true():
@@ -68,6 +68,20 @@ def test_commit_is_the_checkouts_and_says_if_files_are_changed(tmp_path, monkeyp
     assert len(clean) >= 12
     module.write_text("second")
     assert commit() == clean + "-dirty"
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("0.1.dev7+g1a2b3c4d5", "1a2b3c4d5"),
+        ("0.1.dev7+g1a2b3c4d5.d20260101", "1a2b3c4d5-dirty"),
+        ("0.1.0", None),
+        ("", None),
+    ],
+)
+def test_commit_of_an_installed_version(version, expected):
+    """A version built from a checkout names its commit and whether files were changed."""
+    assert commit_of_version(version) == expected
 
 
 def test_no_git_means_no_commit(monkeypatch):
