@@ -228,8 +228,8 @@ def _print_rows(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> No
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(title=title, title_justify="left")
-    for column in rows[0] if rows else ():
-        table.add_column(column.replace("_", " "))
+    for place, column in enumerate(rows[0] if rows else ()):
+        table.add_column(column.replace("_", " "), no_wrap=place == 0)  # a name must be whole to be typed
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     _output().print(table)
