@@ -1,5 +1,6 @@
 """A sweep over fake runs in a process of its own: ``fake_sweep.py FOLDER``; prints how many were measured."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ RUNS = 6
 
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with SIGINT ignored
     sys.path.insert(0, str(Path(__file__).parent))
     cell = {"optimizer": "adam", "solver": "dopri5", "rtol": 1e-3, "atol": 1e-3, "iterations": 2}
     runs = [Run("fake", "digits", "tiny", "slow", seed=seed, **cell) for seed in range(RUNS)]
