@@ -221,6 +221,10 @@ class Training:
     """Whether SNOpt also preconditions the layers outside the ODE."""
 
 
+Split = Literal["validation", "test"]
+"""Held-out data: settings are chosen on ``validation``, results are told of ``test``."""
+
+
 class Problem(Protocol):
     """One task built from a seed: data on its device, a model with its vector field, a loss. Same for every method."""
 
@@ -242,8 +246,8 @@ class Problem(Protocol):
         """Return the mean loss of ``batch``, a 0-d tensor that carries the graph."""
         ...
 
-    def evaluate(self, solve: Solve) -> float:
-        """Return the task's metric on the held-out split, without a graph."""
+    def evaluate(self, solve: Solve, split: Split = "test") -> float:
+        """Return the task's metric on held-out data, without a graph."""
         ...
 
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
@@ -255,6 +259,16 @@ class Task(Protocol):
     """Data, model, time grid, loss, metric and target: a named experiment, all from a seed."""
 
     info: ClassVar[TaskInfo]
+
+    def training(self, size: str) -> Training:
+        """Return how the task is trained at ``size``; needs neither data nor model.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such size.
+        """
+        ...
 
     def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Build the problem; two builds from one seed are equal bit for bit."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import Solve, State, Training, VectorField
+from odegrad.contracts import Solve, Split, State, Training, VectorField
 from odegrad.datasets.layers import ConcatConv2d
 from odegrad.datasets.seeding import TRAIN, generator
 
@@ -16,10 +16,11 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Split:
-    """Training and test data on their device."""
+class ImageData:
+    """Training, validation and test data on their device."""
 
     train: Batch
+    validation: Batch
     test: Batch
 
 
@@ -58,7 +59,7 @@ class ClassificationProblem:
     model
         The ODE net, on the data's device.
     data
-        Training and test images and classes.
+        Images and classes.
     batch_size
         Images in a training batch; what is left of an epoch is dropped, to come up in another one.
     training
@@ -71,7 +72,7 @@ class ClassificationProblem:
     fields: Sequence[nn.Module]
     training: Training
 
-    def __init__(self, model: ODENet, data: Split, batch_size: int, training: Training, seed: int) -> None:
+    def __init__(self, model: ODENet, data: ImageData, batch_size: int, training: Training, seed: int) -> None:
         self.net = model
         self.model = model
         self.fields = (model.field,)
@@ -100,9 +101,9 @@ class ClassificationProblem:
         images, labels = batch
         return nn.functional.cross_entropy(self.net(solve, images, self.ts), labels)
 
-    def evaluate(self, solve: Solve) -> float:
-        """Return the fraction of test images whose class has the highest score."""
-        images, labels = self.data.test
+    def evaluate(self, solve: Solve, split: Split = "test") -> float:
+        """Return the fraction of held-out images whose class has the highest score."""
+        images, labels = self.data.validation if split == "validation" else self.data.test
         with torch.no_grad():
             guesses = self.net(solve, images, self.ts).argmax(1)
         return float((guesses == labels).double().mean())

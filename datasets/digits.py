@@ -10,11 +10,11 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 from odegrad.contracts import Problem, TaskInfo, Training
-from odegrad.datasets.classification import Batch, ClassificationProblem, ConvField, ODENet, Split
+from odegrad.datasets.classification import Batch, ClassificationProblem, ConvField, ImageData, ODENet
 from odegrad.datasets.seeding import PARAMETERS, generator, seeded_module
 from odegrad.datasets.sizes import settings_of
 
-TEST_IMAGES = 360
+VALIDATION_IMAGES, TEST_IMAGES = 180, 360
 SPLIT_SEED = 0
 """The split is one for all seeds, so that accuracies of different seeds are about the same images."""
 
@@ -33,20 +33,25 @@ class DigitsSettings:
     training: Training
 
 
-def digits_split(device: torch.device, dtype: torch.dtype) -> Split:
-    """Return 1,437 training and 360 test images ``[count, 1, 8, 8]``, each class in its share of the whole.
+def digits_split(device: torch.device, dtype: torch.dtype) -> ImageData:
+    """Return 1,257 training, 180 validation and 360 test images ``[count, 1, 8, 8]``, each class in its share of the whole.
 
     Grey levels 0 .. 16 become ``x / 4 - 1.2``: mean about zero, standard deviation 1.5.
     """
     images, labels = load_digits(return_X_y=True)
     pixels = torch.from_numpy(images).reshape(-1, 1, 8, 8) / 4.0 - 1.2
     classes = torch.from_numpy(labels)
-    train, test = train_test_split(range(len(labels)), test_size=TEST_IMAGES, stratify=labels, random_state=SPLIT_SEED)
+
+    def split(rows: list[int], count: int) -> list[list[int]]:
+        return train_test_split(rows, test_size=count, stratify=labels[rows], random_state=SPLIT_SEED)  # type: ignore[no-any-return]
+
+    rest, test = split(list(range(len(labels))), TEST_IMAGES)
+    train, validation = split(rest, VALIDATION_IMAGES)
 
     def part(rows: list[int]) -> Batch:
         return pixels[rows].to(device, dtype), classes[rows].to(device, torch.int64)
 
-    return Split(train=part(train), test=part(test))
+    return ImageData(part(train), part(validation), part(test))
 
 
 def digits_net(settings: DigitsSettings) -> ODENet:
@@ -112,6 +117,10 @@ class Digits:
             ),
         ),
     }
+
+    def training(self, size: str) -> Training:
+        """Return how the net is trained at ``size``."""
+        return settings_of(self.info.name, self.settings, size).training
 
     def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Build the ODE net and its data.

@@ -14,7 +14,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 TANH_SCALE = 5.0 / 3.0 * 3.0**0.5
 """The half-width of a uniform distribution of standard deviation 5/3, PyTorch's gain for tanh."""
 
-PARAMETERS, TRAIN, TEST, PROBE = range(4)
+PARAMETERS, TRAIN, TEST, PROBE, VALIDATION = range(5)
 """Streams of one seed, so that, for example, a wider model leaves the data as they were."""
 
 

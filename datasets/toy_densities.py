@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import Problem, Solve, State, TaskInfo, Training, VectorField
+from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, VectorField
 from odegrad.datasets.flow import FlowField, initial_state, log_density
 from odegrad.datasets.layers import TanhNet
-from odegrad.datasets.seeding import PARAMETERS, PROBE, TANH_SCALE, TEST, TRAIN, generator, seeded_module
+from odegrad.datasets.seeding import PARAMETERS, PROBE, TANH_SCALE, TEST, TRAIN, VALIDATION, generator, seeded_module
 from odegrad.datasets.sizes import settings_of
 
 
@@ -37,6 +37,10 @@ class ToyDensity(ABC):
     @abstractmethod
     def sample(self, count: int, source: torch.Generator) -> Tensor:
         """Return ``count`` points ``[count, 2]`` in float64 on the CPU, drawn from ``source``."""
+
+    def training(self, size: str) -> Training:
+        """Return how the flow is trained at ``size``."""
+        return settings_of(self.info.name, self.settings, size).training
 
     def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Build the flow and its data.
@@ -90,7 +94,10 @@ class ToyDensityProblem:
         self.training = settings.training
         self.seed = seed
         self.ts = torch.tensor([0.0, settings.end_time], dtype=dtype, device=device)
-        self.test = density.sample(settings.test_points, generator(0, TEST)).to(self.ts)
+        self.held_out = {
+            name: density.sample(settings.test_points, generator(0, stream)).to(self.ts)
+            for name, stream in (("validation", VALIDATION), ("test", TEST))
+        }
 
     def batch(self, iteration: int) -> Tensor:
         """Return fresh points ``[batch, 2]`` of ``iteration``."""
@@ -104,10 +111,10 @@ class ToyDensityProblem:
         """Return the mean negative log-density of ``batch`` in nats, 0-d."""
         return -log_density(solve, self.field, batch, self.ts).mean()
 
-    def evaluate(self, solve: Solve) -> float:
-        """Return the mean negative log-density of the test points in nats."""
+    def evaluate(self, solve: Solve, split: Split = "test") -> float:
+        """Return the mean negative log-density of held-out points in nats."""
         with torch.no_grad():
-            return float(self.loss(solve, self.test))
+            return float(self.loss(solve, self.held_out[split]))
 
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
         """Return the flow's vector field, the state that starts at ``batch`` and the times ``[2]``."""

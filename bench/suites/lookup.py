@@ -1,7 +1,8 @@
 """Looks up every name in a suite and tries every option, so that a mistake is answered before anything runs."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -20,25 +21,26 @@ def located(name: str, folder: Path) -> str:
 def look_up(content: SuiteFile, source: str, folder: Path) -> tuple[Training, ...]:
     """Return how each task of the suite is trained, with everything else in the suite tried.
 
-    Every task is built once, on the CPU, because a task states its training through its problem.
+    A task is built, on the CPU, only where a method brings options for its optimizer: those are tried on a model.
 
     Raises
     ------
     SuiteError
         If a name is unknown, an option is refused, or two methods are shown under one name; says ``source`` and key.
     """
-    problems = []
+    trainings, problems = [], []
     for place, task in enumerate(content.tasks):
         with _blamed(f"{source}: tasks.{place}"):
-            problems.append(_problem(task, folder))
+            trainings.append(_training(task, folder))
+        problems.append(_builder(task, folder))
     for place, solver in enumerate(content.solvers):
         with _blamed(f"{source}: solvers.{place}"):
             build_solver(solver.name, solver.rtol, solver.atol, solver.options)
     for place, method in enumerate(content.methods):
         with _blamed(f"{source}: methods.{place}"):
-            _try_method(method, problems, folder)
+            _try_method(method, trainings, problems, folder)
     _refuse_twins(content, source)
-    return tuple(problem.training for problem in problems)
+    return tuple(trainings)
 
 
 @contextlib.contextmanager
@@ -51,23 +53,35 @@ def _blamed(place: str) -> Iterator[None]:
         raise SuiteError(f"{place}: {text}") from error
 
 
-def _problem(entry: TaskEntry, folder: Path) -> Problem:
+def _training(entry: TaskEntry, folder: Path) -> Training:
     task = build_task(located(entry.name, folder))
     if entry.size not in task.info.sizes:
         raise UnknownNameError(f"size of task {entry.name!r}", entry.size, task.info.sizes)
-    return task.build(entry.size, 0, torch.device("cpu"), torch.float32)
+    return task.training(entry.size)
 
 
-def _try_method(entry: MethodEntry, problems: list[Problem], folder: Path) -> None:
+def _builder(entry: TaskEntry, folder: Path) -> Callable[[], Problem]:
+    """Return a function that builds the task at its first call."""
+
+    @cache
+    def build() -> Problem:
+        return build_task(located(entry.name, folder)).build(entry.size, 0, torch.device("cpu"), torch.float32)
+
+    return build
+
+
+def _try_method(
+    entry: MethodEntry, trainings: list[Training], problems: list[Callable[[], Problem]], folder: Path
+) -> None:
     gradient, optimizer = resolve_method(entry.gradient)
     build_gradient(located(gradient, folder), entry.gradient_options)
     optimizer = entry.optimizer or optimizer
     if optimizer is not None:
         optimizers.get(located(optimizer, folder))
-    for problem in problems if entry.optimizer_options else []:
-        name = optimizer or problem.training.default_optimizer
+    for training, build in zip(trainings, problems, strict=True) if entry.optimizer_options else ():
+        name = optimizer or training.default_optimizer
         with contextlib.suppress(UnsupportedError):  # a refusal becomes a row of the results
-            build_optimizer(located(name, folder), problem, entry.optimizer_options)
+            build_optimizer(located(name, folder), build(), entry.optimizer_options)
 
 
 def _refuse_twins(content: SuiteFile, source: str) -> None:

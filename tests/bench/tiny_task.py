@@ -6,6 +6,9 @@ from torch import nn
 from odegrad.contracts import TaskInfo, Training
 
 
+TRAINING = Training(iterations=20, optimizers={"sgd": {"lr": 0.01}}, default_optimizer="sgd")
+
+
 class Growth(nn.Module):
     def __init__(self, device, dtype):
         super().__init__()
@@ -19,7 +22,7 @@ class Problem:
     def __init__(self, seed, device, dtype):
         self.model = Growth(device, dtype)
         self.fields = (self.model,)
-        self.training = Training(iterations=20, optimizers={"sgd": {"lr": 0.01}}, default_optimizer="sgd")
+        self.training = TRAINING
         self.y0 = torch.linspace(0.5, 1.5, 4, dtype=torch.float64).to(device, dtype)[:, None] + 0.01 * seed
         self.ts = torch.tensor([0.0, 1.0], dtype=dtype, device=device)
 
@@ -32,7 +35,7 @@ class Problem:
     def loss(self, solve, batch):
         return (solve(self.model, batch, self.ts)[-1] ** 2).mean()
 
-    def evaluate(self, solve):
+    def evaluate(self, solve, split="test"):
         with torch.no_grad():
             return float(self.loss(solve, self.y0))
 
@@ -53,6 +56,9 @@ class Tiny:
         licence="none",
         sizes=("tiny",),
     )
+
+    def training(self, size):
+        return TRAINING
 
     def build(self, size, seed, device, dtype):
         return Problem(seed, device, dtype)

@@ -23,10 +23,12 @@ def problem(seed: int = 0) -> ClassificationProblem:
 def test_split_is_disjoint_whole_and_of_the_stated_sizes() -> None:
     split = digits_split(CPU, torch.float64)
     train, test = rows(split.train[0]), rows(split.test[0])
-    assert (len(train), len(test)) == (1437, 360)
+    validation = rows(split.validation[0])
+    assert (len(train), len(validation), len(test)) == (1257, 180, 360)
     images, labels = load_digits(return_X_y=True)
     original = sorted(zip(rows(torch.from_numpy(images / 4.0 - 1.2)), labels.tolist(), strict=True))
-    mine = [*zip(train, split.train[1].tolist(), strict=True), *zip(test, split.test[1].tolist(), strict=True)]
+    parts = [(train, split.train), (validation, split.validation), (test, split.test)]
+    mine = [pair for images, (_, classes) in parts for pair in zip(images, classes.tolist(), strict=True)]
     assert sorted(mine) == original
 
 
@@ -35,6 +37,8 @@ def test_split_is_stratified() -> None:
     counts = np.bincount(load_digits().target)
     held_out = torch.bincount(split.test[1], minlength=10).numpy()
     np.testing.assert_array_less(np.abs(held_out - counts * 360 / 1797), 1.0)
+    chosen_on = torch.bincount(split.validation[1], minlength=10).numpy()
+    np.testing.assert_array_less(np.abs(chosen_on - counts * 180 / 1797), 1.0)
 
 
 def test_split_does_not_depend_on_the_seed() -> None:
@@ -45,10 +49,10 @@ def test_split_does_not_depend_on_the_seed() -> None:
 
 def test_an_epoch_shows_each_image_at_most_once_and_epochs_differ() -> None:
     built = problem()
-    epochs = [[rows(built.batch(epoch * 11 + i)[0]) for i in range(11)] for epoch in range(2)]
+    epochs = [[rows(built.batch(epoch * 9 + i)[0]) for i in range(9)] for epoch in range(2)]
     for epoch in epochs:
         shown = [image for batch in epoch for image in batch]
-        assert len(shown) == 11 * 128
+        assert len(shown) == 9 * 128
         assert len(set(shown)) == len(shown)
     assert epochs[0] != epochs[1]
 
@@ -61,6 +65,8 @@ def test_accuracy_counts_right_guesses() -> None:
         list(built.net.head.parameters())[-1][3] = 1.0
     expected = float((built.data.test[1] == 3).double().mean())
     assert built.evaluate(lambda field, y0, ts: torch.stack([y0, y0])) == expected
+    expected = float((built.data.validation[1] == 3).double().mean())
+    assert built.evaluate(lambda field, y0, ts: torch.stack([y0, y0]), "validation") == expected
 
 
 def test_loss_of_even_scores_is_log_ten() -> None:

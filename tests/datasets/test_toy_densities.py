@@ -70,10 +70,13 @@ def test_test_points_are_the_same_for_all_seeds_and_in_no_batch() -> None:
         return torch.stack([y0[0], y0[0]]), torch.stack([y0[1], y0[1]])
 
     problems = [Circles().build("tiny", seed, CPU, torch.float64) for seed in (0, 1)]
-    for problem in problems:
-        problem.evaluate(record)
-    assert torch.equal(*seen)
-    known = {tuple(point) for point in seen[0].tolist()}
+    for split in ("validation", "test"):
+        for problem in problems:
+            problem.evaluate(record, split)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[2], seen[3])
+    known = {tuple(point) for points in seen[::2] for point in points.tolist()}
+    assert len(known) == len(seen[0]) + len(seen[2])
     batches = [problem.batch(i) for problem in problems for i in range(3)] + [p.probe_batch() for p in problems]
     assert not any(tuple(point) in known for batch in batches for point in batch.tolist())
 
