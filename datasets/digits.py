@@ -34,7 +34,7 @@ class DigitsSettings:
 
 
 def digits_split(device: torch.device, dtype: torch.dtype) -> ImageData:
-    """Return 1,257 training, 180 validation and 360 test images ``[count, 1, 8, 8]``, each class in its share of the whole.
+    """Return 1,257 training, 180 validation and 360 test images ``[count, 1, 8, 8]``, every class in its share.
 
     Grey levels 0 .. 16 become ``x / 4 - 1.2``: mean about zero, standard deviation 1.5.
     """

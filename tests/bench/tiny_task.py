@@ -5,7 +5,6 @@ from torch import nn
 
 from odegrad.contracts import TaskInfo, Training
 
-
 TRAINING = Training(iterations=20, optimizers={"sgd": {"lr": 0.01}}, default_optimizer="sgd")
 
 
