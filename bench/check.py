@@ -7,10 +7,10 @@ from odegrad.checks.accuracy import ACCURACY_CHECKS
 from odegrad.checks.behaviour import BEHAVIOUR_CHECKS
 from odegrad.checks.result import CheckResult
 from odegrad.contracts import GradientMethod
-from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.registry import build_gradient, build_solver, check_supported
 
-Check = Callable[[GradientMethod, RungeKutta], Iterator[CheckResult]]
+Check = Callable[[GradientMethod, OneStepSolver], Iterator[CheckResult]]
 
 CHECKS: tuple[Check, ...] = (*ACCURACY_CHECKS, *BEHAVIOUR_CHECKS)
 """Every check; one that does not apply to a method yields nothing."""
@@ -34,7 +34,7 @@ def check_method(name: str, solver: str = "dopri5") -> Iterator[CheckResult]:
         yield from run_check(check, method, built)
 
 
-def run_check(check: Check, method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+def run_check(check: Check, method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """Yield the results of one check; what it raises becomes a failed result."""
     try:
         yield from check(method, solver)

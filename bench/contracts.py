@@ -46,7 +46,7 @@ class StepObserver(Protocol):
 class Solver(Protocol):
     """Advances a state: a tableau (or another one-step map), its step controller, tolerances and limits.
 
-    The concrete class is ``odegrad.methods.solvers.solver.RungeKutta``. Methods pass it to ``integrate``.
+    The concrete class is ``odegrad.methods.solvers.solver.OneStepSolver``. Methods pass it to ``integrate``.
     """
 
     @property
@@ -122,8 +122,11 @@ class StepCounts:
     """The steps of one forward and one backward pass, from which a method predicts its f calls."""
 
     evaluations: int
-    """``s``, the f calls of one attempted step after the first."""
-    adaptive: bool
+    """``s``, the f calls of one attempted step."""
+    start: int
+    """The f calls before the first step of a solve: two to choose its size, for example."""
+    restart: int
+    """The f calls that stand on a new state cost before a step: one where a step reuses the last stage before."""
     intervals: int
     """Intervals between outputs, ``K - 1``."""
     accepted: int

@@ -18,7 +18,7 @@ from odegrad.counting import CountedField, CountedTap, Counts
 from odegrad.errors import UnknownNameError
 from odegrad.lognorm import max_log_norm
 from odegrad.meters import memory_meter
-from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.record import Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 from odegrad.timing import BUDGET_SECONDS, time_iterations
@@ -40,7 +40,7 @@ class _Built:
     task: Task
     problem: Problem
     method: GradientMethod
-    solver: RungeKutta
+    solver: OneStepSolver
     optimizer: torch.optim.Optimizer
 
 

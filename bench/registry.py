@@ -15,7 +15,7 @@ from torch import optim
 
 from odegrad.contracts import GradientMethod, Problem, Scalar, Task
 from odegrad.errors import UnknownNameError, UnsupportedError, UsageError
-from odegrad.methods.solvers.solver import RungeKutta, make_solver, solver_names
+from odegrad.methods.solvers.solver import OneStepSolver, make_solver, solver_names
 
 
 class Pair(NamedTuple):
@@ -169,7 +169,7 @@ def build_gradient(name: str, options: Mapping[str, Scalar] | None = None) -> Gr
     return _construct(factory, "gradient method", name, options)  # type: ignore[no-any-return]
 
 
-def build_solver(name: str, rtol: float, atol: float, options: Mapping[str, Scalar] | None = None) -> RungeKutta:
+def build_solver(name: str, rtol: float, atol: float, options: Mapping[str, Scalar] | None = None) -> OneStepSolver:
     """Return the solver ``name`` with its tolerances and ``options``."""
     if name not in solver_names():
         raise UnknownNameError("solver", name, solver_names())
@@ -188,7 +188,7 @@ def build_task(name: str) -> Task:
     return _construct(tasks.get(name), "task", name, None)  # type: ignore[no-any-return]
 
 
-def check_supported(method: GradientMethod, solver: RungeKutta) -> None:
+def check_supported(method: GradientMethod, solver: OneStepSolver) -> None:
     """Raise UnsupportedError with the method's reason if ``method`` cannot use ``solver``."""
     reason = method.refuses(solver)
     if reason is not None:

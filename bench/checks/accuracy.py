@@ -11,7 +11,7 @@ from odegrad.checks.problems import CLOSED_FORMS, ClosedForm, SmoothNet, gradien
 from odegrad.checks.result import CheckResult, at_least, at_most, log_slope
 from odegrad.contracts import GradientMethod
 from odegrad.methods.gradients.naive import Naive
-from odegrad.methods.solvers.solver import RungeKutta, make_solver
+from odegrad.methods.solvers.solver import OneStepSolver, make_solver
 
 TOLERANCE = 1e-8
 """Tolerance of the adaptive closed-form checks; the gradient may be off by 100 of it."""
@@ -34,7 +34,7 @@ def closed_form_gradient(problem: ClosedForm, field: torch.nn.Module, ts: Tensor
     return torch.cat([g.reshape(-1) for g in grads])
 
 
-def closed_forms(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+def closed_forms(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G1: dL/dy0, dL/dtheta, dL/dT and dL/dt0 against closed forms, in both directions of time."""
     tight = solver.with_tolerances(TOLERANCE, TOLERANCE)
     for problem in CLOSED_FORMS:
@@ -46,7 +46,7 @@ def closed_forms(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckRe
         yield at_most("G1 closed form", worst, 100 * TOLERANCE, f"{problem.name}, {solver.name} at {TOLERANCE:g}")
 
 
-def order_on_fixed_grids(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+def order_on_fixed_grids(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G1: on fixed grids the gradient's error falls with the solver's order."""
     del solver
     fixed = make_solver("rk4")
@@ -64,7 +64,7 @@ def order_on_fixed_grids(method: GradientMethod, solver: RungeKutta) -> Iterator
         yield at_most("G1 order", abs(slope - 4), 0.15, f"{problem.name}, rk4 with {steps} steps: order {slope:.3f}")
 
 
-def finite_differences(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+def finite_differences(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G2: ``torch.autograd.gradcheck`` for y0, every parameter and ts, on a net of one hidden layer of 16."""
     del solver
     fixed = make_solver("rk4", num_steps=24)
@@ -91,7 +91,7 @@ def finite_differences(method: GradientMethod, solver: RungeKutta) -> Iterator[C
     )
 
 
-def taylor_remainder(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+def taylor_remainder(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G2: ``L(theta + eps v) - L(theta) - eps g . v`` falls as eps squared (solves at 1e-10)."""
     tight = solver.with_tolerances(1e-10, 1e-10)
     field = SmoothNet(d=3, hidden=16, seed=4, scale=1.0)
@@ -114,7 +114,7 @@ def taylor_remainder(method: GradientMethod, solver: RungeKutta) -> Iterator[Che
     yield at_most("G2 Taylor", abs(slope - 2), 0.1, f"remainder over eps = {sizes}: slope {slope:.3f}")
 
 
-def equals_naive(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+def equals_naive(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G3: a method that is exact gives naive's gradient on the same grid."""
     if not (method.traits.exact and method.traits.shared_loop):
         return
@@ -133,7 +133,7 @@ def equals_naive(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckRe
                 yield at_most("G3 equals naive", error, threshold, f"smooth net, {each.name}, {dtype}")
 
 
-def converges(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+def converges(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G4: the gradient converges to the float64 reference as the tolerance falls."""
     if not solver.adaptive:
         return

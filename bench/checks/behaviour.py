@@ -14,7 +14,7 @@ from odegrad.checks.result import CheckResult, at_most
 from odegrad.contracts import GradientMethod, PredictsCalls, StepCounts
 from odegrad.errors import OdegradError
 from odegrad.methods.gradients.naive import Naive
-from odegrad.methods.solvers.solver import RungeKutta, make_solver
+from odegrad.methods.solvers.solver import OneStepSolver, make_solver
 
 
 def _problem(batch: int = 5) -> tuple[SmoothNet, Tensor]:
@@ -22,7 +22,7 @@ def _problem(batch: int = 5) -> tuple[SmoothNet, Tensor]:
     return SmoothNet(d=4, hidden=12, seed=6, scale=1.2), torch.randn(batch, 4, generator=generator, dtype=torch.float64)
 
 
-def counts(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+def counts(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G8: measured f calls equal the method's prediction from the steps, adaptive and fixed, forward and backward."""
     if not isinstance(method, PredictsCalls):
         return
@@ -36,7 +36,7 @@ def counts(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
         forward = (len(log.ends), log.rejections, len(recorded.times))
         loss.backward()
         backward = (len(log.ends) - forward[0], log.rejections - forward[1], len(recorded.times) - forward[2])
-        steps = StepCounts(each.tableau.evaluations, each.adaptive, 2, *forward[:2], *backward[:2])
+        steps = StepCounts(each.scheme.evaluations, each.start_calls, each.restart_calls, 2, *forward[:2], *backward[:2])
         predicted = method.predicted_calls(steps)
         wrong = abs(predicted.forward - forward[2]) + abs(predicted.backward - backward[2])
         detail = (
@@ -45,7 +45,7 @@ def counts(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
         yield at_most("G8 counts", wrong, 0, detail)
 
 
-def landing_and_range(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+def landing_and_range(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G11: every output is the end of a step, and f is never called outside the interval, in either direction."""
     field, y0 = _problem()
     for times in ((0.1, 0.5, 0.9), (0.9, 0.5, 0.1)):
@@ -85,7 +85,7 @@ class _Image(nn.Module):
         return torch.tanh(self.conv(y)) * (1 + t)
 
 
-def outputs_and_states(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+def outputs_and_states(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G13: 1, 2 and 7 outputs, interior cotangents, decreasing time, t0 != 0, tuple and N-d states, batch 1."""
     field, y0 = _problem()
     _, one = _problem(batch=1)
@@ -121,7 +121,7 @@ def outputs_and_states(method: GradientMethod, solver: RungeKutta) -> Iterator[C
     yield _refuses_repeated(method, solver, field, y0)
 
 
-def _refuses_repeated(method: GradientMethod, solver: RungeKutta, field: nn.Module, y0: Tensor) -> CheckResult:
+def _refuses_repeated(method: GradientMethod, solver: OneStepSolver, field: nn.Module, y0: Tensor) -> CheckResult:
     try:
         method(field, solver, y0, torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64))
     except (OdegradError, ValueError, AssertionError) as error:
@@ -129,7 +129,7 @@ def _refuses_repeated(method: GradientMethod, solver: RungeKutta, field: nn.Modu
     return CheckResult("G13 states", False, None, None, "repeated times were taken without an error")
 
 
-def second_derivative(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+def second_derivative(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G14: a second derivative is right, or it raises; it is never silently disconnected."""
     problem = CLOSED_FORMS[2]
     field, y0 = problem.field(), problem.start().requires_grad_()
@@ -157,7 +157,7 @@ def second_derivative(method: GradientMethod, solver: RungeKutta) -> Iterator[Ch
     yield at_most("G14 second derivative", relative(found, true), 1e-6, "logistic, closed form")
 
 
-def determinism(method: GradientMethod, solver: RungeKutta) -> Iterator[CheckResult]:
+def determinism(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G16: two runs give the same bits and the same number of f calls."""
     seen = []
     for _ in range(2):

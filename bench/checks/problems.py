@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.contracts import GradientMethod
-from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.methods.solvers.solver import OneStepSolver
 
 Solution = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """``(theta, y0, t0, t1) -> y(t1)``, differentiable in all four."""
@@ -150,7 +150,7 @@ Loss = Callable[[Any], Tensor]
 def gradient(
     method: GradientMethod,
     field: nn.Module,
-    solver: RungeKutta,
+    solver: OneStepSolver,
     y0: Tensor | Sequence[Tensor],
     ts: Tensor,
     loss: Loss,

@@ -10,7 +10,7 @@ from odegrad.contracts import Calls, StepCounts, Traits
 from odegrad.methods.gradients.anode import BlockReplay
 from odegrad.methods.gradients.entry import SharedLoopMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.methods.solvers.solver import OneStepSolver
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ class Aca(SharedLoopMethod):
         calls = steps.evaluations * steps.accepted
         return Calls(forward_calls(steps), calls, calls)
 
-    def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays step by step."""
         return BlockReplay(field, solver, times, 1).apply(y0)

@@ -11,7 +11,7 @@ from odegrad.contracts import Traits
 from odegrad.methods.gradients.continuous import BackSolve, ContinuousMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
-from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.methods.solvers.solver import OneStepSolver
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Adjoint(ContinuousMethod):
         taps="any time",
     )
 
-    def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back."""
         return _StateSolvedBack(field, solver, times, self).apply(y0)
 

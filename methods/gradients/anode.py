@@ -11,9 +11,9 @@ from odegrad.contracts import Calls, StepCounts, Traits
 from odegrad.errors import UsageError
 from odegrad.methods.gradients.entry import Route, SharedLoopMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.loop import Grid, integrate, replay_with_graph
-from odegrad.methods.solvers.solver import RungeKutta
-from odegrad.methods.solvers.step import Step
+from odegrad.methods.solvers.loop import integrate, replay_with_graph
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.steppers import GridStep, Step, graph_stepper
 
 
 @dataclass(frozen=True)
@@ -58,34 +58,32 @@ class Anode(SharedLoopMethod):
         calls = steps.evaluations * steps.accepted
         return Calls(forward_calls(steps), calls, calls)
 
-    def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays block by block."""
         return BlockReplay(field, solver, times, self.steps_per_block).apply(y0)
 
 
 class BlockReplay(Route):
-    """``blocks[i] = (index of the output that ends it or None, steps)``; ``kept[i]`` is the block's first state."""
+    """Keeps the carried vector at the start of each block, ``kept[i]``, and redoes ``blocks[i]`` from it."""
 
-    def __init__(self, field: FlatField, solver: RungeKutta, times: Sequence[float], steps_per_block: int | None):
+    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], steps_per_block: int | None):
         super().__init__(field, solver, times)
         self.steps_per_block = steps_per_block
-        self.blocks: list[Grid] = []
-        self.ends: list[int | None] = []
+        self.blocks: list[list[GridStep]] = []
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep the first state and the accepted steps of each block."""
-        outputs = {t: k for k, t in enumerate(self.times) if k > 0}
         starts: list[Tensor] = []
-        open_block: Grid = []
+        open_block: list[GridStep] = []
 
         def record(step: Step) -> None:
             if not open_block:
-                starts.append(step.y)
-            open_block.append((step.t, step.h, step.t_next))
-            end = outputs.get(step.t_next)
-            if end is not None or len(open_block) == self.steps_per_block:
-                self.blocks.append(list(open_block))
-                self.ends.append(end)
+                starts.append(step.x)
+                self.blocks.append(open_block)
+            open_block.append(step.place)
+            ends_at_output = any(theta == 1.0 for _, theta in step.place.outputs)
+            if ends_at_output or len(open_block) == self.steps_per_block:
+                self.blocks[-1] = list(open_block)
                 open_block.clear()
 
         ys = integrate(self.field, self.solver, y0, self.times, record)
@@ -93,14 +91,50 @@ class BlockReplay(Route):
 
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Replay the blocks from the last to the first."""
-        a = torch.zeros_like(grads[0])
-        total: list[Tensor | None] = [None] * len(self.parameters)
-        for start, grid, end in zip(reversed(kept), reversed(self.blocks), reversed(self.ends), strict=True):
-            if end is not None:
-                a = a + grads[end]
+        back = ReplayedSteps(self.field, self.solver, self.parameters, grads)
+        a = torch.zeros_like(kept[-1])
+        for start, grid in zip(reversed(kept), reversed(self.blocks), strict=True):
+            a = back.through(start, grid, a)
+        return back.to_start(self.times[0], kept[0], a), back.total
+
+
+class ReplayedSteps:
+    """Pulls back through recorded steps by redoing them with a graph; parameter gradients gather in ``total``."""
+
+    def __init__(
+        self, field: FlatField, solver: OneStepSolver, parameters: Sequence[Tensor], grads: Tensor
+    ) -> None:
+        self.field = field
+        self.solver = solver
+        self.parameters = tuple(parameters)
+        self.grads = grads
+        self.d = grads.shape[1]
+        self.total: list[Tensor | None] = [None] * len(self.parameters)
+
+    def through(self, start: Tensor, grid: Sequence[GridStep], a: Tensor) -> Tensor:
+        """Return the cotangent of ``start`` from that of the last carried vector, ``a``; add the outputs' on the way."""
+        a = a.clone()
+        ends = [k for k, theta in grid[-1].outputs if theta == 1.0]
+        a[: self.d] += self.grads[ends].sum(0)
+        with torch.enable_grad():
+            x = start.detach().requires_grad_()
+            x_end, inside = replay_with_graph(self.field, self.solver, x, grid, self.d)
+        cotangents = [a, *(self.grads[k] for k in inside)]
+        return self._pull([x_end, *inside.values()], x, cotangents)
+
+    def to_start(self, t0: float, x0: Tensor, a: Tensor) -> Tensor:
+        """Return ``dL/dy0 [d]`` from the cotangent of the first carried vector."""
+        if a.numel() > self.d:
             with torch.enable_grad():
-                y = start.detach().requires_grad_()
-                y_end = replay_with_graph(self.field, self.solver, y, grid)
-            a, *pulled = torch.autograd.grad(y_end, (y, *self.parameters), a, allow_unused=True)
-            total = [p if t is None else (t if p is None else t + p) for t, p in zip(total, pulled, strict=True)]
-        return a + grads[0], total
+                y0 = x0[: self.d].detach().requires_grad_()
+                x = graph_stepper(self.solver.scheme, self.field, y0.detach()).start(t0, y0)
+            a = self._pull([x], y0, [a])
+        return a + self.grads[0]
+
+    def _pull(self, outputs: Sequence[Tensor], x: Tensor, cotangents: Sequence[Tensor]) -> Tensor:
+        a, *pulled = torch.autograd.grad(outputs, (x, *self.parameters), cotangents, allow_unused=True)
+        for i, p in enumerate(pulled):
+            if p is not None:
+                total = self.total[i]
+                self.total[i] = p if total is None else total + p
+        return torch.zeros_like(x) if a is None else a

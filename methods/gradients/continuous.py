@@ -19,9 +19,18 @@ from odegrad.methods.gradients.costate import (
     costate_scale,
     solve_back,
 )
-from odegrad.methods.gradients.entry import Route, SharedLoopMethod, check_positive, costate_calls, forward_calls
+from odegrad.methods.gradients.entry import (
+    NEEDS_TABLEAU,
+    Route,
+    SharedLoopMethod,
+    check_positive,
+    costate_calls,
+    forward_calls,
+)
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.methods.solvers.loop import StepSize
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.tableau import Tableau
 
 
 @dataclass(frozen=True)
@@ -64,9 +73,11 @@ class ContinuousMethod(SharedLoopMethod):
         """Return the same method with ``tap`` watching its backward pass."""
         return dataclasses.replace(self, tap=tap)
 
-    def refuses(self, solver: RungeKutta) -> str | None:
+    def refuses(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
-        if self.tap is not None and solver.tableau.dense is None:
+        if not isinstance(solver.scheme, Tableau):
+            return NEEDS_TABLEAU
+        if self.tap is not None and not solver.has_dense_output:
             return "curvature samples need dense output, which it does not have; use dopri5, bosh3 or rk4"
         return None
 
@@ -79,7 +90,7 @@ class ContinuousMethod(SharedLoopMethod):
 class BackSolve(Route):
     """The pull-back that solves the costate equation from each output to the one before."""
 
-    def __init__(self, field: FlatField, solver: RungeKutta, times: Sequence[float], options: ContinuousMethod) -> None:
+    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], options: ContinuousMethod) -> None:
         super().__init__(field, solver, times)
         self.options = options
 
@@ -87,7 +98,7 @@ class BackSolve(Route):
     def state(self, k: int, kept: tuple[Tensor, ...]) -> Tensor | Trajectory:
         """Return how ``y`` is known between outputs k - 1 and k: ``y(t_k) [d]`` to solve it back, or a trajectory."""
 
-    def dynamics(self, solver: RungeKutta) -> CostateDynamics:
+    def dynamics(self, solver: OneStepSolver) -> CostateDynamics:
         """Return the right-hand side of the backward solve."""
         return CostateDynamics(self.field, self.parameters, solver.tableau, self.options.parameters)
 
@@ -97,12 +108,12 @@ class BackSolve(Route):
         solver = self.solver.with_tolerances(options.rtol, options.atol)
         scale = costate_scale(grads[1:]) if options.normalize_costate else torch.ones_like(grads[0, 0])
         dynamics = self.dynamics(solver)
-        a = torch.zeros_like(grads[0])
+        a, size = torch.zeros_like(grads[0]), StepSize()
         for k in range(len(grads) - 1, 0, -1):
             interval = (self.times[k], self.times[k - 1])
             state = self.state(k, kept)
             dynamics.trajectory = None if isinstance(state, Tensor) else state
             tap = TapSampler(options.tap, dynamics, *interval, scale) if options.tap is not None else None
             y = state if isinstance(state, Tensor) else None
-            a = solve_back(dynamics, solver, interval, y, a + grads[k] / scale, tap)
+            a = solve_back(dynamics, solver, interval, y, a + grads[k] / scale, tap, size)
         return a * scale + grads[0], [g * scale for g in dynamics.total]

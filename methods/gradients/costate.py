@@ -13,9 +13,9 @@ from torch import Tensor
 from odegrad.contracts import Tap
 from odegrad.errors import UsageError
 from odegrad.methods.solvers.dynamics import TRIAL, FlatField
-from odegrad.methods.solvers.loop import integrate
-from odegrad.methods.solvers.solver import RungeKutta
-from odegrad.methods.solvers.step import Step
+from odegrad.methods.solvers.loop import StepSize, integrate
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.steppers import Step
 from odegrad.methods.solvers.tableau import Tableau
 
 Parameters = Literal["quadrature", "state", "seminorm"]
@@ -197,16 +197,17 @@ def costate_scale(grads: Tensor) -> Tensor:
 
 def solve_back(
     dynamics: CostateDynamics,
-    solver: RungeKutta,
+    solver: OneStepSolver,
     interval: tuple[float, float],
     y: Tensor | None,
     a: Tensor,
     tap: TapSampler | None,
+    size: StepSize,
 ) -> Tensor:
     """Solve the costate from ``interval[0]`` back to ``interval[1]`` and return it there, ``[d]``.
 
     ``y`` (None with a trajectory) and ``a`` are state and costate ``[d]`` at ``interval[0]``. Parameter gradients
-    gather in ``dynamics.total``.
+    gather in ``dynamics.total``. The step size goes on from one interval to the next in ``size``.
     """
 
     def on_step(step: Step) -> None:
@@ -214,7 +215,7 @@ def solve_back(
         if tap is not None:
             tap.sample(step)
 
-    x = integrate(dynamics, solver, dynamics.pack(y, a), interval, on_step)[-1]
+    x = integrate(dynamics, solver, dynamics.pack(y, a), interval, on_step, size)[-1]
     dynamics.unpack_parameters(x)
     return dynamics.costate(x)
 

@@ -14,7 +14,7 @@ from odegrad.contracts import Calls, State, StepCounts, Traits, VectorField
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.opaque import without_derivative
-from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.state import Layout
 from odegrad.methods.solvers.times import checked_times, outputs_depend_on_time, start_depends_on_time
 
@@ -29,7 +29,7 @@ class SharedLoopMethod(abc.ABC):
 
     traits: ClassVar[Traits]
 
-    def __call__(self, field: VectorField, solver: RungeKutta, y0: State, ts: Tensor) -> State:
+    def __call__(self, field: VectorField, solver: OneStepSolver, y0: State, ts: Tensor) -> State:
         """Solve; see ``odegrad.contracts.GradientMethod``.
 
         Raises
@@ -56,7 +56,7 @@ class SharedLoopMethod(abc.ABC):
         ys = outputs_depend_on_time(torch.cat([start[None], ys[1:]]), ts, times, flat_field)
         return layout.unflatten(ys)
 
-    def refuses(self, solver: RungeKutta) -> str | None:  # noqa: ARG002
+    def refuses(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
         """Return why this method cannot use ``solver``, or None if it can."""
         return None
 
@@ -65,25 +65,29 @@ class SharedLoopMethod(abc.ABC):
         """Return the f calls and vector-Jacobian products that these steps cost."""
 
     @abc.abstractmethod
-    def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` at ``times`` from ``y0 [d]``, with the graph that is the method."""
 
 
 def forward_calls(steps: StepCounts) -> int:
-    """Return the f calls of a solve: ``s(N + R)``, and two to choose the first step where steps are adaptive."""
-    return steps.evaluations * (steps.accepted + steps.rejected) + (2 if steps.adaptive else 0)
+    """Return the f calls of a solve: ``s(N + R)`` and those of its start."""
+    return steps.evaluations * (steps.accepted + steps.rejected) + steps.start
 
 
 def costate_calls(steps: StepCounts) -> int:
-    """Return the f calls of a backward solve over every interval: ``s(N' + R')``, and two per interval if adaptive."""
+    """Return the f calls of a backward solve: ``s(N' + R')``, its start, and one restart at each output between."""
     attempts = steps.accepted_backward + steps.rejected_backward
-    return steps.evaluations * attempts + (2 * steps.intervals if steps.adaptive else 0)
+    return steps.evaluations * attempts + steps.start + steps.restart * (steps.intervals - 1)
+
+
+NEEDS_TABLEAU = "it works on the stages of a Runge-Kutta method; use one such as dopri5"
+"""Why a method refuses a solver that is none."""
 
 
 class Route(abc.ABC):
     """A forward solve without a graph, and the pull-back that stands in for it."""
 
-    def __init__(self, field: FlatField, solver: RungeKutta, times: Sequence[float]) -> None:
+    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float]) -> None:
         self.field = field
         self.solver = solver
         self.times = list(times)
@@ -124,13 +128,14 @@ class _Routed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y0, *kept = ctx.saved_tensors
-        with torch.no_grad():
+        with torch.no_grad(), ctx.route.field.undisturbed():
             a0, pulled = ctx.route.pull_back(grads[0], tuple(kept))
+        pulled = [torch.zeros_like(p) if g is None else g for p, g in zip(ctx.route.parameters, pulled, strict=True)]
         inputs = (grads[0], y0, *ctx.route.parameters)
         return None, *without_derivative([a0, *pulled], inputs, "this gradient method")
 
 
-def _check_numbers(solver: RungeKutta, y0: Tensor) -> None:
+def _check_numbers(solver: OneStepSolver, y0: Tensor) -> None:
     """Refuse a start that is not finite (seen without a device read on a CPU only), warn of a hopeless tolerance."""
     if y0.device.type == "cpu" and not bool(torch.isfinite(y0.detach()).all()):
         raise NonFiniteError("y0: expected finite numbers, got NaN or infinity; check what computes the initial state")

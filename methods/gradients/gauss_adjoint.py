@@ -12,8 +12,8 @@ from odegrad.errors import UsageError
 from odegrad.methods.gradients.costate import CostateDynamics
 from odegrad.methods.gradients.interpolation import InterpolatedBackSolve, Interpolation
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.solver import RungeKutta
-from odegrad.methods.solvers.step import Step
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.steppers import Step
 from odegrad.methods.solvers.tableau import Tableau
 
 
@@ -64,7 +64,7 @@ class GaussAdjoint(Interpolation):
         solved, extra = super().predicted_calls(steps), self.points * steps.accepted_backward
         return Calls(solved.forward, solved.backward + extra, solved.vjps + extra)
 
-    def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored nodes."""
         return _GaussBackSolve(field, solver, times, self).apply(y0)
 
@@ -74,7 +74,7 @@ class _GaussBackSolve(InterpolatedBackSolve):
 
     options: GaussAdjoint
 
-    def dynamics(self, solver: RungeKutta) -> CostateDynamics:
+    def dynamics(self, solver: OneStepSolver) -> CostateDynamics:
         """Return the costate dynamics whose parameter integral is a Gauss rule."""
         return _GaussDynamics(self.field, self.parameters, solver.tableau, self.options.points)
 

@@ -13,8 +13,8 @@ from odegrad.methods.gradients.continuous import BackSolve, ContinuousMethod
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes, Kind, check_nodes
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
-from odegrad.methods.solvers.solver import RungeKutta
-from odegrad.methods.solvers.step import Step
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.steppers import Step
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Interpolation(ContinuousMethod):
         super().__post_init__()
         check_nodes(self.num_nodes, self.kind)
 
-    def refuses(self, solver: RungeKutta) -> str | None:
+    def refuses(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
-        if solver.tableau.dense is None:
+        if not solver.has_dense_output:
             return "the node states come from dense output, which it does not have; use dopri5, bosh3 or rk4"
         return None
 
-    def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored nodes."""
         return InterpolatedBackSolve(field, solver, times, self).apply(y0)
 
@@ -108,7 +108,7 @@ class _Interpolant:
 class InterpolatedBackSolve(BackSolve):
     """The route of the interpolation method; keeps the node states ``[K-1, n, d]``."""
 
-    def __init__(self, field: FlatField, solver: RungeKutta, times: Sequence[float], options: Interpolation) -> None:
+    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], options: Interpolation) -> None:
         super().__init__(field, solver, times, options)
         pairs = itertools.pairwise(self.times)
         self.intervals = [ChebyshevNodes(a, b, options.num_nodes, options.kind) for a, b in pairs]

@@ -12,8 +12,8 @@ from odegrad.contracts import Traits
 from odegrad.methods.gradients.continuous import BackSolve, ContinuousMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
-from odegrad.methods.solvers.solver import RungeKutta
-from odegrad.methods.solvers.step import Step
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.steppers import Step
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class InterpolationDense(ContinuousMethod):
         taps="any time",
     )
 
-    def refuses(self, solver: RungeKutta) -> str | None:
+    def refuses(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
-        if solver.tableau.dense is None:
+        if not solver.has_dense_output:
             return "it reads the state from dense output, which the solver does not have; use dopri5, bosh3 or rk4"
         return None
 
-    def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored steps."""
         return _DenseBackSolve(field, solver, times, self).apply(y0)
 
@@ -73,7 +73,7 @@ class _DenseBackSolve(BackSolve):
     """Keeps ``[q+1, d]`` polynomial coefficients per accepted step."""
 
     def __init__(
-        self, field: FlatField, solver: RungeKutta, times: Sequence[float], options: InterpolationDense
+        self, field: FlatField, solver: OneStepSolver, times: Sequence[float], options: InterpolationDense
     ) -> None:
         super().__init__(field, solver, times, options)
         self.starts: list[float] = []
@@ -81,13 +81,12 @@ class _DenseBackSolve(BackSolve):
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep each step's polynomial."""
-        dense = torch.tensor(self.solver.tableau.dense, dtype=y0.dtype, device=y0.device).t()
         pieces: list[Tensor] = []
 
         def keep(step: Step) -> None:
             self.starts.append(step.t)
             self.sizes.append(step.h)
-            pieces.append(torch.cat([step.y[None], (dense * step.h) @ step.stages.k]))
+            pieces.append(step.polynomial())
 
         ys = integrate(self.field, self.solver, y0, self.times, keep)
         return torch.stack(ys), tuple(pieces)

@@ -11,7 +11,7 @@ from odegrad.contracts import Calls, StepCounts, Traits
 from odegrad.methods.gradients.entry import SharedLoopMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate_with_graph
-from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.methods.solvers.solver import OneStepSolver
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,6 @@ class Naive(SharedLoopMethod):
         calls = steps.evaluations * steps.accepted
         return Calls(forward_calls(steps), 0, calls)
 
-    def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with the graph of the steps."""
         return torch.stack(integrate_with_graph(field, solver, y0, times))

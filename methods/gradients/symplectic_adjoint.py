@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Calls, StepCounts, Traits
-from odegrad.methods.gradients.entry import Route, SharedLoopMethod, forward_calls
+from odegrad.methods.gradients.entry import NEEDS_TABLEAU, Route, SharedLoopMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.loop import Grid, integrate
-from odegrad.methods.solvers.solver import RungeKutta
-from odegrad.methods.solvers.step import StageBuffer, Step
+from odegrad.methods.solvers.loop import integrate
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.step import StageBuffer
+from odegrad.methods.solvers.steppers import GridStep, Step
+from odegrad.methods.solvers.tableau import Tableau
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class SymplecticAdjoint(SharedLoopMethod):
     With the cotangent ``a'`` of the new state the stages' cotangents are
     ``c_i = h (b_i a' + sum_{j>i} a_ji l_j)``, ``l_i = f_y(z_i)^T c_i``, from the last stage to the first, and
     ``a = a' + sum_i l_i``, ``g += sum_i f_theta(z_i)^T c_i``: the partner of the tableau in the form that needs no
-    division by ``b_i``, so stages with ``b_i = 0`` need no tableau of their own. The gradient is naive's.
+    division by ``b_i``, so stages with ``b_i = 0`` need no tableau of their own. The gradient is naive's. An output inside
+    the step, at the fraction theta, adds ``h b_i(theta)`` times its cotangent to ``c_i``, and the cotangent to ``a``.
     """
 
     traits: ClassVar[Traits] = Traits(
@@ -36,12 +39,16 @@ class SymplecticAdjoint(SharedLoopMethod):
         backward_phase="recompute",
     )
 
+    def refuses(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot use ``solver``, or None if it can."""
+        return None if isinstance(solver.scheme, Tableau) else NEEDS_TABLEAU
+
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
         s, n = steps.evaluations, steps.accepted
         return Calls(forward_calls(steps), (2 * s - 1) * n, s * n)
 
-    def solve(self, field: FlatField, solver: RungeKutta, y0: Tensor, times: Sequence[float]) -> Tensor:
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that walks the symplectic partner back."""
         return _PartnerSolve(field, solver, times).apply(y0)
 
@@ -49,21 +56,17 @@ class SymplecticAdjoint(SharedLoopMethod):
 class _PartnerSolve(Route):
     """Keeps the first state of every accepted step."""
 
-    def __init__(self, field: FlatField, solver: RungeKutta, times: Sequence[float]) -> None:
+    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float]) -> None:
         super().__init__(field, solver, times)
-        self.grid: Grid = []
-        self.outputs: dict[int, int] = {}
+        self.grid: list[GridStep] = []
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep the accepted states."""
         starts: list[Tensor] = []
-        wanted = {t: k for k, t in enumerate(self.times) if k > 0}
 
         def keep(step: Step) -> None:
             starts.append(step.y)
-            self.grid.append((step.t, step.h, step.t_next))
-            if step.t_next in wanted:
-                self.outputs[len(self.grid) - 1] = wanted[step.t_next]
+            self.grid.append(step.place)
 
         ys = integrate(self.field, self.solver, y0, self.times, keep)
         return torch.stack(ys), tuple(starts)
@@ -73,27 +76,32 @@ class _PartnerSolve(Route):
         a = torch.zeros_like(grads[0])
         total = [torch.zeros_like(p) for p in self.parameters]
         stages = StageBuffer(self.solver.tableau, grads[0])
-        for n in range(len(self.grid) - 1, -1, -1):
-            if n in self.outputs:
-                a = a + grads[self.outputs[n]]
-            a = self._step_back(kept[n], self.grid[n], a, stages, total)
+        for y, place in zip(reversed(kept), reversed(self.grid), strict=True):
+            a = a + grads[[k for k, theta in place.outputs if theta == 1.0]].sum(0)
+            a = self._step_back(y, place, a, grads, stages, total)
         return a + grads[0], total
 
     def _step_back(
-        self, y: Tensor, step: tuple[float, float, float], a: Tensor, stages: StageBuffer, total: list[Tensor]
+        self, y: Tensor, place: GridStep, a: Tensor, grads: Tensor, stages: StageBuffer, total: list[Tensor]
     ) -> Tensor:
         """Return the cotangent of the step's first state; add to ``total`` the parameters' part."""
-        tableau, (t, h, t_next) = self.solver.tableau, step
-        count = tableau.evaluations
-        times = stages.times(t, h, t_next)
+        tableau, h = self.solver.tableau, place.h
+        inside = [(k, theta) for k, theta in place.outputs if theta != 1.0]
+        count = tableau.stages if inside else tableau.evaluations
+        times = stages.times(place.t, h, place.t_next)
         inputs = [y]
         for i in range(1, count):
             self.field.write(times[i - 1], inputs[-1], stages.k[i - 1], i - 1)
             inputs.append(stages.combine(y, i - 1, h))
+        pushed = torch.outer(torch.tensor(tableau.b[:count], dtype=y.dtype, device=y.device) * h, a)
+        if inside:
+            of_outputs = grads[[k for k, _ in inside]]
+            pushed += stages.dense_weights(h, [theta for _, theta in inside]).t() @ of_outputs
+            a = a + of_outputs.sum(0)
         pulled = y.new_zeros((count, y.numel()))
         for i in range(count - 1, -1, -1):
             column = [tableau.a[j][i] for j in range(i + 1, count)]
-            cotangent = (h * tableau.b[i]) * a
+            cotangent = pushed[i]
             if any(column):
                 weights = torch.tensor(column, dtype=y.dtype, device=y.device)
                 cotangent = torch.addmv(cotangent, pulled[i + 1 :].t(), weights, alpha=h)

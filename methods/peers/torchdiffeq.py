@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from odegrad.contracts import State, StepObserver, Traits, VectorField
 from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.dynamics import trained_parameters
-from odegrad.methods.solvers.solver import RungeKutta
+from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.times import checked_times
 
 NAMES = {n: n for n in ("euler", "midpoint", "rk4", "bosh3", "dopri5", "dopri8")}
 """Our solvers' names -> torchdiffeq's. Its ``rk4`` is Kutta's 3/8 rule: the same order and cost, other digits."""
 
 
-def _refuses(solver: RungeKutta) -> str | None:
+def _refuses(solver: OneStepSolver) -> str | None:
     if solver.name not in NAMES:
         return f"torchdiffeq has no such method; use one of {sorted(NAMES)}"
     if not solver.adaptive and solver.tableau.error is not None:
@@ -70,7 +70,7 @@ class _ObservedFixed(nn.Module):
     callback_step_adjoint = callback_step
 
 
-def _arguments(field: VectorField, solver: RungeKutta, ts: Tensor) -> dict[str, Any]:
+def _arguments(field: VectorField, solver: OneStepSolver, ts: Tensor) -> dict[str, Any]:
     reason = _refuses(solver)
     if reason is not None:
         raise UnsupportedError(f"torchdiffeq cannot use solver {solver.name}: {reason}")
@@ -93,7 +93,7 @@ def _arguments(field: VectorField, solver: RungeKutta, ts: Tensor) -> dict[str, 
     }
 
 
-def _fixed_grid(solver: RungeKutta, ts: Tensor) -> Tensor:
+def _fixed_grid(solver: OneStepSolver, ts: Tensor) -> Tensor:
     times: Sequence[float] = ts.tolist()
     grid = [times[0]]
     for t, t_end in itertools.pairwise(times):
@@ -119,7 +119,7 @@ class TorchdiffeqNaive:
         shared_loop=False,
     )
 
-    def __call__(self, field: VectorField, solver: RungeKutta, y0: State, ts: Tensor) -> State:
+    def __call__(self, field: VectorField, solver: OneStepSolver, y0: State, ts: Tensor) -> State:
         """Solve; see ``odegrad.contracts.GradientMethod``.
 
         Raises
@@ -130,7 +130,7 @@ class TorchdiffeqNaive:
         out: State = torchdiffeq.odeint(y0=y0, t=ts, **_arguments(field, solver, ts))
         return out
 
-    def refuses(self, solver: RungeKutta) -> str | None:
+    def refuses(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
         return _refuses(solver)
 
@@ -151,7 +151,7 @@ class TorchdiffeqAdjoint:
         shared_loop=False,
     )
 
-    def __call__(self, field: VectorField, solver: RungeKutta, y0: State, ts: Tensor) -> State:
+    def __call__(self, field: VectorField, solver: OneStepSolver, y0: State, ts: Tensor) -> State:
         """Solve; see ``odegrad.contracts.GradientMethod``.
 
         Raises
@@ -163,6 +163,6 @@ class TorchdiffeqAdjoint:
         out: State = torchdiffeq.odeint_adjoint(y0=y0, t=ts, adjoint_params=tuple(field.parameters()), **arguments)
         return out
 
-    def refuses(self, solver: RungeKutta) -> str | None:
+    def refuses(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
         return _refuses(solver)

@@ -2,20 +2,30 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from odegrad.errors import NonFiniteError
+from odegrad.errors import NonFiniteError, UsageError
 from odegrad.methods.solvers.dynamics import TRIAL, Dynamics
+
+
+Control = Literal["elementary", "pi"]
+"""How the next step follows from the error: from the last one, or from the last two."""
+
+PI_BETA = 0.04
+"""Weight of the error before (Hairer and Wanner, Solving ODEs II, IV.2: 0.04 for dopri5; alpha = 1/order - 0.75 beta)."""
 
 
 @dataclass(frozen=True)
 class Controller:
-    """The elementary controller: ``h' = h min(max_factor, max(safety / ratio^(1/order), min_factor))``.
+    """Step control: ``h' = h min(max_factor, max(safety / ratio^(1/order), min_factor))``.
 
     Hairer, Norsett and Wanner, Solving ODEs I, II.4; the constants and the rule that a good step never shrinks the
-    next one are torchdiffeq's, so that the accepted grid is the same.
+    next one are torchdiffeq's, so that the accepted grid is the same. ``pi`` is proportional-integral control
+    (Gustafsson 1991; Hairer and Wanner, Solving ODEs II, IV.2): the factor is
+    ``safety ratio^-(1/order - 0.75 beta) previous^beta``, and a good step may be followed by a smaller one.
     """
 
     rtol: float
@@ -23,6 +33,12 @@ class Controller:
     safety: float = 0.9
     max_factor: float = 10.0
     min_factor: float = 0.2
+    control: Control = "elementary"
+
+    def __post_init__(self) -> None:
+        """Check the kind of control."""
+        if self.control not in ("elementary", "pi"):
+            raise UsageError(f"control: expected 'elementary' or 'pi', got {self.control!r}")
 
     def error_ratio(self, dynamics: Dynamics, error: Tensor, y: Tensor, y_next: Tensor) -> float:
         """Return the norm of ``error / (atol + rtol max(|y|, |y_next|))``; the step is good if it is at most 1.
@@ -32,12 +48,19 @@ class Controller:
         scale = torch.maximum(y.abs(), y_next.abs()).mul_(self.rtol).add_(self.atol)
         return float(dynamics.norm(error / scale))
 
-    def next_step(self, h: float, ratio: float, order: int) -> float:
-        """Return the size of the next step after one of size ``h`` with error ``ratio``."""
+    def next_step(self, h: float, ratio: float, order: int, previous: float | None = None) -> float:
+        """Return the size of the next step after one of size ``h`` with error ``ratio``.
+
+        ``previous`` is the error of the accepted step before, for ``pi`` control; None at the start and after a
+        rejected step.
+        """
         if ratio == 0.0:
             return h * self.max_factor
         if not math.isfinite(ratio):
             return h * self.min_factor
+        if self.control == "pi":
+            gain = math.pow(ratio, -(1.0 / order - 0.75 * PI_BETA)) * math.pow(max(previous or 1.0, 1e-4), PI_BETA)
+            return h * min(self.max_factor, max(self.safety * gain, self.min_factor))
         low = 1.0 if ratio < 1.0 else self.min_factor
         factor = self.safety / math.pow(ratio, 1.0 / order)
         return h * min(self.max_factor, max(factor, low))

@@ -1,13 +1,15 @@
 """What a solve integrates: a map ``(t, y [d]) -> dy/dt [d]`` with a norm; here, the user's field on flat states."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import VectorField
+from odegrad.contracts import State, VectorField
 from odegrad.errors import UsageError
+from odegrad.methods.solvers.randomness import GeneratorState
 from odegrad.methods.solvers.state import Layout
 
 TRIAL = -1
@@ -31,12 +33,19 @@ class Dynamics(Protocol):
 
 
 class FlatField:
-    """The user's field on flat states."""
+    """The user's field on flat states, for one solve.
+
+    A field that draws random numbers (dropout) sees the same generator state at every call of the solve, the backward
+    pass included: its dynamics are one function of (t, y), and a replay repeats them. After the solve the generator
+    stands where one call leaves it.
+    """
 
     def __init__(self, field: VectorField, layout: Layout) -> None:
         self.field = field
         self.layout = layout
         self._unchecked: Sequence[Tensor] | None = None
+        self._drawn: GeneratorState | None = None
+        self._called = False
 
     def refuse_closures_at_first_call(self, parameters: Sequence[Tensor]) -> None:
         """Let the next ``write`` check that the field depends on no trained tensor beside ``parameters``."""
@@ -44,8 +53,42 @@ class FlatField:
 
     def __call__(self, t: float, y: Tensor) -> Tensor:
         """Return ``dy/dt [d]`` at ``(t, y [d])``; under ``enable_grad`` it carries the graph."""
-        dy = self.layout.parts_of(self.field(self.time(t), self.layout.unflatten(y)))
-        return self.layout.flatten(tuple(dy))
+        return self.layout.flatten(tuple(self.layout.parts_of(self._call(self.time(t), self.layout.unflatten(y)))))
+
+    def _call(self, t: Tensor, y: State) -> Any:
+        if self._called and self._drawn is None:
+            return self.field(t, y)
+        if self._drawn is not None:
+            with self._drawn.restored():
+                return self.field(t, y)
+        before = GeneratorState.now(self.layout.device)
+        dy = self.field(t, y)
+        self._called = True
+        if before.has_moved():
+            self._drawn = before
+        return dy
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Put the field's buffers (running statistics) back at the end: for calls that repeat earlier ones."""
+        kept = [(b, b.detach().clone(), b._version) for b in self._buffers()]
+        statistics = {id(b) for b in self._running_statistics()} if kept else set()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value, version in kept:
+                    if buffer._version != version or id(buffer) in statistics:
+                        buffer.copy_(value)
+
+    def _buffers(self) -> Sequence[Tensor]:
+        return list(self.field.buffers()) if isinstance(self.field, nn.Module) else []
+
+    def _running_statistics(self) -> Iterator[Tensor]:
+        """Yield the buffers that a normalisation layer updates in training, which their versions do not tell."""
+        for module in self.field.modules() if isinstance(self.field, nn.Module) else ():
+            if module.training and getattr(module, "track_running_stats", False):
+                yield from module.buffers(recurse=False)
 
     def prepare(self, times: Sequence[float]) -> None:
         """Need nothing before a step."""
@@ -61,7 +104,7 @@ class FlatField:
         if self._unchecked is not None:
             out.copy_(self._checked(t, y))
             return
-        dy = self.layout.parts_of(self.field(self.time(t), self.layout.unflatten(y)))
+        dy = self.layout.parts_of(self._call(self.time(t), self.layout.unflatten(y)))
         start = 0
         for part in dy:
             stop = start + part.numel()
@@ -72,7 +115,7 @@ class FlatField:
         parameters, self._unchecked = self._unchecked or (), None
         with torch.enable_grad():
             time, leaf = self.time(t), y.detach().requires_grad_()
-            dy = self.layout.flatten(tuple(self.layout.parts_of(self.field(time, self.layout.unflatten(leaf)))))
+            dy = self.layout.flatten(tuple(self.layout.parts_of(self._call(time, self.layout.unflatten(leaf)))))
         refuse_closures(dy, [time, leaf, *parameters])
         return dy.detach()
 

@@ -1,142 +1,212 @@
-"""The loops that every gradient method stands on: adaptive or fixed steps, and the replay of a recorded grid.
+"""The loops that every gradient method stands on: adaptive or fixed steps, and the replay of recorded ones.
 
-Times and step sizes are Python floats: one read of the device per attempted step. Every output time is the end of a
-step, and the field is never called outside the interval.
+Times and step sizes are Python floats: one read of the device per attempted step. The last output time is the end of a
+step, and so is every other one unless the solver reads them from its dense output. The field is never called outside
+the interval.
 """
 
 import abc
-import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from odegrad.errors import NonFiniteError, StepSizeUnderflowError, TooManyStepsError
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
-from odegrad.methods.solvers.solver import RungeKutta
-from odegrad.methods.solvers.step import GraphStepper, PlainStepper, Step, Stepper
-
-Grid = list[tuple[float, float, float]]
-"""Accepted steps ``(t, h, t_next)`` in order."""
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.steppers import GridStep, Step, Stepper, graph_stepper, plain_stepper
 
 OnStep = Callable[[Step], None]
 """Called on every accepted step."""
 
 
+@dataclass
+class StepSize:
+    """The signed size of the next step, carried from one solve to the next; None before the first."""
+
+    h: float | None = None
+
+
 def integrate(
-    dynamics: Dynamics, solver: RungeKutta, y0: Tensor, ts: Sequence[float], on_step: OnStep | None = None
+    dynamics: Dynamics,
+    solver: OneStepSolver,
+    y0: Tensor,
+    ts: Sequence[float],
+    on_step: OnStep | None = None,
+    size: StepSize | None = None,
 ) -> list[Tensor]:
-    """Solve without a graph and return the states ``[d]`` at ``ts``, the first of which is ``y0``."""
+    """Solve without a graph and return the states ``[d]`` at ``ts``, the first of which is ``y0``.
+
+    A known ``size`` is taken for the first step; the one after the last step is left in it.
+    """
     with torch.no_grad():
-        stepper = PlainStepper(dynamics, solver.tableau, y0)
-        return _solve(stepper, dynamics, solver, y0, ts, on_step)
+        stepper = plain_stepper(solver.scheme, dynamics, y0)
+        return _loop(stepper, dynamics, solver, y0, ts, on_step, size).solve(y0)
 
 
-def integrate_with_graph(field: FlatField, solver: RungeKutta, y0: Tensor, ts: Sequence[float]) -> list[Tensor]:
+def integrate_with_graph(field: FlatField, solver: OneStepSolver, y0: Tensor, ts: Sequence[float]) -> list[Tensor]:
     """Solve with the graph of every accepted step; step sizes are constants to autograd."""
-    return _solve(GraphStepper(field, solver.tableau, y0.detach()), field, solver, y0, ts, None)
+    stepper = graph_stepper(solver.scheme, field, y0.detach())
+    return _loop(stepper, field, solver, y0, ts, None, None).solve(y0)
 
 
-def replay_with_graph(field: FlatField, solver: RungeKutta, y: Tensor, grid: Grid) -> Tensor:
-    """Redo the steps of ``grid`` from ``y [d]`` with a graph and return the last state; s f calls a step."""
-    stepper = GraphStepper(field, solver.tableau, y.detach())
-    for t, h, t_next in grid:
-        y = stepper.attempt(t, h, t_next, y, evaluate_last=False)
+def replay_with_graph(
+    field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[GridStep], d: int
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Redo the steps of ``grid`` from the carried vector ``x`` with a graph; s f calls a step.
+
+    Return the last carried vector, and the outputs ``[d]`` inside steps by their index.
+    """
+    stepper = graph_stepper(solver.scheme, field, x[:d].detach())
+    inside: dict[int, Tensor] = {}
+    for place in grid:
+        thetas = {k: theta for k, theta in place.outputs if theta != 1.0}
+        x_next = stepper.attempt(place.t, place.h, place.t_next, x, whole=bool(thetas))
+        if thetas:
+            states = stepper.dense(x, place.h, list(thetas.values())).unbind(0)
+            inside.update(zip(thetas, states, strict=True))
         stepper.accept()
-    return y
+        x = x_next
+    return x, inside
 
 
-def _solve(
+def _loop(
     stepper: Stepper,
     dynamics: Dynamics,
-    solver: RungeKutta,
+    solver: OneStepSolver,
     y0: Tensor,
     ts: Sequence[float],
     on_step: OnStep | None,
-) -> list[Tensor]:
-    kind = _AdaptiveLoop if solver.adaptive else _FixedLoop
-    loop = kind(stepper, dynamics, solver, on_step)
-    ys = [y0]
-    for t, t_end in itertools.pairwise(ts):
-        ys.append(loop.advance(t, t_end, ys[-1], ts[-1]))
-    return ys
+    size: StepSize | None,
+) -> "_Loop":
+    if solver.adaptive:
+        return _AdaptiveLoop(stepper, dynamics, solver, y0.numel(), ts, on_step, size or StepSize())
+    return _FixedLoop(stepper, dynamics, solver, y0.numel(), ts, on_step)
 
 
 class _Loop(abc.ABC):
     """What adaptive and fixed stepping share."""
 
-    def __init__(self, stepper: Stepper, dynamics: Dynamics, solver: RungeKutta, on_step: OnStep | None) -> None:
+    def __init__(
+        self,
+        stepper: Stepper,
+        dynamics: Dynamics,
+        solver: OneStepSolver,
+        d: int,
+        ts: Sequence[float],
+        on_step: OnStep | None,
+    ) -> None:
         self.stepper = stepper
         self.dynamics = dynamics
         self.solver = solver
+        self.d = d
+        self.ts = ts
         self.on_step = on_step
+        self.ys: list[Tensor] = []
+
+    def solve(self, y0: Tensor) -> list[Tensor]:
+        """Return the states ``[d]`` at every output time."""
+        t, x = self.ts[0], self.stepper.start(self.ts[0], y0)
+        self.ys = [y0]
+        for t_end in self.ts[1:] if self.solver.outputs == "step_ends" else self.ts[-1:]:
+            x = self.advance(t, t_end, x)
+            t = t_end
+        return self.ys
 
     @abc.abstractmethod
-    def advance(self, t: float, t_end: float, y: Tensor, t_last: float) -> Tensor:
-        """Solve from ``t`` to the output time ``t_end`` and return the state ``[d]`` there."""
+    def advance(self, t: float, t_end: float, x: Tensor) -> Tensor:
+        """Solve from ``t`` to ``t_end``, the end of a step, and return the carried vector there."""
 
-    def _accept(self, t: float, h: float, t_next: float, y: Tensor, y_next: Tensor) -> None:
+    def _accept(self, t: float, h: float, t_next: float, x: Tensor, x_next: Tensor) -> None:
         if self.solver.observer is not None:
             self.solver.observer.accepted(t, h)
+        place = GridStep(t, h, t_next, tuple(self._reached(t, h, t_next)))
+        thetas = [theta for _, theta in place.outputs if theta != 1.0]
+        if thetas:
+            self.ys.extend(self.stepper.dense(x, h, thetas).unbind(0))
+        if len(place.outputs) > len(thetas):
+            self.ys.append(x_next[: self.d])
         if self.on_step is not None:
-            self.on_step(Step(t, h, t_next, y, y_next, self.stepper.stages))
+            self.on_step(Step(place, x, x_next, self.d, self.stepper))
         self.stepper.accept()
+
+    def _reached(self, t: float, h: float, t_next: float) -> list[tuple[int, float]]:
+        """Return the outputs in ``(t, t_next]``: index, and fraction of the step."""
+        out = []
+        k = len(self.ys)
+        while k < len(self.ts) and (t_next - self.ts[k]) * h >= 0:
+            out.append((k, 1.0 if self.ts[k] == t_next else (self.ts[k] - t) / h))
+            k += 1
+        return out
 
 
 class _FixedLoop(_Loop):
-    def advance(self, t: float, t_end: float, y: Tensor, t_last: float) -> Tensor:  # noqa: ARG002
+    def advance(self, t: float, t_end: float, x: Tensor) -> Tensor:
         n = self.solver.steps_between(t, t_end)
         h = (t_end - t) / n
         start = t
         for i in range(n):
             t_next = t_end if i == n - 1 else start + (i + 1) * h
-            y_next = self.stepper.attempt(t, h, t_next, y)
-            self._accept(t, h, t_next, y, y_next)
-            t, y = t_next, y_next
-        if y.device.type == "cpu" and not bool(torch.isfinite(y.detach()).all()):
+            x_next = self.stepper.attempt(t, h, t_next, x)
+            self._accept(t, h, t_next, x, x_next)
+            t, x = t_next, x_next
+        if x.device.type == "cpu" and not bool(torch.isfinite(x.detach()).all()):
             raise NonFiniteError(
                 f"solver {self.solver.name}: the state is not finite at t = {t_end:g} after {n} fixed steps of "
                 f"h = {h:g}; take smaller steps, or an adaptive solver such as dopri5"
             )
-        return y
+        return x
 
 
 class _AdaptiveLoop(_Loop):
-    def __init__(self, stepper: Stepper, dynamics: Dynamics, solver: RungeKutta, on_step: OnStep | None) -> None:
-        super().__init__(stepper, dynamics, solver, on_step)
-        self.h: float | None = None
+    def __init__(
+        self,
+        stepper: Stepper,
+        dynamics: Dynamics,
+        solver: OneStepSolver,
+        d: int,
+        ts: Sequence[float],
+        on_step: OnStep | None,
+        size: StepSize,
+    ) -> None:
+        super().__init__(stepper, dynamics, solver, d, ts, on_step)
+        self.size = size
         self.attempts = 0
+        self.previous: float | None = None
 
-    def advance(self, t: float, t_end: float, y: Tensor, t_last: float) -> Tensor:
-        control, order = self.solver.controller, self.solver.tableau.order
-        h = self._first(t, t_last, y) if self.h is None else self.h
+    def advance(self, t: float, t_end: float, x: Tensor) -> Tensor:
+        control, order, d = self.solver.controller, self.solver.order, self.d
+        h = self._first(t, x) if self.size.h is None else self.size.h
         while t != t_end:
             h, t_next = self._land(t, h, t_end)
-            y_next = self.stepper.attempt(t, h, t_next, y)
+            x_next = self.stepper.attempt(t, h, t_next, x)
             with torch.no_grad():
-                error = self.stepper.stages.error(h)
-                ratio = control.error_ratio(self.dynamics, error, y.detach(), y_next.detach())
-            if ratio <= 1.0:
-                self._accept(t, h, t_next, y, y_next)
-                t, y = t_next, y_next
+                error = self.stepper.error(h)
+                ratio = control.error_ratio(self.dynamics, error, x[:d].detach(), x_next[:d].detach())
+            accepted = ratio <= 1.0
+            if accepted:
+                self._accept(t, h, t_next, x, x_next)
+                t, x = t_next, x_next
             elif self.solver.observer is not None:
                 self.solver.observer.rejected(t, h)
-            self._count(t, t_end, h, ratio)
-            h = control.next_step(h, ratio, order)
-        self.h = h
-        return y
+            self._count(t, t_end, h, ratio, x)
+            h = control.next_step(h, ratio, order, self.previous)
+            self.previous = ratio if accepted else None
+        self.size.h = h
+        return x
 
-    def _first(self, t: float, t_last: float, y: Tensor) -> float:
-        self.stepper.begin(t, y)
+    def _first(self, t: float, x: Tensor) -> float:
+        f0 = self.stepper.rate(t, x)
+        span = self.ts[-1] - t
         if self.solver.first_step is not None:
             size = self.solver.first_step
         else:
-            control, order = self.solver.controller, self.solver.tableau.order
+            control, order = self.solver.controller, self.solver.order
             with torch.no_grad():
-                f0 = self.stepper.stages.k[0]
-                size = control.first_step(self.dynamics, t, t_last - t, y.detach(), f0, order)
-        return math.copysign(size, t_last - t)
+                size = control.first_step(self.dynamics, t, span, x[: self.d].detach(), f0, order)
+        return math.copysign(size, span)
 
     def _land(self, t: float, h: float, t_end: float) -> tuple[float, float]:
         """Return the step, cut to end at ``t_end``, and its end."""
@@ -149,7 +219,7 @@ class _AdaptiveLoop(_Loop):
             )
         return h, t + h
 
-    def _count(self, t: float, t_end: float, h: float, ratio: float) -> None:
+    def _count(self, t: float, t_end: float, h: float, ratio: float, x: Tensor) -> None:
         self.attempts += 1
         if not math.isfinite(ratio) and abs(h) < 1e-10 * max(abs(t), abs(t_end)):
             raise NonFiniteError(
@@ -159,5 +229,20 @@ class _AdaptiveLoop(_Loop):
         if self.attempts >= self.solver.max_steps and t != t_end:
             raise TooManyStepsError(
                 f"solver {self.solver.name}: {self.attempts} steps were attempted and t = {t:g} is reached of "
-                f"{t_end:g}, h = {h:g}; the problem may be stiff: loosen rtol and atol, or raise max_steps"
+                f"{t_end:g}, h = {h:g}; {self._growth_along_flow(t, x)}; the problem may be stiff: loosen rtol and "
+                "atol, or raise max_steps"
             )
+
+    def _growth_along_flow(self, t: float, x: Tensor) -> str:
+        """Say how the field stretches its own direction at ``t``: a lower bound of the logarithmic norm there."""
+        with torch.no_grad():
+            y = x[: self.d].detach()
+            f, g = torch.empty_like(y), torch.empty_like(y)
+            self.dynamics.prepare([t])
+            self.dynamics.write(t, y, f, 0)
+            small = torch.finfo(y.dtype).eps ** 0.5 * (1.0 + float(torch.linalg.vector_norm(y)))
+            direction = f / torch.linalg.vector_norm(f).clamp_min(torch.finfo(y.dtype).tiny)
+            self.dynamics.write(t, torch.add(y, direction, alpha=small), g, 0)
+            bound = float(torch.dot(g - f, direction)) / small
+            size = float(torch.linalg.vector_norm(g - f)) / small
+        return f"there the logarithmic norm mu_2 is at least {bound:.3g} and the norm of the Jacobian {size:.3g}"

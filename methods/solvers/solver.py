@@ -1,37 +1,45 @@
-"""A solver: a tableau, its step control or fixed grid, and limits. Plain values; the loop is in ``loop``."""
+"""A solver: a one-step scheme, its step control or fixed grid, and limits. Plain values; the loop is in ``loop``."""
 
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from odegrad.contracts import StepObserver
-from odegrad.errors import UsageError
-from odegrad.methods.solvers.control import Controller
+from odegrad.errors import UnsupportedError, UsageError
+from odegrad.methods.solvers.control import Control, Controller
+from odegrad.methods.solvers.schemes import Leapfrog, Reversible, Scheme
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.methods.solvers.tableaus import TABLEAUS
 
+Outputs = Literal["step_ends", "dense"]
+"""How output times inside the interval are met: each ends a step, or is read from the dense output."""
+
 
 @dataclass(frozen=True)
-class RungeKutta:
-    """An explicit Runge-Kutta solver that lands on every output time.
+class OneStepSolver:
+    """An explicit one-step solver that lands on every output time, or on the last one only.
 
-    Adaptive where the tableau estimates its error and neither ``num_steps`` nor ``step_size`` is given; otherwise each
-    output interval is divided evenly: into ``num_steps`` steps, or the fewest of at most ``step_size``.
+    Adaptive where the scheme estimates its error and neither ``num_steps`` nor ``step_size`` is given; otherwise each
+    interval between two landings is divided evenly: into ``num_steps`` steps, or the fewest of at most ``step_size``.
 
     Parameters
     ----------
-    tableau
-        The method.
+    scheme
+        A tableau, or another one-step map.
     controller
         Tolerances and step control.
     num_steps
-        Fixed steps per output interval.
+        Fixed steps per interval between two landings.
     step_size
         Largest fixed step, in units of time.
     first_step
         Size of the first adaptive step, in units of time; chosen from the field if None.
     max_steps
         Most attempted steps of one solve.
+    outputs
+        ``step_ends``: every output time is the end of a step. ``dense``: only the last one is; those inside are read
+        from the scheme's continuous extension, so that many outputs cost no steps.
     observer
         Hears of every attempted step.
 
@@ -41,12 +49,13 @@ class RungeKutta:
         If an option is out of range or two exclude each other.
     """
 
-    tableau: Tableau
+    scheme: Scheme
     controller: Controller
     num_steps: int | None = None
     step_size: float | None = None
     first_step: float | None = None
     max_steps: int = 100_000
+    outputs: Outputs = "step_ends"
     observer: StepObserver | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -64,26 +73,78 @@ class RungeKutta:
         for name in ("num_steps", "max_steps"):
             if not isinstance(getattr(self, name), (int, type(None))):
                 raise UsageError(f"{name}: expected a whole number, got {getattr(self, name)!r}")
+        if self.outputs not in ("step_ends", "dense"):
+            raise UsageError(f"outputs: expected 'step_ends' or 'dense', got {self.outputs!r}")
+        if self.outputs == "dense" and not self.has_dense_output:
+            raise UsageError(f"outputs: solver {self.name} has no dense output; use 'step_ends', or dopri5 or tsit5")
 
     @property
     def name(self) -> str:
-        """Return the tableau's name."""
-        return self.tableau.name
+        """Return the scheme's name."""
+        return self.scheme.name
+
+    @property
+    def order(self) -> int:
+        """Return the scheme's order."""
+        return self.scheme.order
+
+    @property
+    def tableau(self) -> Tableau:
+        """Return the Butcher tableau.
+
+        Raises
+        ------
+        UnsupportedError
+            If the scheme is no plain Runge-Kutta method.
+        """
+        if not isinstance(self.scheme, Tableau):
+            raise UnsupportedError(f"solver {self.name}: expected a Runge-Kutta method; use one such as dopri5")
+        return self.scheme
+
+    @property
+    def has_dense_output(self) -> bool:
+        """Return whether the solution is known between the ends of a step."""
+        return isinstance(self.scheme, Tableau) and self.scheme.dense is not None
+
+    @property
+    def estimates_error(self) -> bool:
+        """Return whether a step comes with an estimate of its error."""
+        if isinstance(self.scheme, Leapfrog):
+            return True
+        tableau = self.scheme.tableau if isinstance(self.scheme, Reversible) else self.scheme
+        return tableau.error is not None
 
     @property
     def adaptive(self) -> bool:
         """Return whether steps are chosen from an error estimate."""
-        return self.tableau.error is not None and self.num_steps is None and self.step_size is None
+        return self.estimates_error and self.num_steps is None and self.step_size is None
 
-    def observed_by(self, observer: StepObserver) -> "RungeKutta":
+    @property
+    def restart_calls(self) -> int:
+        """Return the f calls that stand on a new state cost before the first step: the reused first stage."""
+        scheme = self.scheme
+        return 1 if isinstance(scheme, Leapfrog) or (isinstance(scheme, Tableau) and scheme.fsal) else 0
+
+    @property
+    def start_calls(self) -> int:
+        """Return the f calls of a solve before its first step; with those that choose the step's size."""
+        if not self.adaptive:
+            return self.restart_calls
+        return 1 if self.first_step is not None else 2
+
+    def observed_by(self, observer: StepObserver) -> "OneStepSolver":
         """Return the same solver with ``observer`` hearing of its steps."""
         return dataclasses.replace(self, observer=observer)
 
-    def with_tolerances(self, rtol: float | None, atol: float | None) -> "RungeKutta":
+    def with_tolerances(self, rtol: float | None, atol: float | None) -> "OneStepSolver":
         """Return the same solver with other tolerances; None keeps one."""
         rtol = self.controller.rtol if rtol is None else rtol
         atol = self.controller.atol if atol is None else atol
         return dataclasses.replace(self, controller=dataclasses.replace(self.controller, rtol=rtol, atol=atol))
+
+    def reversible(self, coupling: float) -> "OneStepSolver":
+        """Return the same solver with its Runge-Kutta method in the reversible wrapper."""
+        return dataclasses.replace(self, scheme=Reversible(self.tableau, coupling))
 
     def steps_between(self, t: float, t_end: float) -> int:
         """Return the number of fixed steps from ``t`` to ``t_end``."""
@@ -94,7 +155,7 @@ class RungeKutta:
 
 def solver_names() -> list[str]:
     """Return the names of the solvers."""
-    return list(TABLEAUS)
+    return [*TABLEAUS, Leapfrog().name]
 
 
 def make_solver(
@@ -105,23 +166,30 @@ def make_solver(
     safety: float = 0.9,
     max_factor: float = 10.0,
     min_factor: float = 0.2,
-    **options: float | int | None,
-) -> RungeKutta:
+    control: Control = "elementary",
+    coupling: float | None = None,
+    eta: float = 1.0,
+    **options: float | str | None,
+) -> OneStepSolver:
     """Return the solver ``name``.
 
-    ``options`` are those of ``RungeKutta``: ``num_steps``, ``step_size``, ``first_step``, ``max_steps``.
+    ``coupling`` puts a Runge-Kutta method into the reversible wrapper, ``eta`` is the damping of ``alf``, ``control``
+    is ``elementary`` or ``pi``; the other ``options`` are those of ``OneStepSolver``.
 
     Raises
     ------
     UsageError
         If an option is unknown or out of range.
     """
-    known = {f.name for f in dataclasses.fields(RungeKutta)} - {"tableau", "controller", "observer"}
+    known = {f.name for f in dataclasses.fields(OneStepSolver)} - {"scheme", "controller", "observer"}
     unknown = sorted(set(options) - known)
     if unknown:
-        raise UsageError(
-            f"solver {name}: unknown option {unknown[0]!r}; expected one of "
-            f"{sorted(known | {'safety', 'max_factor', 'min_factor'})}"
-        )
-    controller = Controller(float(rtol), float(atol), safety, max_factor, min_factor)
-    return RungeKutta(TABLEAUS[name], controller, **options)  # type: ignore[arg-type]
+        others = {"safety", "max_factor", "min_factor", "control", "coupling", "eta"}
+        raise UsageError(f"solver {name}: unknown option {unknown[0]!r}; expected one of {sorted(known | others)}")
+    scheme: Scheme = Leapfrog(float(eta)) if name == Leapfrog().name else TABLEAUS[name]
+    if coupling is not None:
+        if isinstance(scheme, Leapfrog):
+            raise UsageError(f"coupling: expected none with solver {name}, which is reversible as it is; leave it out")
+        scheme = Reversible(TABLEAUS[name], float(coupling))
+    controller = Controller(float(rtol), float(atol), safety, max_factor, min_factor, control)
+    return OneStepSolver(scheme, controller, **options)  # type: ignore[arg-type]

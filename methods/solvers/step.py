@@ -1,7 +1,6 @@
-"""One Runge-Kutta step on flat states: without a graph, or with one that autograd walks back."""
+"""Stages of a Runge-Kutta step on flat states: without a graph, or with one that autograd walks back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -48,137 +47,117 @@ class StageBuffer:
         """Return the estimate of the step's error ``h sum_i e_i k_i [d]``."""
         return torch.mv(self.k.t(), self.error_row).mul_(h)  # type: ignore[arg-type]
 
+    def dense_weights(self, h: float, thetas: Sequence[float]) -> Tensor:
+        """Return ``h b_i(theta)`` of the continuous extension, ``[m, s]``."""
+        rows = [self.tableau.weights_at(theta) for theta in thetas]
+        weights = torch.tensor(rows, dtype=torch.float64).mul_(h).to(self.k.dtype)
+        return weights.to(self.k.device, non_blocking=True)
+
     def dense(self, y: Tensor, h: float, thetas: Sequence[float]) -> Tensor:
         """Return the continuous extension at ``thetas`` (fractions of the step), ``[m, d]``, in one product."""
-        rows = [self.tableau.weights_at(theta) for theta in thetas]
-        weights = torch.tensor(rows, dtype=torch.float64).mul_(h).to(y.dtype).to(y.device, non_blocking=True)
-        return torch.addmm(y.expand(len(rows), -1), weights, self.k)
+        weights = self.dense_weights(h, thetas)
+        return torch.addmm(y.expand(len(weights), -1), weights, self.k)
+
+    def polynomial(self, y: Tensor, h: float) -> Tensor:
+        """Return the coefficients ``[q + 1, d]`` of the continuous extension in powers of theta.
+
+        Raises
+        ------
+        UsageError
+            If the tableau has no continuous extension.
+        """
+        self.tableau.weights_at(1.0)
+        weights = torch.tensor(self.tableau.dense, dtype=torch.float64).mul_(h).t()
+        return torch.cat([y[None], weights.to(y.dtype).to(y.device, non_blocking=True) @ self.k])
 
     def times(self, t: float, h: float, t_next: float) -> list[float]:
         """Return the stages' times; those at the step's end are exactly ``t_next``."""
         return [t_next if c == 1.0 else t + c * h for c in self.tableau.c]
 
 
-@dataclass(frozen=True)
-class Step:
-    """An accepted step, as seen while the loop stands on it: ``stages`` are overwritten by the next one."""
+class Stages(Protocol):
+    """Evaluates the stages of a step and combines them."""
 
-    t: float
-    h: float
-    t_next: float
-    y: Tensor
-    y_next: Tensor
-    stages: StageBuffer
+    buffer: StageBuffer
 
-    def at(self, times: Sequence[float]) -> Tensor:
-        """Return the solution at ``times`` inside the step, ``[m, d]``, from the continuous extension."""
-        return self.stages.dense(self.y, self.h, [(time - self.t) / self.h for time in times])
-
-
-class Stepper(Protocol):
-    """Makes the steps of one solve."""
-
-    stages: StageBuffer
-
-    def begin(self, t: float, y: Tensor) -> None:
-        """Evaluate the first stage at ``(t, y [d])``, unless it is known."""
+    def prepare(self, times: Sequence[float]) -> None:
+        """Hear of the times of the coming stages."""
         ...
 
-    def attempt(self, t: float, h: float, t_next: float, y: Tensor) -> Tensor:
-        """Return the state ``[d]`` after a step from ``y``; the first stage is known or evaluated."""
+    def evaluate(self, stage: int, t: float, y: Tensor) -> None:
+        """Evaluate the stage at ``(t, y [d])``."""
         ...
 
-    def accept(self) -> None:
-        """Stand on the new state: its first stage is the last one just evaluated, or is not known yet."""
+    def combine(self, y: Tensor, row: int, h: float) -> Tensor:
+        """Return ``y + h sum_j w_j k_j [d]``."""
+        ...
+
+    def dense(self, y: Tensor, h: float, thetas: Sequence[float]) -> Tensor:
+        """Return the continuous extension at ``thetas``, ``[m, d]``."""
+        ...
+
+    def roll(self) -> None:
+        """Make the last stage the first."""
         ...
 
 
-class PlainStepper:
-    """Steps without a graph."""
+class PlainStages:
+    """Stages without a graph."""
 
     def __init__(self, dynamics: Dynamics, tableau: Tableau, like: Tensor) -> None:
         self.dynamics = dynamics
-        self.stages = StageBuffer(tableau, like)
-        self.fresh = True
+        self.buffer = StageBuffer(tableau, like)
+        self.prepare = dynamics.prepare
+        self.combine = self.buffer.combine
+        self.dense = self.buffer.dense
 
-    def begin(self, t: float, y: Tensor) -> None:
-        """Evaluate the first stage."""
-        if self.fresh:
-            self.dynamics.prepare([t])
-            self.dynamics.write(t, y, self.stages.k[0], 0)
-            self.fresh = False
+    def evaluate(self, stage: int, t: float, y: Tensor) -> None:
+        """Evaluate the stage at ``(t, y [d])``."""
+        self.dynamics.write(t, y, self.buffer.k[stage], stage)
 
-    def attempt(self, t: float, h: float, t_next: float, y: Tensor) -> Tensor:
-        """Return the state after the step."""
-        stages, tableau = self.stages, self.stages.tableau
-        times = stages.times(t, h, t_next)
-        self.dynamics.prepare(times)
-        if self.fresh:
-            self.dynamics.write(t, y, stages.k[0], 0)
-            self.fresh = False
-        z = y
-        for i in range(1, tableau.stages):
-            z = stages.combine(y, i - 1, h)
-            self.dynamics.write(times[i], z, stages.k[i], i)
-        return z if tableau.fsal else stages.combine(y, tableau.stages - 1, h)
-
-    def accept(self) -> None:
-        """Move the last stage to the front, or forget the first."""
-        if self.stages.tableau.fsal:
-            self.stages.k[0].copy_(self.stages.k[-1])
-        else:
-            self.fresh = True
+    def roll(self) -> None:
+        """Make the last stage the first."""
+        self.buffer.k[0].copy_(self.buffer.k[-1])
 
 
-class GraphStepper:
-    """Steps with a graph; their values are those of ``PlainStepper`` bit for bit."""
+class GraphStages:
+    """Stages with a graph; their values are those of ``PlainStages`` bit for bit."""
 
     def __init__(self, field: FlatField, tableau: Tableau, like: Tensor) -> None:
         self.field = field
-        self.stages = StageBuffer(tableau, like)
-        self.first: Tensor | None = None
-        self.last: Tensor | None = None
+        self.buffer = StageBuffer(tableau, like)
+        self.ks: list[Tensor | None] = [None] * tableau.stages
 
-    def begin(self, t: float, y: Tensor) -> None:
-        """Evaluate the first stage."""
-        if self.first is None:
-            self.first = self._evaluate(t, y, 0)
+    def prepare(self, times: Sequence[float]) -> None:
+        """Need nothing before a step."""
 
-    def attempt(self, t: float, h: float, t_next: float, y: Tensor, *, evaluate_last: bool = True) -> Tensor:
-        """Return the state after the step, with its graph.
-
-        ``evaluate_last=False`` leaves out the stage that only the next step needs.
-        """
-        stages, tableau = self.stages, self.stages.tableau
-        times = stages.times(t, h, t_next)
-        self.begin(t, y)
-        ks: list[Tensor] = [self.first]  # type: ignore[list-item]
-        inner = tableau.stages - 1 if tableau.fsal else tableau.stages
-        for i in range(1, inner):
-            ks.append(self._evaluate(times[i], self._combine(y, i - 1, h, ks), i))
-        if not tableau.fsal:
-            return self._combine(y, tableau.stages - 1, h, ks)
-        y_next = self._combine(y, tableau.stages - 2, h, ks)
-        self.last = self._evaluate(t_next, y_next, tableau.stages - 1) if evaluate_last else None
-        return y_next
-
-    def accept(self) -> None:
-        """Move the last stage to the front, or forget the first."""
-        if self.last is not None:
-            self.stages.k[0].copy_(self.stages.k[-1])
-        self.first, self.last = self.last, None
-
-    def _evaluate(self, t: float, y: Tensor, stage: int) -> Tensor:
+    def evaluate(self, stage: int, t: float, y: Tensor) -> None:
+        """Evaluate the stage at ``(t, y [d])`` and keep its graph."""
         k = self.field(t, y)
-        self.stages.k[stage].copy_(k.detach())
-        return k
+        self.buffer.k[stage].copy_(k.detach())
+        self.ks[stage] = k
 
-    def _combine(self, y: Tensor, row: int, h: float, ks: Sequence[Tensor]) -> Tensor:
+    def combine(self, y: Tensor, row: int, h: float) -> Tensor:
+        """Return ``y + h sum_j w_j k_j [d]``."""
         with torch.no_grad():
-            value = self.stages.combine(y.detach(), row, h)
-        used = [ks[j] for j in self.stages.used[row]]
-        out: Tensor = _Combination.apply(value, self.stages.used_rows[row], h, y, *used)  # type: ignore[no-untyped-call]
+            value = self.buffer.combine(y.detach(), row, h)
+        used = [self.ks[j] for j in self.buffer.used[row]]
+        weights = self.buffer.used_rows[row]
+        out: Tensor = _Combination.apply(value, weights, h, y, *used)  # type: ignore[no-untyped-call]
         return out
+
+    def dense(self, y: Tensor, h: float, thetas: Sequence[float]) -> Tensor:
+        """Return the continuous extension at ``thetas``, ``[m, d]``."""
+        weights = self.buffer.dense_weights(h, thetas)
+        with torch.no_grad():
+            values = torch.addmm(y.detach().expand(len(weights), -1), weights, self.buffer.k)
+        out: Tensor = _DenseOutput.apply(values, weights, y, *self.ks)  # type: ignore[no-untyped-call]
+        return out
+
+    def roll(self) -> None:
+        """Make the last stage the first; the others' graphs are let go."""
+        self.buffer.k[0].copy_(self.buffer.k[-1])
+        self.ks = [self.ks[-1], *([None] * (len(self.ks) - 1))]
 
 
 class _Combination(torch.autograd.Function):
@@ -194,3 +173,17 @@ class _Combination(torch.autograd.Function):
         (grad,) = grads
         pulled = torch.outer(ctx.row * ctx.h, grad).unbind(0)
         return None, None, None, grad, *pulled
+
+
+class _DenseOutput(torch.autograd.Function):
+    """``y + sum_i w_mi k_i`` for rows m, whose values are already known."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
+        ctx.weights = weights
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        return None, None, grad.sum(0), *(ctx.weights.t() @ grad).unbind(0)

@@ -1,0 +1,77 @@
+"""One-step maps that carry more than the state: the asynchronous leapfrog and the reversible wrapper.
+
+Beside a ``Tableau`` these are what a solver can step with. The carried vector ``x`` is ``[2d]``: the state first.
+"""
+
+import math
+from dataclasses import dataclass
+
+from odegrad.errors import UsageError
+from odegrad.methods.solvers.tableau import Tableau
+
+
+@dataclass(frozen=True)
+class Leapfrog:
+    """The asynchronous leapfrog: ``x = (y, v)``, ``v(t0) = f(t0, y0)`` (Zhuang et al., MALI, ICLR 2021, section 3.1).
+
+    ``y_m = y + h/2 v``, ``u = f(t + h/2, y_m)``, ``v' = v + 2 eta (u - v)``, ``y' = y_m + h/2 v'``. Its error estimate
+    is the distance to the embedded Euler step, ``h/2 (v' - v)``.
+
+    Raises
+    ------
+    UsageError
+        If ``eta`` is not in (0, 1].
+    """
+
+    eta: float = 1.0
+    name: str = "alf"
+    order: int = 2
+    evaluations: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the damping."""
+        if not 0.0 < self.eta <= 1.0:
+            raise UsageError(f"eta: expected a damping in (0, 1], got {self.eta!r}; 1 is the undamped leapfrog")
+
+
+@dataclass(frozen=True)
+class Reversible:
+    """A Runge-Kutta method made algebraically reversible: ``x = (y, z)``, ``z(t0) = y0``.
+
+    With ``Psi_h`` the increment of the base method and ``l`` the coupling, ``y' = l y + (1 - l) z + Psi_h(t, z)`` and
+    ``z' = z - Psi_-h(t + h, y')``: of the base method's order, and explicitly invertible (McCallum and Foster,
+    Efficient, Accurate and Stable Gradients for Neural ODEs, 2024). The first stage of the second half stands at
+    ``(t + h, y')``: it also serves the base method's error estimate.
+
+    Raises
+    ------
+    UsageError
+        If ``coupling`` is not in (0, 1].
+    """
+
+    tableau: Tableau
+    coupling: float = 0.99
+
+    def __post_init__(self) -> None:
+        """Check the coupling."""
+        if not (math.isfinite(self.coupling) and 0.0 < self.coupling <= 1.0):
+            raise UsageError(f"coupling: expected a number in (0, 1], got {self.coupling!r}; 0.99 is usual")
+
+    @property
+    def name(self) -> str:
+        """Return the name: the base method's, marked."""
+        return f"reversible_{self.tableau.name}"
+
+    @property
+    def order(self) -> int:
+        """Return the base method's order."""
+        return self.tableau.order
+
+    @property
+    def evaluations(self) -> int:
+        """Return the f calls of one attempted step: twice the base method's."""
+        return 2 * self.tableau.evaluations
+
+
+Scheme = Tableau | Leapfrog | Reversible
+"""What a solver steps with."""
