@@ -16,10 +16,10 @@ CHECKS: tuple[Check, ...] = (*ACCURACY_CHECKS, *BEHAVIOUR_CHECKS)
 """Every check; one that does not apply to a method yields nothing."""
 
 
-def check_method(name: str, solver: str = "dopri5") -> Iterator[CheckResult]:
+def check_method(name: str, solver: str | None = None) -> Iterator[CheckResult]:
     """Run every check that applies to the gradient method ``name`` and yield the results as they come.
 
-    ``solver`` is an adaptive solver. A check that raises is a failed result, and the others go on.
+    ``solver`` is an adaptive solver; without one, the first of dopri5 and alf that the method takes. A check that raises is a failed result, and the others go on.
 
     Raises
     ------
@@ -28,10 +28,17 @@ def check_method(name: str, solver: str = "dopri5") -> Iterator[CheckResult]:
     UnsupportedError
         If the method cannot use the solver.
     """
-    method, built = build_gradient(name), build_solver(solver, 1e-7, 1e-9)
+    method = build_gradient(name)
+    built = suitable_solver(method) if solver is None else build_solver(solver, 1e-7, 1e-9)
     check_supported(method, built)
     for check in CHECKS:
         yield from run_check(check, method, built)
+
+
+def suitable_solver(method: GradientMethod) -> OneStepSolver:
+    """Return the first of dopri5 and alf that ``method`` takes, dopri5 if none."""
+    solvers = [build_solver(name, 1e-7, 1e-9) for name in ("dopri5", "alf")]
+    return next((s for s in solvers if method.refuses(s) is None), solvers[0])
 
 
 def run_check(check: Check, method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:

@@ -79,6 +79,9 @@ class Traits:
     cost_backward: str
     backward_phase: Literal["recompute", "adjoint"]
     """What an f call inside the backward pass is for; names the counters' phase."""
+    state_from: Literal["graph", "replay", "inverse", "solve", "interpolant", "columns"] = "graph"
+    """How the backward pass knows the state: kept with its graph, recomputed, by inverting steps (exact up to rounding
+    that grows with their number), solved back, interpolated, or it needs none (sensitivities carried forward)."""
     double_backward: bool = False
     taps: Literal["any time", "step ends", "none"] = "none"
     """Where curvature samples are taken in the backward pass."""
@@ -117,16 +120,30 @@ class GradientMethod(Protocol):
         return None
 
 
+@runtime_checkable
+class SolvesOtherwise(Protocol):
+    """A gradient method that replaces the solver it is given: its gradient is naive's on another solver."""
+
+    def equivalent_solver(self, solver: Any) -> Any:
+        """Return the solver on which naive backprop gives this method's gradient."""
+        ...
+
+
 @dataclass(frozen=True)
 class StepCounts:
     """The steps of one forward and one backward pass, from which a method predicts its f calls."""
 
     evaluations: int
     """``s``, the f calls of one attempted step."""
+    adaptive: bool
     start: int
     """The f calls before the first step of a solve: two to choose its size, for example."""
     restart: int
     """The f calls that stand on a new state cost before a step: one where a step reuses the last stage before."""
+    dense_degree: int
+    """Degree of the dense output's polynomial; 0 if the solver has none."""
+    carried: int
+    """The f calls that a solve's carried vector starts with: one for the velocity of ``alf``."""
     intervals: int
     """Intervals between outputs, ``K - 1``."""
     accepted: int
@@ -150,6 +167,40 @@ class PredictsCalls(Protocol):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the calls that these steps cost."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a problem, from which a method predicts its memory."""
+
+    state_bytes: int
+    """Bytes of one state, whole batch."""
+    parameter_bytes: int
+    graph_bytes: int
+    """Bytes that the autograd graph of one f call holds."""
+    outputs: int
+    """Output times K, the initial one included."""
+    item_bytes: int
+    """Bytes of one number of the state."""
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Predicted memory of one forward and one backward pass."""
+
+    saved: int
+    """Bytes kept between the two, the solution ``[K, d]`` included and the caller's own tensors left out."""
+    peak: int
+    """The leading terms of the most bytes that live at one time; buffers of a few states are left out."""
+
+
+@runtime_checkable
+class PredictsBytes(Protocol):
+    """A gradient method that predicts its memory."""
+
+    def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
+        """Return the bytes that these steps cost on a problem of these sizes."""
         ...
 
 

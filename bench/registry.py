@@ -77,8 +77,13 @@ gradients = Registry(
         "interpolation": "odegrad.methods.gradients.interpolation:Interpolation",
         "interpolation_dense": "odegrad.methods.gradients.interpolation_dense:InterpolationDense",
         "gauss_adjoint": "odegrad.methods.gradients.gauss_adjoint:GaussAdjoint",
+        "revolve": "odegrad.methods.gradients.revolve:Revolve",
+        "mali": "odegrad.methods.gradients.mali:Mali",
+        "reversible_rk": "odegrad.methods.gradients.reversible_rk:ReversibleRK",
+        "forward_sensitivity": "odegrad.methods.gradients.forward_sensitivity:ForwardSensitivity",
         "torchdiffeq_naive": "odegrad.methods.peers.torchdiffeq:TorchdiffeqNaive",
         "torchdiffeq_adjoint": "odegrad.methods.peers.torchdiffeq:TorchdiffeqAdjoint",
+        "torchdiffeq_seminorm": "odegrad.methods.peers.torchdiffeq:TorchdiffeqSeminorm",
     },
     "odegrad.methods",
 )

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from odegrad.contracts import Calls, StepCounts, Traits
+from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.methods.gradients.anode import BlockReplay
 from odegrad.methods.gradients.entry import SharedLoopMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
@@ -29,12 +29,18 @@ class Aca(SharedLoopMethod):
         cost_forward="s(N+R)+2 F",
         cost_backward="sN F + sN B",
         backward_phase="recompute",
+        state_from="replay",
     )
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
-        calls = steps.evaluations * steps.accepted
+        calls = steps.evaluations * steps.accepted + steps.carried
         return Calls(forward_calls(steps), calls, calls)
+
+    def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
+        """Return the bytes that these steps cost."""
+        saved = (steps.accepted - 1 + sizes.outputs) * sizes.state_bytes
+        return Bytes(saved, saved + steps.evaluations * sizes.graph_bytes)
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays step by step."""

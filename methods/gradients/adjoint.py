@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Traits
+from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
 from odegrad.methods.gradients.continuous import BackSolve, ContinuousMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
@@ -31,8 +31,17 @@ class Adjoint(ContinuousMethod):
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B)",
         backward_phase="adjoint",
+        state_from="solve",
         taps="any time",
     )
+
+    def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
+        """Return the bytes that these steps cost."""
+        saved = sizes.outputs * sizes.state_bytes
+        stages = steps.evaluations + steps.restart
+        solved = 2 * sizes.state_bytes + (0 if self.parameters == "quadrature" else sizes.parameter_bytes)
+        gathered = (stages + 1) * sizes.parameter_bytes if self.parameters == "quadrature" else sizes.parameter_bytes
+        return Bytes(saved, saved + stages * solved + gathered + sizes.graph_bytes)
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back."""

@@ -34,6 +34,7 @@ class AdjointSeminorm(Adjoint):
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B)",
         backward_phase="adjoint",
+        state_from="solve",
         taps="any time",
     )
 

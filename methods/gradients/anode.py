@@ -1,5 +1,6 @@
 """ANODE: keep the state at the start of each block, redo the block with a graph."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Calls, StepCounts, Traits
+from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UsageError
 from odegrad.methods.gradients.entry import Route, SharedLoopMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
@@ -45,6 +46,7 @@ class Anode(SharedLoopMethod):
         cost_forward="s(N+R)+2 F",
         cost_backward="sN F + sN B",
         backward_phase="recompute",
+        state_from="replay",
     )
 
     def __post_init__(self) -> None:
@@ -55,8 +57,16 @@ class Anode(SharedLoopMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
-        calls = steps.evaluations * steps.accepted
+        calls = steps.evaluations * steps.accepted + steps.carried
         return Calls(forward_calls(steps), calls, calls)
+
+    def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
+        """Return the bytes that these steps cost."""
+        n, blocks = steps.accepted, steps.intervals
+        if self.steps_per_block is not None:
+            blocks = max(blocks, math.ceil(n / self.steps_per_block))
+        saved = (blocks - 1 + sizes.outputs) * sizes.state_bytes
+        return Bytes(saved, saved + steps.evaluations * math.ceil(n / blocks) * sizes.graph_bytes)
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays block by block."""

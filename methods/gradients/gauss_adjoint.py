@@ -48,6 +48,7 @@ class GaussAdjoint(Interpolation):
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B_y), + q N' of (F+B_theta)",
         backward_phase="adjoint",
+        state_from="interpolant",
         taps="any time",
     )
 

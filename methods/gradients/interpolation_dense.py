@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Traits
+from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
 from odegrad.methods.gradients.continuous import BackSolve, ContinuousMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
@@ -33,6 +33,7 @@ class InterpolationDense(ContinuousMethod):
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B)",
         backward_phase="adjoint",
+        state_from="interpolant",
         taps="any time",
     )
 
@@ -41,6 +42,12 @@ class InterpolationDense(ContinuousMethod):
         if not solver.has_dense_output:
             return "it reads the state from dense output, which the solver does not have; use dopri5, bosh3 or rk4"
         return None
+
+    def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
+        """Return the bytes that these steps cost."""
+        saved = (sizes.outputs + steps.accepted * (steps.dense_degree + 1)) * sizes.state_bytes
+        stages = steps.evaluations + steps.restart
+        return Bytes(saved, saved + stages * sizes.state_bytes + (stages + 1) * sizes.parameter_bytes + sizes.graph_bytes)
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored steps."""

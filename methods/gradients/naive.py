@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Calls, StepCounts, Traits
+from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.methods.gradients.entry import SharedLoopMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate_with_graph
@@ -36,8 +36,13 @@ class Naive(SharedLoopMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
-        calls = steps.evaluations * steps.accepted
+        calls = steps.evaluations * steps.accepted + steps.carried
         return Calls(forward_calls(steps), 0, calls)
+
+    def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
+        """Return the bytes that these steps cost."""
+        saved = steps.evaluations * steps.accepted * sizes.graph_bytes + sizes.outputs * sizes.state_bytes
+        return Bytes(saved, saved)
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with the graph of the steps."""

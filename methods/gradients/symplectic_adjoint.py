@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Calls, StepCounts, Traits
+from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.methods.gradients.entry import NEEDS_TABLEAU, Route, SharedLoopMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
@@ -37,6 +37,7 @@ class SymplecticAdjoint(SharedLoopMethod):
         cost_forward="s(N+R)+2 F",
         cost_backward="(2s-1)N F + sN B",
         backward_phase="recompute",
+        state_from="replay",
     )
 
     def refuses(self, solver: OneStepSolver) -> str | None:
@@ -47,6 +48,11 @@ class SymplecticAdjoint(SharedLoopMethod):
         """Return the f calls and vector-Jacobian products that these steps cost."""
         s, n = steps.evaluations, steps.accepted
         return Calls(forward_calls(steps), (2 * s - 1) * n, s * n)
+
+    def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
+        """Return the bytes that these steps cost."""
+        saved = (steps.accepted - 1 + sizes.outputs) * sizes.state_bytes
+        return Bytes(saved, saved + 2 * steps.evaluations * sizes.state_bytes + sizes.graph_bytes)
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that walks the symplectic partner back."""

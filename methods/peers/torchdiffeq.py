@@ -3,8 +3,9 @@
 They use torchdiffeq's solver loop: it steps past the output times and interpolates, and calls f with its own clock.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,49 +26,33 @@ NAMES = {n: n for n in ("euler", "midpoint", "rk4", "bosh3", "dopri5", "dopri8")
 def _refuses(solver: OneStepSolver) -> str | None:
     if solver.name not in NAMES:
         return f"torchdiffeq has no such method; use one of {sorted(NAMES)}"
-    if not solver.adaptive and solver.tableau.error is not None:
+    if not solver.adaptive and solver.estimates_error:
         return "torchdiffeq takes fixed steps with its fixed-step methods only; leave out num_steps and step_size"
     return None
 
 
 class _Observed(nn.Module):
-    """A field whose torchdiffeq callbacks tell an observer of adaptive steps, forward and backward."""
+    """A field whose torchdiffeq callbacks tell an observer of its steps, forward and backward."""
 
-    def __init__(self, field: VectorField, observer: StepObserver) -> None:
+    def __init__(self, field: VectorField, observer: StepObserver, *, adaptive: bool) -> None:
         super().__init__()
         self.field = field
         self.observer = observer
+        if adaptive:
+            self.callback_accept_step = self.callback_accept_step_adjoint = self._accept
+            self.callback_reject_step = self.callback_reject_step_adjoint = self._reject
+        else:
+            self.callback_step = self.callback_step_adjoint = self._accept
 
     def forward(self, t: Tensor, y: State) -> State:
         out: State = self.field(t, y)
         return out
 
-    def callback_accept_step(self, t: Tensor, y: Tensor, h: Tensor) -> None:  # noqa: ARG002
+    def _accept(self, t: Tensor, y: Tensor, h: Tensor) -> None:  # noqa: ARG002
         self.observer.accepted(float(t.detach()), float(h.detach()))
 
-    def callback_reject_step(self, t: Tensor, y: Tensor, h: Tensor) -> None:  # noqa: ARG002
+    def _reject(self, t: Tensor, y: Tensor, h: Tensor) -> None:  # noqa: ARG002
         self.observer.rejected(float(t.detach()), float(h.detach()))
-
-    callback_accept_step_adjoint = callback_accept_step
-    callback_reject_step_adjoint = callback_reject_step
-
-
-class _ObservedFixed(nn.Module):
-    """A field whose torchdiffeq callbacks tell an observer of fixed steps, forward and backward."""
-
-    def __init__(self, field: VectorField, observer: StepObserver) -> None:
-        super().__init__()
-        self.field = field
-        self.observer = observer
-
-    def forward(self, t: Tensor, y: State) -> State:
-        out: State = self.field(t, y)
-        return out
-
-    def callback_step(self, t: Tensor, y: Tensor, h: Tensor) -> None:  # noqa: ARG002
-        self.observer.accepted(float(t.detach()), float(h.detach()))
-
-    callback_step_adjoint = callback_step
 
 
 def _arguments(field: VectorField, solver: OneStepSolver, ts: Tensor) -> dict[str, Any]:
@@ -83,7 +68,7 @@ def _arguments(field: VectorField, solver: OneStepSolver, ts: Tensor) -> dict[st
         options["grid_constructor"] = lambda _f, _y0, t: _fixed_grid(solver, t)
     func = field
     if solver.observer is not None:
-        func = (_Observed if solver.adaptive else _ObservedFixed)(field, solver.observer)
+        func = _Observed(field, solver.observer, adaptive=solver.adaptive)
     return {
         "func": func,
         "rtol": solver.controller.rtol,
@@ -148,8 +133,10 @@ class TorchdiffeqAdjoint:
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B)",
         backward_phase="adjoint",
+        state_from="solve",
         shared_loop=False,
     )
+    adjoint_options: ClassVar[Mapping[str, str] | None] = None
 
     def __call__(self, field: VectorField, solver: OneStepSolver, y0: State, ts: Tensor) -> State:
         """Solve; see ``odegrad.contracts.GradientMethod``.
@@ -160,9 +147,31 @@ class TorchdiffeqAdjoint:
             If torchdiffeq has no such solver.
         """
         arguments = _arguments(field, solver, ts)
-        out: State = torchdiffeq.odeint_adjoint(y0=y0, t=ts, adjoint_params=tuple(field.parameters()), **arguments)
+        adjoint_options = None if self.adjoint_options is None else dict(self.adjoint_options)
+        out: State = torchdiffeq.odeint_adjoint(
+            y0=y0, t=ts, adjoint_params=tuple(field.parameters()), adjoint_options=adjoint_options, **arguments
+        )
         return out
 
     def refuses(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
+        return _refuses(solver)
+
+
+@dataclass(frozen=True)
+class TorchdiffeqSeminorm(TorchdiffeqAdjoint):
+    """``torchdiffeq.odeint_adjoint`` with its own seminorm: the parameter gradient is outside of the error norm."""
+
+    traits: ClassVar[Traits] = dataclasses.replace(
+        TorchdiffeqAdjoint.traits,
+        name="torchdiffeq_seminorm",
+        summary="torchdiffeq.odeint_adjoint with the seminorm, as published",
+        paper='Kidger et al., "Hey, that\'s not an ODE": Faster ODE Adjoints via Seminorms, ICML 2021',
+    )
+    adjoint_options: ClassVar[Mapping[str, str] | None] = {"norm": "seminorm"}
+
+    def refuses(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot use ``solver``, or None if it can."""
+        if not solver.adaptive:
+            return "a norm needs adaptive steps; use dopri5, bosh3 or dopri8 without num_steps and step_size"
         return _refuses(solver)

@@ -52,6 +52,15 @@ def integrate_with_graph(field: FlatField, solver: OneStepSolver, y0: Tensor, ts
     return _loop(stepper, field, solver, y0, ts, None, None).solve(y0)
 
 
+def replay(field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[GridStep], d: int) -> Tensor:
+    """Redo the steps of ``grid`` from the carried vector ``x`` and return the last one; s f calls a step."""
+    stepper = plain_stepper(solver.scheme, field, x[:d])
+    for i, place in enumerate(grid):
+        x = stepper.attempt(place.t, place.h, place.t_next, x, whole=i < len(grid) - 1)
+        stepper.accept()
+    return x
+
+
 def replay_with_graph(
     field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[GridStep], d: int
 ) -> tuple[Tensor, dict[int, Tensor]]:

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from odegrad.contracts import StepObserver
+from odegrad.contracts import StepCounts, StepObserver
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.control import Control, Controller
 from odegrad.methods.solvers.schemes import Leapfrog, Reversible, Scheme
@@ -105,6 +105,25 @@ class OneStepSolver:
     def has_dense_output(self) -> bool:
         """Return whether the solution is known between the ends of a step."""
         return isinstance(self.scheme, Tableau) and self.scheme.dense is not None
+
+    def counted(
+        self, intervals: int, forward: tuple[int, int] = (0, 0), backward: tuple[int, int] = (0, 0)
+    ) -> StepCounts:
+        """Return the step counts of a solve over ``intervals`` with these accepted and rejected steps each way."""
+        dense = self.scheme.dense if isinstance(self.scheme, Tableau) else None
+        return StepCounts(
+            evaluations=self.scheme.evaluations,
+            adaptive=self.adaptive,
+            start=self.start_calls,
+            restart=self.restart_calls,
+            carried=1 if isinstance(self.scheme, Leapfrog) else 0,
+            dense_degree=len(dense[0]) if dense else 0,
+            intervals=intervals,
+            accepted=forward[0],
+            rejected=forward[1],
+            accepted_backward=backward[0],
+            rejected_backward=backward[1],
+        )
 
     @property
     def estimates_error(self) -> bool:

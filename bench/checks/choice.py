@@ -1,0 +1,44 @@
+"""Which solver a check runs a method with, and which naive gradient it is held against."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from odegrad.checks.problems import Loss, gradient
+from odegrad.contracts import GradientMethod, SolvesOtherwise
+from odegrad.methods.gradients.naive import Naive
+from odegrad.methods.solvers.solver import OneStepSolver, make_solver
+
+LOW_ORDER = 2
+"""Up to this order a tight tolerance takes very many steps."""
+
+
+def fixed_solver(method: GradientMethod, solver: OneStepSolver, num_steps: int) -> OneStepSolver:
+    """Return rk4 with ``num_steps`` per output interval, or ``solver`` in fixed steps if the method takes no rk4."""
+    rk4 = make_solver("rk4", num_steps=num_steps)
+    return rk4 if method.refuses(rk4) is None else dataclasses.replace(solver, num_steps=num_steps)
+
+
+def within_reach(solver: OneStepSolver, tolerance: float) -> float:
+    """Return ``tolerance``, or the tightest that a solver of low order meets in reasonable time."""
+    return tolerance if solver.order > LOW_ORDER else max(tolerance, 1e-6)
+
+
+def at_tolerance(solver: OneStepSolver, tolerance: float) -> OneStepSolver:
+    """Return ``solver`` at ``tolerance``, or at the tightest within reach."""
+    value = within_reach(solver, tolerance)
+    return solver.with_tolerances(value, value)
+
+
+def naive_gradient(
+    method: GradientMethod,
+    field: torch.nn.Module,
+    solver: OneStepSolver,
+    y0: Tensor | tuple[Tensor, ...],
+    ts: Tensor,
+    loss: Loss,
+) -> Tensor:
+    """Return naive's gradient of the solution that ``method`` computes with ``solver``."""
+    same = method.equivalent_solver(solver) if isinstance(method, SolvesOtherwise) else solver
+    return gradient(Naive(), field, same, y0, ts, loss)

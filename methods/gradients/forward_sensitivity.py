@@ -1,0 +1,180 @@
+"""Forward sensitivities: carry the derivative of the state along with it; nothing is left for the backward pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
+from odegrad.errors import UnsupportedError, UsageError
+from odegrad.methods.gradients.entry import NEEDS_TABLEAU, Route, SharedLoopMethod, forward_calls
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.loop import integrate
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.tableau import Tableau
+
+
+@dataclass(frozen=True)
+class ForwardSensitivity(SharedLoopMethod):
+    """Solve ``(y, S)`` forwards, ``dS/dt = f_y S + f_theta`` (Hairer, Norsett and Wanner, Solving ODEs I, I.14).
+
+    ``S`` has one column for every parameter, and one for every number of the initial state if its gradient is wanted.
+    It takes the steps of the state, which alone is in the error norm, so each column is the derivative of the computed
+    solution: the gradient is naive's. For few parameters (up to about a hundred) and small batches.
+
+    Parameters
+    ----------
+    max_columns
+        Most columns; a larger problem is refused rather than left to run for ever.
+
+    Raises
+    ------
+    UsageError
+        If ``max_columns`` is not a positive whole number.
+    """
+
+    max_columns: int = 2_000
+
+    traits: ClassVar[Traits] = Traits(
+        name="forward_sensitivity",
+        summary="carry the derivative of the state along, one column per parameter",
+        paper="Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, 1993, section I.14",
+        exact=True,
+        memory="K (p + d) d",
+        cost_forward="s(N+R)+2 F, each with p + d JVPs",
+        cost_backward="none",
+        backward_phase="recompute",
+        state_from="columns",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the option."""
+        if not isinstance(self.max_columns, int) or self.max_columns < 1:
+            raise UsageError(f"max_columns: expected a positive whole number, got {self.max_columns!r}")
+
+    def refuses(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot use ``solver``, or None if it can."""
+        return None if isinstance(solver.scheme, Tableau) else NEEDS_TABLEAU
+
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost; products with J are none of them."""
+        return Calls(forward_calls(steps), 0, 0)
+
+    def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
+        """Return the bytes that these steps cost."""
+        columns = (sizes.parameter_bytes + sizes.state_bytes) * sizes.state_bytes
+        saved = sizes.outputs * (sizes.state_bytes + columns // sizes.item_bytes)
+        return Bytes(saved, saved + (steps.evaluations + 1) * columns // sizes.item_bytes)
+
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
+        """Return the states ``[K, d]`` with one node that holds their derivatives."""
+        return _Columns(field, solver, times, self.max_columns).apply(y0)
+
+
+class _Columns(Route):
+    """Keeps the columns at every output, ``[K, m, d]``."""
+
+    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], max_columns: int) -> None:
+        super().__init__(field, solver, times)
+        self.max_columns = max_columns
+        self.of_state = True
+
+    def apply(self, y0: Tensor) -> Tensor:
+        """Return the states with the node, without columns for an initial state whose gradient nobody wants."""
+        self.of_state = y0.requires_grad
+        return super().apply(y0)
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Solve states and columns."""
+        d, p = y0.numel(), sum(q.numel() for q in self.parameters)
+        m = p + (d if self.of_state else 0)
+        if m > self.max_columns:
+            raise UnsupportedError(
+                f"forward_sensitivity: {p} parameters and {m - p} state numbers are {m} columns, more than "
+                f"max_columns = {self.max_columns}; use gradient method aca or adjoint, or raise max_columns"
+            )
+        columns = y0.new_zeros((m, d))
+        if self.of_state:
+            columns[p:].fill_diagonal_(1.0)
+        x0 = torch.cat([y0, columns.reshape(-1)])
+        xs = torch.stack(integrate(_Augmented(self.field, self.parameters, d, m), self.solver, x0, self.times))
+        return xs[:, :d].clone(), (xs[:, d:].reshape(len(xs), m, d).clone(),)
+
+    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Contract the columns with the cotangents."""
+        pulled = torch.einsum("kmd,kd->m", kept[0], grads)
+        sizes = [q.numel() for q in self.parameters]
+        parts = torch.split(pulled, [*sizes, len(pulled) - sum(sizes)])
+        of_state = parts[-1] if self.of_state else torch.zeros_like(grads[0])
+        return of_state, [part.view_as(q) for part, q in zip(parts[:-1], self.parameters, strict=True)]
+
+
+class _Augmented:
+    """The right-hand side of ``(y [d], S [m, d])``; the first columns belong to the parameters."""
+
+    def __init__(self, field: FlatField, parameters: Sequence[Tensor], d: int, m: int) -> None:
+        self.field = field
+        self.parameters = tuple(parameters)
+        self.d, self.m = d, m
+        self.directions = self._one_hot()
+        self.batched = True
+
+    def prepare(self, times: Sequence[float]) -> None:
+        """Need nothing before a step."""
+
+    def write(self, t: float, x: Tensor, out: Tensor, stage: int) -> None:  # noqa: ARG002
+        """Write ``(f, f_y S + f_theta)``: one f call and its products with every column."""
+        with torch.enable_grad():
+            y = x[: self.d].detach().requires_grad_()
+            dy = self.field(t, y)
+        out[: self.d].copy_(dy.detach())
+        columns = x[self.d :].view(self.m, self.d)
+        out[self.d :].view(self.m, self.d).copy_(self._products(dy, y, columns))
+
+    def norm(self, x: Tensor) -> Tensor:
+        """Return the norm of the state alone."""
+        return self.field.norm(x[: self.d])
+
+    def _products(self, dy: Tensor, y: Tensor, columns: Tensor) -> Tensor:
+        """Return ``J v`` for all columns, ``[m, d]``: the derivative of ``u -> J^T u`` is ``J``."""
+        if not dy.requires_grad:
+            return torch.zeros_like(columns)
+        with torch.enable_grad():
+            u = torch.zeros_like(dy, requires_grad=True)
+            inputs = (y, *self.parameters)
+            pulled = torch.autograd.grad(dy, inputs, u, create_graph=True, allow_unused=True)
+        pairs = [
+            (g, v)
+            for g, v in zip(pulled, (columns, *self.directions), strict=True)
+            if g is not None and g.requires_grad
+        ]
+        if not pairs:
+            return torch.zeros_like(columns)
+        outputs, vectors = [g for g, _ in pairs], [v for _, v in pairs]
+        if self.batched:
+            try:
+                return _derivative(outputs, u, vectors, batched=True)
+            except RuntimeError:  # an operation of the field has no rule for batches: one column after the other
+                self.batched = False
+        rows = [_derivative(outputs, u, [v[i] for v in vectors], batched=False) for i in range(self.m)]
+        return torch.stack(rows)
+
+    def _one_hot(self) -> list[Tensor]:
+        """Return the directions of the columns in each parameter, ``[m, *shape]``."""
+        out, start = [], 0
+        for q in self.parameters:
+            directions = q.new_zeros((self.m, q.numel()))
+            directions[start : start + q.numel()].fill_diagonal_(1.0)
+            out.append(directions.view(self.m, *q.shape))
+            start += q.numel()
+        return out
+
+
+def _derivative(outputs: Sequence[Tensor], u: Tensor, vectors: Sequence[Tensor], *, batched: bool) -> Tensor:
+    grads: Any = torch.autograd.grad(
+        outputs, u, vectors, retain_graph=True, is_grads_batched=batched, materialize_grads=True
+    )
+    out: Tensor = grads[0]
+    return out

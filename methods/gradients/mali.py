@@ -1,0 +1,115 @@
+"""MALI: invert the asynchronous leapfrog step by step, pull back one f call at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
+from odegrad.methods.gradients.entry import Route, SharedLoopMethod, forward_calls
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.loop import integrate
+from odegrad.methods.solvers.schemes import Leapfrog
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.steppers import GridStep, Step
+
+
+@dataclass(frozen=True)
+class Mali(SharedLoopMethod):
+    """Keep the last (y, v) only, and run the undamped leapfrog backwards to every earlier one (Zhuang et al. 2021).
+
+    The step's only f call, ``u = f(t + h/2, y_m)``, stands at ``y_m = y' - h/2 v'``, which the end of the step gives;
+    then ``v = 2 u - v'`` and ``y = y_m - h/2 v``. One call with a graph both inverts the step and pulls back through
+    it. The gradient is exact for the leapfrog's solution, up to rounding in the reconstruction.
+    """
+
+    traits: ClassVar[Traits] = Traits(
+        name="mali",
+        summary="invert the asynchronous leapfrog, nothing kept on the way",
+        paper="Zhuang et al., MALI: A Memory Efficient and Reverse Accurate Integrator for Neural ODEs, ICLR 2021",
+        exact=True,
+        memory="2d + A, independent of N",
+        cost_forward="N+R+2 F",
+        cost_backward="N+1 F + N+1 B",
+        backward_phase="recompute",
+        state_from="inverse",
+    )
+
+    def refuses(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot use ``solver``, or None if it can."""
+        if not isinstance(solver.scheme, Leapfrog):
+            return "it inverts the asynchronous leapfrog and nothing else; use solver alf"
+        if solver.scheme.eta != 1.0:
+            return (
+                f"with damping eta = {solver.scheme.eta:g} the reconstruction grows like |1 - 2 eta|^-N; "
+                "use eta = 1, or gradient method aca"
+            )
+        return None
+
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost."""
+        return Calls(forward_calls(steps), steps.accepted + 1, steps.accepted + 1)
+
+    def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
+        """Return the bytes that these steps cost."""
+        saved = (2 + sizes.outputs) * sizes.state_bytes
+        return Bytes(saved, saved + sizes.graph_bytes + sizes.parameter_bytes)
+
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
+        """Return the states ``[K, d]`` with one node that runs the leapfrog back."""
+        return _Inverted(field, solver, times).apply(y0)
+
+
+class _Inverted(Route):
+    """Keeps the last carried vector ``[2d]`` and the steps' times."""
+
+    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float]) -> None:
+        super().__init__(field, solver, times)
+        self.grid: list[GridStep] = []
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Solve, and keep the end."""
+        last: list[Tensor] = []
+
+        def keep(step: Step) -> None:
+            self.grid.append(step.place)
+            last[:] = [step.x_next]
+
+        ys = integrate(self.field, self.solver, y0, self.times, keep)
+        return torch.stack(ys), (last[0],)
+
+    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Invert and pull back from the last step to the first."""
+        total = [torch.zeros_like(p) for p in self.parameters]
+        y, v = kept[0].tensor_split(2)
+        a_y, a_v = torch.zeros_like(y), torch.zeros_like(v)
+        for place in reversed(self.grid):
+            half = 0.5 * place.h
+            a_y = a_y + grads[[k for k, _ in place.outputs]].sum(0)
+            a_v = torch.add(a_v, a_y, alpha=half)
+            middle = torch.sub(y, v, alpha=half)
+            u, pulled = pulled_back(self.field, place.t + half, middle, 2.0 * a_v, self.parameters, total)
+            v = 2.0 * u - v
+            y = torch.sub(middle, v, alpha=half)
+            a_y = a_y + pulled
+            a_v = torch.sub(half * a_y, a_v)
+        _, pulled = pulled_back(self.field, self.times[0], y, a_v, self.parameters, total)
+        return a_y + pulled + grads[0], total
+
+
+def pulled_back(
+    field: FlatField, t: float, y: Tensor, a: Tensor, parameters: Sequence[Tensor], total: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return ``f(t, y)`` and ``f_y^T a``, both ``[d]``, and add ``f_theta^T a`` to ``total``: one f call with a graph."""
+    with torch.enable_grad():
+        y = y.detach().requires_grad_()
+        dy = field(t, y)
+    if not dy.requires_grad:
+        return dy, torch.zeros_like(y)
+    of_state, *of_parameters = torch.autograd.grad(dy, (y, *parameters), a, allow_unused=True)
+    pairs = [(g, p) for g, p in zip(total, of_parameters, strict=True) if p is not None]
+    if pairs:
+        torch._foreach_add_([g for g, _ in pairs], [p for _, p in pairs])
+    return dy.detach(), torch.zeros_like(y) if of_state is None else of_state

@@ -1,0 +1,141 @@
+"""Reversible Runge-Kutta: wrap any explicit method so that its steps can be inverted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
+from odegrad.errors import UsageError
+from odegrad.methods.gradients.entry import NEEDS_TABLEAU, Route, SharedLoopMethod
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.loop import integrate
+from odegrad.methods.solvers.schemes import Reversible
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.step import GraphStages
+from odegrad.methods.solvers.steppers import GridStep, ReversibleStepper, Step
+from odegrad.methods.solvers.tableau import Tableau
+
+
+@dataclass(frozen=True)
+class ReversibleRK(SharedLoopMethod):
+    """Solve with the reversible wrapper of the solver's method, keep the last (y, z), invert (McCallum and Foster 2024).
+
+    The inverse of a step evaluates f where the step did, so the calls that invert it also carry the graphs that pull
+    back through it. The gradient is exact for the wrapped method's solution, up to rounding in the reconstruction.
+
+    Parameters
+    ----------
+    coupling
+        How y and z are held together, in (0, 1].
+
+    Raises
+    ------
+    UsageError
+        If ``coupling`` is out of range.
+    """
+
+    coupling: float = 0.99
+
+    traits: ClassVar[Traits] = Traits(
+        name="reversible_rk",
+        summary="make the solver's steps reversible and invert them, nothing kept on the way",
+        paper="McCallum and Foster, Efficient, Accurate and Stable Gradients for Neural ODEs, 2024",
+        exact=True,
+        memory="2d + A s, independent of N",
+        cost_forward="2s(N+R)+2 F",
+        cost_backward="2sN F + 2sN B",
+        backward_phase="recompute",
+        state_from="inverse",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the option."""
+        if not 0.0 < self.coupling <= 1.0:
+            raise UsageError(f"coupling: expected a number in (0, 1], got {self.coupling!r}; 0.99 is usual")
+
+    def refuses(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot use ``solver``, or None if it can."""
+        if isinstance(solver.scheme, Reversible):
+            return "it wraps the solver itself; leave out the solver's coupling, which is an option of this method"
+        if not isinstance(solver.scheme, Tableau):
+            return NEEDS_TABLEAU
+        if solver.outputs == "dense":
+            return "the wrapped method has no dense output; use outputs = 'step_ends'"
+        return None
+
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost."""
+        s, back = 2 * steps.evaluations, 2 * steps.evaluations * steps.accepted
+        return Calls(s * (steps.accepted + steps.rejected) + (steps.start if steps.adaptive else 0), back, back)
+
+    def equivalent_solver(self, solver: OneStepSolver) -> OneStepSolver:
+        """Return the wrapped solver, on which naive backprop gives this method's gradient."""
+        return solver.reversible(self.coupling)
+
+    def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
+        """Return the bytes that these steps cost."""
+        saved = (2 + sizes.outputs) * sizes.state_bytes
+        return Bytes(saved, saved + steps.evaluations * sizes.graph_bytes + sizes.parameter_bytes)
+
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
+        """Return the states ``[K, d]`` with one node that inverts the steps."""
+        return _Inverted(field, self.equivalent_solver(solver), times, self.coupling).apply(y0)
+
+
+class _Inverted(Route):
+    """Keeps the last carried vector ``[2d]`` and the steps' times."""
+
+    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], coupling: float) -> None:
+        super().__init__(field, solver, times)
+        self.coupling = coupling
+        self.grid: list[GridStep] = []
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Solve, and keep the end."""
+        last: list[Tensor] = []
+
+        def keep(step: Step) -> None:
+            self.grid.append(step.place)
+            last[:] = [step.x_next]
+
+        ys = integrate(self.field, self.solver, y0, self.times, keep)
+        return torch.stack(ys), (last[0],)
+
+    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Invert and pull back from the last step to the first."""
+        total = [torch.zeros_like(p) for p in self.parameters]
+        y, z = kept[0].tensor_split(2)
+        a_y, a_z = torch.zeros_like(y), torch.zeros_like(z)
+        for place in reversed(self.grid):
+            a_y = a_y + grads[[k for k, _ in place.outputs]].sum(0)
+            # z' = z + back(y'): the second half of the step
+            moved, pulled = self._half(place, y, a_z, total, there=False)
+            z, a_y = z - moved, a_y + pulled
+            # y' = l y + (1 - l) z + there(z): the first half
+            moved, pulled = self._half(place, z, a_y, total, there=True)
+            y = (y - (1.0 - self.coupling) * z - moved) / self.coupling
+            a_z = a_z + (1.0 - self.coupling) * a_y + pulled
+            a_y = self.coupling * a_y
+        return a_y + a_z + grads[0], total
+
+    def _half(
+        self, place: GridStep, at: Tensor, a: Tensor, total: list[Tensor], *, there: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return what half a step adds, and ``a`` pulled back through it to the state that it starts from, ``[d]``."""
+        scheme = self.solver.scheme
+        if not isinstance(scheme, Reversible):
+            raise TypeError(f"expected the reversible wrapper, got {scheme!r}")
+        with torch.enable_grad():
+            leaf = at.detach().requires_grad_()
+            stages = [GraphStages(self.field, scheme.tableau, at) for _ in range(2)]
+            stepper = ReversibleStepper(scheme, *stages)
+            step = (place.t, place.h, place.t_next) if there else (place.t_next, -place.h, place.t)
+            moved = stepper.increment(stages[0 if there else 1], *step, leaf, torch.zeros_like(at))
+        of_state, *of_parameters = torch.autograd.grad(moved, (leaf, *self.parameters), a, allow_unused=True)
+        pairs = [(g, p) for g, p in zip(total, of_parameters, strict=True) if p is not None]
+        if pairs:
+            torch._foreach_add_([g for g, _ in pairs], [p for _, p in pairs])
+        return moved.detach(), torch.zeros_like(at) if of_state is None else of_state

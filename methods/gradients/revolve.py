@@ -1,0 +1,139 @@
+"""Revolve: keep C states, recompute between them, pull back one step at a time."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
+from odegrad.errors import UsageError
+from odegrad.methods.gradients.anode import ReplayedSteps
+from odegrad.methods.gradients.checkpointing import (
+    Advance,
+    Drop,
+    OnlineCheckpoints,
+    advances,
+    offline_checkpoints,
+    online_checkpoints,
+    reversal,
+)
+from odegrad.methods.gradients.entry import Route, SharedLoopMethod, forward_calls
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.loop import integrate, replay
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.steppers import GridStep, Step
+
+
+@dataclass(frozen=True)
+class Revolve(SharedLoopMethod):
+    """Keep at most C states and redo steps from them, with the least repetition (Griewank and Walther 2000).
+
+    Where the steps are fixed, the states to keep are known beforehand; where they are adaptive, the set moves along as
+    the number of steps grows (Wang, Moin and Iaccarino 2009). Each step is then redone with a graph by itself, so the
+    gradient is naive's and one step's graph is all there is at a time.
+
+    Parameters
+    ----------
+    checkpoints
+        The number C of states that are kept at a time, beside the one that is being worked on.
+
+    Raises
+    ------
+    UsageError
+        If ``checkpoints`` is not a positive whole number.
+    """
+
+    checkpoints: int = 8
+
+    traits: ClassVar[Traits] = Traits(
+        name="revolve",
+        summary="keep C states, recompute between them, replay one step at a time",
+        paper="Griewank and Walther, Algorithm 799: Revolve, ACM TOMS 2000; online: Wang, Moin and Iaccarino, 2009",
+        exact=True,
+        memory="C d + A s",
+        cost_forward="s(N+R)+2 F",
+        cost_backward="s (t(N,C)+1) F + sN B, t(N,C) = r N - binom(C+r, r-1) with binom(C+r, r) >= N",
+        backward_phase="recompute",
+        state_from="replay",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the option."""
+        if not isinstance(self.checkpoints, int) or self.checkpoints < 1:
+            raise UsageError(f"checkpoints: expected a positive whole number, got {self.checkpoints!r}; 4 to 32 are usual")
+
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost."""
+        n, chosen = steps.accepted, online_checkpoints if steps.adaptive else offline_checkpoints
+        again = advances(reversal(n, chosen(n, self.checkpoints), self.checkpoints))
+        s = steps.evaluations
+        return Calls(forward_calls(steps), s * (again + n) + steps.carried, s * n + steps.carried)
+
+    def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
+        """Return the bytes that these steps cost."""
+        n, chosen = steps.accepted, online_checkpoints if steps.adaptive else offline_checkpoints
+        kept = {*chosen(n, self.checkpoints), n - 1} - {0}
+        saved = (len(kept) + sizes.outputs) * sizes.state_bytes
+        return Bytes(saved, saved + steps.evaluations * sizes.graph_bytes)
+
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
+        """Return the states ``[K, d]`` with one node that walks the checkpoints back."""
+        return _Checkpointed(field, solver, times, self.checkpoints).apply(y0)
+
+
+class _Checkpointed(Route):
+    """Keeps the carried vectors ``kept`` at ``places`` and, last, the one before the last step."""
+
+    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], checkpoints: int) -> None:
+        super().__init__(field, solver, times)
+        self.checkpoints = checkpoints
+        self.grid: list[GridStep] = []
+        self.places: list[int] = []
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Solve, and keep at most C states, whichever the rule wants."""
+        wanted = None if self.solver.adaptive else set(offline_checkpoints(self._fixed_steps(), self.checkpoints))
+        online, states, last = OnlineCheckpoints(self.checkpoints), {}, []
+
+        def keep(step: Step) -> None:
+            n = len(self.grid)
+            self.grid.append(step.place)
+            last[:] = [step.x]
+            if wanted is not None:
+                if n in wanted:
+                    states[n] = step.x
+                return
+            states[n] = step.x
+            out = online.reached(n) if n > 0 else None
+            if out is not None:
+                del states[out]
+
+        ys = integrate(self.field, self.solver, y0, self.times, keep)
+        self.places = sorted(states)
+        return torch.stack(ys), (*(states[n] for n in self.places), *last)
+
+    def _fixed_steps(self) -> int:
+        times = self.times if self.solver.outputs == "step_ends" else [self.times[0], self.times[-1]]
+        return sum(self.solver.steps_between(a, b) for a, b in itertools.pairwise(times))
+
+    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Follow the reversal: advance without a graph, pull back one step at a time."""
+        n = len(self.grid)
+        states = dict(zip(self.places, kept[:-1], strict=True))
+        back = ReplayedSteps(self.field, self.solver, self.parameters, grads)
+        a = torch.zeros_like(kept[-1])
+        for action in reversal(n, self.places, self.checkpoints):
+            if isinstance(action, Drop):
+                del states[action.state]
+                continue
+            stop = action.stop if isinstance(action, Advance) else action.step
+            x = kept[-1] if action.start == n - 1 else states[action.start]
+            x = replay(self.field, self.solver, x, self.grid[action.start : stop], grads.shape[1])
+            if isinstance(action, Advance):
+                states[stop] = x
+            else:
+                a = back.through(x, [self.grid[stop]], a)
+        return back.to_start(self.times[0], kept[0], a), back.total
