@@ -5,21 +5,25 @@ from collections.abc import Callable, Iterator
 
 from odegrad.checks.accuracy import ACCURACY_CHECKS
 from odegrad.checks.behaviour import BEHAVIOUR_CHECKS
+from odegrad.checks.effects import EFFECT_CHECKS
+from odegrad.checks.limits import LIMIT_CHECKS
+from odegrad.checks.memory import MEMORY_CHECKS
 from odegrad.checks.result import CheckResult
 from odegrad.contracts import GradientMethod
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.registry import build_gradient, build_solver, check_supported
+from odegrad.registry import build_gradient, build_solver, check_supported, gradients
 
 Check = Callable[[GradientMethod, OneStepSolver], Iterator[CheckResult]]
 
-CHECKS: tuple[Check, ...] = (*ACCURACY_CHECKS, *BEHAVIOUR_CHECKS)
+CHECKS: tuple[Check, ...] = (*ACCURACY_CHECKS, *LIMIT_CHECKS, *BEHAVIOUR_CHECKS, *EFFECT_CHECKS, *MEMORY_CHECKS)
 """Every check; one that does not apply to a method yields nothing."""
 
 
 def check_method(name: str, solver: str | None = None) -> Iterator[CheckResult]:
     """Run every check that applies to the gradient method ``name`` and yield the results as they come.
 
-    ``solver`` is an adaptive solver; without one, the first of dopri5 and alf that the method takes. A check that raises is a failed result, and the others go on.
+    ``solver`` is an adaptive solver; without one, the first of dopri5 and alf that the method takes. A check that
+    raises is a failed result, and the others go on.
 
     Raises
     ------
@@ -33,6 +37,11 @@ def check_method(name: str, solver: str | None = None) -> Iterator[CheckResult]:
     check_supported(method, built)
     for check in CHECKS:
         yield from run_check(check, method, built)
+
+
+def shared_loop_methods() -> list[str]:
+    """Return the names of the registered gradient methods that stand on the shared solver loop."""
+    return [name for name in gradients.names() if gradients.get(name).traits.shared_loop]
 
 
 def suitable_solver(method: GradientMethod) -> OneStepSolver:

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -175,22 +176,36 @@ def list_names(
             typer.echo(LEGENDS[name])
 
 
-@app.command(epilog="Examples: odegrad check adjoint | odegrad check my_method.py:MyMethod")
+@app.command(epilog="Examples: odegrad check adjoint | odegrad check my_method.py:MyMethod | odegrad check --all")
 def check(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="A gradient method, or file.py:Class.")],
+    method: Annotated[
+        str | None, typer.Argument(metavar="[METHOD]", help="A gradient method, or file.py:Class.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Check every method on the shared loop.")] = False,
+    solver: Annotated[str | None, typer.Option(help="An adaptive solver; default dopri5, or alf for mali.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check that METHOD keeps the contract of a gradient method, and print each figure with its threshold."""
-    from odegrad.check import check_method
+    from odegrad.check import check_method, shared_loop_methods
 
-    with redirect_stdout(sys.stderr):
-        results = list(check_method(method))
-    rows = [
-        {"check": r.check, "passed": r.passed, "measured": r.measured, "threshold": r.threshold, "detail": r.detail}
-        for r in results
-    ]
-    failed = sum(not r.passed for r in results)
-    _print_rows(rows, as_json, f"{method}: {len(rows) - failed} of {len(rows)} checks passed")
+    if (method is None) != every:
+        raise UsageError("METHOD, --all: expected one of them; odegrad check adjoint, or odegrad check --all")
+    rows: list[dict[str, Any]] = []
+    failed = 0
+    for name in shared_loop_methods() if method is None else [method]:
+        with redirect_stdout(sys.stderr):
+            results = list(check_method(name, solver))
+        mine = [{"method": name, **asdict(r)} for r in results]
+        failed += sum(not r.passed for r in results)
+        rows += mine
+        if not as_json:
+            passed = sum(r.passed for r in results)
+            shown = [{k: v for k, v in row.items() if k != "method"} for row in mine]
+            _print_rows(shown, False, f"{name}: {passed} of {len(results)} checks passed")
+    if as_json:
+        _print_rows(rows, True, "")
+    elif every:
+        typer.echo(f"{len(rows) - failed} of {len(rows)} checks passed")
     if failed:
         raise typer.Exit(FAILED_CHECK)
 

@@ -111,9 +111,7 @@ class BlockReplay(Route):
 class ReplayedSteps:
     """Pulls back through recorded steps by redoing them with a graph; parameter gradients gather in ``total``."""
 
-    def __init__(
-        self, field: FlatField, solver: OneStepSolver, parameters: Sequence[Tensor], grads: Tensor
-    ) -> None:
+    def __init__(self, field: FlatField, solver: OneStepSolver, parameters: Sequence[Tensor], grads: Tensor) -> None:
         self.field = field
         self.solver = solver
         self.parameters = tuple(parameters)
@@ -122,7 +120,7 @@ class ReplayedSteps:
         self.total: list[Tensor | None] = [None] * len(self.parameters)
 
     def through(self, start: Tensor, grid: Sequence[GridStep], a: Tensor) -> Tensor:
-        """Return the cotangent of ``start`` from that of the last carried vector, ``a``; add the outputs' on the way."""
+        """Return the cotangent of ``start`` from that of the last carried vector, with the outputs' on the way."""
         a = a.clone()
         ends = [k for k, theta in grid[-1].outputs if theta == 1.0]
         a[: self.d] += self.grads[ends].sum(0)

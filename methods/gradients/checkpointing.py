@@ -148,4 +148,6 @@ def _reversed_interval(start: int, end: int, places: int) -> list[Action]:
 
 def advances(actions: list[Action]) -> int:
     """Return the steps that the actions take without a graph."""
-    return sum(a.stop - a.start if isinstance(a, Advance) else a.step - a.start for a in actions if not isinstance(a, Drop))
+    return sum(
+        a.stop - a.start if isinstance(a, Advance) else a.step - a.start for a in actions if not isinstance(a, Drop)
+    )

@@ -90,7 +90,9 @@ class ContinuousMethod(SharedLoopMethod):
 class BackSolve(Route):
     """The pull-back that solves the costate equation from each output to the one before."""
 
-    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], options: ContinuousMethod) -> None:
+    def __init__(
+        self, field: FlatField, solver: OneStepSolver, times: Sequence[float], options: ContinuousMethod
+    ) -> None:
         super().__init__(field, solver, times)
         self.options = options
 

@@ -71,7 +71,9 @@ class Interpolation(ContinuousMethod):
         """Return the bytes that these steps cost."""
         saved = (sizes.outputs + self.num_nodes * steps.intervals) * sizes.state_bytes
         stages = steps.evaluations + steps.restart
-        return Bytes(saved, saved + stages * sizes.state_bytes + (stages + 1) * sizes.parameter_bytes + sizes.graph_bytes)
+        return Bytes(
+            saved, saved + stages * sizes.state_bytes + (stages + 1) * sizes.parameter_bytes + sizes.graph_bytes
+        )
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored nodes."""

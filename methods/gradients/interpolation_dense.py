@@ -47,7 +47,9 @@ class InterpolationDense(ContinuousMethod):
         """Return the bytes that these steps cost."""
         saved = (sizes.outputs + steps.accepted * (steps.dense_degree + 1)) * sizes.state_bytes
         stages = steps.evaluations + steps.restart
-        return Bytes(saved, saved + stages * sizes.state_bytes + (stages + 1) * sizes.parameter_bytes + sizes.graph_bytes)
+        return Bytes(
+            saved, saved + stages * sizes.state_bytes + (stages + 1) * sizes.parameter_bytes + sizes.graph_bytes
+        )
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored steps."""

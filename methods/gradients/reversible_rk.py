@@ -9,19 +9,19 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UsageError
-from odegrad.methods.gradients.entry import NEEDS_TABLEAU, Route, SharedLoopMethod
+from odegrad.methods.gradients.entry import NEEDS_TABLEAU, SharedLoopMethod
+from odegrad.methods.gradients.pullback import EndKept, add_to
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.schemes import Reversible
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import GraphStages
-from odegrad.methods.solvers.steppers import GridStep, ReversibleStepper, Step
+from odegrad.methods.solvers.steppers import GridStep, ReversibleStepper
 from odegrad.methods.solvers.tableau import Tableau
 
 
 @dataclass(frozen=True)
 class ReversibleRK(SharedLoopMethod):
-    """Solve with the reversible wrapper of the solver's method, keep the last (y, z), invert (McCallum and Foster 2024).
+    """Solve with the reversible wrapper of the solver's method, keep the end, invert it (McCallum and Foster 2024).
 
     The inverse of a step evaluates f where the step did, so the calls that invert it also carry the graphs that pull
     back through it. The gradient is exact for the wrapped method's solution, up to rounding in the reconstruction.
@@ -85,24 +85,12 @@ class ReversibleRK(SharedLoopMethod):
         return _Inverted(field, self.equivalent_solver(solver), times, self.coupling).apply(y0)
 
 
-class _Inverted(Route):
-    """Keeps the last carried vector ``[2d]`` and the steps' times."""
+class _Inverted(EndKept):
+    """Runs the wrapped method back."""
 
     def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], coupling: float) -> None:
         super().__init__(field, solver, times)
         self.coupling = coupling
-        self.grid: list[GridStep] = []
-
-    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Solve, and keep the end."""
-        last: list[Tensor] = []
-
-        def keep(step: Step) -> None:
-            self.grid.append(step.place)
-            last[:] = [step.x_next]
-
-        ys = integrate(self.field, self.solver, y0, self.times, keep)
-        return torch.stack(ys), (last[0],)
 
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Invert and pull back from the last step to the first."""
@@ -135,7 +123,5 @@ class _Inverted(Route):
             step = (place.t, place.h, place.t_next) if there else (place.t_next, -place.h, place.t)
             moved = stepper.increment(stages[0 if there else 1], *step, leaf, torch.zeros_like(at))
         of_state, *of_parameters = torch.autograd.grad(moved, (leaf, *self.parameters), a, allow_unused=True)
-        pairs = [(g, p) for g, p in zip(total, of_parameters, strict=True) if p is not None]
-        if pairs:
-            torch._foreach_add_([g for g, _ in pairs], [p for _, p in pairs])
+        add_to(total, of_parameters)
         return moved.detach(), torch.zeros_like(at) if of_state is None else of_state

@@ -63,7 +63,9 @@ class Revolve(SharedLoopMethod):
     def __post_init__(self) -> None:
         """Check the option."""
         if not isinstance(self.checkpoints, int) or self.checkpoints < 1:
-            raise UsageError(f"checkpoints: expected a positive whole number, got {self.checkpoints!r}; 4 to 32 are usual")
+            raise UsageError(
+                f"checkpoints: expected a positive whole number, got {self.checkpoints!r}; 4 to 32 are usual"
+            )
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
@@ -96,7 +98,9 @@ class _Checkpointed(Route):
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep at most C states, whichever the rule wants."""
         wanted = None if self.solver.adaptive else set(offline_checkpoints(self._fixed_steps(), self.checkpoints))
-        online, states, last = OnlineCheckpoints(self.checkpoints), {}, []
+        online = OnlineCheckpoints(self.checkpoints)
+        states: dict[int, Tensor] = {}
+        last: list[Tensor] = []
 
         def keep(step: Step) -> None:
             n = len(self.grid)

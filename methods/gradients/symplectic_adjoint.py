@@ -9,6 +9,7 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.methods.gradients.entry import NEEDS_TABLEAU, Route, SharedLoopMethod, forward_calls
+from odegrad.methods.gradients.pullback import pull_call
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -24,8 +25,8 @@ class SymplecticAdjoint(SharedLoopMethod):
     With the cotangent ``a'`` of the new state the stages' cotangents are
     ``c_i = h (b_i a' + sum_{j>i} a_ji l_j)``, ``l_i = f_y(z_i)^T c_i``, from the last stage to the first, and
     ``a = a' + sum_i l_i``, ``g += sum_i f_theta(z_i)^T c_i``: the partner of the tableau in the form that needs no
-    division by ``b_i``, so stages with ``b_i = 0`` need no tableau of their own. The gradient is naive's. An output inside
-    the step, at the fraction theta, adds ``h b_i(theta)`` times its cotangent to ``c_i``, and the cotangent to ``a``.
+    division by ``b_i``, so stages with ``b_i = 0`` need no tableau of their own. The gradient is naive's. An output
+    inside the step, at the fraction theta, adds ``h b_i(theta)`` times its cotangent to ``c_i``, and it to ``a``.
     """
 
     traits: ClassVar[Traits] = Traits(
@@ -111,18 +112,5 @@ class _PartnerSolve(Route):
             if any(column):
                 weights = torch.tensor(column, dtype=y.dtype, device=y.device)
                 cotangent = torch.addmv(cotangent, pulled[i + 1 :].t(), weights, alpha=h)
-            self._pull_stage(times[i], inputs[i], cotangent, pulled[i], total)
+            _, pulled[i] = pull_call(self.field, times[i], inputs[i], cotangent, self.parameters, total)
         return a + pulled.sum(0)
-
-    def _pull_stage(self, t: float, z: Tensor, cotangent: Tensor, out: Tensor, total: list[Tensor]) -> None:
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            dy = self.field(t, z)
-        if not dy.requires_grad:
-            return
-        of_state, *of_parameters = torch.autograd.grad(dy, (z, *self.parameters), cotangent, allow_unused=True)
-        if of_state is not None:
-            out.copy_(of_state)
-        pairs = [(g, p) for g, p in zip(total, of_parameters, strict=True) if p is not None]
-        if pairs:
-            torch._foreach_add_([g for g, _ in pairs], [p for _, p in pairs])

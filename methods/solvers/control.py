@@ -10,12 +10,11 @@ from torch import Tensor
 from odegrad.errors import NonFiniteError, UsageError
 from odegrad.methods.solvers.dynamics import TRIAL, Dynamics
 
-
 Control = Literal["elementary", "pi"]
 """How the next step follows from the error: from the last one, or from the last two."""
 
 PI_BETA = 0.04
-"""Weight of the error before (Hairer and Wanner, Solving ODEs II, IV.2: 0.04 for dopri5; alpha = 1/order - 0.75 beta)."""
+"""Weight of the error before, beta (Hairer and Wanner, Solving ODEs II, IV.2: 0.04 for dopri5)."""
 
 
 @dataclass(frozen=True)

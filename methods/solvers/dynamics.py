@@ -53,7 +53,12 @@ class FlatField:
 
     def __call__(self, t: float, y: Tensor) -> Tensor:
         """Return ``dy/dt [d]`` at ``(t, y [d])``; under ``enable_grad`` it carries the graph."""
-        return self.layout.flatten(tuple(self.layout.parts_of(self._call(self.time(t), self.layout.unflatten(y)))))
+        time = self.time(t)
+        dy = self.layout.flatten(tuple(self.layout.parts_of(self._call(time, self.layout.unflatten(y)))))
+        if self._unchecked is not None and torch.is_grad_enabled():
+            parameters, self._unchecked = self._unchecked, None
+            refuse_closures(dy, [time, y, *parameters])
+        return dy
 
     def _call(self, t: Tensor, y: State) -> Any:
         if self._called and self._drawn is None:

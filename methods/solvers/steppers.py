@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.schemes import Leapfrog, Reversible, Scheme
 from odegrad.methods.solvers.step import GraphStages, PlainStages, Stages
@@ -54,12 +55,33 @@ class Stepper(abc.ABC):
         """Stand on the new state."""
 
     def dense(self, x: Tensor, h: float, thetas: Sequence[float]) -> Tensor:
-        """Return the states ``[m, d]`` inside the last attempt; only a Runge-Kutta method knows them."""
-        raise TypeError(f"{type(self).__name__} has no dense output")  # a solver refuses this before it starts
+        """Return the states ``[m, d]`` inside the last attempt; only a Runge-Kutta method knows them.
+
+        Raises
+        ------
+        UnsupportedError
+            If the scheme has no dense output.
+        """
+        raise no_dense_output(self, x, h, len(thetas))
 
     def polynomial(self, x: Tensor, h: float) -> Tensor:
-        """Return the coefficients ``[q + 1, d]`` of the dense output in powers of theta."""
-        raise TypeError(f"{type(self).__name__} has no dense output")
+        """Return the coefficients ``[q + 1, d]`` of the dense output in powers of theta.
+
+        Raises
+        ------
+        UnsupportedError
+            If the scheme has no dense output.
+        """
+        raise no_dense_output(self, x, h, 0)
+
+
+def no_dense_output(stepper: Stepper, x: Tensor, h: float, count: int) -> UnsupportedError:
+    """Return the error for a step that is known at its ends only."""
+    name = type(stepper).__name__
+    return UnsupportedError(
+        f"{name}: expected a Runge-Kutta step for {count} states inside it, got one of size {h:g} from "
+        f"{tuple(x.shape)}; use a solver with dense output such as dopri5"
+    )
 
 
 @dataclass(frozen=True)
@@ -222,7 +244,7 @@ class LeapfrogStepper(Stepper):
         self.eta = scheme.eta
         self.field = field
         self.with_graph = with_graph
-        self.change: Tensor | None = None
+        self.change = torch.zeros(())
 
     def start(self, t: float, y0: Tensor) -> Tensor:
         """Return ``(y0, f(t0, y0))``."""
@@ -242,7 +264,7 @@ class LeapfrogStepper(Stepper):
 
     def error(self, h: float) -> Tensor:
         """Return the distance to the embedded Euler step."""
-        return self.change * (0.5 * h)  # type: ignore[operator]
+        return self.change.mul(0.5 * h)
 
     def accept(self) -> None:
         """Need nothing: the velocity is carried."""
@@ -275,4 +297,3 @@ def graph_stepper(scheme: Scheme, field: FlatField, like: Tensor) -> Stepper:
         there, back = (GraphStages(field, scheme.tableau, like) for _ in range(2))
         return ReversibleStepper(scheme, there, back)
     return LeapfrogStepper(scheme, field, with_graph=True)
-
