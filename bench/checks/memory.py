@@ -44,7 +44,9 @@ def saved_bytes(method: GradientMethod, solver: OneStepSolver, outputs: int) -> 
     small = method.traits.state_from == "columns"  # which grow with the number of parameters
     field = SmoothNet(d=2, hidden=4) if small else SmoothNet(d=8, hidden=32)
     generator = torch.Generator().manual_seed(1)
-    y0 = torch.randn(2 if small else BATCH, 2 if small else 8, generator=generator, dtype=torch.float64).requires_grad_()
+    y0 = torch.randn(
+        2 if small else BATCH, 2 if small else 8, generator=generator, dtype=torch.float64
+    ).requires_grad_()
     ts, log = torch.linspace(0.0, 1.0, outputs, dtype=torch.float64), StepLog()
     gc.collect()
     with memory_meter(torch.device("cpu")) as meter:

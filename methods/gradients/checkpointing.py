@@ -72,6 +72,8 @@ def offline_checkpoints(steps: int, places: int) -> list[int]:
 class OnlineCheckpoints:
     """The states to keep where the number of steps is not known: the set is right after every step.
 
+    Beside ``places`` states it keeps the newest one, from which the next step is taken.
+
     A checkpoint has a level; one is dispensable if a later one has a higher level. A new state takes a free place, or
     that of a dispensable checkpoint; if there is neither, it takes the place of the newest one, one level up.
     """
@@ -81,14 +83,12 @@ class OnlineCheckpoints:
 
     def reached(self, state: int) -> int | None:
         """Hear that ``state`` is reached and kept; return the state to forget for it, if any."""
-        if len(self.levels) < self.places:
+        if len(self.levels) <= self.places:
             self.levels[state] = 0
             return None
         out = self._dispensable()
         if out is None:
             out = max(self.levels)
-            if out == 0:
-                return state  # the start alone is kept
             self.levels[state] = self.levels.pop(out) + 1
         else:
             del self.levels[out]
@@ -105,11 +105,11 @@ class OnlineCheckpoints:
 
 
 def online_checkpoints(steps: int, places: int) -> list[int]:
-    """Return the states that the online rule has kept when ``steps`` are done, the last state not among them."""
+    """Return the states that the online rule has kept before the last of ``steps``, the newest not among them."""
     online = OnlineCheckpoints(places)
     for state in range(1, steps):
         online.reached(state)
-    return sorted(online.levels)
+    return sorted(online.levels)[:-1] or [0]
 
 
 def reversal(steps: int, kept: list[int], places: int) -> list[Action]:

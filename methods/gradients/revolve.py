@@ -116,7 +116,7 @@ class _Checkpointed(Route):
                 del states[out]
 
         ys = integrate(self.field, self.solver, y0, self.times, keep)
-        self.places = sorted(states)
+        self.places = sorted(states) if wanted is not None else sorted(states)[:-1] or [0]
         return torch.stack(ys), (*(states[n] for n in self.places), *last)
 
     def _fixed_steps(self) -> int:
