@@ -1,20 +1,30 @@
 """odegrad compares the ways to train a Neural ODE.
 
-The face of the package: ``load(results)`` gives the records of a results folder as a dataframe, without torch.
+The face of the package: ``odeint`` and ``odeint_adjoint`` solve with a choice of gradient method,
+``compare_gradients`` says which method suits a model, and ``load(results)`` gives the records of a results folder as a
+dataframe, without torch.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from odegrad.comparison import compare_gradients
+    from odegrad.interface import odeint, odeint_adjoint
     from odegrad.reports.frame import load
 
-__all__ = ["load"]
+__all__ = ["compare_gradients", "load", "odeint", "odeint_adjoint"]
+
+_HOMES = {
+    "compare_gradients": "odegrad.comparison",
+    "load": "odegrad.reports.frame",
+    "odeint": "odegrad.interface",
+    "odeint_adjoint": "odegrad.interface",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import what the face hands out on first use (PEP 562)."""
-    if name == "load":
-        from odegrad.reports.frame import load  # noqa: PLC0415
-
-        return load
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'odegrad' has no attribute {name!r}; it hands out {__all__}")

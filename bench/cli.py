@@ -1,4 +1,4 @@
-"""The command line: ``odegrad run | plan | report | list | check``.
+"""The command line: ``odegrad run | plan | report | list | check | compare``.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 fine, 1 a check failed, 2 wrong
 usage, 3 some runs failed, 75 the machine failed (try again), 130 interrupted.
@@ -11,7 +11,6 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from enum import StrEnum
@@ -22,17 +21,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table
-from rich.text import Text
 
 from odegrad.errors import InfrastructureError, OdegradError, UsageError
+from odegrad.printing import output, print_rows
 
 FAILED_CHECK, USAGE, FAILED_RUNS, TRY_AGAIN, INTERRUPTED = 1, 2, 3, 75, 130
-PIPE_WIDTH = 250
-"""Characters of a line where standard output is no terminal, so that a table in a file or a pipe is not cut."""
-
 PLANNED = ("run_id", "task", "size", "method", "gradient", "optimizer", "solver", "rtol", "atol", "seed", "iterations")
 """Columns of ``odegrad plan``; with ``--json`` a run's whole content is printed."""
+
+FIGURE_KINDS = (".png", ".svg", ".pdf")
 
 app = typer.Typer(
     add_completion=False,
@@ -83,6 +80,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
             "odegrad report results/quick",
             "odegrad list methods",
             "odegrad check my_method.py:MyMethod",
+            "odegrad compare my_model.py:build",
         )
     )
 )
@@ -143,7 +141,7 @@ def plan(
     with redirect_stdout(sys.stderr):
         loaded = load_suite(suite, overrides or ())
     rows = [{"run_id": run.run_id, **run.to_dict()} for run in loaded.runs(_device(device))]
-    _print_rows(rows if as_json else [{k: row[k] for k in PLANNED} for row in rows], as_json, f"{len(rows)} runs")
+    print_rows(rows if as_json else [{k: row[k] for k in PLANNED} for row in rows], as_json, f"{len(rows)} runs")
 
 
 @app.command()
@@ -171,7 +169,7 @@ def list_names(
         typer.echo(json.dumps(rows if kind is None else rows[str(kind)], indent=2))
         return
     for name, each in rows.items():
-        _print_rows([{column: row[column] for column in SHOWN[name]} for row in each], False, name)
+        print_rows([{column: row[column] for column in SHOWN[name]} for row in each], False, name)
         if name in LEGENDS:
             typer.echo(LEGENDS[name])
 
@@ -201,13 +199,54 @@ def check(
         if not as_json:
             passed = sum(r.passed for r in results)
             shown = [{k: v for k, v in row.items() if k != "method"} for row in mine]
-            _print_rows(shown, False, f"{name}: {passed} of {len(results)} checks passed")
+            print_rows(shown, False, f"{name}: {passed} of {len(results)} checks passed")
     if as_json:
-        _print_rows(rows, True, "")
+        print_rows(rows, True, "")
     elif every:
         typer.echo(f"{len(rows) - failed} of {len(rows)} checks passed")
     if failed:
         raise typer.Exit(FAILED_CHECK)
+
+
+@app.command(
+    epilog="Example: odegrad compare my_model.py:build --gradients naive,adjoint,interpolation --figure out.png"
+)
+def compare(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="file.py:function that returns (func, y0, t) or (func, y0, t, loss)."),
+    ],
+    gradients: Annotated[
+        str | None, typer.Option(help="Gradient methods, separated by commas; default all but forward_sensitivity.")
+    ] = None,
+    solver: Annotated[str, typer.Option(help="One of odegrad list solvers.")] = "dopri5",
+    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
+    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of every method.")] = 5,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure: .png, .svg or .pdf.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare gradient methods on a MODEL of your own and say which one to take."""
+    from odegrad.comparison import compare_gradients
+    from odegrad.models import load_model
+
+    if figure is not None and figure.suffix not in FIGURE_KINDS:
+        raise UsageError(f"--figure {figure}: expected a name that ends in one of {', '.join(FIGURE_KINDS)}")
+    with redirect_stdout(sys.stderr):
+        built = load_model(model)
+        table = compare_gradients(
+            built.field, built.y0, built.ts, loss=built.loss, method=solver, rtol=rtol, atol=atol, rounds=rounds,
+            gradients=None if gradients is None else [name.strip() for name in gradients.split(",")],
+        )  # fmt: skip
+    rows = json.loads(table.to_json(orient="records", double_precision=15))
+    if as_json:
+        typer.echo(json.dumps({"advice": table.advice, "methods": rows}, indent=2))
+    else:
+        print_rows(rows, False, f"gradient methods on {model}, {solver} at rtol {rtol:g}, atol {atol:g}")
+        typer.echo(table.advice)
+    if figure is not None:
+        table.plot().savefig(figure)
+        _log.info("wrote %s", figure)
 
 
 def _device(device: Device) -> str:
@@ -230,35 +269,8 @@ def _report(folder: Path) -> None:
     from odegrad.reports.tables import print_table
 
     written = build_report(folder)
-    print_table(load(folder), _output())
+    print_table(load(folder), output())
     _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, folder)
-
-
-def _output() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-
-
-def _print_rows(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    table = Table(title=title, title_justify="left")
-    for place, column in enumerate(rows[0] if rows else ()):
-        table.add_column(column.replace("_", " "), no_wrap=place == 0)  # a name must be whole to be typed
-    for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
-    _output().print(table)
-
-
-def _cell(value: Any) -> str:
-    """Return a value as a table shows it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
-    return "" if value is None else str(value)
 
 
 def main() -> None:

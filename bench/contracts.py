@@ -129,6 +129,11 @@ class SolvesOtherwise(Protocol):
         ...
 
 
+def equivalent_solver(method: GradientMethod, solver: Any) -> Any:
+    """Return the solver whose steps ``method`` takes when it is given ``solver``."""
+    return method.equivalent_solver(solver) if isinstance(method, SolvesOtherwise) else solver
+
+
 @dataclass(frozen=True)
 class StepCounts:
     """The steps of one forward and one backward pass, from which a method predicts its f calls."""

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from odegrad.contracts import TaskInfo, Traits
-from odegrad.methods.solvers.solver import solver_names
-from odegrad.methods.solvers.tableaus import TABLEAUS
+from odegrad.methods.solvers.solver import make_solver, solver_names
 from odegrad.registry import PAIRS, gradients, optimizers, tasks
 from odegrad.suite import suite_description, suite_names
 
@@ -15,7 +14,8 @@ Row = dict[str, Any]
 
 LEGENDS: Mapping[str, str] = {
     "methods": "N accepted and R rejected steps of s f calls (N', R' in the backward solve), K outputs, d numbers in a "
-    "state, p parameters, n nodes, M blocks, A the graph of one f call, F an f call, B a vector-Jacobian product."
+    "state, p parameters, n nodes, M blocks, A the graph of one f call, F an f call, B a vector-Jacobian product.",
+    "solvers": "Any Runge-Kutta method becomes algebraically reversible with the option coupling = 0.99.",
 }
 """What stands under a listing."""
 
@@ -54,12 +54,13 @@ def solvers() -> list[Row]:
     return [
         {
             "name": name,
-            "order": TABLEAUS[name].order,
-            "stages": TABLEAUS[name].stages,
-            "adaptive": TABLEAUS[name].error is not None,
-            "source": TABLEAUS[name].source,
+            "order": solver.order,
+            "calls_per_step": solver.scheme.evaluations,
+            "adaptive": solver.estimates_error,
+            "dense_output": solver.has_dense_output,
+            "source": solver.scheme.source,
         }
-        for name in solver_names()
+        for name, solver in ((name, make_solver(name)) for name in solver_names())
     ]
 
 
@@ -103,7 +104,7 @@ LISTINGS: Mapping[str, Callable[[], list[Row]]] = {
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "methods": ("name", "exact", "memory", "cost_forward", "cost_backward", "paper"),
     "optimizers": ("name", "summary"),
-    "solvers": ("name", "order", "stages", "adaptive", "source"),
+    "solvers": ("name", "order", "calls_per_step", "adaptive", "dense_output", "source"),
     "tasks": ("name", "kind", "summary", "metric", "target"),
     "suites": ("name", "description"),
 }

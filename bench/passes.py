@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from odegrad.certificate import certify
-from odegrad.contracts import GradientMethod, Problem, Solve, Tap, Task, VectorField
+from odegrad.contracts import GradientMethod, Problem, Solve, Tap, Task, VectorField, equivalent_solver
 from odegrad.counting import CountedField, CountedTap, Counts
 from odegrad.errors import UnknownNameError
 from odegrad.lognorm import max_log_norm
@@ -128,7 +128,9 @@ def _build64(run: Run, task: Task, state: State) -> Problem:
 def _certificate(run: Run, built: _Built, state: State) -> dict[str, Any]:
     exact = build_gradient("naive")
     tight = build_solver("dopri8", REFERENCE_TOLERANCE, REFERENCE_TOLERANCE)
-    naive: Solve | None = solve_with(exact, built.solver) if built.method.traits.shared_loop else None
+    naive: Solve | None = (
+        solve_with(exact, equivalent_solver(built.method, built.solver)) if built.method.traits.shared_loop else None
+    )
     found = certify(
         lambda: _build64(run, built.task, state),
         solve_with(built.method, built.solver),

@@ -108,17 +108,17 @@ tasks = Registry(
 
 
 def load_from_file(name: str, kind: str) -> Any:
-    """Return the class that ``path/to/file.py:Class`` names.
+    """Return the class or function that ``path/to/file.py:Name`` names.
 
     Raises
     ------
     UsageError
-        If there is no such file or no such class in it.
+        If there is no such file, or nothing of that name in it.
     """
     path_text, _, attribute = name.rpartition(":")
     path = Path(path_text).expanduser().resolve()
     if not path.is_file():
-        raise UsageError(f"{kind} {name!r}: there is no file {path}; give a path as in my_method.py:MyMethod")
+        raise UsageError(f"{kind} {name!r}: there is no file {path}; give a path as in my_file.py:Name")
     module_name = f"odegrad_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     module = sys.modules.get(module_name)
     if module is None:
@@ -133,7 +133,7 @@ def load_from_file(name: str, kind: str) -> Any:
             del sys.modules[module_name]
             raise
     if not hasattr(module, attribute):
-        known = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module_name]
+        known = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module_name]
         raise UnknownNameError(f"{kind} in {path.name}", attribute, known)
     return getattr(module, attribute)
 

@@ -15,9 +15,11 @@ LAYERS = [
     | {f"odegrad.{m}" for m in ("counting", "meters", "certificate", "lognorm", "machine")},
     {"odegrad.registry"},
     {"odegrad.passes", "odegrad.training", "odegrad.timing", "odegrad.suite", "odegrad.suites"}
-    | {"odegrad.check", "odegrad.checks"},
-    {"odegrad.worker", "odegrad.store", "odegrad.executors", "odegrad.progress"},
+    | {"odegrad.check", "odegrad.checks"}
+    | {"odegrad.interface", "odegrad.models"},
+    {"odegrad.worker", "odegrad.store", "odegrad.executors", "odegrad.progress", "odegrad.printing"},
     {"odegrad.runner", "odegrad.listing", "odegrad.reports"},
+    {"odegrad.comparison"},
     {"odegrad.cli"},
 ]
 """From the bottom up; a package stands for all modules in it."""

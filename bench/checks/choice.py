@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from odegrad.checks.problems import Loss, gradient
-from odegrad.contracts import GradientMethod, SolvesOtherwise
+from odegrad.contracts import GradientMethod, equivalent_solver
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver
 
@@ -40,5 +40,4 @@ def naive_gradient(
     loss: Loss,
 ) -> Tensor:
     """Return naive's gradient of the solution that ``method`` computes with ``solver``."""
-    same = method.equivalent_solver(solver) if isinstance(method, SolvesOtherwise) else solver
-    return gradient(Naive(), field, same, y0, ts, loss)
+    return gradient(Naive(), field, equivalent_solver(method, solver), y0, ts, loss)

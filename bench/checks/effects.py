@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from odegrad.checks.choice import at_tolerance
 from odegrad.checks.problems import SmoothNet, gradient, relative
 from odegrad.checks.result import CheckResult, at_most
-from odegrad.contracts import GradientMethod, SolvesOtherwise, State, Tappable, VectorField
+from odegrad.contracts import GradientMethod, State, Tappable, VectorField, equivalent_solver
 from odegrad.errors import OdegradError
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -74,7 +74,7 @@ def side_effects(method: GradientMethod, solver: OneStepSolver) -> Iterator[Chec
         return
     loose = at_tolerance(solver, 1e-4)
     seen = []
-    for each, used in ((method, loose), (Naive(), _same_solution(method, loose))):
+    for each, used in ((method, loose), (Naive(), equivalent_solver(method, loose))):
         field, y0 = _Regularised(), _start().requires_grad_()
         torch.manual_seed(3)
         ys: Any = each(field, used, y0, torch.tensor(TIMES, dtype=torch.float64))
@@ -88,10 +88,6 @@ def side_effects(method: GradientMethod, solver: OneStepSolver) -> Iterator[Chec
     yield at_most("G12 side effects", moved, 0, "state of the random number generator, naive's")
     if method.traits.exact:
         yield at_most("G12 side effects", relative(found, true), 1e-8, "gradient through dropout and batch statistics")
-
-
-def _same_solution(method: GradientMethod, solver: OneStepSolver) -> Any:
-    return method.equivalent_solver(solver) if isinstance(method, SolvesOtherwise) else solver
 
 
 class _Partly(nn.Module):
@@ -126,7 +122,7 @@ def parameters_of_every_kind(method: GradientMethod, solver: OneStepSolver) -> I
         told = "closure" in str(error)
         yield CheckResult("G12 parameters", told, None, None, f"a hidden one raises: {str(error).splitlines()[0][:80]}")
         return
-    naive: Any = Naive()(field, _same_solution(method, tight), _start(), ts)
+    naive: Any = Naive()(field, equivalent_solver(method, tight), _start(), ts)
     (true,) = torch.autograd.grad((naive**2).sum(), hidden)
     yield at_most("G12 parameters", relative(found, true), 1e-4, "a hidden one: its gradient, as naive's")
 

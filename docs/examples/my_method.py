@@ -1,12 +1,29 @@
 """A gradient method of one's own in one file: torch's own checkpointing around the whole solve."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch.utils.checkpoint import checkpoint
 
 from odegrad.contracts import Traits
 from odegrad.methods.gradients.naive import Naive
+
+
+class BuffersPutBack:
+    """Calls that repeat earlier ones must not move running statistics a second time."""
+
+    def __init__(self, field):
+        self.field = field
+
+    def __enter__(self):
+        self.before = [(b, b.clone()) for b in self.field.buffers()]
+
+    def __exit__(self, *_):
+        with torch.no_grad():
+            for buffer, value in self.before:
+                buffer.copy_(value)
 
 
 @dataclass(frozen=True)
@@ -23,7 +40,10 @@ class TorchCheckpoint:
     )
 
     def __call__(self, field, solver, y0, ts):
-        return checkpoint(Naive(), field, solver, y0, ts, use_reentrant=False)
+        def contexts():
+            return nullcontext(), BuffersPutBack(field)
+
+        return checkpoint(Naive(), field, solver, y0, ts, use_reentrant=False, context_fn=contexts)
 
     def refuses(self, solver):
         return None  # or the reason why it cannot use this solver

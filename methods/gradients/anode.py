@@ -91,7 +91,7 @@ class BlockReplay(Route):
                 starts.append(step.x)
                 self.blocks.append(open_block)
             open_block.append(step.place)
-            ends_at_output = any(theta == 1.0 for _, theta in step.place.outputs)
+            ends_at_output = len(step.place.outputs) > len(step.place.thetas)
             if ends_at_output or len(open_block) == self.steps_per_block:
                 self.blocks[-1] = list(open_block)
                 open_block.clear()
@@ -122,8 +122,7 @@ class ReplayedSteps:
     def through(self, start: Tensor, grid: Sequence[GridStep], a: Tensor) -> Tensor:
         """Return the cotangent of ``start`` from that of the last carried vector, with the outputs' on the way."""
         a = a.clone()
-        ends = [k for k, theta in grid[-1].outputs if theta == 1.0]
-        a[: self.d] += self.grads[ends].sum(0)
+        a[: self.d] += self.grads[grid[-1].at_end].sum(0)
         with torch.enable_grad():
             x = start.detach().requires_grad_()
             x_end, inside = replay_with_graph(self.field, self.solver, x, grid, self.d)

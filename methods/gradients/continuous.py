@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Calls, StepCounts, Tap
+from odegrad.errors import UnknownNameError
 from odegrad.methods.gradients.costate import (
     CostateDynamics,
     Parameters,
@@ -31,6 +32,7 @@ from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import StepSize
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
+from odegrad.methods.solvers.tableaus import TABLEAUS
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class ContinuousMethod(SharedLoopMethod):
     normalize_costate
         Solve for the costate scaled to a root mean square of 1, so that ``atol`` means the same under any scaling of
         the loss; undone at the end. False as published.
+    solver
+        Name of the Runge-Kutta method of the backward solve; None for the solver's.
     tap
         Watches states and costates at its own sample times.
 
@@ -61,6 +65,7 @@ class ContinuousMethod(SharedLoopMethod):
     atol: float | None = None
     parameters: Parameters = "quadrature"
     normalize_costate: bool = True
+    solver: str | None = None
     tap: Tap | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +73,8 @@ class ContinuousMethod(SharedLoopMethod):
         check_positive("rtol", self.rtol)
         check_positive("atol", self.atol)
         check_parameters_option(self.parameters)
+        if self.solver is not None and self.solver not in TABLEAUS:
+            raise UnknownNameError("solver of the backward solve", self.solver, TABLEAUS)
 
     def with_tap(self, tap: Tap) -> Self:
         """Return the same method with ``tap`` watching its backward pass."""
@@ -77,9 +84,14 @@ class ContinuousMethod(SharedLoopMethod):
         """Return why this method cannot use ``solver``, or None if it can."""
         if not isinstance(solver.scheme, Tableau):
             return NEEDS_TABLEAU
-        if self.tap is not None and not solver.has_dense_output:
-            return "curvature samples need dense output, which it does not have; use dopri5, bosh3 or rk4"
+        if self.reads_inside_steps and (solver.tableau if self.solver is None else TABLEAUS[self.solver]).dense is None:
+            return "it reads the backward solve from dense output, which it does not have; use dopri5, bosh3 or rk4"
         return None
+
+    @property
+    def reads_inside_steps(self) -> bool:
+        """Return whether the backward solve is read between the ends of its steps."""
+        return self.tap is not None
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
@@ -107,7 +119,12 @@ class BackSolve(Route):
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Solve back interval by interval."""
         options = self.options
-        solver = self.solver.with_tolerances(options.rtol, options.atol)
+        solver = dataclasses.replace(
+            self.solver.with_tolerances(options.rtol, options.atol),
+            scheme=self.solver.scheme if options.solver is None else TABLEAUS[options.solver],
+            first_step=None,
+            outputs="step_ends",
+        )
         scale = costate_scale(grads[1:]) if options.normalize_costate else torch.ones_like(grads[0, 0])
         dynamics = self.dynamics(solver)
         a, size = torch.zeros_like(grads[0]), StepSize()

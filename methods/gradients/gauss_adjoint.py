@@ -60,6 +60,11 @@ class GaussAdjoint(Interpolation):
         if self.parameters != "quadrature":
             raise UsageError(f"parameters: gauss_adjoint has 'quadrature' only, got {self.parameters!r}")
 
+    @property
+    def reads_inside_steps(self) -> bool:
+        """Return True: the quadrature's points lie inside the steps."""
+        return True
+
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
         solved, extra = super().predicted_calls(steps), self.points * steps.accepted_backward

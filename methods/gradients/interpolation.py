@@ -65,7 +65,7 @@ class Interpolation(ContinuousMethod):
         """Return why this method cannot use ``solver``, or None if it can."""
         if not solver.has_dense_output:
             return "the node states come from dense output, which it does not have; use dopri5, bosh3 or rk4"
-        return None
+        return super().refuses(solver)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""

@@ -41,7 +41,7 @@ class InterpolationDense(ContinuousMethod):
         """Return why this method cannot use ``solver``, or None if it can."""
         if not solver.has_dense_output:
             return "it reads the state from dense output, which the solver does not have; use dopri5, bosh3 or rk4"
-        return None
+        return super().refuses(solver)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
@@ -66,16 +66,18 @@ class _Piecewise:
 
     def at(self, times: Sequence[float]) -> Tensor:
         """Return the states ``[m, d]`` at ``times``."""
-        return torch.stack([self._at(t) for t in times])
+        places = [self._place(t) for t in times]
+        pieces = torch.stack([self.coefficients[n] for n, _ in places])
+        rows = [[theta**j for j in range(pieces.shape[1])] for _, theta in places]
+        powers = torch.tensor(rows, dtype=torch.float64).to(pieces.dtype).to(pieces.device, non_blocking=True)
+        return torch.bmm(powers[:, None], pieces).squeeze(1)
 
-    def _at(self, t: float) -> Tensor:
+    def _place(self, t: float) -> tuple[int, float]:
+        """Return the step that ``t`` lies in and the fraction of it."""
         forwards = self.sizes[0] > 0
         keys = self.starts if forwards else tuple(-s for s in self.starts)
         n = max(bisect.bisect_right(keys, t if forwards else -t) - 1, 0)
-        theta = (t - self.starts[n]) / self.sizes[n]
-        c = self.coefficients[n]
-        powers = torch.tensor([theta**j for j in range(c.shape[0])], dtype=torch.float64).to(c.dtype)
-        return powers.to(c.device, non_blocking=True) @ c
+        return n, (t - self.starts[n]) / self.sizes[n]
 
 
 class _DenseBackSolve(BackSolve):

@@ -73,7 +73,7 @@ class _Inverted(EndKept):
         a_y, a_v = torch.zeros_like(y), torch.zeros_like(v)
         for place in reversed(self.grid):
             half = 0.5 * place.h
-            a_y = a_y + grads[[k for k, _ in place.outputs]].sum(0)
+            a_y = a_y + grads[place.at_end].sum(0)
             a_v = torch.add(a_v, a_y, alpha=half)
             middle = torch.sub(y, v, alpha=half)
             u, pulled = pull_call(self.field, place.t + half, middle, 2.0 * a_v, self.parameters, total)

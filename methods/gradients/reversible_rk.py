@@ -98,7 +98,7 @@ class _Inverted(EndKept):
         y, z = kept[0].tensor_split(2)
         a_y, a_z = torch.zeros_like(y), torch.zeros_like(z)
         for place in reversed(self.grid):
-            a_y = a_y + grads[[k for k, _ in place.outputs]].sum(0)
+            a_y = a_y + grads[place.at_end].sum(0)
             # z' = z + back(y'): the second half of the step
             moved, pulled = self._half(place, y, a_z, total, there=False)
             z, a_y = z - moved, a_y + pulled
@@ -118,10 +118,10 @@ class _Inverted(EndKept):
             raise TypeError(f"expected the reversible wrapper, got {scheme!r}")
         with torch.enable_grad():
             leaf = at.detach().requires_grad_()
-            stages = [GraphStages(self.field, scheme.tableau, at) for _ in range(2)]
-            stepper = ReversibleStepper(scheme, *stages)
+            stages = GraphStages(self.field, scheme.tableau, at)
             step = (place.t, place.h, place.t_next) if there else (place.t_next, -place.h, place.t)
-            moved = stepper.increment(stages[0 if there else 1], *step, leaf, torch.zeros_like(at))
+            half = ReversibleStepper(scheme, stages, stages).increment
+            moved = half(stages, *step, leaf, torch.zeros_like(at), sign=1.0 if there else -1.0)
         of_state, *of_parameters = torch.autograd.grad(moved, (leaf, *self.parameters), a, allow_unused=True)
         add_to(total, of_parameters)
         return moved.detach(), torch.zeros_like(at) if of_state is None else of_state

@@ -84,7 +84,7 @@ class _PartnerSolve(Route):
         total = [torch.zeros_like(p) for p in self.parameters]
         stages = StageBuffer(self.solver.tableau, grads[0])
         for y, place in zip(reversed(kept), reversed(self.grid), strict=True):
-            a = a + grads[[k for k, theta in place.outputs if theta == 1.0]].sum(0)
+            a = a + grads[place.at_end].sum(0)
             a = self._step_back(y, place, a, grads, stages, total)
         return a + grads[0], total
 
@@ -93,24 +93,22 @@ class _PartnerSolve(Route):
     ) -> Tensor:
         """Return the cotangent of the step's first state; add to ``total`` the parameters' part."""
         tableau, h = self.solver.tableau, place.h
-        inside = [(k, theta) for k, theta in place.outputs if theta != 1.0]
-        count = tableau.stages if inside else tableau.evaluations
+        count = tableau.stages if place.thetas else tableau.evaluations
         times = stages.times(place.t, h, place.t_next)
         inputs = [y]
         for i in range(1, count):
             self.field.write(times[i - 1], inputs[-1], stages.k[i - 1], i - 1)
             inputs.append(stages.combine(y, i - 1, h))
-        pushed = torch.outer(torch.tensor(tableau.b[:count], dtype=y.dtype, device=y.device) * h, a)
-        if inside:
-            of_outputs = grads[[k for k, _ in inside]]
-            pushed += stages.dense_weights(h, [theta for _, theta in inside]).t() @ of_outputs
+        pushed = torch.outer(stages.weights.rows[-1][:count] * h, a)
+        if place.thetas:
+            of_outputs = grads[place.inside]
+            pushed += stages.dense_weights(h, place.thetas).t() @ of_outputs
             a = a + of_outputs.sum(0)
         pulled = y.new_zeros((count, y.numel()))
         for i in range(count - 1, -1, -1):
-            column = [tableau.a[j][i] for j in range(i + 1, count)]
             cotangent = pushed[i]
-            if any(column):
-                weights = torch.tensor(column, dtype=y.dtype, device=y.device)
-                cotangent = torch.addmv(cotangent, pulled[i + 1 :].t(), weights, alpha=h)
+            if i + 1 < count:
+                column = stages.weights.columns[i][: count - i - 1]
+                cotangent = torch.addmv(cotangent, pulled[i + 1 :].t(), column, alpha=h)
             _, pulled[i] = pull_call(self.field, times[i], inputs[i], cotangent, self.parameters, total)
         return a + pulled.sum(0)

@@ -71,11 +71,10 @@ def replay_with_graph(
     stepper = graph_stepper(solver.scheme, field, x[:d].detach())
     inside: dict[int, Tensor] = {}
     for place in grid:
-        thetas = {k: theta for k, theta in place.outputs if theta != 1.0}
-        x_next = stepper.attempt(place.t, place.h, place.t_next, x, whole=bool(thetas))
-        if thetas:
-            states = stepper.dense(x, place.h, list(thetas.values())).unbind(0)
-            inside.update(zip(thetas, states, strict=True))
+        x_next = stepper.attempt(place.t, place.h, place.t_next, x, whole=bool(place.thetas))
+        if place.thetas:
+            states = stepper.dense(x, place.h, place.thetas).unbind(0)
+            inside.update(zip(range(place.inside.start, place.inside.stop), states, strict=True))
         stepper.accept()
         x = x_next
     return x, inside
@@ -132,7 +131,7 @@ class _Loop(abc.ABC):
         if self.solver.observer is not None:
             self.solver.observer.accepted(t, h)
         place = GridStep(t, h, t_next, tuple(self._reached(t, h, t_next)))
-        thetas = [theta for _, theta in place.outputs if theta != 1.0]
+        thetas = place.thetas
         if thetas:
             self.ys.extend(self.stepper.dense(x, h, thetas).unbind(0))
         if len(place.outputs) > len(thetas):

@@ -27,6 +27,7 @@ class Leapfrog:
     name: str = "alf"
     order: int = 2
     evaluations: int = 1
+    source: str = "Zhuang et al., MALI, ICLR 2021"
 
     def __post_init__(self) -> None:
         """Check the damping."""
@@ -61,6 +62,11 @@ class Reversible:
     def name(self) -> str:
         """Return the name: the base method's, marked."""
         return f"reversible_{self.tableau.name}"
+
+    @property
+    def source(self) -> str:
+        """Return where the wrapper is from."""
+        return "McCallum and Foster, 2024"
 
     @property
     def order(self) -> int:

@@ -1,6 +1,8 @@
 """Stages of a Runge-Kutta step on flat states: without a graph, or with one that autograd walks back."""
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +15,36 @@ CHAIN_ABOVE = 65_536
 """On a CPU, above this many floats a chain of ``add_`` is faster than one matrix-vector product over the stages."""
 
 
+@dataclass(frozen=True)
+class Weights:
+    """A tableau's weights as tensors: for each stage after the first its row of ``a``, then ``b``."""
+
+    rows: tuple[Tensor, ...]
+    columns: tuple[Tensor, ...]
+    """For each stage but the last its weights in the stages behind it: the columns of ``a`` below the diagonal."""
+    used: tuple[tuple[int, ...], ...]
+    """The stages with a weight, for each row."""
+    used_weights: Tensor
+    """The weights of the used stages, row behind row."""
+    error: Tensor | None
+
+    @classmethod
+    @functools.lru_cache(maxsize=64)
+    def of(cls, tableau: Tableau, dtype: torch.dtype, device: torch.device) -> "Weights":
+        """Return the weights of ``tableau``, made once: a replay of one step has no time for it."""
+        rows = [*tableau.a[1:], tableau.b]
+        used = tuple(tuple(j for j, w in enumerate(r) if w != 0.0) for r in rows)
+        columns = [[tableau.a[j][i] for j in range(i + 1, tableau.stages)] for i in range(tableau.stages - 1)]
+        flat = [r[j] for r, u in zip(rows, used, strict=True) for j in u]
+        return cls(
+            tuple(torch.tensor(r, dtype=dtype, device=device) for r in rows),
+            tuple(torch.tensor(c, dtype=dtype, device=device) for c in columns),
+            used,
+            torch.tensor(flat, dtype=dtype, device=device),
+            None if tableau.error is None else torch.tensor(tableau.error, dtype=dtype, device=device),
+        )
+
+
 class StageBuffer:
     """The stages ``k [s, d]`` of a step, stage by stage in memory, and their combinations.
 
@@ -23,29 +55,23 @@ class StageBuffer:
         self.tableau = tableau
         self.k = like.new_empty((tableau.stages, like.numel()))
         self.chained = like.device.type == "cpu" and like.numel() > CHAIN_ABOVE
-        rows = [*tableau.a[1:], tableau.b]
-        self.rows = [torch.tensor(r, dtype=like.dtype, device=like.device) for r in rows]
-        self.error_row = None
-        if tableau.error is not None:
-            self.error_row = torch.tensor(tableau.error, dtype=like.dtype, device=like.device)
-        self._weights = rows
-        self.used = [[j for j, w in enumerate(r) if w != 0.0] for r in rows]
-        self.used_rows = [r[u] for r, u in zip(self.rows, self.used, strict=True)]
+        self.weights = Weights.of(tableau, like.dtype, like.device)
+        self._rows = (*tableau.a[1:], tableau.b)
 
     def combine(self, y: Tensor, row: int, h: float) -> Tensor:
         """Return ``y + h sum_j w_j k_j [d]``; ``row`` i is the input of stage i + 1, the last one the new state."""
-        weights = self._weights[row]
+        weights = self.weights.rows[row]
         if not self.chained:
-            return torch.addmv(y, self.k[: len(weights)].t(), self.rows[row], alpha=h)
+            return torch.addmv(y, self.k[: len(weights)].t(), weights, alpha=h)
         out = None
-        for j in self.used[row]:
-            step = h * weights[j]
+        for j in self.weights.used[row]:
+            step = h * self._rows[row][j]
             out = torch.add(y, self.k[j], alpha=step) if out is None else out.add_(self.k[j], alpha=step)
         return y.clone() if out is None else out
 
     def error(self, h: float) -> Tensor:
         """Return the estimate of the step's error ``h sum_i e_i k_i [d]``."""
-        return torch.mv(self.k.t(), self.error_row).mul_(h)  # type: ignore[arg-type]
+        return torch.mv(self.k.t(), self.weights.error).mul_(h)  # type: ignore[arg-type]
 
     def dense_weights(self, h: float, thetas: Sequence[float]) -> Tensor:
         """Return ``h b_i(theta)`` of the continuous extension, ``[m, s]``."""
@@ -127,6 +153,7 @@ class GraphStages:
         self.field = field
         self.buffer = StageBuffer(tableau, like)
         self.ks: list[Tensor | None] = [None] * tableau.stages
+        self._scaled: tuple[float, Sequence[Tensor]] = (0.0, ())
 
     def prepare(self, times: Sequence[float]) -> None:
         """Need nothing before a step."""
@@ -141,10 +168,16 @@ class GraphStages:
         """Return ``y + h sum_j w_j k_j [d]``."""
         with torch.no_grad():
             value = self.buffer.combine(y.detach(), row, h)
-        used = [self.ks[j] for j in self.buffer.used[row]]
-        weights = self.buffer.used_rows[row]
-        out: Tensor = _Combination.apply(value, weights, h, y, *used)  # type: ignore[no-untyped-call]
+        used = [self.ks[j] for j in self.buffer.weights.used[row]]
+        out: Tensor = _Combination.apply(value, self._times_h(h)[row], y, *used)  # type: ignore[no-untyped-call]
         return out
+
+    def _times_h(self, h: float) -> Sequence[Tensor]:
+        """Return ``h`` times the used weights of every row, in one product a step."""
+        if self._scaled[0] != h:
+            weights = self.buffer.weights
+            self._scaled = h, torch.split(weights.used_weights * h, [len(u) for u in weights.used])
+        return self._scaled[1]
 
     def dense(self, y: Tensor, h: float, thetas: Sequence[float]) -> Tensor:
         """Return the continuous extension at ``thetas``, ``[m, d]``."""
@@ -161,18 +194,17 @@ class GraphStages:
 
 
 class _Combination(torch.autograd.Function):
-    """``y + h sum_j w_j k_j`` whose value is already known: only the pull-back is left to do."""
+    """``y + sum_j w_j k_j`` whose value is already known: only the pull-back is left to do."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, row: Tensor, h: float, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
-        ctx.row, ctx.h = row, h
+    def forward(ctx: Any, value: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
+        ctx.weights = weights
         return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        pulled = torch.outer(ctx.row * ctx.h, grad).unbind(0)
-        return None, None, None, grad, *pulled
+        return None, None, grad, *torch.outer(ctx.weights, grad).unbind(0)
 
 
 class _DenseOutput(torch.autograd.Function):

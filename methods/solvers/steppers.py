@@ -27,6 +27,22 @@ class GridStep:
     outputs: tuple[tuple[int, float], ...]
     """The outputs that it reaches: their index, and where they lie in the step (1.0 is its end)."""
 
+    @property
+    def thetas(self) -> list[float]:
+        """Return where the outputs inside the step lie in it."""
+        return [theta for _, theta in self.outputs if theta != 1.0]
+
+    @property
+    def inside(self) -> slice:
+        """Return the indices of the outputs inside the step."""
+        first = self.outputs[0][0] if self.outputs else 0
+        return slice(first, first + len(self.thetas))
+
+    @property
+    def at_end(self) -> slice:
+        """Return the index of the output at the step's end; empty if there is none."""
+        return slice(self.inside.stop, self.inside.start + len(self.outputs))
+
 
 class Stepper(abc.ABC):
     """Makes the steps of one solve."""
@@ -211,15 +227,22 @@ class ReversibleStepper(Stepper):
         if self.tableau.fsal:
             self.back.evaluate(0, t_next, moved)
             self.there.buffer.k[-1].copy_(self.back.buffer.k[0])
-        return torch.cat([moved, self.increment(self.back, t_next, -h, t, moved, z, known=self.tableau.fsal)])
+        known = self.tableau.fsal
+        return torch.cat([moved, self.increment(self.back, t_next, -h, t, moved, z, sign=-1.0, known=known)])
 
     def increment(
-        self, stages: Stages, t: float, h: float, t_next: float, z: Tensor, onto: Tensor, *, known: bool = False
+        self,
+        stages: Stages,
+        t: float,
+        h: float,
+        t_next: float,
+        z: Tensor,
+        onto: Tensor,
+        *,
+        sign: float = 1.0,
+        known: bool = False,
     ) -> Tensor:
-        """Return ``onto + Psi_h(t, z)``, or ``onto - Psi_h(t, z)`` where the step goes back; ``[d]``.
-
-        ``known``: the first stage has been evaluated.
-        """
+        """Return ``onto + sign Psi_h(t, z)``, ``[d]``; ``known``: the first stage has been evaluated."""
         tableau = self.tableau
         times = stages.buffer.times(t, h, t_next)
         if not known:
@@ -227,7 +250,7 @@ class ReversibleStepper(Stepper):
         for i in range(1, tableau.evaluations):
             stages.evaluate(i, times[i], stages.combine(z, i - 1, h))
         last = tableau.stages - 2 if tableau.fsal else tableau.stages - 1
-        return stages.combine(onto, last, h if stages is self.there else -h)
+        return stages.combine(onto, last, sign * h)
 
     def error(self, h: float) -> Tensor:
         """Return the base method's estimate."""

@@ -59,9 +59,9 @@ def draw(frame: pd.DataFrame, columns: int = 2, error: str = "gradient_relative_
         for task, axes in zip(tasks, grid, strict=True):
             rows = table[table["task"] == task]
             for axis, cost in zip(axes, COSTS, strict=True):
-                _panel(axis, rows, cost, error)
+                panel(axis, rows, cost, error)
                 axis.set_title(style.drawable(task))
-            _name_missing(axes[0], rows)
+            name_missing(axes[0], rows)
         style.legend(figure, [(m, "") for m in sorted(set(table["method"][table["drawn"]]), key=sort_key)], columns)
         return figure
 
@@ -92,7 +92,8 @@ def _points(frame: pd.DataFrame, error: str) -> pd.DataFrame:
     return table.assign(drawn=(table["error"] >= 0) & (table["error"] < math.inf))
 
 
-def _panel(axis: Axes, rows: pd.DataFrame, cost: str, error: str) -> None:
+def panel(axis: Axes, rows: pd.DataFrame, cost: str, error: str) -> None:
+    """Draw the ``error`` of ``rows`` over ``cost``; ``drawn`` says which rows have both."""
     drawn = rows[rows["drawn"] & (rows[cost] > 0)]
     if drawn.empty:
         axis.set(xlabel=COSTS[cost], ylabel=ERRORS[error])
@@ -115,7 +116,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, cost: str, error: str) -> None:
         axis.axhline(bottom, color=style.GREY, linewidth=1.0, linestyle=":", zorder=1, gid="floor")
 
 
-def _name_missing(axis: Axes, rows: pd.DataFrame) -> None:
+def name_missing(axis: Axes, rows: pd.DataFrame) -> None:
     """Name beneath ``axis`` the methods of its task that lack an error or a cost."""
     lacking = rows[~(rows["drawn"] & (rows[list(COSTS)] > 0).all(axis=1))]
     names = list(dict.fromkeys(style.drawable(short(method)).strip() for method in lacking["method"]))

@@ -1,9 +1,13 @@
-"""Runs and workers on fake passes."""
+"""Runs and workers on fake passes; the command line in this process."""
 
+import logging
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
+from odegrad.cli import main
 from odegrad.executors.process import prepare
 from odegrad.record import Run, freeze_options
 from odegrad.worker import Worker
@@ -44,3 +48,23 @@ def make_worker(monkeypatch):
         return Worker(passes, "fake_passes:run_pass", **settings)
 
     return make
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """Return a function that runs the command line and returns its exit code, standard output and standard error."""
+    logger = logging.getLogger("odegrad")
+    before = logger.handlers, logger.level, signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["odegrad", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    yield call
+    logger.handlers, logger.level = before[:2]
+    signal.signal(signal.SIGTERM, before[2])

@@ -1,7 +1,6 @@
 """The command line, through ``main`` and through real processes: what it prints where, and its exit codes."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 import odegrad.check
 import odegrad.runner
 from odegrad.checks.result import CheckResult, at_most
-from odegrad.cli import main
 from odegrad.record import Record, Run, Status
 from odegrad.runner import Outcome
 from odegrad.store import RECORDS
@@ -49,26 +47,6 @@ class Mine(Naive):
             raise ValueError("my own mistake")
         return super().__call__(field, solver, y0, ts)
 """
-
-
-@pytest.fixture
-def run_main(monkeypatch, capsys):
-    """Return a function that runs the command line and returns its exit code, standard output and standard error."""
-    logger = logging.getLogger("odegrad")
-    before = logger.handlers, logger.level, signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["odegrad", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    yield call
-    logger.handlers, logger.level = before[:2]
-    signal.signal(signal.SIGTERM, before[2])
 
 
 @pytest.fixture
@@ -178,7 +156,7 @@ def test_check_prints_figures_and_fails_if_one_fails(run_main, monkeypatch):
         at_most("G1 closed form", 2.5e-9, 1e-6, "growth [0, 1]"),
         CheckResult("G13", True, None, None, "refused"),
     ]
-    monkeypatch.setattr(odegrad.check, "check_method", lambda name: iter(results))
+    monkeypatch.setattr(odegrad.check, "check_method", lambda name, solver: iter(results))
     code, out, _ = run_main("check", "naive")
     assert code == 0
     assert all(word in out for word in ("G1 closed form", "2.5e-09", "1e-06", "growth [0, 1]", "2 of 2 checks passed"))

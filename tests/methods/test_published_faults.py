@@ -168,7 +168,7 @@ def test_d9_state_is_reset_between_outputs_and_unused_parameters_get_zeros():
         errors[outputs] = abs(float(field.rate.grad[1] / true[1]) - 1.0)
         assert torch.equal(field.unused.grad, torch.zeros(2, 5, dtype=torch.float64))
     assert errors[21] < 1e-5
-    assert errors[2] > 1e2 * errors[21]
+    assert errors[2] > 5 * errors[21]
 
 
 def test_d10_adjoint_memory_does_not_grow_with_batch_times_parameters():

@@ -1,0 +1,181 @@
+"""``odeint`` and ``odeint_adjoint`` with torchdiffeq's arguments, on odegrad's solvers and gradient methods."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from odegrad.contracts import Scalar, State
+from odegrad.errors import UnsupportedError, UsageError
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.registry import build_gradient, build_solver
+
+RENAMED = {"ifactor": "max_factor", "dfactor": "min_factor", "max_num_steps": "max_steps"}
+"""torchdiffeq's names of solver options -> ours; the others are called the same."""
+
+ELSEWHERE = {
+    "norm": "the error norm is the largest root mean square over the parts of the state; use torchdiffeq for another",
+    "step_t": "every output time ends a step already; add output times to land on more",
+    "jump_t": "solve from jump to jump, one odeint call for each interval",
+    "dtype": "times and step sizes are float64 on the host whatever the state is; leave it out",
+    "grid_constructor": "give step_size, or num_steps for each output interval",
+    "interp": "give outputs='dense' to read outputs from the dense output of the solver",
+    "perturb": "f is never called outside the interval, so there is nothing to perturb; leave it out",
+}
+"""Options of torchdiffeq that there is no need for here, and what to do instead."""
+
+Func = Callable[[Tensor, Any], Any]
+
+
+def odeint(
+    func: Func,
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: float = 1e-7,
+    atol: float = 1e-9,
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    event_fn: object = None,
+    gradient: str = "naive",
+    gradient_options: Mapping[str, Scalar] | None = None,
+) -> State:
+    """Solve ``dy/dt = func(t, y)``, ``y(t[0]) = y0``; drop-in for ``torchdiffeq.odeint`` with a choice of gradient.
+
+    Parameters
+    ----------
+    func
+        The dynamics; an ``nn.Module`` for every gradient method but ``naive``, so that its parameters are known.
+    y0
+        Initial state: a tensor of any shape, or a tuple of tensors.
+    t
+        Output times ``[K]``, strictly monotone; may require a gradient.
+    rtol, atol
+        Tolerances of the adaptive solvers.
+    method
+        The solver, as there: ``dopri5`` (default), ``tsit5``, ``dopri8``, ``bosh3``, ``rk4`` (Kutta's, not the 3/8
+        rule), ``midpoint``, ``heun``, ``euler``, ``alf``. A method of fixed steps takes one step for each interval of
+        ``t`` unless ``step_size`` or ``num_steps`` says otherwise.
+    options
+        The solver's: ``first_step``, ``step_size``, ``safety``, ``ifactor``, ``dfactor``, ``max_num_steps`` as there;
+        ``num_steps``, ``outputs``, ``control``, ``coupling`` and ``eta`` of our own (see ``make_solver``).
+    event_fn
+        Not supported.
+    gradient
+        The gradient method, one of ``odegrad list methods``.
+    gradient_options
+        Its options, for example ``{"num_nodes": 16}`` for ``interpolation``.
+
+    Returns
+    -------
+    State
+        The solution at ``t``, ``[K, *state]`` or a tuple of such; the first row is ``y0``.
+
+    Raises
+    ------
+    UsageError
+        If an argument is not what is said here, or two of them do not go together.
+    SolverError
+        If the solve cannot go on.
+    """
+    if event_fn is not None:
+        raise UnsupportedError("event_fn: expected None, events are not supported; use torchdiffeq.odeint_event")
+    found = build_gradient(gradient, gradient_options)
+    return found(func, _solver(method, rtol, atol, options), y0, t)  # type: ignore[no-any-return, arg-type]
+
+
+def odeint_adjoint(
+    func: Func,
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: float = 1e-7,
+    atol: float = 1e-9,
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    event_fn: object = None,
+    adjoint_rtol: float | None = None,
+    adjoint_atol: float | None = None,
+    adjoint_method: str | None = None,
+    adjoint_options: Mapping[str, Any] | None = None,
+    adjoint_params: Sequence[Tensor] | None = None,
+) -> State:
+    """Solve as ``odeint`` does, with the adjoint method; drop-in for ``torchdiffeq.odeint_adjoint``.
+
+    Parameters
+    ----------
+    func, y0, t, rtol, atol, method, options, event_fn
+        See ``odeint``.
+    adjoint_rtol, adjoint_atol
+        Tolerances of the backward solve; those of the forward one if None.
+    adjoint_method
+        Solver of the backward solve; the forward one if None.
+    adjoint_options
+        ``{"norm": "seminorm"}`` leaves the parameter gradient out of the error norm (Kidger et al. 2021); it is out of
+        the solved state anyway unless this is given.
+    adjoint_params
+        What ``func`` depends on, where it is no ``nn.Module``, or where only some of its parameters are wanted.
+
+    Returns
+    -------
+    State
+        As ``odeint``.
+
+    Raises
+    ------
+    UsageError
+        If an argument is not what is said here.
+    SolverError
+        If a solve cannot go on.
+    """
+    extra = dict(adjoint_options or {})
+    seminorm = extra.pop("norm", None)
+    if extra or seminorm not in (None, "seminorm"):
+        raise UsageError(
+            f"adjoint_options: expected {{'norm': 'seminorm'}} or nothing, got {dict(adjoint_options or {})}"
+        )
+    backward = {"rtol": adjoint_rtol, "atol": adjoint_atol, "solver": adjoint_method}
+    return odeint(
+        func if adjoint_params is None else _WithParameters(func, adjoint_params),
+        y0,
+        t,
+        rtol=rtol,
+        atol=atol,
+        method=method,
+        options=options,
+        event_fn=event_fn,
+        gradient="adjoint" if seminorm is None else "adjoint_seminorm",
+        gradient_options={k: v for k, v in backward.items() if v is not None},
+    )
+
+
+class _WithParameters(nn.Module):
+    """A function with the tensors that it depends on."""
+
+    def __init__(self, func: Func, tensors: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.func = func
+        self.tensors = tuple(tensors)
+        if not all(isinstance(x, Tensor) for x in self.tensors):
+            raise UsageError(f"adjoint_params: expected tensors, got {[type(x).__name__ for x in self.tensors]}")
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:  # noqa: ARG002
+        yield from self.tensors  # type: ignore[misc]
+
+    def forward(self, t: Tensor, y: Any) -> Any:
+        return self.func(t, y)
+
+
+def _solver(method: str | None, rtol: Any, atol: Any, options: Mapping[str, Any] | None) -> OneStepSolver:
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not (isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)):
+            raise UsageError(f"{name}: expected one number, got {type(value).__name__}; scale the state's parts")
+    renamed = {}
+    for key, value in (options or {}).items():
+        if key in ELSEWHERE:
+            raise UnsupportedError(f"options: {key!r} of torchdiffeq is not an option here: {ELSEWHERE[key]}")
+        plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        renamed[RENAMED.get(key, key)] = plain
+    if isinstance(renamed.get("max_steps"), float):
+        renamed["max_steps"] = int(renamed["max_steps"])
+    return build_solver(method or "dopri5", float(rtol), float(atol), renamed)

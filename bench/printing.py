@@ -1,0 +1,43 @@
+"""Rows as a table or as JSON on standard output."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PIPE_WIDTH = 250
+"""Characters of a line where standard output is no terminal, so that a table in a file or a pipe is not cut."""
+
+
+def output() -> Console:
+    """Return standard output: a terminal's width, or one that cuts nothing."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
+def print_rows(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> None:
+    """Print ``rows``, which have the same keys, as a table under ``title`` or as JSON."""
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(title=title, title_justify="left")
+    for place, column in enumerate(rows[0] if rows else ()):
+        table.add_column(column.replace("_", " "), no_wrap=place == 0)  # a name must be whole to be typed
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    output().print(table)
+
+
+def _cell(value: Any) -> str:
+    """Return a value as a table shows it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
+    return "" if value is None else str(value)

@@ -1,0 +1,261 @@
+"""A user's own model: the comparison's figures against a model whose gradient is known, and its words."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import odegrad
+from odegrad.comparison import COLUMNS, advice
+from odegrad.errors import SolverError, UnknownNameError, UsageError
+from odegrad.models import Model, load_model
+from odegrad.registry import gradients
+
+MODEL_FILE = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    field = nn.Linear(3, 3)
+
+    class Field(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = field
+
+        def forward(self, t, y):
+            return torch.tanh(self.inner(y))
+
+    return Field(), torch.ones(4, 3), torch.tensor([0.0, 1.0])
+
+def wrong():
+    return 1, 2
+"""
+
+
+BROKEN_METHOD = """
+from odegrad.methods.gradients.naive import Naive
+
+class Broken(Naive):
+    def __call__(self, field, solver, y0, ts):
+        raise RuntimeError("not today\\nor tomorrow")
+"""
+
+
+class Decay(nn.Module):
+    """``y' = -rate y``: the gradient of ``sum y(1)`` in ``rate`` is ``-sum y0 exp(-rate)``."""
+
+    def __init__(self, rate=0.7, dtype=torch.float64):
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(rate, dtype=dtype))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, t, y):
+        self.calls += 1
+        return -self.rate * y
+
+
+Y0 = torch.linspace(0.5, 1.5, 8, dtype=torch.float64).reshape(8, 1)
+TIMES = torch.tensor([0.0, 1.0], dtype=torch.float64)
+
+
+def last(ys):
+    return ys[-1].sum()
+
+
+@pytest.fixture(scope="module")
+def table():
+    return odegrad.compare_gradients(Decay(), Y0, TIMES, loss=last, rtol=1e-7, atol=1e-8, rounds=2)
+
+
+def test_every_method_has_a_row(table):
+    """All but forward_sensitivity; mali gets its solver, and says so."""
+    assert list(table.columns) == list(COLUMNS)
+    assert set(table["gradient"]) == set(gradients.names()) - {"forward_sensitivity"}
+    rows = table.set_index("gradient")
+    assert rows.loc["mali", "verdict"] == "accurate, with solver alf"
+    assert (rows.drop(index="mali")["verdict"] == "accurate").all()
+    assert rows.loc["naive", "exact"]
+    assert not rows.loc["adjoint", "exact"]
+
+
+def test_errors_are_distances_to_the_closed_form():
+    """With tolerances as loose as these the error of each gradient is that of its own solve."""
+    true = -float(Y0.sum()) * math.exp(-0.7)
+    names = ["naive", "adjoint", "interpolation"]
+    table = odegrad.compare_gradients(Decay(), Y0, TIMES, loss=last, gradients=names, rtol=1e-2, atol=1e-2, rounds=1)
+    for row in table.itertuples():
+        field = Decay()
+        loss = last(odegrad.odeint(field, Y0, TIMES, rtol=1e-2, atol=1e-2, gradient=row.gradient))
+        (found,) = torch.autograd.grad(loss, field.rate)
+        assert row.gradient_error == pytest.approx(abs(float(found) / true - 1.0), rel=1e-6, abs=1e-12)
+
+
+def test_counts_and_bytes_are_the_methods(table):
+    """Naive has no second f call, anode repeats all but the two that chose the step; adjoint keeps least."""
+    rows = table.set_index("gradient")
+    assert rows.loc["naive", "nfe_backward"] == 0
+    assert rows.loc["anode", "nfe_backward"] == rows.loc["naive", "nfe_forward"] - 2
+    assert rows.loc["adjoint", "saved_bytes"] < rows.loc["naive", "saved_bytes"]
+    assert (rows["peak_bytes"] >= rows["saved_bytes"]).all()
+    assert (rows[["forward_seconds", "backward_seconds"]] > 0).all(axis=None)
+    assert rows.loc["anode", "method_error"] == 0.0
+    assert math.isnan(rows.loc["torchdiffeq_naive", "method_error"])
+
+
+def test_model_is_left_as_it_was():
+    """Parameters, buffers, gradients and random numbers stand as before."""
+    field = Decay()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    odegrad.compare_gradients(field, Y0, TIMES, gradients=["naive", "adjoint"], rounds=1)
+    assert int(field.calls) == 0
+    assert field.rate.grad is None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_initial_state_and_tuples_are_differentiated():
+    """A frozen field with a trained start: the gradient of half the mean square is known in closed form."""
+    field = Decay().requires_grad_(False)
+    model = Model(field, (Y0.clone().requires_grad_(), Y0), TIMES)
+
+    class Both(nn.Module):
+        def forward(self, t, y):
+            return field(t, y[0]), field(t, y[1])
+
+    model = Model(Both(), (Y0.clone().requires_grad_(), Y0), TIMES)
+    from_naive = model.gradient(
+        odegrad.registry.build_gradient("naive"), odegrad.registry.build_solver("dopri5", 1e-9, 1e-9)
+    )
+    torch.testing.assert_close(from_naive, Y0.reshape(-1) * math.exp(-1.4) / 8, rtol=1e-7, atol=1e-10)
+    table = odegrad.compare_gradients(Both(), model.y0, TIMES, gradients=["naive", "adjoint"], rounds=1)
+    assert (table["verdict"] == "accurate").all()
+
+
+def test_loss_sees_the_type_that_it_was_made_for():
+    """A head in float32 behind the solution serves the float64 reference too."""
+    head = nn.Linear(1, 1)
+    kinds = set()
+
+    def loss(ys):
+        kinds.add(ys.dtype)
+        return head(ys[-1]).sum()
+
+    table = odegrad.compare_gradients(
+        Decay(dtype=torch.float32), Y0.float(), TIMES.float(), loss=loss, gradients=["naive"], rounds=1
+    )
+    assert kinds == {torch.float32}
+    assert table["gradient_error"][0] < 1e-4
+
+
+def test_inaccurate_refused_and_failed_are_rows(tmp_path):
+    """What does not work here says why; the rest of the table stands."""
+    (tmp_path / "broken.py").write_text(BROKEN_METHOD)
+    broken = f"{tmp_path / 'broken.py'}:Broken"
+    table = odegrad.compare_gradients(
+        Decay(), Y0, TIMES, loss=last, rounds=1, rtol=1e-7, atol=1e-8,
+        gradients=["naive", ("adjoint", {"rtol": 0.5, "atol": 0.5}), broken],
+    ).set_index("gradient")  # fmt: skip
+    assert table.loc["naive", "verdict"] == "accurate"
+    assert table.loc["adjoint", "verdict"].startswith("inaccurate: off by")
+    assert table.loc[broken, "verdict"] == "failed: not today"
+    table = odegrad.compare_gradients(
+        Decay(), Y0, TIMES, gradients=["naive", "adjoint"], options={"coupling": 0.99}, rounds=1
+    ).set_index("gradient")
+    assert table.loc["naive", "verdict"] == "accurate"
+    assert table.loc["adjoint", "verdict"].startswith("refused: ")
+    assert math.isnan(table.loc["adjoint", "peak_bytes"])
+
+
+def test_advice_names_the_fastest_and_the_smallest():
+    """The sentence is made of the figures."""
+    row = {"verdict": "accurate", "gradient_error": 1e-6, "backward_seconds": 0.01}
+    rows = [
+        row | {"gradient": "naive", "forward_seconds": 0.01, "peak_bytes": 4e6},
+        row | {"gradient": "aca", "forward_seconds": 0.03, "peak_bytes": 1e6},
+        row | {"gradient": "adjoint", "forward_seconds": 0.001, "peak_bytes": 1e5, "verdict": "inaccurate: off by 1"},
+    ]
+    assert advice(rows) == (
+        "Take naive: of 2 accurate methods it is the fastest, 20 ms a gradient with an error of 1.0e-06 and 4 MB at "
+        "the peak; where memory is short, aca needs 4 times less at 2 times the time."
+    )
+    assert "memory is short" not in advice(rows[:1])
+    assert advice(rows[2:]).startswith("No method is accurate here")
+
+
+def test_table_keeps_its_advice_and_draws(table):
+    """The advice survives a selection; the figure has a point a method with figures."""
+    assert table[table["exact"]].advice == table.advice
+    assert table.advice.startswith("Take ")
+    figure = table.plot()
+    assert len(figure.axes) == 2
+    assert len(figure.axes[0].get_lines()) >= len(table)
+    drawn = {tuple(float(v) for v in (line.get_xdata()[0], line.get_ydata()[0])) for line in figure.axes[1].get_lines()}
+    naive = table.set_index("gradient").loc["naive"]
+    assert (float(naive["peak_bytes"]), float(naive["gradient_error"])) in drawn
+    assert odegrad.compare_gradients(
+        Decay(), Y0, TIMES, gradients=["adjoint"], options={"coupling": 0.99}, rounds=1
+    ).plot()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"func": lambda _t, y: -y}, UsageError, "func: expected an nn.Module, got function"),
+        ({"func": Decay().requires_grad_(False)}, UsageError, "expected a parameter or a state that requires"),
+        ({"rounds": 0}, UsageError, "rounds: expected a positive whole number, got 0"),
+        ({"gradients": ["adjont"]}, UnknownNameError, "did you mean 'adjoint'"),
+        ({"gradients": "naive"}, UsageError, "gradients: expected a list"),
+        ({"gradients": []}, UsageError, "gradients: expected a list"),
+        ({"y0": Y0 * math.nan}, SolverError, "float64 reference with dopri8 at 1e-13"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_refused(change, error, message):
+    """Before anything is measured."""
+    arguments = {"func": Decay(), "y0": Y0, "t": TIMES} | change
+    with pytest.raises((error, ValueError), match=message):
+        odegrad.compare_gradients(arguments.pop("func"), arguments.pop("y0"), arguments.pop("t"), **arguments)
+
+
+@pytest.fixture
+def model_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_model.py").write_text(MODEL_FILE)
+    return "my_model.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_model.py", "expected a file and a function in it, as in my_model.py:build"),
+        ("my_model.py:bild", "unknown model in my_model.py 'bild': did you mean 'build'"),
+        ("my_model.py:wrong", r"expected it to return \(func, y0, t\) or \(func, y0, t, loss\), got 2 things"),
+        ("gone.py:build", "there is no file"),
+    ],
+)
+def test_wrong_models_are_refused(model_file, name, message):
+    """The message says what a model file must hold."""
+    with pytest.raises(UsageError, match=message):
+        load_model(name)
+
+
+def test_shell_prints_what_python_returns(model_file, run_main, tmp_path):
+    """A table and the sentence; as JSON the same rows; the figure as a file."""
+    arguments = ("compare", "my_model.py:build", "--gradients", "naive, adjoint", "--rounds", "1")
+    code, out, _ = run_main(*arguments, "--figure", "out.png")
+    assert code == 0
+    assert all(word in out for word in ("naive", "adjoint", "accurate", "Take "))
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    code, out, _ = run_main(*arguments, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["advice"].startswith("Take ")
+    assert list(pd.DataFrame(found["methods"]).columns) == list(COLUMNS)
+    code, out, error = run_main(*arguments, "--figure", "out.bmp")
+    assert (code, out) == (2, "")
+    assert "--figure out.bmp: expected a name that ends in one of .png, .svg, .pdf" in error
