@@ -42,7 +42,7 @@ COLUMNS = {
 """The columns of a comparison and what they mean."""
 
 
-class Comparison(pd.DataFrame):
+class Comparison(pd.DataFrame):  # type: ignore[misc]
     """A dataframe with a row a gradient method (see ``COLUMNS``), a sentence of advice, and a figure."""
 
     advice: str
@@ -53,7 +53,7 @@ class Comparison(pd.DataFrame):
     def _constructor(self) -> type[pd.DataFrame]:
         return Comparison
 
-    def plot(self) -> Figure:  # type: ignore[override]
+    def plot(self) -> Figure:
         """Return the figure: gradient error against time and against memory, a point a method."""
         return figure.draw(pd.DataFrame(self))
 
@@ -183,7 +183,7 @@ def _measure(model: Model, solver: OneStepSolver, candidates: Sequence[_Candidat
         reference = model.in_float64().gradient(naive, tight)
     except SolverError as error:
         raise SolverError(f"float64 reference with dopri8 at {REFERENCE_TOLERANCE:g}: {error}") from error
-    limit = SLACK * max(_distance(model.gradient(naive, solver), reference), solver.controller.rtol)
+    limit = SLACK * max(_distance(model.gradient(naive, solver.uncompiled()), reference), solver.controller.rtol)
     for c in candidates:
         if "verdict" in c.row:
             continue
@@ -192,7 +192,8 @@ def _measure(model: Model, solver: OneStepSolver, candidates: Sequence[_Candidat
             error_ = _distance(found, reference)
             c.row["gradient_error"] = error_
             if c.method.traits.shared_loop:
-                c.row["method_error"] = _distance(found, model.gradient(naive, equivalent_solver(c.method, c.solver)))
+                same_grid = equivalent_solver(c.method, c.solver.uncompiled())
+                c.row["method_error"] = _distance(found, model.gradient(naive, same_grid))
             c.row |= _counted(model, c) | _memory(model, c)
         except (OdegradError, RuntimeError) as error:
             c.row["verdict"] = f"failed: {str(error).splitlines()[0]}"
@@ -204,7 +205,8 @@ def _measure(model: Model, solver: OneStepSolver, candidates: Sequence[_Candidat
 
 def _counted(model: Model, c: _Candidate) -> dict[str, Any]:
     counts, back = Counts(), c.method.traits.backward_phase
-    loss, inputs = model.forward(c.method, c.solver.observed_by(counts), CountedField(model.field, counts))
+    solver = c.solver.uncompiled().observed_by(counts)
+    loss, inputs = model.forward(c.method, solver, CountedField(model.field, counts))
     with counts.during(back):
         pulled_back(loss, inputs)
     return {"nfe_forward": counts.calls["forward"], "nfe_backward": counts.calls[back], "vjps": counts.vjps[back]}
@@ -213,7 +215,7 @@ def _counted(model: Model, c: _Candidate) -> dict[str, Any]:
 def _memory(model: Model, c: _Candidate) -> dict[str, Any]:
     gc.collect()
     with memory_meter(model.ts.device) as meter:
-        loss, inputs = model.forward(c.method, c.solver)
+        loss, inputs = model.forward(c.method, c.solver.uncompiled())
         saved = meter.current_bytes()
         torch.autograd.grad(loss, inputs, allow_unused=True)
         return {"saved_bytes": saved, "peak_bytes": meter.peak_bytes()}

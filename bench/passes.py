@@ -4,6 +4,7 @@
 Instruments never share a pass with the clock.
 """
 
+import dataclasses
 import gc
 import statistics
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from odegrad.counting import CountedField, CountedTap, Counts
 from odegrad.errors import UnknownNameError
 from odegrad.lognorm import max_log_norm
 from odegrad.meters import memory_meter
+from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.record import Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
@@ -42,6 +44,10 @@ class _Built:
     method: GradientMethod
     solver: OneStepSolver
     optimizer: torch.optim.Optimizer
+
+    def uncompiled(self) -> "_Built":
+        """Return the same without compiled steps, in which function calls and allocations would not be seen."""
+        return dataclasses.replace(self, solver=self.solver.uncompiled())
 
 
 def run_pass(name: str, run: Run, progress: Progress) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def count(run: Run, progress: Progress) -> dict[str, Any]:
 
     All of it at the initial parameters, which are the same for every method.
     """
-    built = _build(run)
+    built = _build(run).uncompiled()
     counts = _counted(built, next_tap(built.optimizer))
     back = built.method.traits.backward_phase
     columns: dict[str, Any] = {
@@ -158,7 +164,7 @@ def memory(run: Run, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
 
     An optimizer that learns from curvature samples takes them in the measured pass: its peak is that of a refresh.
     """
-    built = _build(run)
+    built = _build(run).uncompiled()
     batch = built.problem.batch(0)
     built.problem.loss(solve_with(built.method, built.solver), batch).backward()  # type: ignore[no-untyped-call]
     gc.collect()
@@ -175,7 +181,9 @@ def time_pass(run: Run, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
     """Time forward, backward and update apart, with a bare field."""
     built = _build(run)
     timings = time_iterations(built.problem, built.method, built.solver, built.optimizer, BUDGET_SECONDS)
+    compiling = compile_seconds(built.problem.model.modules()) if built.solver.compile else None
     return {
+        "compile_seconds": compiling,
         "forward_seconds": statistics.median(timings.forward),
         "backward_seconds": statistics.median(timings.backward),
         "update_seconds": statistics.median(timings.update),
@@ -204,7 +212,7 @@ def train_pass(run: Run, progress: Progress) -> dict[str, Any]:
         "trace_iteration": trace.iterations,
         "trace_metric": trace.metrics,
         "trace_seconds": trace.seconds,
-    } | _at_the_end(run, built, progress)
+    } | _at_the_end(run, built.uncompiled(), progress)
 
 
 def _at_the_end(run: Run, built: _Built, progress: Progress) -> dict[str, Any]:

@@ -184,6 +184,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("backward_seconds_raw", "object", "s", "every timed backward pass", None, False),
     Column("update_seconds_raw", "object", "s", "every timed optimizer step", None, False),
     Column("warmup_seconds_raw", "object", "s", "every untimed warm-up iteration", None, False),
+    Column("compile_seconds", "float64", "s", "time that compiling the solver's step took, if it is", False, False),
     Column("gradient_relative_error", "float64", "", "distance to the float64 reference gradient, relative", False),
     Column("gradient_method_error", "float64", "", "distance to naive on the same grid in float64, relative", False),
     Column("gradient_cosine", "float64", "", "cosine between gradient and reference", True),

@@ -15,6 +15,8 @@ Schema version {SCHEMA_VERSION}. Written by `python docs/make_columns.py` from `
 * Times are medians of repeats at the initial parameters with a bare field, the device synchronised; raw repeats are
   kept. An optimizer that refreshes curvature factors does so in the first warm-up: `update_seconds` is of an ordinary
   iteration, and `train_seconds` holds the refreshes too.
+* With the solver option `compile` the time and train passes run compiled steps; the counts, bytes and gradient errors
+  are those of the eager steps, which compute the same but for rounding. Compiling falls into the first warm-up.
 * Every pass runs in a fresh process, one thread unless told otherwise.
 
 | Column | Type | Unit | Meaning | Deterministic |

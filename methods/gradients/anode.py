@@ -11,9 +11,11 @@ from torch import Tensor
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UsageError
 from odegrad.methods.gradients.entry import Route, SharedLoopMethod, forward_calls
+from odegrad.methods.solvers.compiled import StepCompiler
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.loop import integrate, replay_with_graph
+from odegrad.methods.solvers.loop import integrate, replay_with_graph, replayed
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.step import dense_weights
 from odegrad.methods.solvers.steppers import GridStep, Step, graph_stepper
 
 
@@ -123,6 +125,8 @@ class ReplayedSteps:
         """Return the cotangent of ``start`` from that of the last carried vector, with the outputs' on the way."""
         a = a.clone()
         a[: self.d] += self.grads[grid[-1].at_end].sum(0)
+        if self.solver.compile:
+            return self._through_compiled(start, grid, a)
         with torch.enable_grad():
             x = start.detach().requires_grad_()
             x_end, inside = replay_with_graph(self.field, self.solver, x, grid, self.d)
@@ -138,10 +142,31 @@ class ReplayedSteps:
             a = self._pull([x], y0, [a])
         return a + self.grads[0]
 
+    def _through_compiled(self, start: Tensor, grid: Sequence[GridStep], a: Tensor) -> Tensor:
+        """Return the cotangent of ``start``: redo the block without a graph, pull back by one compiled call a step."""
+        tableau, compiler = self.solver.tableau, StepCompiler.of(self.field, self.solver.tableau)
+        states = [start, *replayed(self.field, self.solver, start, grid[:-1], self.d)]
+        unused = start.new_zeros((tableau.stages, self.d))
+        for y, place in zip(reversed(states), reversed(grid), strict=True):
+            stages = unused
+            if place.thetas:
+                inner = self.grads[place.inside]
+                stages = dense_weights(tableau, place.h, place.thetas, inner).t() @ inner
+            times, h = compiler.place(place.t, place.h, place.t_next)
+            pull_back = compiler.pull_back(whole=bool(place.thetas))
+            a, *pulled = pull_back(y, a, times, h, stages, *compiler.tensors)
+            if place.thetas:
+                a = a + inner.sum(0)
+            self._add(pulled)
+        return a
+
     def _pull(self, outputs: Sequence[Tensor], x: Tensor, cotangents: Sequence[Tensor]) -> Tensor:
         a, *pulled = torch.autograd.grad(outputs, (x, *self.parameters), cotangents, allow_unused=True)
+        self._add(pulled)
+        return torch.zeros_like(x) if a is None else a
+
+    def _add(self, pulled: Sequence[Tensor | None]) -> None:
         for i, p in enumerate(pulled):
             if p is not None:
                 total = self.total[i]
                 self.total[i] = p if total is None else total + p
-        return torch.zeros_like(x) if a is None else a

@@ -34,6 +34,12 @@ class Naive(SharedLoopMethod):
         double_backward=True,
     )
 
+    def refuses(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot use ``solver``, or None if it can."""
+        if solver.compile:
+            return "it keeps the graph of eager steps; leave out compile, or take aca, which has the same gradient"
+        return super().refuses(solver)
+
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
         calls = steps.evaluations * steps.accepted + steps.carried

@@ -94,7 +94,7 @@ class _PartnerSolve(Route):
         """Return the cotangent of the step's first state; add to ``total`` the parameters' part."""
         tableau, h = self.solver.tableau, place.h
         count = tableau.stages if place.thetas else tableau.evaluations
-        times = stages.times(place.t, h, place.t_next)
+        times = self.solver.tableau.times(place.t, h, place.t_next)
         inputs = [y]
         for i in range(1, count):
             self.field.write(times[i - 1], inputs[-1], stages.k[i - 1], i - 1)

@@ -28,6 +28,8 @@ def _refuses(solver: OneStepSolver) -> str | None:
         return f"torchdiffeq has no such method; use one of {sorted(NAMES)}"
     if not solver.adaptive and solver.estimates_error:
         return "torchdiffeq takes fixed steps with its fixed-step methods only; leave out num_steps and step_size"
+    if solver.compile:
+        return "torchdiffeq's steps are run as published; leave out compile"
     return None
 
 

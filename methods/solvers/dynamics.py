@@ -43,6 +43,7 @@ class FlatField:
     def __init__(self, field: VectorField, layout: Layout) -> None:
         self.field = field
         self.layout = layout
+        self.compilers: dict[Any, Any] = {}
         self._unchecked: Sequence[Tensor] | None = None
         self._drawn: GeneratorState | None = None
         self._called = False

@@ -7,7 +7,7 @@ the interval.
 
 import abc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +42,7 @@ def integrate(
     A known ``size`` is taken for the first step; the one after the last step is left in it.
     """
     with torch.no_grad():
-        stepper = plain_stepper(solver.scheme, dynamics, y0)
+        stepper = plain_stepper(solver, dynamics, y0)
         return _loop(stepper, dynamics, solver, y0, ts, on_step, size).solve(y0)
 
 
@@ -54,11 +54,18 @@ def integrate_with_graph(field: FlatField, solver: OneStepSolver, y0: Tensor, ts
 
 def replay(field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[GridStep], d: int) -> Tensor:
     """Redo the steps of ``grid`` from the carried vector ``x`` and return the last one; s f calls a step."""
-    stepper = plain_stepper(solver.scheme, field, x[:d])
+    for x_next in replayed(field, solver, x, grid, d):
+        x = x_next
+    return x
+
+
+def replayed(field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[GridStep], d: int) -> Iterator[Tensor]:
+    """Redo the steps of ``grid`` from the carried vector ``x`` and yield it after each; s f calls a step."""
+    stepper = plain_stepper(solver, field, x[:d])
     for i, place in enumerate(grid):
         x = stepper.attempt(place.t, place.h, place.t_next, x, whole=i < len(grid) - 1)
         stepper.accept()
-    return x
+        yield x
 
 
 def replay_with_graph(

@@ -40,6 +40,9 @@ class OneStepSolver:
     outputs
         ``step_ends``: every output time is the end of a step. ``dense``: only the last one is; those inside are read
         from the scheme's continuous extension, so that many outputs cost no steps.
+    compile
+        Compile whole steps of the field with ``torch.compile``, which takes seconds once and pays where the field is
+        small: a Runge-Kutta method, a field without side effects. Backward solves of continuous methods are not.
     observer
         Hears of every attempted step.
 
@@ -56,6 +59,7 @@ class OneStepSolver:
     first_step: float | None = None
     max_steps: int = 100_000
     outputs: Outputs = "step_ends"
+    compile: bool = False
     observer: StepObserver | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +81,10 @@ class OneStepSolver:
             raise UsageError(f"outputs: expected 'step_ends' or 'dense', got {self.outputs!r}")
         if self.outputs == "dense" and not self.has_dense_output:
             raise UsageError(f"outputs: solver {self.name} has no dense output; use 'step_ends', or dopri5 or tsit5")
+        if not isinstance(self.compile, bool):
+            raise UsageError(f"compile: expected True or False, got {self.compile!r}")
+        if self.compile and not isinstance(self.scheme, Tableau):
+            raise UsageError(f"compile: solver {self.name} is no Runge-Kutta method; leave it out, or use dopri5")
 
     @property
     def name(self) -> str:
@@ -154,6 +162,10 @@ class OneStepSolver:
     def observed_by(self, observer: StepObserver) -> "OneStepSolver":
         """Return the same solver with ``observer`` hearing of its steps."""
         return dataclasses.replace(self, observer=observer)
+
+    def uncompiled(self) -> "OneStepSolver":
+        """Return the same solver without compiled steps, whose function calls can be counted."""
+        return dataclasses.replace(self, compile=False)
 
     def with_tolerances(self, rtol: float | None, atol: float | None) -> "OneStepSolver":
         """Return the same solver with other tolerances; None keeps one."""

@@ -45,6 +45,12 @@ class Weights:
         )
 
 
+def dense_weights(tableau: Tableau, h: float, thetas: Sequence[float], like: Tensor) -> Tensor:
+    """Return ``h b_i(theta)`` of the continuous extension, ``[m, s]``, in the type and on the device of ``like``."""
+    rows = [tableau.weights_at(theta) for theta in thetas]
+    return torch.tensor(rows, dtype=torch.float64).mul_(h).to(like.dtype).to(like.device, non_blocking=True)
+
+
 class StageBuffer:
     """The stages ``k [s, d]`` of a step, stage by stage in memory, and their combinations.
 
@@ -75,9 +81,7 @@ class StageBuffer:
 
     def dense_weights(self, h: float, thetas: Sequence[float]) -> Tensor:
         """Return ``h b_i(theta)`` of the continuous extension, ``[m, s]``."""
-        rows = [self.tableau.weights_at(theta) for theta in thetas]
-        weights = torch.tensor(rows, dtype=torch.float64).mul_(h).to(self.k.dtype)
-        return weights.to(self.k.device, non_blocking=True)
+        return dense_weights(self.tableau, h, thetas, self.k)
 
     def dense(self, y: Tensor, h: float, thetas: Sequence[float]) -> Tensor:
         """Return the continuous extension at ``thetas`` (fractions of the step), ``[m, d]``, in one product."""
@@ -95,10 +99,6 @@ class StageBuffer:
         self.tableau.weights_at(1.0)
         weights = torch.tensor(self.tableau.dense, dtype=torch.float64).mul_(h).t()
         return torch.cat([y[None], weights.to(y.dtype).to(y.device, non_blocking=True) @ self.k])
-
-    def times(self, t: float, h: float, t_next: float) -> list[float]:
-        """Return the stages' times; those at the step's end are exactly ``t_next``."""
-        return [t_next if c == 1.0 else t + c * h for c in self.tableau.c]
 
 
 class Stages(Protocol):

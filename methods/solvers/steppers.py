@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from odegrad.errors import UnsupportedError
+from odegrad.methods.solvers.compiled import StepCompiler
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.schemes import Leapfrog, Reversible, Scheme
-from odegrad.methods.solvers.step import GraphStages, PlainStages, Stages
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.step import GraphStages, PlainStages, StageBuffer, Stages
 from odegrad.methods.solvers.tableau import Tableau
 
 
@@ -169,7 +171,7 @@ class RungeKuttaStepper(Stepper):
     def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:
         """Return the state after the step."""
         stages, tableau = self.stages, self.tableau
-        times = stages.buffer.times(t, h, t_next)
+        times = tableau.times(t, h, t_next)
         stages.prepare(times)
         if self.fresh:
             stages.evaluate(0, t, x)
@@ -200,6 +202,57 @@ class RungeKuttaStepper(Stepper):
     def polynomial(self, x: Tensor, h: float) -> Tensor:
         """Return the coefficients of the continuous extension."""
         return self.stages.buffer.polynomial(x, h)
+
+
+class CompiledStepper(Stepper):
+    """The steps of an explicit Runge-Kutta method without a graph, each one call of compiled code."""
+
+    def __init__(self, field: FlatField, tableau: Tableau, like: Tensor) -> None:
+        self.field = field
+        self.tableau = tableau
+        self.compiler = StepCompiler.of(field, tableau)
+        self.buffer = StageBuffer(tableau, like)
+        self.k0: Tensor | None = None
+        self.change = like
+        self.whole = False
+
+    def start(self, t: float, y0: Tensor) -> Tensor:  # noqa: ARG002
+        """Return ``y0`` itself."""
+        self.k0 = None
+        return y0
+
+    def rate(self, t: float, x: Tensor) -> Tensor:
+        """Return the first stage."""
+        if self.k0 is None:
+            self.k0 = torch.empty_like(x)
+            self.field.write(t, x, self.k0, 0)
+        return self.k0
+
+    def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:
+        """Return the state after the step."""
+        step = self.compiler.step(fresh=self.k0 is None, whole=whole)
+        times, size = self.compiler.place(t, h, t_next)
+        given = x if self.k0 is None else self.k0
+        x_next, self.buffer.k, self.change = step(x, given, times, size, *self.compiler.tensors)
+        self.k0 = self.buffer.k[0]
+        self.whole = whole
+        return x_next
+
+    def error(self, h: float) -> Tensor:  # noqa: ARG002
+        """Return the embedded estimate."""
+        return self.change
+
+    def accept(self) -> None:
+        """Move the last stage to the front, or forget the first."""
+        self.k0 = self.buffer.k[-1] if self.tableau.fsal and self.whole else None
+
+    def dense(self, x: Tensor, h: float, thetas: Sequence[float]) -> Tensor:
+        """Return the continuous extension."""
+        return self.buffer.dense(x, h, thetas)
+
+    def polynomial(self, x: Tensor, h: float) -> Tensor:
+        """Return the coefficients of the continuous extension."""
+        return self.buffer.polynomial(x, h)
 
 
 class ReversibleStepper(Stepper):
@@ -244,7 +297,7 @@ class ReversibleStepper(Stepper):
     ) -> Tensor:
         """Return ``onto + sign Psi_h(t, z)``, ``[d]``; ``known``: the first stage has been evaluated."""
         tableau = self.tableau
-        times = stages.buffer.times(t, h, t_next)
+        times = tableau.times(t, h, t_next)
         if not known:
             stages.evaluate(0, t, z)
         for i in range(1, tableau.evaluations):
@@ -302,9 +355,12 @@ class LeapfrogStepper(Stepper):
         return out
 
 
-def plain_stepper(scheme: Scheme, dynamics: Dynamics, like: Tensor) -> Stepper:
+def plain_stepper(solver: OneStepSolver, dynamics: Dynamics, like: Tensor) -> Stepper:
     """Return a stepper without a graph for states like ``like [d]``."""
+    scheme = solver.scheme
     if isinstance(scheme, Tableau):
+        if solver.compile and isinstance(dynamics, FlatField):
+            return CompiledStepper(dynamics, scheme, like)
         return RungeKuttaStepper(PlainStages(dynamics, scheme, like))
     if isinstance(scheme, Reversible):
         there, back = (PlainStages(dynamics, scheme.tableau, like) for _ in range(2))

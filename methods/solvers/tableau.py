@@ -60,6 +60,10 @@ class Tableau:
         """Return ``s``, the f calls of one attempted step after the first."""
         return self.stages - 1 if self.fsal else self.stages
 
+    def times(self, t: float, h: float, t_next: float) -> list[float]:
+        """Return the stages' times in the step from ``t``; those at its end are exactly ``t_next``."""
+        return [t_next if c == 1.0 else t + c * h for c in self.c]
+
     def weights_at(self, theta: float) -> list[float]:
         """Return ``b_i(theta)`` of the continuous extension ``y(t + theta h) = y + h sum_i b_i(theta) k_i``.
 
