@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
@@ -53,7 +52,7 @@ class _StateSolvedBack(BackSolve):
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve."""
-        ys = torch.stack(integrate(self.field, self.solver, y0, self.times))
+        ys = integrate(self.field, self.solver, y0, self.times)
         return ys, (ys,)
 
     def state(self, k: int, kept: tuple[Tensor, ...]) -> Tensor:

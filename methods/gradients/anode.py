@@ -99,7 +99,7 @@ class BlockReplay(Route):
                 open_block.clear()
 
         ys = integrate(self.field, self.solver, y0, self.times, record)
-        return torch.stack(ys), tuple(starts)
+        return ys, tuple(starts)
 
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Replay the blocks from the last to the first."""
@@ -130,8 +130,8 @@ class ReplayedSteps:
         with torch.enable_grad():
             x = start.detach().requires_grad_()
             x_end, inside = replay_with_graph(self.field, self.solver, x, grid, self.d)
-        cotangents = [a, *(self.grads[k] for k in inside)]
-        return self._pull([x_end, *inside.values()], x, cotangents)
+        cotangents = [a, *(self.grads[at] for at, _ in inside)]
+        return self._pull([x_end, *(y for _, y in inside)], x, cotangents)
 
     def to_start(self, t0: float, x0: Tensor, a: Tensor) -> Tensor:
         """Return ``dL/dy0 [d]`` from the cotangent of the first carried vector."""

@@ -99,7 +99,7 @@ class _Columns(Route):
         if self.of_state:
             columns[p:].fill_diagonal_(1.0)
         x0 = torch.cat([y0, columns.reshape(-1)])
-        xs = torch.stack(integrate(_Augmented(self.field, self.parameters, d, m), self.solver, x0, self.times))
+        xs = integrate(_Augmented(self.field, self.parameters, d, m), self.solver, x0, self.times)
         return xs[:, :d].clone(), (xs[:, d:].reshape(len(xs), m, d).clone(),)
 
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
@@ -126,7 +125,7 @@ class InterpolatedBackSolve(BackSolve):
         """Solve, and keep the states at the nodes."""
         filler = _NodeFiller(self.intervals, y0)
         ys = integrate(self.field, self.solver, y0, self.times, filler.fill)
-        return torch.stack(ys), (filler.values,)
+        return ys, (filler.values,)
 
     def state(self, k: int, kept: tuple[Tensor, ...]) -> _Interpolant:
         """Return the interpolant between the two outputs."""

@@ -100,7 +100,7 @@ class _DenseBackSolve(BackSolve):
             pieces.append(step.polynomial())
 
         ys = integrate(self.field, self.solver, y0, self.times, keep)
-        return torch.stack(ys), tuple(pieces)
+        return ys, tuple(pieces)
 
     def state(self, k: int, kept: tuple[Tensor, ...]) -> _Piecewise:  # noqa: ARG002
         """Return the stored polynomials."""

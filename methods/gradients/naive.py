@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
@@ -52,4 +51,4 @@ class Naive(SharedLoopMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with the graph of the steps."""
-        return torch.stack(integrate_with_graph(field, solver, y0, times))
+        return integrate_with_graph(field, solver, y0, times)

@@ -117,7 +117,7 @@ class _Checkpointed(Route):
 
         ys = integrate(self.field, self.solver, y0, self.times, keep)
         self.places = sorted(states) if wanted is not None else sorted(states)[:-1] or [0]
-        return torch.stack(ys), (*(states[n] for n in self.places), *last)
+        return ys, (*(states[n] for n in self.places), *last)
 
     def _fixed_steps(self) -> int:
         times = self.times if self.solver.outputs == "step_ends" else [self.times[0], self.times[-1]]

@@ -76,7 +76,7 @@ class _PartnerSolve(Route):
             self.grid.append(step.place)
 
         ys = integrate(self.field, self.solver, y0, self.times, keep)
-        return torch.stack(ys), tuple(starts)
+        return ys, tuple(starts)
 
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Walk the accepted steps from the last to the first."""

@@ -36,8 +36,8 @@ def integrate(
     ts: Sequence[float],
     on_step: OnStep | None = None,
     size: StepSize | None = None,
-) -> list[Tensor]:
-    """Solve without a graph and return the states ``[d]`` at ``ts``, the first of which is ``y0``.
+) -> Tensor:
+    """Solve without a graph and return the states ``[K, d]`` at ``ts``, the first of which is ``y0``.
 
     A known ``size`` is taken for the first step; the one after the last step is left in it.
     """
@@ -46,8 +46,8 @@ def integrate(
         return _loop(stepper, dynamics, solver, y0, ts, on_step, size).solve(y0)
 
 
-def integrate_with_graph(field: FlatField, solver: OneStepSolver, y0: Tensor, ts: Sequence[float]) -> list[Tensor]:
-    """Solve with the graph of every accepted step; step sizes are constants to autograd."""
+def integrate_with_graph(field: FlatField, solver: OneStepSolver, y0: Tensor, ts: Sequence[float]) -> Tensor:
+    """Solve with the graph of every accepted step and return ``[K, d]``; step sizes are constants to autograd."""
     stepper = graph_stepper(solver.scheme, field, y0.detach())
     return _loop(stepper, field, solver, y0, ts, None, None).solve(y0)
 
@@ -70,18 +70,17 @@ def replayed(field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[
 
 def replay_with_graph(
     field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[GridStep], d: int
-) -> tuple[Tensor, dict[int, Tensor]]:
+) -> tuple[Tensor, list[tuple[slice, Tensor]]]:
     """Redo the steps of ``grid`` from the carried vector ``x`` with a graph; s f calls a step.
 
-    Return the last carried vector, and the outputs ``[d]`` inside steps by their index.
+    Return the last carried vector, and the outputs ``[m, d]`` inside each step that has any, with their indices.
     """
     stepper = graph_stepper(solver.scheme, field, x[:d].detach())
-    inside: dict[int, Tensor] = {}
+    inside = []
     for place in grid:
         x_next = stepper.attempt(place.t, place.h, place.t_next, x, whole=bool(place.thetas))
         if place.thetas:
-            states = stepper.dense(x, place.h, place.thetas).unbind(0)
-            inside.update(zip(range(place.inside.start, place.inside.stop), states, strict=True))
+            inside.append((place.inside, stepper.dense(x, place.h, place.thetas)))
         stepper.accept()
         x = x_next
     return x, inside
@@ -119,16 +118,17 @@ class _Loop(abc.ABC):
         self.d = d
         self.ts = ts
         self.on_step = on_step
+        self.reached = 1
         self.ys: list[Tensor] = []
 
-    def solve(self, y0: Tensor) -> list[Tensor]:
-        """Return the states ``[d]`` at every output time."""
+    def solve(self, y0: Tensor) -> Tensor:
+        """Return the states ``[K, d]`` at the output times."""
         t, x = self.ts[0], self.stepper.start(self.ts[0], y0)
-        self.ys = [y0]
+        self.reached, self.ys = 1, [y0[None]]
         for t_end in self.ts[1:] if self.solver.outputs == "step_ends" else self.ts[-1:]:
             x = self.advance(t, t_end, x)
             t = t_end
-        return self.ys
+        return torch.cat(self.ys)
 
     @abc.abstractmethod
     def advance(self, t: float, t_end: float, x: Tensor) -> Tensor:
@@ -140,9 +140,10 @@ class _Loop(abc.ABC):
         place = GridStep(t, h, t_next, tuple(self._reached(t, h, t_next)))
         thetas = place.thetas
         if thetas:
-            self.ys.extend(self.stepper.dense(x, h, thetas).unbind(0))
+            self.ys.append(self.stepper.dense(x, h, thetas))
         if len(place.outputs) > len(thetas):
-            self.ys.append(x_next[: self.d])
+            self.ys.append(x_next[None, : self.d])
+        self.reached += len(place.outputs)
         if self.on_step is not None:
             self.on_step(Step(place, x, x_next, self.d, self.stepper))
         self.stepper.accept()
@@ -150,7 +151,7 @@ class _Loop(abc.ABC):
     def _reached(self, t: float, h: float, t_next: float) -> list[tuple[int, float]]:
         """Return the outputs in ``(t, t_next]``: index, and fraction of the step."""
         out = []
-        k = len(self.ys)
+        k = self.reached
         while k < len(self.ts) and (t_next - self.ts[k]) * h >= 0:
             out.append((k, 1.0 if self.ts[k] == t_next else (self.ts[k] - t) / h))
             k += 1

@@ -1,153 +1,211 @@
-"""Time of one gradient as a ratio to torchdiffeq's, interleaved in one process, on four problems.
+"""Time of one gradient as a ratio to torchdiffeq's and to the bare calls, interleaved in one process.
 
-Run with ``pytest --benchmark-only tests/benchmarks``. Each case times pairs (theirs, ours, ours, theirs) and stores the
-median ratio, its quartiles and both gradient errors in ``extra_info``: a time without its error says nothing.
+Run with ``tox -e benchmarks``, which tunes the allocator. Each case stores in ``extra_info`` the median ratio, its
+quartiles, both gradient errors and both counts of calls: a time without its error says nothing.
 """
 
-import itertools
+import dataclasses
 import os
 import statistics
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from odegrad.methods.gradients.naive import Naive
-from odegrad.registry import build_gradient, build_solver
+from odegrad.contracts import GradientMethod
+from odegrad.counting import CountedField, Counts
+from odegrad.errors import UnsupportedError
+from odegrad.methods.solvers.compiled import compile_seconds
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.registry import build_gradient, load_from_file
 
-PAIRS: list[tuple[str, dict[str, object], str]] = [
-    ("naive", {}, "torchdiffeq_naive"),
-    ("anode", {}, "torchdiffeq_naive"),
-    ("adjoint", {}, "torchdiffeq_adjoint"),
-    ("interpolation", {}, "torchdiffeq_adjoint"),
-]
+build = load_from_file(f"{Path(__file__).with_name('problems.py')}:build", "problem")
 
+ROUNDS = int(os.environ.get("ODEGRAD_BENCHMARK_PAIRS", "6"))
+PROBLEMS = ("P1", "P2", "P3", "P4")
+PEERS = {
+    "naive": "torchdiffeq_naive",
+    "anode": "torchdiffeq_naive",
+    "aca": "torchdiffeq_naive",
+    "adjoint": "torchdiffeq_adjoint",
+    "interpolation": "torchdiffeq_adjoint",
+}
+FACTORS = (1.0, 3.0, 10.0, 30.0, 100.0)
+"""Tolerances tried for an equal error, as multiples of the problem's."""
 
-class _ToyFlow(nn.Module):
-    """P1: tanh net on [z, t], 3-64-64-2, exact trace by two autograd calls."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(3, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
-
-    def forward(self, t, state):
-        z, _ = state
-        with torch.enable_grad():
-            z = z if z.requires_grad else z.detach().requires_grad_()
-            dz = self.net(torch.cat([z, t.expand(len(z), 1)], 1))
-            trace = sum(torch.autograd.grad(dz[:, i].sum(), z, create_graph=True)[0][:, i] for i in range(2))
-        return (dz, -trace) if torch.is_grad_enabled() else (dz.detach(), -trace.detach())
+Way = tuple[GradientMethod, OneStepSolver]
 
 
-class _TabularFlow(nn.Module):
-    """P2: softplus net 43-860-860-43 with t at every layer, Hutchinson's trace with a fixed probe."""
-
-    def __init__(self, probe):
-        super().__init__()
-        self.register_buffer("probe", probe)
-        sizes = [43, 860, 860, 43]
-        self.layers = nn.ModuleList(nn.Linear(a + 1, b) for a, b in itertools.pairwise(sizes))
-
-    def forward(self, t, state):
-        z, _ = state
-        with torch.enable_grad():
-            z = z if z.requires_grad else z.detach().requires_grad_()
-            x = z
-            for i, layer in enumerate(self.layers):
-                x = layer(torch.cat([x, t.expand(len(x), 1)], 1))
-                x = nn.functional.softplus(x) if i < 2 else x
-            (product,) = torch.autograd.grad((x * self.probe).sum(), z, create_graph=True)
-            trace = (product * self.probe).sum(1)
-        return (x, -trace) if torch.is_grad_enabled() else (x.detach(), -trace.detach())
+def _error(problem, way: Way, reference: torch.Tensor) -> float:
+    found = problem.gradient(*way).double()
+    return float((found - reference).norm() / reference.norm())
 
 
-class _ImageNet(nn.Module):
-    """P3: GroupNorm-ReLU-conv-GroupNorm-ReLU-conv-GroupNorm, 64 channels, t as an extra channel."""
-
-    def __init__(self):
-        super().__init__()
-        self.norms = nn.ModuleList(nn.GroupNorm(32, 64) for _ in range(3))
-        self.convs = nn.ModuleList(nn.Conv2d(65, 64, 3, padding=1) for _ in range(2))
-
-    def forward(self, t, y):
-        for norm, conv in zip(self.norms, self.convs, strict=False):
-            y = torch.relu(norm(y))
-            y = conv(torch.cat([t.expand(len(y), 1, *y.shape[2:]), y], 1))
-        return self.norms[2](y)
+def _calls(problem, way: Way) -> Counts:
+    """Return the calls of one gradient."""
+    counts = Counts()
+    method, solver = way
+    loss = problem.loss(
+        method(CountedField(problem.field, counts), solver.uncompiled().observed_by(counts), problem.y0, problem.ts)
+    )
+    with counts.during("backward"):
+        torch.autograd.grad(loss, list(problem.field.parameters()))
+    return counts
 
 
-class _LatentNet(nn.Module):
-    """P4: tanh net 20-50-50-20."""
+def _floor(problem, way: Way, counts: Counts) -> Callable[[], float]:
+    """Return a timed run of the same calls of the field, the same pull-backs and the loss, with nothing around them."""
+    method, solver = way
+    with torch.no_grad():
+        ys = method(problem.field, solver, problem.y0, problem.ts)
+    ends = [p.requires_grad_() for p in ((ys,) if torch.is_tensor(ys) else ys)]
+    leaf = tuple(p.clone().requires_grad_() for p in ((problem.y0,) if torch.is_tensor(problem.y0) else problem.y0))
+    y, t = leaf[0] if torch.is_tensor(problem.y0) else leaf, torch.tensor(0.5)
+    inputs = [*leaf, *problem.field.parameters()]
+    kept_graphs, pulls = counts.graph_calls["forward"], counts.vjps["backward"]
 
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(20, 50), nn.Tanh(), nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 20))
+    def call() -> tuple[torch.Tensor, ...]:
+        dy = problem.field(t, y)
+        return (dy,) if torch.is_tensor(dy) else dy
 
-    def forward(self, t, y):
-        return self.net(y)
+    def pull(dy: tuple[torch.Tensor, ...]) -> None:
+        torch.autograd.grad(dy, inputs, [torch.ones_like(p) for p in dy], allow_unused=True)
 
-
-def _problem(name):
-    """Return (field, y0, ts, rtol, atol, loss) in float32."""
-    torch.manual_seed(0)
-
-    def flow_loss(ys):
-        return (0.5 * ys[0][-1].pow(2).sum(1) + ys[1][-1]).mean()
-
-    unit = torch.tensor([0.0, 1.0])
-    if name == "P1":
-        return _ToyFlow(), (torch.randn(512, 2), torch.zeros(512)), unit, 1e-5, 1e-5, flow_loss
-    if name == "P2":
-        return _TabularFlow(torch.randn(256, 43)), (torch.randn(256, 43), torch.zeros(256)), unit, 1e-5, 1e-5, flow_loss
-    if name == "P3":
-        projection = torch.randn(128, 64, 6, 6) / 100
-        return _ImageNet(), torch.randn(128, 64, 6, 6), unit, 1e-3, 1e-3, lambda ys: (ys[-1] * projection).sum()
-    target = torch.randn(100, 50, 20)
-    ts = torch.linspace(0.0, 4.0, 100)
-    return _LatentNet(), torch.randn(50, 20), ts, 1e-5, 1e-6, lambda ys: (ys - target).pow(2).mean()
-
-
-def _gradient(method, problem, dtype=torch.float32, solver=None):
-    field, y0, ts, rtol, atol, loss = problem
-    solver = solver or build_solver("dopri5", rtol, atol)
-    value = loss(method(field, solver, y0, ts.to(dtype)))
-    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, list(field.parameters()))])
-
-
-def _reference(problem):
-    """Return the float64 gradient at a hundredth of the tolerance, by naive backprop with dopri5."""
-    field, y0, ts, rtol, atol, loss = problem
-    y64 = tuple(p.double() for p in y0) if isinstance(y0, tuple) else y0.double()
-    solver = build_solver("dopri5", rtol / 100, atol / 100)
-    out = _gradient(Naive(), (field.double(), y64, ts, rtol, atol, loss), torch.float64, solver)
-    field.float()
-    return out
-
-
-@pytest.mark.parametrize("problem", ["P1", "P2", "P3", "P4"])
-@pytest.mark.parametrize(("name", "options", "peer"), PAIRS, ids=lambda v: v if isinstance(v, str) else "")
-def test_time_of_a_gradient_against_torchdiffeq(benchmark, problem, name, options, peer):
-    """The ratio of medians, ours over theirs."""
-    torch.set_num_threads(1)
-    built = _problem(problem)
-    ours, theirs = build_gradient(name, options), build_gradient(peer)
-    reference = _reference(built)
-    errors = {
-        key: float((_gradient(m, built).double() - reference).norm() / reference.norm())
-        for key, m in (("ours", ours), ("theirs", theirs))
-    }
-
-    def timed(method):
+    def run() -> float:
         start = time.perf_counter()
-        _gradient(method, built)
+        with torch.no_grad():
+            for _ in range(counts.calls["forward"] - kept_graphs + counts.calls["backward"] - pulls):
+                call()
+        graphs = [call() for _ in range(kept_graphs)]
+        torch.autograd.grad(problem.loss(ys), ends, allow_unused=True)
+        for _ in range(pulls):
+            pull(graphs.pop() if graphs else call())
         return time.perf_counter() - start
 
+    return run
+
+
+def _timed(problem, way: Way) -> Callable[[], float]:
+    def run() -> float:
+        start = time.perf_counter()
+        problem.gradient(*way)
+        return time.perf_counter() - start
+
+    return run
+
+
+def _ratios(first: Callable[[], float], second: Callable[[], float]) -> dict[str, object]:
+    """Return median and quartiles of first over second, timed as first, second, second, first."""
+    first(), second()
     ratios = []
-    for _ in range(int(os.environ.get("ODEGRAD_BENCHMARK_PAIRS", "6"))):
-        a, b, c, d = timed(theirs), timed(ours), timed(ours), timed(theirs)
-        ratios.append((b + c) / (a + d))
+    for _ in range(ROUNDS):
+        a, b, c, d = first(), second(), second(), first()
+        ratios.append((a + d) / (b + c))
     low, _, high = statistics.quantiles(ratios, n=4)
-    benchmark.extra_info |= {"ratio": statistics.median(ratios), "ratio_quartiles": [low, high], "error": errors}
-    print(f"\n{problem} {name}/{peer}: {statistics.median(ratios):.3f} [{low:.3f}, {high:.3f}] errors {errors}")
-    benchmark.pedantic(timed, args=(ours,), rounds=1, iterations=1)
+    return {"ratio": statistics.median(ratios), "quartiles": [low, high]}
+
+
+def _report(benchmark, title: str, info: dict[str, object], run: Callable[[], float]) -> None:
+    info["malloc"] = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")}
+    benchmark.extra_info |= info
+    shown = {k: v for k, v in info.items() if k != "malloc"}
+    print(f"\n{title}: {shown}")
+    benchmark.pedantic(run, rounds=1, iterations=1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("gradient", PEERS)
+def test_equal_tolerance(benchmark, gradient, name):
+    """Against torchdiffeq at the same tolerances, and against the bare calls."""
+    problem = build(name)
+    reference = problem.reference()
+    ours = (build_gradient(gradient), problem.solver())
+    theirs = (build_gradient(PEERS[gradient]), problem.solver(outputs="step_ends"))
+    counts = _calls(problem, ours)
+    run = _timed(problem, ours)
+    info = _ratios(run, _timed(problem, theirs)) | {
+        "floor": _ratios(run, _floor(problem, ours, counts))["ratio"],
+        "error": _error(problem, ours, reference),
+        "peer_error": _error(problem, theirs, reference),
+        "calls": dict(counts.calls),
+        "peer_calls": dict(_calls(problem, theirs).calls),
+    }
+    _report(benchmark, f"{name} {gradient}/{PEERS[gradient]}, equal tolerance", info, run)
+
+
+def _ways(problem, gradient: str) -> dict[str, Way]:
+    """Return ways to compute a cheaper gradient: looser tolerances, and another solver on the way back."""
+    ways = {}
+    backward = ({}, {"solver": "bosh3"}) if gradient in ("adjoint", "interpolation") else ({},)
+    for options in backward:
+        for factor in FACTORS:
+            label = f"{factor:g} x tolerance{', bosh3 backward' if options else ''}"
+            ways[label] = (build_gradient(gradient, options), problem.solver(factor))
+    return ways
+
+
+def _cheapest(problem, ways: dict[str, Way], reference: torch.Tensor, allowed: float):
+    """Return label, way, error and calls of the way of fewest calls whose error is allowed; None if there is none."""
+    best, fewest = None, 0
+    for label, way in ways.items():
+        error, counts = _error(problem, way, reference), _calls(problem, way)
+        calls = sum(counts.calls.values()) + 2 * counts.vjps["backward"]
+        if error <= allowed and (best is None or calls < fewest):
+            best, fewest = (label, way, error, dict(counts.calls)), calls
+    return best
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("gradient", PEERS)
+def test_error_no_larger(benchmark, gradient, name):
+    """Against torchdiffeq at the problem's tolerances: of the ways with no larger an error, the one of fewest calls."""
+    problem = build(name)
+    reference = problem.reference()
+    theirs = (build_gradient(PEERS[gradient]), problem.solver(outputs="step_ends"))
+    allowed = _error(problem, theirs, reference)
+    best = _cheapest(problem, _ways(problem, gradient), reference, allowed)
+    if best is None:
+        info: dict[str, object] = {"ratio": None, "peer_error": allowed}
+        _report(benchmark, f"{name} {gradient}: no way is as exact", info, lambda: 0.0)
+        return
+    label, way, error, calls = best
+    run = _timed(problem, way)
+    info = {"way": label} | _ratios(run, _timed(problem, theirs)) | {"error": error, "peer_error": allowed}
+    if gradient == "interpolation":  # the published interpolation code is known as a multiple of this
+        naive = (build_gradient("torchdiffeq_naive"), problem.solver(outputs="step_ends"))
+        info["over_torchdiffeq_naive"] = _ratios(run, _timed(problem, naive))["ratio"]
+    info |= {"calls": calls, "peer_calls": dict(_calls(problem, theirs).calls)}
+    _report(benchmark, f"{name} {gradient}/{PEERS[gradient]}, error no larger", info, run)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_compiled(benchmark, name):
+    """Compiled ``aca`` against torchdiffeq's naive with no larger an error, and against itself eager.
+
+    Compiling is timed apart.
+    """
+    problem = build(name)
+    peer = (build_gradient("torchdiffeq_naive"), problem.solver(outputs="step_ends"))
+    reference = problem.reference()
+    best = _cheapest(problem, _ways(problem, "aca"), reference, _error(problem, peer, reference))
+    label, eager, error, _ = best or ("1 x tolerance", (build_gradient("aca"), problem.solver()), None, None)
+    compiled = (eager[0], dataclasses.replace(eager[1], compile=True))
+    try:
+        problem.gradient(*compiled)
+    except UnsupportedError as refusal:
+        pytest.skip(str(refusal))
+    run = _timed(problem, compiled)
+    info = {"way": label, "error": error} | _ratios(run, _timed(problem, peer))
+    info |= {"over_eager": _ratios(run, _timed(problem, eager))["ratio"]}
+    info |= {"compile_seconds": compile_seconds(problem.field.modules())}
+    _report(benchmark, f"{name} compiled aca/torchdiffeq_naive", info, run)
