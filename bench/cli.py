@@ -238,12 +238,13 @@ def compare(
             built.field, built.y0, built.ts, loss=built.loss, method=solver, rtol=rtol, atol=atol, rounds=rounds,
             gradients=None if gradients is None else [name.strip() for name in gradients.split(",")],
         )  # fmt: skip
-    rows = json.loads(table.to_json(orient="records", double_precision=15))
     if as_json:
+        rows = json.loads(table.to_json(orient="records", double_precision=15))
         typer.echo(json.dumps({"advice": table.advice, "methods": rows}, indent=2))
     else:
-        print_rows(rows, False, f"gradient methods on {model}, {solver} at rtol {rtol:g}, atol {atol:g}")
-        typer.echo(table.advice)
+        print_rows(table.printed(), False, f"gradient methods on {model}, {solver} at rtol {rtol:g}, atol {atol:g}")
+        for line in [*table.reasons(), table.advice]:
+            typer.echo(line)
     if figure is not None:
         table.plot().savefig(figure)
         _log.info("wrote %s", figure)

@@ -20,10 +20,13 @@ from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.models import Loss, Model, half_mean_square, pulled_back
 from odegrad.registry import build_gradient, build_solver, gradients
 from odegrad.reports.figures import comparison as figure
+from odegrad.reports.units import count, error, memory, seconds_together
 
 REFERENCE_TOLERANCE = 1e-13
 SLACK = 10.0
 """A gradient counts as accurate if its error is at most this many times naive's, or the relative tolerance."""
+PATIENCE = 5.0
+"""The method advised where memory is short takes at most this many times the time of the fastest."""
 
 COLUMNS = {
     "gradient": "the gradient method",
@@ -52,6 +55,27 @@ class Comparison(pd.DataFrame):  # type: ignore[misc]
     @property
     def _constructor(self) -> type[pd.DataFrame]:
         return Comparison
+
+    def printed(self) -> list[dict[str, str]]:
+        """Return the rows as a terminal shows them: few columns, with units; ``reasons`` has the verdicts in full."""
+        return [
+            {
+                "gradient": row["gradient"],
+                "exact": "yes" if row["exact"] else "no",
+                "error": error(row["gradient_error"]),
+                "NFE": f"{count(row['nfe_forward'])} / {count(row['nfe_backward'])}",
+                "VJPs": count(row["vjps"]),
+                "saved / peak": f"{memory(row['saved_bytes'])} / {memory(row['peak_bytes'])}",
+                "forward / backward": seconds_together([row["forward_seconds"], row["backward_seconds"]]),
+                "verdict": row["verdict"].partition(":")[0],
+            }
+            for row in self.to_dict(orient="records")
+        ]
+
+    def reasons(self) -> list[str]:
+        """Return what stands behind each verdict that has a reason: ``method: verdict: reason``."""
+        rows = zip(self["gradient"], self["verdict"], strict=True)
+        return [f"{name}: {verdict}" for name, verdict in rows if ":" in verdict]
 
     def plot(self) -> Figure:
         """Return the figure: gradient error against time and against memory, a point a method."""
@@ -143,7 +167,8 @@ def advice(rows: Sequence[Mapping[str, Any]]) -> str:
     def seconds(row: Mapping[str, Any]) -> float:
         return float(row["forward_seconds"] + row["backward_seconds"])
 
-    fast, small = min(good, key=seconds), min(good, key=lambda row: row["peak_bytes"])
+    fast = min(good, key=seconds)
+    small = min((row for row in good if seconds(row) <= PATIENCE * seconds(fast)), key=lambda row: row["peak_bytes"])
     text = (
         f"Take {fast['gradient']}: of {len(good)} accurate methods it is the fastest, {seconds(fast) * 1e3:.3g} ms a "
         f"gradient with an error of {fast['gradient_error']:.1e} and {fast['peak_bytes'] / 1e6:.3g} MB at the peak"
@@ -181,8 +206,8 @@ def _measure(model: Model, solver: OneStepSolver, candidates: Sequence[_Candidat
     tight = build_solver("dopri8", REFERENCE_TOLERANCE, REFERENCE_TOLERANCE)
     try:
         reference = model.in_float64().gradient(naive, tight)
-    except SolverError as error:
-        raise SolverError(f"float64 reference with dopri8 at {REFERENCE_TOLERANCE:g}: {error}") from error
+    except SolverError as raised:
+        raise SolverError(f"float64 reference with dopri8 at {REFERENCE_TOLERANCE:g}: {raised}") from raised
     limit = SLACK * max(_distance(model.gradient(naive, solver.uncompiled()), reference), solver.controller.rtol)
     for c in candidates:
         if "verdict" in c.row:
@@ -195,8 +220,8 @@ def _measure(model: Model, solver: OneStepSolver, candidates: Sequence[_Candidat
                 same_grid = equivalent_solver(c.method, c.solver.uncompiled())
                 c.row["method_error"] = _distance(found, model.gradient(naive, same_grid))
             c.row |= _counted(model, c) | _memory(model, c)
-        except (OdegradError, RuntimeError) as error:
-            c.row["verdict"] = f"failed: {str(error).splitlines()[0]}"
+        except (OdegradError, RuntimeError) as raised:
+            c.row["verdict"] = f"failed: {str(raised).splitlines()[0]}"
             continue
         fine = f"off by {error_:.1e}, accurate is {limit:.1e}"
         on = "" if c.solver is solver else f", with solver {c.solver.name}"

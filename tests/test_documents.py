@@ -32,6 +32,17 @@ def test_readme_shows_the_examples_in_full(name):
     assert (ROOT / "docs" / "examples" / name).read_text(encoding="utf-8").rstrip() in README
 
 
+def test_model_in_a_file_is_compared(tmp_path):
+    """Odegrad compare on the example model, two methods, figure and sentence."""
+    shutil.copy(ROOT / "docs" / "examples" / "my_model.py", tmp_path)
+    arguments = ("compare", "my_model.py:build", "--gradients", "naive,aca", "--rounds", "1", "--figure", "out.svg")
+    done = _command(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("accurate") >= 2
+    assert "Take " in done.stdout
+    assert (tmp_path / "out.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
 def test_readme_reaches_the_table_soon():
     """Runnable code and the table it prints begin within the first 25 lines."""
     lines = README.splitlines()

@@ -10,7 +10,7 @@ class Damped(nn.Module):
         self.net = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 4))
 
     def forward(self, t, y):
-        return self.net(y) - 15.0 * y
+        return self.net(y) - 4.0 * y
 
 
 def build():

@@ -183,8 +183,36 @@ def test_advice_names_the_fastest_and_the_smallest():
         "Take naive: of 2 accurate methods it is the fastest, 20 ms a gradient with an error of 1.0e-06 and 4 MB at "
         "the peak; where memory is short, aca needs 4 times less at 2 times the time."
     )
+    slow = row | {"gradient": "mali", "forward_seconds": 1.0, "peak_bytes": 1e3}
+    assert advice([*rows, slow]) == advice(rows).replace("of 2", "of 3")  # nobody waits fifty times as long
     assert "memory is short" not in advice(rows[:1])
     assert advice(rows[2:]).startswith("No method is accurate here")
+
+
+def test_printed_rows_have_units_and_leave_reasons_to_lines_of_their_own(table):
+    """The cells of a terminal's table are made of the row's figures."""
+    row = table.iloc[0].to_dict()
+    known = {"gradient_error": 1.2e-6, "nfe_forward": 8, "nfe_backward": 6, "vjps": 6, "saved_bytes": 640}
+    known |= {
+        "peak_bytes": 1.5e6,
+        "forward_seconds": 0.001,
+        "backward_seconds": 0.02,
+        "verdict": "inaccurate: off by 1",
+    }
+    made = type(table)([row | {"gradient": "adjoint", "exact": False} | known])
+    assert made.printed() == [
+        {
+            "gradient": "adjoint",
+            "exact": "no",
+            "error": "1.2e-06",
+            "NFE": "8 / 6",
+            "VJPs": "6",
+            "saved / peak": "640 B / 1.50 MB",
+            "forward / backward": "1.00 / 20.0 ms",
+            "verdict": "inaccurate",
+        }
+    ]
+    assert made.reasons() == ["adjoint: inaccurate: off by 1"]
 
 
 def test_table_keeps_its_advice_and_draws(table):
@@ -249,7 +277,8 @@ def test_shell_prints_what_python_returns(model_file, run_main, tmp_path):
     arguments = ("compare", "my_model.py:build", "--gradients", "naive, adjoint", "--rounds", "1")
     code, out, _ = run_main(*arguments, "--figure", "out.png")
     assert code == 0
-    assert all(word in out for word in ("naive", "adjoint", "accurate", "Take "))
+    assert all(word in out for word in ("naive", "adjoint", "accurate", "Take ", " kB", " ms"))
+    assert max(map(len, out.splitlines())) < 200
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     code, out, _ = run_main(*arguments, "--json")
     found = json.loads(out)
