@@ -46,7 +46,9 @@ class UnknownNameError(UsageError):
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
+        super().__init__(
+            f"unknown {kind} {name!r}: {hint}{'known are ' + ', '.join(known) if known else 'there are none'}"
+        )
         self.kind, self.name, self.near = kind, name, tuple(near)
 
 

@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -29,7 +30,25 @@ def print_rows(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> Non
         table.add_column(column.replace("_", " "), no_wrap=place == 0)  # a name must be whole to be typed
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
-    output().print(table)
+    console = output()
+    natural = Measurement.get(console, console.options.update(max_width=10_000), table)
+    if natural.maximum <= console.width:
+        console.print(table)
+        return
+    console.print(Text(title, style="italic"))
+    for row in rows:  # too wide for the terminal: a block a row, in which nothing is cut
+        console.print(_block(row))
+
+
+def _block(row: Mapping[str, Any]) -> Table:
+    """Return a row as lines of name and value."""
+    block = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    block.add_column(no_wrap=True)
+    block.add_column(overflow="fold")
+    for place, (name, value) in enumerate(row.items()):
+        block.add_row(name.replace("_", " "), Text(_cell(value), style="bold" if place == 0 else ""))
+    block.add_row("", "")
+    return block
 
 
 def _cell(value: Any) -> str:

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -170,6 +171,12 @@ def build_gradient(name: str, options: Mapping[str, Scalar] | None = None) -> Gr
     UsageError
         If an option is unknown or has a value the method refuses.
     """
+    if name in PAIRS:
+        pair = PAIRS[name]
+        raise UsageError(
+            f"gradient method {name!r}: expected a gradient method, got a pair of one and an optimizer; take gradient "
+            f"method {pair.gradient!r}, and {pair.optimizer!r} as the optimizer"
+        )
     factory = gradients.get(name)
     return _construct(factory, "gradient method", name, options)  # type: ignore[no-any-return]
 
@@ -185,7 +192,7 @@ def build_optimizer(name: str, problem: Problem, options: Mapping[str, Scalar] |
     """Return the optimizer ``name`` over ``problem``: the task's own settings for it, overridden by ``options``."""
     factory = optimizers.get(name)
     settings = {**problem.training.optimizers.get(name, {}), **(options or {})}
-    return _construct(lambda **o: factory(problem, **o), "optimizer", name, settings)  # type: ignore[no-any-return]
+    return _construct(factory, "optimizer", name, settings, problem)  # type: ignore[no-any-return]
 
 
 def build_task(name: str) -> Task:
@@ -200,8 +207,14 @@ def check_supported(method: GradientMethod, solver: OneStepSolver) -> None:
         raise UnsupportedError(f"{method.traits.name} cannot use solver {solver.name}: {reason}")
 
 
-def _construct(factory: Any, kind: str, name: str, options: Mapping[str, Scalar] | None) -> Any:
+def _construct(factory: Any, kind: str, name: str, options: Mapping[str, Scalar] | None, *first: Any) -> Any:
+    given = dict(options or {})
+    known = [p for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_POSITIONAL][len(first) :]
+    if not any(p.kind is p.VAR_KEYWORD for p in known):
+        for key in given:
+            if key not in {p.name for p in known}:
+                raise UnknownNameError(f"option of {kind} {name!r}", key, [p.name for p in known])
     try:
-        return factory(**dict(options or {}))
+        return factory(*first, **given)
     except TypeError as error:
-        raise UsageError(f"{kind} {name!r} with options {dict(options or {})}: {error}") from error
+        raise UsageError(f"{kind} {name!r} with options {given}: {error}") from error

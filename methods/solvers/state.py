@@ -59,9 +59,9 @@ class Layout:
         """Return ``flat``, ``[*lead, d]``, in the user's shapes ``[*lead, batch, *state]``."""
         lead = flat.shape[:-1]
         if not self.is_tuple:
-            return flat.view(*lead, *self.shapes[0])
+            return flat.view(lead + self.shapes[0])
         parts = torch.split(flat, self.sizes, dim=-1)
-        return tuple(p.reshape(*lead, *s) for p, s in zip(parts, self.shapes, strict=True))
+        return tuple(p.reshape(lead + s) for p, s in zip(parts, self.shapes, strict=True))
 
     def parts_of(self, dy: Any) -> Sequence[Tensor]:
         """Return the parts of what the field returned.
@@ -73,6 +73,7 @@ class Layout:
         """
         parts: Sequence[Any] = dy if isinstance(dy, (tuple, list)) else (dy,)
         fits = isinstance(dy, (tuple, list)) == self.is_tuple and len(parts) == len(self.shapes)
+        fits = fits and all(isinstance(p, Tensor) for p in parts)
         if fits and all(p.shape == s and p.dtype == self.dtype for p, s in zip(parts, self.shapes, strict=True)):
             return parts
         got = [f"{tuple(p.shape)} {p.dtype}" if isinstance(p, Tensor) else type(p).__name__ for p in parts]

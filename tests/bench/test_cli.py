@@ -9,10 +9,12 @@ import textwrap
 import time
 
 import pytest
+from rich.console import Console
 
 import odegrad.check
 import odegrad.runner
 from odegrad.checks.result import CheckResult, at_most
+from odegrad.printing import print_rows
 from odegrad.record import Record, Run, Status
 from odegrad.runner import Outcome
 from odegrad.store import RECORDS
@@ -248,3 +250,17 @@ def test_terminated_command_exits_with_130(tmp_path, suite):
     words = "interrupted: 0 of 2 runs are finished and in out; the same command again runs the others"
     assert words in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+def test_rows_too_wide_for_a_terminal_become_blocks(monkeypatch, capsys):
+    """Nothing is cut: a table where there is room, a block a row where there is not."""
+    rows = [{"name": "naive", "paper": "word " * 30}, {"name": "adjoint", "paper": "short"}]
+    print_rows(rows, False, "methods")
+    wide = capsys.readouterr().out
+    monkeypatch.setattr("odegrad.printing.output", lambda: Console(width=60))
+    print_rows(rows, False, "methods")
+    narrow = capsys.readouterr().out
+    assert "│" in wide
+    assert "│" not in narrow
+    assert narrow.count("word") == wide.count("word") == 30
+    assert max(map(len, narrow.splitlines())) <= 60

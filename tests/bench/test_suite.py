@@ -145,7 +145,7 @@ def test_relative_file_is_looked_up_beside_the_suite(write, tmp_path, monkeypatc
         ),
         ("num_steps = 5", "num_step = 5", r"solvers\.1: solver rk4: unknown option 'num_step'"),
         ("num_steps = 5", "num_steps = -5", r"solvers\.1: num_steps: expected a positive number, got -5"),
-        ("num_nodes = 6", "nodes = 6", r"methods\.1: gradient method 'interpolation' with options .*nodes"),
+        ("num_nodes = 6", "nodes = 6", r"methods\.1: unknown option of gradient .* 'nodes': did you mean 'num_nodes'"),
         ('"naive"', "7", r"methods\.0: expected a string or a table, got 7"),
         ('"naive"', '"niave"', r"my\.toml: methods\.0: unknown method 'niave': did you mean 'naive'"),
         ('"naive"', '"six nodes"', r"methods\.0: unknown method 'six nodes'"),

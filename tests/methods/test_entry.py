@@ -133,10 +133,41 @@ def test_names_resolve():
     assert {"naive", "adjoint", "anode", "interpolation"} <= set(gradients.names())
     with pytest.raises(UnknownNameError, match="did you mean 'adjoint'"):
         resolve_method("ajoint")
-    with pytest.raises(UsageError, match=r"interpolation' with options \{'nodes': 3\}"):
-        build_gradient("interpolation", {"nodes": 3})
     with pytest.raises(UnsupportedError, match="torchdiffeq has no such method"):
         check_supported(build_gradient("torchdiffeq_naive"), build_solver("heun", 1e-3, 1e-3))
+
+
+def test_unknown_options_are_answered_with_the_known_ones():
+    """A misspelt option, an option of another method, a pair in place of a method."""
+    with pytest.raises(
+        UnknownNameError, match="unknown option of gradient method 'interpolation' 'nodes': did you mean"
+    ):
+        build_gradient("interpolation", {"nodes": 8})
+    with pytest.raises(UnknownNameError, match="unknown option of gradient method 'naive' 'num_nodes': there are none"):
+        build_gradient("naive", {"num_nodes": 8})
+    with pytest.raises(UsageError, match="got a pair of one and an optimizer; take gradient method 'adjoint'"):
+        build_gradient("snopt")
+
+
+def test_a_field_that_returns_nothing_is_answered():
+    """The message says what shape was expected."""
+
+    class Nothing(nn.Module):
+        def forward(self, t, y):
+            return None
+
+    with pytest.raises(UsageError, match=r"expected dy/dt of shape .* got \['NoneType'\]"):
+        Naive()(Nothing(), SOLVER, _y0(), TS)
+
+
+def test_scalar_states_keep_their_shape():
+    """A 0-d state, alone and in a tuple, against exp(-t)."""
+    ts = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    one = torch.tensor(1.0, dtype=torch.float64)
+    ys = Naive()(lambda _t, y: -y, build_solver("dopri5", 1e-10, 1e-10), one, ts)
+    torch.testing.assert_close(ys, torch.exp(-ts), rtol=1e-8, atol=1e-8)
+    (ys,) = Naive()(lambda _t, y: (-y[0],), build_solver("dopri5", 1e-10, 1e-10), (one,), ts)
+    torch.testing.assert_close(ys, torch.exp(-ts), rtol=1e-8, atol=1e-8)
 
 
 def test_method_from_a_file(tmp_path):
