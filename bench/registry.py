@@ -103,6 +103,14 @@ tasks = Registry(
     {
         "digits": "odegrad.datasets.digits:Digits",
         "circles": "odegrad.datasets.toy_densities:Circles",
+        "linear": "odegrad.datasets.closed_form:Linear",
+        "logistic": "odegrad.datasets.closed_form:Logistic",
+        "rotation": "odegrad.datasets.closed_form:Rotation",
+        "contracting": "odegrad.datasets.closed_form:Contracting",
+        "lotka_volterra": "odegrad.datasets.orbits:LotkaVolterra",
+        "three_body": "odegrad.datasets.orbits:ThreeBody",
+        "van_der_pol": "odegrad.datasets.stiff:VanDerPol",
+        "robertson": "odegrad.datasets.stiff:Robertson",
     },
     "odegrad.tasks",
 )
