@@ -266,6 +266,8 @@ class TaskInfo:
     citation: str
     licence: str
     sizes: tuple[str, ...] = ("tiny", "default")
+    limit: float | None = None
+    """The metric's best possible expected value where it is known: a density's entropy for its ``nll``."""
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,7 @@ def train_pass(run: Run, progress: Progress) -> dict[str, Any]:
         "metric_value": value,
         "metric_higher_is_better": info.higher_is_better,
         "metric_target": target,
+        "metric_limit": info.limit,
         "target_reached": reached,
         "train_seconds": trace.seconds[-1],
         "train_loss": trace.losses,

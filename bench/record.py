@@ -159,6 +159,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("metric_value", "float64", "", "the task's metric on held-out data after training"),
     Column("metric_higher_is_better", "boolean", "", "direction of metric_value"),
     Column("metric_target", "float64", "", "value that a good method reaches at this size"),
+    Column(
+        "metric_limit", "float64", "", "best value that any model can expect, where it is known: a density's entropy"
+    ),
     Column("target_reached", "boolean", "", "whether metric_value is at least as good as metric_target", True),
     Column("train_seconds", "float64", "s", "wall-clock of the training iterations, without evaluation", False, False),
     Column("train_loss", "object", "", "training loss of every iteration"),

@@ -102,7 +102,12 @@ tasks = Registry(
     "task",
     {
         "digits": "odegrad.datasets.digits:Digits",
-        "circles": "odegrad.datasets.toy_densities:Circles",
+        "circles": "odegrad.datasets.plane_densities:Circles",
+        "moons": "odegrad.datasets.plane_densities:Moons",
+        "pinwheel": "odegrad.datasets.plane_densities:Pinwheel",
+        "two_spirals": "odegrad.datasets.plane_densities:TwoSpirals",
+        "eight_gaussians": "odegrad.datasets.plane_densities:EightGaussians",
+        "checkerboard": "odegrad.datasets.plane_densities:Checkerboard",
         "linear": "odegrad.datasets.closed_form:Linear",
         "logistic": "odegrad.datasets.closed_form:Logistic",
         "rotation": "odegrad.datasets.closed_form:Rotation",

@@ -1,12 +1,12 @@
 """Two-dimensional densities, drawn without end from a seed, and the continuous normalizing flow trained on them."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +15,8 @@ from odegrad.datasets.flow import FlowField, initial_state, log_density
 from odegrad.datasets.layers import TanhNet
 from odegrad.datasets.seeding import PARAMETERS, PROBE, TANH_SCALE, TEST, TRAIN, VALIDATION, generator, seeded_module
 from odegrad.datasets.sizes import settings_of
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,52 @@ class FlowSettings:
     training: Training
 
 
+SETTINGS: Mapping[str, FlowSettings] = {
+    "tiny": FlowSettings(
+        hidden=(32, 32),
+        end_time=0.5,
+        batch_size=100,
+        test_points=1_000,
+        training=Training(
+            iterations=80,
+            optimizers={
+                "adam": {"lr": 2e-2},
+                "sgd": {"lr": 0.1, "momentum": 0.9},
+                "snopt": {"lr": 0.05, "momentum": 0.9, "eps": 0.1, "update_freq": 10},
+            },
+        ),
+    ),
+    "default": FlowSettings(
+        hidden=(64, 64, 64),
+        end_time=0.5,
+        batch_size=100,
+        test_points=4_000,
+        training=Training(
+            iterations=2_000,
+            optimizers={
+                "adam": {"lr": 1e-3, "weight_decay": 1e-5},
+                "sgd": {"lr": 0.01, "momentum": 0.9},
+                "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.05, "update_freq": 100},
+            },
+        ),
+    ),
+}
+"""Of every density in the plane; the default one is after Daulbaev et al., NeurIPS 2020."""
+
+
 class ToyDensity(ABC):
     """A two-dimensional density: a subclass names itself, its settings and how to draw a point."""
 
     info: ClassVar[TaskInfo]
-    settings: ClassVar[Mapping[str, FlowSettings]]
+    settings: ClassVar[Mapping[str, FlowSettings]] = SETTINGS
 
     @abstractmethod
     def sample(self, count: int, source: torch.Generator) -> Tensor:
         """Return ``count`` points ``[count, 2]`` in float64 on the CPU, drawn from ``source``."""
+
+    @abstractmethod
+    def density(self, points: Array) -> Array:
+        """Return the density ``[count]`` at ``points [count, 2]``."""
 
     def training(self, size: str) -> Training:
         """Return how the flow is trained at ``size``."""
@@ -119,78 +158,3 @@ class ToyDensityProblem:
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
         """Return the flow's vector field, the state that starts at ``batch`` and the times ``[2]``."""
         return self.field, initial_state(batch), self.ts
-
-
-class Circles(ToyDensity):
-    """Two rings about the origin: a ring by a fair coin, an angle, and a radius with Gaussian noise."""
-
-    radii: ClassVar[tuple[float, ...]] = (3.0, 1.5)
-    noise: ClassVar[float] = 0.24
-
-    info: ClassVar[TaskInfo] = TaskInfo(
-        name="circles",
-        kind="density",
-        summary="two concentric rings in the plane; continuous normalizing flow of concat-squash layers, exact trace",
-        metric_name="nll",
-        higher_is_better=False,
-        target={"tiny": 3.78, "default": 3.4},
-        offline=True,
-        citation="generated; radii, noise and the flow's settings after Daulbaev et al., Interpolation Technique to "
-        "Speed Up Gradients Propagation in Neural ODEs, NeurIPS 2020",
-        licence="none needed (generated)",
-    )
-    settings: ClassVar[Mapping[str, FlowSettings]] = {
-        "tiny": FlowSettings(
-            hidden=(32, 32),
-            end_time=0.5,
-            batch_size=100,
-            test_points=1_000,
-            training=Training(
-                iterations=80,
-                optimizers={
-                    "adam": {"lr": 2e-2},
-                    "sgd": {"lr": 0.1, "momentum": 0.9},
-                    "snopt": {"lr": 0.05, "momentum": 0.9, "eps": 0.1, "update_freq": 10},
-                },
-            ),
-        ),
-        "default": FlowSettings(
-            hidden=(64, 64, 64),
-            end_time=0.5,
-            batch_size=100,
-            test_points=4_000,
-            training=Training(
-                iterations=2_000,
-                optimizers={
-                    "adam": {"lr": 1e-3, "weight_decay": 1e-5},
-                    "sgd": {"lr": 0.01, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.05, "update_freq": 100},
-                },
-            ),
-        ),
-    }
-
-    def sample(self, count: int, source: torch.Generator) -> Tensor:
-        """Return ``count`` points ``[count, 2]`` in float64 on the CPU, drawn from ``source``."""
-        ring = torch.randint(len(self.radii), (count,), generator=source)
-        angle = 2.0 * math.pi * torch.rand(count, dtype=torch.float64, generator=source)
-        noise = self.noise * torch.randn(count, dtype=torch.float64, generator=source)
-        radius = torch.tensor(self.radii, dtype=torch.float64)[ring] + noise
-        return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
-
-    def entropy_nats(self) -> float:
-        """Return the density's differential entropy in nats: the least negative log-density that a flow can reach.
-
-        With ``q`` the density of the radius, the density of a point at radius r is ``q(r) / (2 pi r)``, hence
-        ``H = int q(r) log(2 pi r / q(r)) dr``, by the midpoint rule, which converges geometrically for smooth
-        integrands that vanish at both ends. A negative radius (probability 2e-10) lies at ``-r`` on the other side.
-        """
-        end = max(self.radii) + 12.0 * self.noise
-        points = 20_000
-        r = (np.arange(points) + 0.5) * (end / points)
-        centres = np.array([*self.radii, *(-radius for radius in self.radii)])
-        normals = np.exp(-0.5 * ((r[:, None] - centres) / self.noise) ** 2)
-        q = normals.sum(1) / (len(self.radii) * self.noise * math.sqrt(2.0 * math.pi))
-        seen = q > 0.0  # 0 log 0 = 0
-        surprise = np.log(2.0 * math.pi * r[seen]) - np.log(q[seen])
-        return float((q[seen] * surprise).sum() * (end / points))

@@ -12,6 +12,7 @@ from odegrad.reports.statistics import bootstrap_interval, median
 MEDIANS = (
     "metric_value",
     "metric_target",
+    "metric_limit",
     "nfe_forward",
     "nfe_backward",
     "nfe_tap",
@@ -36,6 +37,13 @@ MEDIANS = (
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
     """Yield the rows of a table; columns are attributes."""
     yield from table.itertuples()
+
+
+def gap(row: Any) -> float:
+    """Return how far a row's metric is behind its limit (below 0 where chance put it ahead); NaN if none is known."""
+    distance = float(row.metric_value - row.metric_limit)
+    upwards = not pd.isna(row.metric_higher_is_better) and bool(row.metric_higher_is_better)
+    return -distance if upwards else distance
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The table of a result set: on the terminal, as Markdown, CSV and LaTeX booktabs."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from rich.text import Text
 
 from odegrad.reports import units
 from odegrad.reports.names import short
-from odegrad.reports.summary import failures, rows_of, summary
+from odegrad.reports.summary import failures, gap, rows_of, summary
 
 METRIC_DIGITS = 4
 NOTE = (
     "Medians over the runs that ended ok. NFE, memory and times are of one iteration at the initial parameters; the "
     "gradient error is relative, against a float64 reference, at the initial and at the trained parameters. Times of "
-    "an optimizer that refreshes curvature factors are of an ordinary iteration; wall-clock holds the refreshes."
+    "an optimizer that refreshes curvature factors are of an ordinary iteration; wall-clock holds the refreshes. In "
+    "brackets, how far a metric is from the best that any model can expect, where that is known."
 )
 LONGEST_MESSAGE = 300
 """Characters of a failure's message on the terminal; records and page hold all of it."""
@@ -132,7 +134,8 @@ def to_latex(frame: pd.DataFrame) -> str:
 
 
 def _metric_value(row: Any) -> str:
-    return units.significant(row.metric_value, METRIC_DIGITS)
+    value = units.significant(row.metric_value, METRIC_DIGITS)
+    return value if math.isnan(gap(row)) else f"{value} ({gap(row):+.2f})"
 
 
 def _plain_table(table: pd.DataFrame) -> Table:

@@ -16,7 +16,7 @@ from odegrad.reports import units
 from odegrad.reports.figures.kinds import KINDS, Kind, render
 from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
-from odegrad.reports.summary import cells, failures, rows_of, summary
+from odegrad.reports.summary import cells, failures, gap, rows_of, summary
 from odegrad.reports.tables import METRIC_DIGITS, NOTE, label
 
 MOST_RUNS = 2000
@@ -84,6 +84,8 @@ RESULTS = (
     PageColumn("ok", "ok"),
     *DETAILS,
     PageColumn("metric, 95 % interval", "interval"),
+    PageColumn("metric's limit", "metric_limit", _metric),
+    PageColumn("behind it", "gap", _metric),
     PageColumn("failures", "failures", right=False),
 )
 RUNS = (
@@ -143,6 +145,7 @@ def _results(frame: pd.DataFrame) -> PageTable:
     return _table(RESULTS, table.assign(
         label=[label(row) for row in rows_of(table)],
         ok=[f"{r.n_ok}/{r.n}" for r in rows_of(table)],
+        gap=[gap(r) for r in rows_of(table)],
         interval=[_interval(r.metric_low, r.metric_high) for r in rows_of(table)],
     ))  # fmt: skip
 

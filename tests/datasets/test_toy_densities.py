@@ -1,54 +1,103 @@
-"""The rings' generator, their entropy, and the flow's metric on a known map."""
+"""Densities in the plane against their own points, their entropies, and the flow's metric on a known map."""
 
 import math
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from scipy import integrate, stats
 from torch import Tensor
 
+from odegrad.datasets.plane_densities import Checkerboard, Circles, EightGaussians, Moons, Pinwheel, TwoSpirals
 from odegrad.datasets.seeding import generator
-from odegrad.datasets.toy_densities import Circles
+from odegrad.datasets.toy_densities import ToyDensity
 
 CPU = torch.device("cpu")
 
 
-def density(x: float, y: float) -> float:
+def ring_density(x: float, y: float) -> float:
     """Return the rings' density at a point, from scipy's normal density of the radius."""
     radius = math.hypot(x, y)
     of_radius = 0.5 * (stats.norm.pdf(radius, 3.0, 0.24) + stats.norm.pdf(radius, 1.5, 0.24))
     return float(of_radius / (2 * math.pi * radius))
 
 
-def test_entropy_agrees_with_adaptive_quadrature() -> None:
+DENSITIES = [Circles(), Moons(), Pinwheel(), TwoSpirals(), EightGaussians(), Checkerboard()]
+each_density = pytest.mark.parametrize("density", DENSITIES, ids=lambda density: density.info.name)
+
+
+def midpoints(density: ToyDensity, step: float, end: float) -> tuple[Any, Any]:
+    """Return midpoints of a grid on ``[-end, end]^2`` and the density there."""
+    line = np.arange(-end, end, step) + step / 2
+    grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    return grid, density.density(grid)
+
+
+def entropy_on_a_grid(density: ToyDensity, step: float, end: float) -> tuple[float, float]:
+    """Return mass and entropy by the midpoint rule."""
+    _, p = midpoints(density, step, end)
+    seen = p[p > 0]
+    return float(p.sum() * step**2), float(-(seen * np.log(seen)).sum() * step**2)
+
+
+@each_density
+def test_stated_entropy_agrees_with_quadrature(density: ToyDensity) -> None:
+    """A swirl keeps areas, and with that the entropy: the pinwheel's is that of its arms before it."""
+
+    class Straight(Pinwheel):
+        rate = 0.0
+
+    smooth = Straight() if isinstance(density, Pinwheel) else density
+    mass, entropy = entropy_on_a_grid(smooth, 0.0625, 6.0)
+    assert abs(mass - 1.0) < 1e-8
+    assert density.info.limit == pytest.approx(entropy, abs=5e-5)
+
+
+@each_density
+def test_points_follow_the_density(density: ToyDensity) -> None:
+    """The mean surprise of drawn points is the entropy; their counts in boxes are the integrals of the density."""
+    points = density.sample(40_000, generator(5)).numpy()
+    surprise = -np.log(density.density(points))
+    standard_error = surprise.std() / math.sqrt(len(surprise))
+    assert abs(density.info.limit - surprise.mean()) <= 4 * standard_error + 1e-4
+    grid, p = midpoints(density, 0.025, 6.0)
+    edges = np.linspace(-6.0, 6.0, 13)
+    expected, _, _ = np.histogram2d(*grid.T, bins=[edges, edges], weights=p * 0.025**2 * len(points))
+    found, _, _ = np.histogram2d(*points.T, bins=[edges, edges])
+    many = expected > 20
+    statistic = float(((found - expected)[many] ** 2 / expected[many]).sum())
+    assert stats.chi2.sf(statistic, many.sum()) > 1e-4
+    assert found[~many].sum() <= 30 + 2 * expected[~many].sum()
+
+
+def test_rings_entropy_agrees_with_adaptive_quadrature() -> None:
     def integrand(r: float) -> float:
-        p = density(r, 0.0)
+        p = ring_density(r, 0.0)
         return -2 * math.pi * r * p * math.log(p)
 
     parts = [integrate.quad(integrand, a, b, epsabs=1e-11, limit=200)[0] for a, b in ((0.01, 1.5), (1.5, 3), (3, 6))]
-    assert abs(Circles().entropy_nats() - sum(parts)) < 1e-6
+    assert Circles().info.limit == pytest.approx(sum(parts), abs=5e-5)
 
 
-def test_entropy_agrees_with_monte_carlo() -> None:
-    points = Circles().sample(20_000, generator(5)).numpy()
-    surprise = np.array([-math.log(density(x, y)) for x, y in points[:4_000]])
-    standard_error = surprise.std() / math.sqrt(len(surprise))
-    assert abs(Circles().entropy_nats() - surprise.mean()) < 4 * standard_error
+def test_entropies_in_closed_form() -> None:
+    """Eight squares of area four; Gaussians far apart; thin rings far apart."""
+    assert Checkerboard().info.limit == pytest.approx(math.log(32.0), abs=1e-12)
 
+    class Apart(EightGaussians):
+        radius, noise = 5.0, 0.1
 
-def test_well_separated_rings_have_the_closed_form_entropy() -> None:
-    """Thin rings far apart: log 2 for the coin, log(2 pi r) for the angle, a Gaussian's entropy for the radius."""
+    gaussian = math.log(2 * math.pi * math.e * 0.1**2)
+    assert entropy_on_a_grid(Apart(), 0.02, 6.0)[1] == pytest.approx(math.log(8) + gaussian, abs=1e-6)
 
     class Thin(Circles):
-        radii = (9.0, 3.0)
-        noise = 0.05
+        radii, noise = (5.0, 2.0), 0.1
 
-    gaussian = 0.5 * math.log(2 * math.pi * math.e * 0.05**2)
-    # E[log r] = log r_0 - noise^2 / (2 r_0^2) up to the fourth order.
-    log_radius = 0.5 * sum(math.log(r) - 0.05**2 / (2 * r**2) for r in (9.0, 3.0))
-    expected = math.log(2) + math.log(2 * math.pi) + log_radius + gaussian
-    assert abs(Thin().entropy_nats() - expected) < 1e-6
+    one = 0.5 * math.log(2 * math.pi * math.e * 0.1**2)
+    # E[log r] = log r_0 - noise^2 / (2 r_0^2) up to the fourth order
+    log_radius = 0.5 * sum(math.log(r) - 0.1**2 / (2 * r**2) for r in (5.0, 2.0))
+    expected = math.log(2) + math.log(2 * math.pi) + log_radius + one
+    assert entropy_on_a_grid(Thin(), 0.02, 6.0)[1] == pytest.approx(expected, abs=2e-5)
 
 
 def test_radii_and_angles_follow_their_distributions() -> None:

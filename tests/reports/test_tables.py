@@ -53,6 +53,17 @@ def test_wide_terminal_has_a_line_a_row(quick, frame_of):
         assert line.endswith("2/2")
 
 
+def test_metric_shows_its_distance_from_its_limit(record, frame_of):
+    """Where the best possible value is known: behind it counts upwards in both directions of a metric."""
+    low = record(task="circles", metric_name="nll", metric_value=3.5, metric_limit=3.264, metric_higher_is_better=False)
+    high = record(metric_value=0.9, metric_limit=1.0, metric_higher_is_better=True)
+    unknown = record(method="anode", metric_value=0.9, metric_limit=None)
+    text = printed(frame_of([low, high, unknown]), 140)
+    assert "nll 3.500 (+0.24)" in text
+    assert "accuracy 0.9000 (+0.10)" in text
+    assert sum("(+" in line for line in text.splitlines()) == 2
+
+
 def test_terminal_lists_failures(mixed, frame_of):
     """Failed runs stand beneath the table with status and message; markup in them is text."""
     text = printed(frame_of(mixed), 140)
