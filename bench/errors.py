@@ -12,6 +12,7 @@
     │   ├── NonFiniteError               the field or the state is not finite
     │   ├── StepSizeUnderflowError       the step no longer changes the time
     │   └── TooManyStepsError            the step limit was reached
+    ├── DataError                        a data set that is not there, cannot be fetched, or is not what it should be
     └── InfrastructureError              the machine failed, not the method
 """
 
@@ -37,6 +38,10 @@ class ResultsError(UsageError):
 
 class UnsupportedError(UsageError):
     """A combination that a method states it cannot do, with the reason."""
+
+
+class DataError(OdegradError):
+    """A data set is not there, cannot be fetched, or is not what it should be; the message says how to place it."""
 
 
 class UnknownNameError(UsageError):

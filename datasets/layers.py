@@ -4,6 +4,7 @@ Weights sit in ordinary ``nn.Linear`` and ``nn.Conv2d`` submodules, so that what
 factors, weight norm, counters of operations) also knows these.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -59,11 +60,12 @@ class ConcatSquashLinear(nn.Module):
         return out
 
 
-class TanhNet(nn.Module):
-    """Concat-squash layers with tanh between them: a velocity ``[batch, dim] -> [batch, dim]``."""
+class ConcatSquashNet(nn.Module):
+    """Concat-squash layers with ``activation`` between them: a velocity ``[batch, dim] -> [batch, dim]``."""
 
-    def __init__(self, dim: int, hidden: tuple[int, ...]) -> None:
+    def __init__(self, dim: int, hidden: tuple[int, ...], activation: Callable[[Tensor], Tensor] = torch.tanh) -> None:
         super().__init__()
+        self.activation = activation
         widths = (dim, *hidden, dim)
         self.layers = nn.ModuleList(ConcatSquashLinear(a, b) for a, b in pairwise(widths))
 
@@ -72,5 +74,5 @@ class TanhNet(nn.Module):
         first, *rest = self.layers
         out: Tensor = first(t, x)
         for layer in rest:
-            out = layer(t, torch.tanh(out))
+            out = layer(t, self.activation(out))
         return out

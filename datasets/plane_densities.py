@@ -78,7 +78,8 @@ class Circles(ToyDensity):
         centres = np.array([*self.radii, *(-radius for radius in self.radii)])
         bells = np.exp(-0.5 * ((r[:, None] - centres) / self.noise) ** 2)
         of_radius: Array = bells.sum(1) * GAUSS / (len(self.radii) * self.noise)
-        return of_radius / (2.0 * math.pi * r)
+        density: Array = of_radius / (2.0 * math.pi * r)
+        return density
 
 
 class EightGaussians(ToyDensity):
@@ -89,7 +90,7 @@ class EightGaussians(ToyDensity):
     info: ClassVar[TaskInfo] = plane_info(
         "eight_gaussians",
         "eight Gaussians on a circle in the plane",
-        3.3,
+        3.15,
         2.9,
         2.8114,
         "after Grathwohl et al., FFJORD, ICLR 2019, section 4.1",
@@ -140,8 +141,8 @@ class Moons(Curves):
     info: ClassVar[TaskInfo] = plane_info(
         "moons",
         "two interleaved half circles in the plane",
-        3.1,
-        2.6,
+        2.7,
+        2.5,
         2.3939,
         "the shapes of scikit-learn's make_moons, scaled by two and centred",
     )
@@ -162,7 +163,7 @@ class TwoSpirals(Curves):
         "two_spirals",
         "two spiral arms in the plane",
         3.6,
-        3.0,
+        2.9,
         2.5406,
         "after Grathwohl et al., FFJORD, ICLR 2019, section 4.1",
     )
@@ -189,8 +190,8 @@ class Pinwheel(ToyDensity):
     info: ClassVar[TaskInfo] = plane_info(
         "pinwheel",
         "five swirled arms in the plane",
-        3.2,
-        2.7,
+        3.45,
+        3.0,
         2.3206,
         "after Johnson et al., Composing graphical models with neural networks for structured representations and "
         "fast inference, NeurIPS 2016",
@@ -229,8 +230,8 @@ class Checkerboard(ToyDensity):
     info: ClassVar[TaskInfo] = plane_info(
         "checkerboard",
         "the dark squares of a board of four by four",
-        4.1,
-        3.7,
+        3.95,
+        3.75,
         math.log(32.0),
         "after Grathwohl et al., FFJORD, ICLR 2019, section 4.1",
     )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from odegrad.contracts import TaskInfo, Training
-from odegrad.datasets.layers import TanhNet
+from odegrad.datasets.layers import ConcatSquashNet
 from odegrad.datasets.trajectories import Array, Trajectories, TrajectorySettings
 
 
@@ -161,4 +161,4 @@ class Robertson(Trajectories):
 
     def field(self, dim: int, hidden: tuple[int, ...]) -> nn.Module:
         """Return a net that sees the time: in log time the equation is not autonomous."""
-        return TanhNet(dim, hidden)
+        return ConcatSquashNet(dim, hidden)

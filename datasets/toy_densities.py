@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, VectorField
 from odegrad.datasets.flow import FlowField, initial_state, log_density
-from odegrad.datasets.layers import TanhNet
+from odegrad.datasets.layers import ConcatSquashNet
 from odegrad.datasets.seeding import PARAMETERS, PROBE, TANH_SCALE, TEST, TRAIN, VALIDATION, generator, seeded_module
 from odegrad.datasets.sizes import settings_of
 
@@ -91,7 +91,7 @@ class ToyDensity(ABC):
         """
         s = settings_of(self.info.name, self.settings, size)
         source = generator(seed, PARAMETERS)
-        velocity = seeded_module(lambda: TanhNet(2, s.hidden), source, device, dtype, scale=TANH_SCALE)
+        velocity = seeded_module(lambda: ConcatSquashNet(2, s.hidden), source, device, dtype, scale=TANH_SCALE)
         return ToyDensityProblem(self, s, FlowField(velocity), seed, device, dtype)
 
 

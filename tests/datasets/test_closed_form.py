@@ -40,7 +40,8 @@ def test_solution_starts_at_y0_and_its_derivative_is_the_field(task: ClosedForm,
     for t in problem.ts[1:]:
 
         def at(s: torch.Tensor) -> torch.Tensor:
-            return problem.truth.solution(starts, torch.stack([problem.ts[0], s]))[1]
+            end: torch.Tensor = problem.truth.solution(starts, torch.stack([problem.ts[0], s]))[1]
+            return end
 
         y, rate = torch.autograd.functional.jvp(at, t, torch.ones_like(t))
         torch.testing.assert_close(rate, problem.truth(t, y), rtol=1e-9, atol=1e-11)

@@ -12,7 +12,7 @@ from torch.func import jacrev, vmap
 from torchdiffeq import odeint
 
 from odegrad.datasets.flow import FlowField, draw_probe, initial_state, log_density, standard_normal_log_density
-from odegrad.datasets.layers import TanhNet
+from odegrad.datasets.layers import ConcatSquashNet
 from odegrad.datasets.seeding import generator, seeded_module
 from odegrad.errors import UsageError
 
@@ -24,7 +24,7 @@ solve = partial(odeint, rtol=1e-11, atol=1e-11, method="dopri5")
 
 def flow(dim: int = DIM, seed: int = 0) -> FlowField:
     device = torch.device("cpu")
-    return FlowField(seeded_module(lambda: TanhNet(dim, (8, 8)), generator(seed), device, torch.float64))
+    return FlowField(seeded_module(lambda: ConcatSquashNet(dim, (8, 8)), generator(seed), device, torch.float64))
 
 
 def points(count: int = BATCH, dim: int = DIM) -> Tensor:

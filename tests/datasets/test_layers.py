@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from odegrad.datasets.layers import ConcatConv2d, ConcatLinear, ConcatSquashLinear, TanhNet
+from odegrad.datasets.layers import ConcatConv2d, ConcatLinear, ConcatSquashLinear, ConcatSquashNet
 from odegrad.datasets.seeding import generator, seeded_module
 
 CPU = torch.device("cpu")
@@ -42,13 +42,13 @@ def test_concat_squash_follows_its_formula() -> None:
 
 
 def test_tanh_net_without_hidden_layers_is_one_concat_squash_layer() -> None:
-    net = seeded_module(lambda: TanhNet(3, ()), generator(0), CPU, torch.float64)
+    net = seeded_module(lambda: ConcatSquashNet(3, ()), generator(0), CPU, torch.float64)
     x = normal(5, 3)
     torch.testing.assert_close(net(T, x), net.layers[0](T, x), rtol=0, atol=0)
 
 
 def test_tanh_net_puts_tanh_between_its_layers() -> None:
-    net = seeded_module(lambda: TanhNet(2, (4, 3)), generator(0), CPU, torch.float64)
+    net = seeded_module(lambda: ConcatSquashNet(2, (4, 3)), generator(0), CPU, torch.float64)
     x = normal(5, 2)
     a, b, c = net.layers
     torch.testing.assert_close(net(T, x), c(T, torch.tanh(b(T, torch.tanh(a(T, x))))), rtol=0, atol=0)

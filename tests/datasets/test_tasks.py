@@ -13,7 +13,7 @@ from odegrad.errors import UnknownNameError, UsageError
 from odegrad.registry import build_task, tasks
 
 CPU = torch.device("cpu")
-TASKS: list[Task] = [build_task(name) for name in tasks.names()]
+TASKS: list[Task] = [task for task in map(build_task, tasks.names()) if task.info.offline]
 WITHOUT_LAYERS = {"logistic", "rotation"}
 """Tasks whose field has no layer that SNOpt could precondition."""
 
@@ -88,7 +88,7 @@ def test_probe_batch_is_small_and_dynamics_are_detached(task: Task) -> None:
     problem = build(task)
     assert len(tensors(problem.probe_batch())[0]) <= 16
     field, state, ts = problem.dynamics(problem.probe_batch())
-    assert field is problem.fields[0]
+    assert {id(p) for p in field.parameters()} == {id(p) for p in problem.fields[0].parameters()}
     assert not any(part.requires_grad for part in tensors(state))
     dy = field(ts[0], state)
     assert [part.shape for part in tensors(dy)] == [part.shape for part in tensors(state)]

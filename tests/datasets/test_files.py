@@ -1,0 +1,103 @@
+"""Fetching: from a server of our own, with wrong hashes, cut files, damaged caches and no network."""
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from odegrad.datasets.files import FOLDER_VARIABLE, DataFile, data_folder
+from odegrad.errors import DataError
+
+CONTENT = b"one, two, three\n" * 1_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
+    """Yield a folder, the address under which its files are served, and what was asked for."""
+    root, asked = tmp_path / "served", list[str]()
+    root.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(root))  # type: ignore[arg-type]
+
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield root, f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+
+
+def of(address: str, content: bytes = CONTENT) -> DataFile:
+    return DataFile("table.csv", f"{address}/table.csv", f"sha256:{hashlib.sha256(content).hexdigest()}", 0.016)
+
+
+def test_file_is_fetched_once(folder: Path, served: tuple[Path, str, list[str]]) -> None:
+    root, address, asked = served
+    (root / "table.csv").write_bytes(CONTENT)
+    path = of(address).fetch()
+    assert path == folder / "table.csv"
+    assert path.read_bytes() == CONTENT
+    assert of(address).fetch() == path
+    assert len(asked) == 1
+
+
+def test_a_cut_or_changed_file_is_refused_and_not_kept(folder: Path, served: tuple[Path, str, list[str]]) -> None:
+    root, address, _ = served
+    (root / "table.csv").write_bytes(CONTENT[:500])
+    with pytest.raises(DataError, match=r"table.csv: what came from .* has another hash than sha256:"):
+        of(address).fetch()
+    assert not (folder / "table.csv").exists()
+
+
+def test_a_damaged_file_is_kept_aside_and_fetched_again(folder: Path, served: tuple[Path, str, list[str]]) -> None:
+    root, address, _ = served
+    (root / "table.csv").write_bytes(CONTENT)
+    folder.mkdir()
+    (folder / "table.csv").write_bytes(b"damaged")
+    assert of(address).fetch().read_bytes() == CONTENT
+    (aside,) = folder.glob("table.csv.damaged-*")
+    assert aside.read_bytes() == b"damaged"
+
+
+def test_no_network_says_where_to_place_the_file(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"table.csv: not in .* and not fetched from http") as caught:
+        of("http://127.0.0.1:9").fetch()
+    message = str(caught.value)
+    assert str(folder / "table.csv") in message
+    assert FOLDER_VARIABLE in message
+    assert "odegrad list tasks says which tasks work offline" in message
+
+
+def test_a_file_placed_by_hand_needs_no_network(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "table.csv").write_bytes(CONTENT)
+    assert of("http://127.0.0.1:9").fetch() == folder / "table.csv"
+
+
+def test_many_at_a_time_fetch_once(folder: Path, served: tuple[Path, str, list[str]]) -> None:
+    root, address, asked = served
+    (root / "table.csv").write_bytes(CONTENT)
+    threads = [threading.Thread(target=of(address).fetch) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 1
+    assert (folder / "table.csv").read_bytes() == CONTENT
+
+
+def test_without_the_variable_data_lie_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    assert data_folder().name == "odegrad"
