@@ -63,8 +63,8 @@ def test_points_follow_the_density(density: ToyDensity) -> None:
     assert abs(density.info.limit - surprise.mean()) <= 4 * standard_error + 1e-4
     grid, p = midpoints(density, 0.025, 6.0)
     edges = np.linspace(-6.0, 6.0, 13)
-    expected, _, _ = np.histogram2d(*grid.T, bins=[edges, edges], weights=p * 0.025**2 * len(points))
-    found, _, _ = np.histogram2d(*points.T, bins=[edges, edges])
+    expected, _, _ = np.histogram2d(grid[:, 0], grid[:, 1], bins=edges, weights=p * 0.025**2 * len(points))
+    found, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=edges)
     many = expected > 20
     statistic = float(((found - expected)[many] ** 2 / expected[many]).sum())
     assert stats.chi2.sf(statistic, many.sum()) > 1e-4
