@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import Solve, Split, State, Training, VectorField
 from odegrad.datasets.layers import ConcatConv2d
-from odegrad.datasets.seeding import TRAIN, generator
+from odegrad.datasets.seeding import epoch_rows
 
 Batch = tuple[Tensor, Tensor]
 """Images ``[batch, channels, height, width]`` and their classes ``[batch]`` (int64)."""
@@ -86,9 +86,7 @@ class ClassificationProblem:
     def batch(self, iteration: int) -> Batch:
         """Return images ``[batch, channels, height, width]`` and classes ``[batch]`` of ``iteration``."""
         images, labels = self.data.train
-        epoch, place = divmod(iteration, len(labels) // self.batch_size)
-        order = torch.randperm(len(labels), generator=generator(self.seed, TRAIN, epoch))
-        rows = order[place * self.batch_size : (place + 1) * self.batch_size].to(labels.device)
+        rows = epoch_rows(len(labels), self.batch_size, self.seed, iteration).to(labels.device)
         return images[rows], labels[rows]
 
     def probe_batch(self) -> Batch:

@@ -76,3 +76,41 @@ class ConcatSquashNet(nn.Module):
         for layer in rest:
             out = layer(t, self.activation(out))
         return out
+
+
+class AutonomousNet(nn.Module):
+    """Linear layers with tanh between them that do not see the time: a velocity ``[batch, dim] -> [batch, dim]``."""
+
+    def __init__(self, dim: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = dim
+        for out in hidden:
+            layers += [nn.Linear(width, out), nn.Tanh()]
+            width = out
+        self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
+
+    def forward(self, _t: Tensor, y: Tensor) -> Tensor:
+        """Return the velocity ``[batch, dim]`` of ``y [batch, dim]``."""
+        out: Tensor = self.layers(y)
+        return out
+
+
+class GRUCell(nn.Module):
+    """A gated recurrent unit made of two linear layers; PyTorch's ``nn.GRUCell`` with the same weights is the same.
+
+    Cho et al., Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation, 2014.
+    """
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.of_input = nn.Linear(inputs, 3 * hidden)
+        self.of_state = nn.Linear(hidden, 3 * hidden)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the state ``[batch, hidden]`` after the input ``x [batch, inputs]`` in state ``h [batch, hidden]``."""
+        x_reset, x_update, x_new = self.of_input(x).chunk(3, dim=-1)
+        h_reset, h_update, h_new = self.of_state(h).chunk(3, dim=-1)
+        update = torch.sigmoid(x_update + h_update)
+        new = torch.tanh(x_new + torch.sigmoid(x_reset + h_reset) * h_new)
+        return torch.lerp(new, h, update)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.contracts import TaskInfo, Training
-from odegrad.datasets.trajectories import Array, AutonomousNet, Trajectories, TrajectorySettings
+from odegrad.datasets.layers import AutonomousNet
+from odegrad.datasets.trajectories import Array, Trajectories, TrajectorySettings
 
 
 class LotkaVolterra(Trajectories):

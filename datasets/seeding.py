@@ -44,6 +44,18 @@ def generator(seed: int, *stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
+def epoch_rows(count: int, batch_size: int, seed: int, iteration: int) -> torch.Tensor:
+    """Return the rows ``[batch_size]`` of ``iteration``: epochs of shuffled batches of equal size.
+
+    What is left of an epoch is dropped, to come up in another one. Where there are fewer rows than a batch has, all
+    are one batch.
+    """
+    size = min(batch_size, count)
+    epoch, place = divmod(iteration, count // size)
+    order = torch.randperm(count, generator=generator(seed, TRAIN, epoch))
+    return order[place * size : (place + 1) * size]
+
+
 def seeded_module(
     build: Callable[[], ModuleT],
     source: torch.Generator,

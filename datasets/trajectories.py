@@ -12,6 +12,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 from odegrad.contracts import Problem, TaskInfo, Training
+from odegrad.datasets.layers import AutonomousNet
 from odegrad.datasets.regression import Pairs, RegressionProblem
 from odegrad.datasets.seeding import PARAMETERS, TANH_SCALE, TEST, TRAIN, VALIDATION, generator, seeded_module
 from odegrad.datasets.sizes import settings_of
@@ -21,24 +22,6 @@ Array = npt.NDArray[np.float64]
 
 RTOL, ATOL = 1e-10, 1e-12
 """Tolerances of the simulation: far below what float32 or a fitted field can resolve."""
-
-
-class AutonomousNet(nn.Module):
-    """Linear layers with tanh between them that do not see the time: a velocity ``[batch, dim] -> [batch, dim]``."""
-
-    def __init__(self, dim: int, hidden: tuple[int, ...]) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        width = dim
-        for out in hidden:
-            layers += [nn.Linear(width, out), nn.Tanh()]
-            width = out
-        self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
-
-    def forward(self, _t: Tensor, y: Tensor) -> Tensor:
-        """Return the velocity ``[batch, dim]`` of ``y [batch, dim]``."""
-        out: Tensor = self.layers(y)
-        return out
 
 
 @dataclass(frozen=True)
