@@ -4,9 +4,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from odegrad.contracts import TaskInfo, Traits
+from odegrad.errors import DataError
 from odegrad.methods.solvers.solver import make_solver, solver_names
-from odegrad.registry import PAIRS, gradients, optimizers, tasks
+from odegrad.registry import PAIRS, build_task, gradients, optimizers, tasks
 from odegrad.suite import suite_description, suite_names
 
 Row = dict[str, Any]
@@ -16,6 +19,8 @@ LEGENDS: Mapping[str, str] = {
     "methods": "N accepted and R rejected steps of s f calls (N', R' in the backward solve), K outputs, d numbers in a "
     "state, p parameters, n nodes, M blocks, A the graph of one f call, F an f call, B a vector-Jacobian product.",
     "solvers": "Any Runge-Kutta method becomes algebraically reversible with the option coupling = 0.99.",
+    "tasks": "Parameters, and numbers of a sample's state, of the tiny size. What is not offline is fetched once into "
+    "the user's cache folder, or where ODEGRAD_DATA says.",
 }
 """What stands under a listing."""
 
@@ -69,6 +74,7 @@ def task_rows() -> list[Row]:
     rows = []
     for name in tasks.names():
         info: TaskInfo = tasks.get(name).info
+        shape = _shape(name) if info.offline else {}
         rows.append(
             {
                 "name": name,
@@ -77,10 +83,28 @@ def task_rows() -> list[Row]:
                 "metric": info.metric_name,
                 "target": dict(info.target),
                 "offline": info.offline,
+                "sizes": ", ".join(info.sizes),
+                "parameters": shape.get("parameters"),
+                "state": shape.get("state"),
+                "limit": info.limit,
                 "licence": info.licence,
             }
         )
     return rows
+
+
+def _shape(name: str) -> Mapping[str, int]:
+    """Return the trained parameters and the numbers of a sample's state, of the tiny size; nothing without the data."""
+    try:
+        problem = build_task(name).build("tiny", 0, torch.device("cpu"), torch.float32)
+    except DataError:
+        return {}
+    _, state, _ = problem.dynamics(problem.probe_batch())
+    parts = (state,) if isinstance(state, torch.Tensor) else state
+    return {
+        "parameters": sum(p.numel() for p in problem.model.parameters() if p.requires_grad),
+        "state": sum(p[0].numel() for p in parts),
+    }
 
 
 def suites() -> list[Row]:
@@ -105,7 +129,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "methods": ("name", "exact", "memory", "cost_forward", "cost_backward", "paper"),
     "optimizers": ("name", "summary"),
     "solvers": ("name", "order", "calls_per_step", "adaptive", "dense_output", "source"),
-    "tasks": ("name", "kind", "summary", "metric", "target"),
+    "tasks": ("name", "kind", "sizes", "parameters", "state", "offline", "metric", "target"),
     "suites": ("name", "description"),
 }
 """The columns of each listing that fit into a table on a terminal."""

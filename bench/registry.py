@@ -102,6 +102,7 @@ tasks = Registry(
     "task",
     {
         "digits": "odegrad.datasets.digits:Digits",
+        "digits_mlp": "odegrad.datasets.digits:DigitsMLP",
         "circles": "odegrad.datasets.plane_densities:Circles",
         "moons": "odegrad.datasets.plane_densities:Moons",
         "pinwheel": "odegrad.datasets.plane_densities:Pinwheel",
@@ -120,6 +121,8 @@ tasks = Registry(
         "character_trajectories": "odegrad.datasets.series_classification:CharacterTrajectories",
         "articulary_word_recognition": "odegrad.datasets.series_classification:ArticularyWordRecognition",
         "spoken_arabic_digits": "odegrad.datasets.series_classification:SpokenArabicDigits",
+        "vae_digits": "odegrad.datasets.vae:VAEDigits",
+        "latent_spiral": "odegrad.datasets.latent_spiral:LatentSpiral",
         "linear": "odegrad.datasets.closed_form:Linear",
         "logistic": "odegrad.datasets.closed_form:Logistic",
         "rotation": "odegrad.datasets.closed_form:Rotation",

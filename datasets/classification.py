@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.contracts import Solve, Split, State, Training, VectorField
-from odegrad.datasets.layers import ConcatConv2d
+from odegrad.datasets.layers import ConcatConv2d, ConcatLinear
 from odegrad.datasets.seeding import epoch_rows
 
 Batch = tuple[Tensor, Tensor]
@@ -34,6 +34,20 @@ class ConvField(nn.Module):
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt [batch, channels, height, width]`` at time ``t`` (0-d)."""
+        out: Tensor = self.second(t, torch.tanh(self.first(t, z)))
+        return out
+
+
+class LinearField(nn.Module):
+    """Two linear layers with the time as one more input and tanh between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = ConcatLinear(width, width)
+        self.second = ConcatLinear(width, width)
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        """Return ``dz/dt [batch, width]`` at time ``t`` (0-d)."""
         out: Tensor = self.second(t, torch.tanh(self.first(t, z)))
         return out
 

@@ -1,5 +1,6 @@
 """Handwritten digits, 8x8 pixels, from scikit-learn: real data that needs no network."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 from odegrad.contracts import Problem, TaskInfo, Training
-from odegrad.datasets.classification import Batch, ClassificationProblem, ConvField, ImageData, ODENet
+from odegrad.datasets.classification import Batch, ClassificationProblem, ConvField, ImageData, LinearField, ODENet
 from odegrad.datasets.seeding import PARAMETERS, generator, seeded_module
 from odegrad.datasets.sizes import settings_of
 
@@ -24,6 +25,7 @@ class DigitsSettings:
     """One size: the net's shape and how it is trained."""
 
     channels: int
+    """Of the ODE block; in the net of linear layers, its width."""
     stem_kernel: int
     """Side of the stem's convolution, which pads by one pixel."""
     stem_stride: int
@@ -65,6 +67,16 @@ def digits_net(settings: DigitsSettings) -> ODENet:
         head=nn.Sequential(
             nn.AvgPool2d(2, stride=settings.pool_stride), nn.Flatten(), nn.Linear(channels * pooled**2, 10)
         ),
+    )
+
+
+def digits_mlp(settings: DigitsSettings) -> ODENet:
+    """Return a linear stem from the 64 pixels, an ODE block of two linear layers with the time, a linear read-out."""
+    width = settings.channels
+    return ODENet(
+        stem=nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Tanh()),
+        field=LinearField(width),
+        head=nn.Linear(width, 10),
     )
 
 
@@ -118,6 +130,10 @@ class Digits:
         ),
     }
 
+    def net(self, settings: DigitsSettings) -> ODENet:
+        """Return the net, whose parameters ``build`` then draws from the seed."""
+        return digits_net(settings)
+
     def training(self, size: str) -> Training:
         """Return how the net is trained at ``size``."""
         return settings_of(self.info.name, self.settings, size).training
@@ -131,5 +147,24 @@ class Digits:
             If there is no such size.
         """
         s = settings_of(self.info.name, self.settings, size)
-        net = seeded_module(lambda: digits_net(s), generator(seed, PARAMETERS), device, dtype)
+        net = seeded_module(lambda: self.net(s), generator(seed, PARAMETERS), device, dtype)
         return ClassificationProblem(net, digits_split(device, dtype), s.batch_size, s.training, seed)
+
+
+class DigitsMLP(Digits):
+    """The same images by linear layers only; an ODE block of two of them over t in [0, 1]."""
+
+    info: ClassVar[TaskInfo] = dataclasses.replace(
+        Digits.info,
+        name="digits_mlp",
+        summary="handwritten digits of 8x8 pixels; linear stem, ODE block of two linear layers, linear read-out",
+        target={"tiny": 0.93, "default": 0.95},
+    )
+    settings: ClassVar[Mapping[str, DigitsSettings]] = {
+        "tiny": dataclasses.replace(Digits.settings["tiny"], channels=32),
+        "default": dataclasses.replace(Digits.settings["default"], channels=64),
+    }
+
+    def net(self, settings: DigitsSettings) -> ODENet:
+        """Return the net, whose parameters ``build`` then draws from the seed."""
+        return digits_mlp(settings)

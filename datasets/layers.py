@@ -78,17 +78,20 @@ class ConcatSquashNet(nn.Module):
         return out
 
 
+def tanh_layers(*widths: int) -> nn.Sequential:
+    """Return linear layers from ``widths[0]`` numbers to ``widths[-1]`` with tanh between them."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
 class AutonomousNet(nn.Module):
     """Linear layers with tanh between them that do not see the time: a velocity ``[batch, dim] -> [batch, dim]``."""
 
     def __init__(self, dim: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        width = dim
-        for out in hidden:
-            layers += [nn.Linear(width, out), nn.Tanh()]
-            width = out
-        self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
+        self.layers = tanh_layers(dim, *hidden, dim)
 
     def forward(self, _t: Tensor, y: Tensor) -> Tensor:
         """Return the velocity ``[batch, dim]`` of ``y [batch, dim]``."""

@@ -117,7 +117,7 @@ def _padded(series: list[Array], labels: list[str], length: int, classes: list[s
     values = torch.zeros(len(series), length, series[0].shape[1], dtype=torch.float64)
     seen = torch.zeros(len(series), length, dtype=torch.bool)
     for i, x in enumerate(series):
-        known = ~np.isnan(x).any(1)
+        known = np.asarray(np.isfinite(x).all(axis=1))
         values[i, : len(x)] = torch.from_numpy(np.where(known[:, None], x, 0.0))
         seen[i, : len(x)] = torch.from_numpy(known)
     return Series(values, seen, torch.tensor([classes.index(label) for label in labels]))
