@@ -68,8 +68,7 @@ class AmortisedFlowField(nn.Module):
             u = parts[2 * i + 1].reshape(len(z), self.widths[i + 1], self.rank)
             x = out if i == 0 else torch.tanh(out)
             own = torch.bmm(u, torch.bmm(v.transpose(1, 2), x[..., None]))[..., 0] / self.rank
-            gate, shift = torch.sigmoid(layer.gate(t.reshape(1, 1))), layer.shift(t.reshape(1, 1))
-            out = (layer.linear(x) + own) * gate + shift
+            out = layer(t, x, own)
         return out
 
     def forward(self, t: Tensor, state: AmortisedState) -> AmortisedState:

@@ -53,10 +53,14 @@ class ConcatSquashLinear(nn.Module):
         self.gate = nn.Linear(1, out_features)
         self.shift = nn.Linear(1, out_features, bias=False)
 
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        """Map ``x [batch, in_features]`` at time ``t`` (0-d, of x's type) to ``[batch, out_features]``."""
+    def forward(self, t: Tensor, x: Tensor, own: Tensor | None = None) -> Tensor:
+        """Map ``x [batch, in_features]`` at time ``t`` (0-d, of x's type) to ``[batch, out_features]``.
+
+        ``own [batch, out_features]`` is added before scaling: what a sample has beside the shared weights.
+        """
         time = t.reshape(1, 1)
-        out: Tensor = self.linear(x) * torch.sigmoid(self.gate(time)) + self.shift(time)
+        linear = self.linear(x) if own is None else self.linear(x) + own
+        out: Tensor = linear * torch.sigmoid(self.gate(time)) + self.shift(time)
         return out
 
 

@@ -58,7 +58,7 @@ def test_each_sample_has_the_matrices_that_its_numbers_say() -> None:
             u = low_rank[i, place + 2 * a : place + 2 * (a + b)].reshape(b, 2)
             place += 2 * (a + b)
             with torch.no_grad():
-                layer.linear.weight.add_(u @ v.T / 2)
+                layer.get_parameter("linear.weight").add_(u @ v.T / 2)
         torch.testing.assert_close(found[i], own(t, z[i : i + 1])[0])
     assert place == mine.amortised_size
 
