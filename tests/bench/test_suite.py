@@ -2,13 +2,16 @@
 
 import re
 import textwrap
+import tomllib
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import odegrad.suites
 from odegrad.datasets.digits import Digits
 from odegrad.errors import SuiteError, UnknownNameError
+from odegrad.registry import tasks
 from odegrad.suite import load_suite, override, suite_description, suite_names
 
 SMALL = """
@@ -237,3 +240,12 @@ def test_quick_holds_the_five_methods_on_two_tasks():
     assert {r.method for r in runs} == five | {"torchdiffeq_naive", "torchdiffeq_adjoint"}
     assert {r.task for r in runs} == {"digits", "circles"}
     assert len(runs) == 7 * 2 * 2
+
+
+def test_tasks_tiny_holds_every_offline_task():
+    """A task that works offline is in the suite, and no other is."""
+    offline = {name for name in tasks.names() if tasks.get(name).info.offline}
+    with (Path(odegrad.suites.__file__).parent / "tasks-tiny.toml").open("rb") as file:
+        content = tomllib.load(file)
+    assert {task["name"] for task in content["tasks"]} == offline
+    assert {task["size"] for task in content["tasks"]} == {"tiny"}
