@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import TaskInfo, Training
+from odegrad.contracts import TaskInfo
+from odegrad.datasets.sizes import trained
 from odegrad.datasets.solvable import (
     ClosedForm,
     ClosedFormSettings,
@@ -43,14 +44,7 @@ class Linear(ClosedForm):
             offset=1.0,
             batch_size=64,
             test_points=256,
-            training=Training(
-                iterations=80,
-                optimizers={
-                    "adam": {"lr": 5e-2},
-                    "sgd": {"lr": 0.3, "momentum": 0.9},
-                    "snopt": {"lr": 0.05, "momentum": 0.9, "eps": 0.05, "update_freq": 20},
-                },
-            ),
+            training=trained(80, adam=5e-2, sgd=0.3, snopt=0.05, eps=0.05),
         ),
         "default": ClosedFormSettings(
             rates=(2.0, 1.0, 3.0, 1.0, 2.0),
@@ -59,14 +53,7 @@ class Linear(ClosedForm):
             offset=0.5,
             batch_size=128,
             test_points=1_000,
-            training=Training(
-                iterations=500,
-                optimizers={
-                    "adam": {"lr": 2e-2},
-                    "sgd": {"lr": 0.3, "momentum": 0.9},
-                    "snopt": {"lr": 0.05, "momentum": 0.9, "eps": 0.05, "update_freq": 100},
-                },
-            ),
+            training=trained(500, adam=2e-2, sgd=0.3, snopt=0.05, eps=0.05, update_freq=100),
         ),
     }
 
@@ -99,10 +86,7 @@ class Rotation(ClosedForm):
             offset=0.3,
             batch_size=64,
             test_points=256,
-            training=Training(
-                iterations=80,
-                optimizers={"adam": {"lr": 2e-2}, "sgd": {"lr": 0.02, "momentum": 0.5}},
-            ),
+            training=trained(80, adam=2e-2, sgd=0.02, snopt=None, momentum=0.5),
         ),
         "default": ClosedFormSettings(
             rates=(1.0, 2.0, 3.0, 4.0),
@@ -111,10 +95,7 @@ class Rotation(ClosedForm):
             offset=0.1,
             batch_size=128,
             test_points=1_000,
-            training=Training(
-                iterations=200,
-                optimizers={"adam": {"lr": 5e-3}, "sgd": {"lr": 2e-3, "momentum": 0.5}},
-            ),
+            training=trained(200, adam=5e-3, sgd=2e-3, snopt=None, momentum=0.5),
         ),
     }
 
@@ -146,10 +127,7 @@ class Logistic(ClosedForm):
             offset=0.5,
             batch_size=64,
             test_points=256,
-            training=Training(
-                iterations=80,
-                optimizers={"adam": {"lr": 5e-2}, "sgd": {"lr": 0.3, "momentum": 0.9}},
-            ),
+            training=trained(80, adam=5e-2, sgd=0.3, snopt=None),
         ),
         "default": ClosedFormSettings(
             rates=(0.7, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0),
@@ -158,10 +136,7 @@ class Logistic(ClosedForm):
             offset=0.5,
             batch_size=128,
             test_points=1_000,
-            training=Training(
-                iterations=300,
-                optimizers={"adam": {"lr": 3e-2}, "sgd": {"lr": 1.0, "momentum": 0.9}},
-            ),
+            training=trained(300, adam=3e-2, sgd=1.0, snopt=None),
         ),
     }
 
@@ -205,14 +180,7 @@ class Contracting(ClosedForm):
             offset=1.0,
             batch_size=64,
             test_points=256,
-            training=Training(
-                iterations=80,
-                optimizers={
-                    "adam": {"lr": 0.1},
-                    "sgd": {"lr": 1.0, "momentum": 0.9},
-                    "snopt": {"lr": 0.1, "momentum": 0.9, "eps": 0.05, "update_freq": 20},
-                },
-            ),
+            training=trained(80, adam=0.1, sgd=1.0, snopt=0.1, eps=0.05),
         ),
         "default": ClosedFormSettings(
             rates=(1.0, 20.0),
@@ -221,14 +189,7 @@ class Contracting(ClosedForm):
             offset=1.0,
             batch_size=128,
             test_points=1_000,
-            training=Training(
-                iterations=300,
-                optimizers={
-                    "adam": {"lr": 0.05},
-                    "sgd": {"lr": 1.0, "momentum": 0.9},
-                    "snopt": {"lr": 0.1, "momentum": 0.9, "eps": 0.05, "update_freq": 100},
-                },
-            ),
+            training=trained(300, adam=0.05, sgd=1.0, snopt=0.1, eps=0.05, update_freq=100),
         ),
     }
 

@@ -13,7 +13,7 @@ from torch import nn
 from odegrad.contracts import Problem, TaskInfo, Training
 from odegrad.datasets.classification import Batch, ClassificationProblem, ConvField, ImageData, LinearField, ODENet
 from odegrad.datasets.seeding import PARAMETERS, generator, seeded_module
-from odegrad.datasets.sizes import settings_of
+from odegrad.datasets.sizes import Sized, trained
 
 VALIDATION_IMAGES, TEST_IMAGES = 180, 360
 SPLIT_SEED = 0
@@ -80,7 +80,7 @@ def digits_mlp(settings: DigitsSettings) -> ODENet:
     )
 
 
-class Digits:
+class Digits(Sized[DigitsSettings]):
     """Ten classes of 8x8 images; an ODE block of two 3x3 convolutions over t in [0, 1]."""
 
     info: ClassVar[TaskInfo] = TaskInfo(
@@ -102,15 +102,7 @@ class Digits:
             stem_stride=2,
             pool_stride=1,
             batch_size=128,
-            training=Training(
-                iterations=100,
-                optimizers={
-                    "adam": {"lr": 1e-2, "weight_decay": 1e-3},
-                    "sgd": {"lr": 0.1, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.1, "update_freq": 20},
-                },
-                full_precond=True,
-            ),
+            training=trained(100, adam=1e-2, sgd=0.1, snopt=0.02, weight_decay=1e-3, full_precond=True),
         ),
         "default": DigitsSettings(
             channels=16,
@@ -118,14 +110,8 @@ class Digits:
             stem_stride=1,
             pool_stride=2,
             batch_size=128,
-            training=Training(
-                iterations=500,
-                optimizers={
-                    "adam": {"lr": 3e-3, "weight_decay": 1e-3},
-                    "sgd": {"lr": 0.1, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.05, "update_freq": 100},
-                },
-                full_precond=True,
+            training=trained(
+                500, adam=3e-3, sgd=0.1, snopt=0.02, weight_decay=1e-3, eps=0.05, update_freq=100, full_precond=True
             ),
         ),
     }
@@ -133,10 +119,6 @@ class Digits:
     def net(self, settings: DigitsSettings) -> ODENet:
         """Return the net, whose parameters ``build`` then draws from the seed."""
         return digits_net(settings)
-
-    def training(self, size: str) -> Training:
-        """Return how the net is trained at ``size``."""
-        return settings_of(self.info.name, self.settings, size).training
 
     def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Build the ODE net and its data.
@@ -146,7 +128,7 @@ class Digits:
         UnknownNameError
             If there is no such size.
         """
-        s = settings_of(self.info.name, self.settings, size)
+        s = self.at(size)
         net = seeded_module(lambda: self.net(s), generator(seed, PARAMETERS), device, dtype)
         return ClassificationProblem(net, digits_split(device, dtype), s.batch_size, s.training, seed)
 

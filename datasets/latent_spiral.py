@@ -12,7 +12,7 @@ from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, 
 from odegrad.datasets.gaussian import diagonal_kl, log_density_about
 from odegrad.datasets.layers import AutonomousNet, GRUCell, tanh_layers
 from odegrad.datasets.seeding import PARAMETERS, PROBE, TEST, TRAIN, VALIDATION, generator, seeded_module
-from odegrad.datasets.sizes import settings_of
+from odegrad.datasets.sizes import Sized, trained
 
 DIMENSIONS = 2
 TURNS = 3.0
@@ -162,7 +162,7 @@ def draw_spirals(count: int, times: int, source: torch.Generator) -> Tensor:
     return (0.1 + share)[..., None] * torch.stack([angle.cos(), side * angle.sin()], dim=-1)
 
 
-class LatentSpiral:
+class LatentSpiral(Sized[SpiralSettings]):
     """Spirals of a hundred points with noise, either way round."""
 
     info: ClassVar[TaskInfo] = TaskInfo(
@@ -183,14 +183,7 @@ class LatentSpiral:
             hidden=20,
             batch_size=64,
             test_spirals=128,
-            training=Training(
-                iterations=80,
-                optimizers={
-                    "adam": {"lr": 1e-2},
-                    "sgd": {"lr": 1e-3, "momentum": 0.9},
-                    "snopt": {"lr": 1e-3, "momentum": 0.9, "eps": 0.1, "update_freq": 20},
-                },
-            ),
+            training=trained(80, adam=1e-2, sgd=1e-3, snopt=1e-3),
         ),
         "default": SpiralSettings(
             times=100,
@@ -198,20 +191,9 @@ class LatentSpiral:
             hidden=32,
             batch_size=100,
             test_spirals=256,
-            training=Training(
-                iterations=500,
-                optimizers={
-                    "adam": {"lr": 5e-3},
-                    "sgd": {"lr": 1e-3, "momentum": 0.9},
-                    "snopt": {"lr": 1e-3, "momentum": 0.9, "eps": 0.1, "update_freq": 100},
-                },
-            ),
+            training=trained(500, adam=5e-3, sgd=1e-3, snopt=1e-3, update_freq=100),
         ),
     }
-
-    def training(self, size: str) -> Training:
-        """Return how the net is trained at ``size``."""
-        return settings_of(self.info.name, self.settings, size).training
 
     def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Build the latent ODE and its spirals.
@@ -221,6 +203,6 @@ class LatentSpiral:
         UnknownNameError
             If there is no such size.
         """
-        s = settings_of(self.info.name, self.settings, size)
+        s = self.at(size)
         net = seeded_module(lambda: LatentODE(s.latent, s.hidden), generator(seed, PARAMETERS), device, dtype)
         return SpiralProblem(net, s, seed, device, dtype)

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import TaskInfo, Training
+from odegrad.contracts import TaskInfo
 from odegrad.datasets.layers import AutonomousNet
+from odegrad.datasets.sizes import trained
 from odegrad.datasets.trajectories import Array, Trajectories, TrajectorySettings
 
 
@@ -38,14 +39,7 @@ class LotkaVolterra(Trajectories):
             pieces=8,
             trajectories=32,
             batch_size=64,
-            training=Training(
-                iterations=100,
-                optimizers={
-                    "adam": {"lr": 1e-2},
-                    "sgd": {"lr": 0.05, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.1, "update_freq": 20},
-                },
-            ),
+            training=trained(100, adam=1e-2, sgd=0.05, snopt=0.02),
         ),
         "default": TrajectorySettings(
             hidden=(64, 64),
@@ -54,14 +48,7 @@ class LotkaVolterra(Trajectories):
             pieces=5,
             trajectories=64,
             batch_size=128,
-            training=Training(
-                iterations=1_000,
-                optimizers={
-                    "adam": {"lr": 5e-3},
-                    "sgd": {"lr": 0.05, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.1, "update_freq": 100},
-                },
-            ),
+            training=trained(1_000, adam=5e-3, sgd=0.05, snopt=0.02, update_freq=100),
         ),
     }
 
@@ -131,14 +118,7 @@ class ThreeBody(Trajectories):
             pieces=12,
             trajectories=32,
             batch_size=64,
-            training=Training(
-                iterations=100,
-                optimizers={
-                    "adam": {"lr": 1e-2},
-                    "sgd": {"lr": 0.05, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.1, "update_freq": 20},
-                },
-            ),
+            training=trained(100, adam=1e-2, sgd=0.05, snopt=0.02),
         ),
         "default": TrajectorySettings(
             hidden=(128, 128),
@@ -147,14 +127,7 @@ class ThreeBody(Trajectories):
             pieces=10,
             trajectories=64,
             batch_size=128,
-            training=Training(
-                iterations=1_000,
-                optimizers={
-                    "adam": {"lr": 3e-3},
-                    "sgd": {"lr": 0.05, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.1, "update_freq": 100},
-                },
-            ),
+            training=trained(1_000, adam=3e-3, sgd=0.05, snopt=0.02, update_freq=100),
         ),
     }
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, VectorField
 from odegrad.datasets.layers import AutonomousNet, GRUCell
 from odegrad.datasets.seeding import PARAMETERS, epoch_rows, generator, seeded_module
-from odegrad.datasets.sizes import settings_of
+from odegrad.datasets.sizes import Sized, trained
 from odegrad.datasets.uea_archive import CITATION, Series, read
 
 SPLIT_SEED, THINNING_SEED = 0, 0
@@ -142,16 +142,12 @@ class SeriesProblem:
         return self.net.field, state, self.ts[:2]
 
 
-class SeriesClassification:
+class SeriesClassification(Sized[SeriesSettings]):
     """A data set of the UEA archive: a subclass names itself and its settings."""
 
     info: ClassVar[TaskInfo]
     archive_name: ClassVar[str]
     settings: ClassVar[Mapping[str, SeriesSettings]]
-
-    def training(self, size: str) -> Training:
-        """Return how the net is trained at ``size``."""
-        return settings_of(self.info.name, self.settings, size).training
 
     def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Read the series and build the net; a fifth of the archive's training series is for validation.
@@ -163,7 +159,7 @@ class SeriesClassification:
         DataError
             If sktime is not installed, or the data set cannot be fetched.
         """
-        s = settings_of(self.info.name, self.settings, size)
+        s = self.at(size)
         every, test = read(self.archive_name)
         if s.dropped > 0.0:
             source = generator(THINNING_SEED)
@@ -197,15 +193,7 @@ def series_info(
 
 def series_training(iterations: int, adam: float) -> Training:
     """Return how an ODE-RNN is trained."""
-    return Training(
-        iterations=iterations,
-        optimizers={
-            "adam": {"lr": adam},
-            "sgd": {"lr": 0.1, "momentum": 0.9},
-            "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.05, "update_freq": 100},
-        },
-        full_precond=True,
-    )
+    return trained(iterations, adam=adam, sgd=0.1, snopt=0.02, eps=0.05, update_freq=100, full_precond=True)
 
 
 class JapaneseVowels(SeriesClassification):

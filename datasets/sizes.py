@@ -1,21 +1,69 @@
-"""A task's sizes: settings by name."""
+"""A task's sizes: settings by name, and how a model is trained at each."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
+from odegrad.contracts import Scalar, TaskInfo, Training
 from odegrad.errors import UnknownNameError
 
-SettingsT = TypeVar("SettingsT")
+
+class Settings(Protocol):
+    """The settings of one size."""
+
+    @property
+    def training(self) -> Training:
+        """How the model is trained."""
+        ...
 
 
-def settings_of(task: str, settings: Mapping[str, SettingsT], size: str) -> SettingsT:
-    """Return the settings of ``task`` at ``size``.
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
-    Raises
-    ------
-    UnknownNameError
-        If the task has no such size; the message names those it has.
+
+class Sized(Generic[SettingsT]):
+    """A task whose settings are told by the name of a size."""
+
+    info: ClassVar[TaskInfo]
+    settings: ClassVar[Mapping[str, Settings]]
+
+    def at(self, size: str) -> SettingsT:
+        """Return the settings at ``size``.
+
+        Raises
+        ------
+        UnknownNameError
+            If the task has no such size; the message names those it has.
+        """
+        if size not in self.settings:
+            raise UnknownNameError(f"size of task {self.info.name!r}", size, self.settings)
+        found: SettingsT = self.settings[size]  # type: ignore[assignment]
+        return found
+
+    def training(self, size: str) -> Training:
+        """Return how the model is trained at ``size``."""
+        return self.at(size).training
+
+
+def trained(
+    iterations: int,
+    adam: float,
+    sgd: float,
+    snopt: float | None,
+    *,
+    weight_decay: float | None = None,
+    momentum: float = 0.9,
+    eps: float = 0.1,
+    update_freq: int = 20,
+    full_precond: bool = False,
+) -> Training:
+    """Return a training of ``iterations`` by each optimizer's learning rate.
+
+    ``weight_decay`` is Adam's, ``momentum`` that of the others' base; ``snopt`` is None where the field has no layer
+    that it could precondition; ``eps`` and ``update_freq`` are its damping and refresh interval.
     """
-    if size not in settings:
-        raise UnknownNameError(f"size of task {task!r}", size, settings)
-    return settings[size]
+    optimizers: dict[str, Mapping[str, Scalar]] = {
+        "adam": {"lr": adam} | ({} if weight_decay is None else {"weight_decay": weight_decay}),
+        "sgd": {"lr": sgd, "momentum": momentum},
+    }
+    if snopt is not None:
+        optimizers["snopt"] = {"lr": snopt, "momentum": 0.9, "eps": eps, "update_freq": update_freq}
+    return Training(iterations, optimizers, full_precond=full_precond)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from odegrad.contracts import Problem, TaskInfo, Training
 from odegrad.datasets.regression import Pairs, RegressionProblem
 from odegrad.datasets.seeding import PARAMETERS, PROBE, TEST, TRAIN, VALIDATION, generator
-from odegrad.datasets.sizes import settings_of
+from odegrad.datasets.sizes import Sized
 
 
 class SolvableField(nn.Module, ABC):
@@ -110,7 +110,7 @@ class ClosedFormSettings:
     training: Training
 
 
-class ClosedForm(ABC):
+class ClosedForm(ABC, Sized[ClosedFormSettings]):
     """A solvable equation: a subclass names itself, its settings, the true field and the initial states."""
 
     info: ClassVar[TaskInfo]
@@ -124,10 +124,6 @@ class ClosedForm(ABC):
         """Return the initial states ``[count, dim]`` that standard normal numbers of that shape stand for."""
         return normal
 
-    def training(self, size: str) -> Training:
-        """Return how the field is trained at ``size``."""
-        return settings_of(self.info.name, self.settings, size).training
-
     def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Build the field, its parameters drawn beside the true ones, and its data.
 
@@ -136,7 +132,7 @@ class ClosedForm(ABC):
         UnknownNameError
             If there is no such size.
         """
-        s = settings_of(self.info.name, self.settings, size)
+        s = self.at(size)
         truth = self.truth(torch.tensor(s.rates, dtype=torch.float64)).requires_grad_(False)
         field, source = copy.deepcopy(truth).requires_grad_(True), generator(seed, PARAMETERS)
         with torch.no_grad():

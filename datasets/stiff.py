@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from odegrad.contracts import TaskInfo, Training
+from odegrad.contracts import TaskInfo
 from odegrad.datasets.layers import ConcatSquashNet
+from odegrad.datasets.sizes import trained
 from odegrad.datasets.trajectories import Array, Trajectories, TrajectorySettings
 
 
@@ -42,14 +43,7 @@ class VanDerPol(Trajectories):
             pieces=4,
             trajectories=128,
             batch_size=64,
-            training=Training(
-                iterations=100,
-                optimizers={
-                    "adam": {"lr": 1e-2},
-                    "sgd": {"lr": 0.05, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.1, "update_freq": 20},
-                },
-            ),
+            training=trained(100, adam=1e-2, sgd=0.05, snopt=0.02),
         ),
         "default": TrajectorySettings(
             hidden=(64, 64),
@@ -58,14 +52,7 @@ class VanDerPol(Trajectories):
             pieces=4,
             trajectories=256,
             batch_size=128,
-            training=Training(
-                iterations=1_000,
-                optimizers={
-                    "adam": {"lr": 5e-3},
-                    "sgd": {"lr": 0.05, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.1, "update_freq": 100},
-                },
-            ),
+            training=trained(1_000, adam=5e-3, sgd=0.05, snopt=0.02, update_freq=100),
         ),
     }
 
@@ -118,14 +105,7 @@ class Robertson(Trajectories):
             pieces=1,
             trajectories=64,
             batch_size=32,
-            training=Training(
-                iterations=100,
-                optimizers={
-                    "adam": {"lr": 1e-2},
-                    "sgd": {"lr": 0.02, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.1, "update_freq": 20},
-                },
-            ),
+            training=trained(100, adam=1e-2, sgd=0.02, snopt=0.02),
         ),
         "default": TrajectorySettings(
             hidden=(64, 64),
@@ -134,14 +114,7 @@ class Robertson(Trajectories):
             pieces=1,
             trajectories=128,
             batch_size=64,
-            training=Training(
-                iterations=1_000,
-                optimizers={
-                    "adam": {"lr": 3e-3},
-                    "sgd": {"lr": 0.02, "momentum": 0.9},
-                    "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.1, "update_freq": 100},
-                },
-            ),
+            training=trained(1_000, adam=3e-3, sgd=0.02, snopt=0.02, update_freq=100),
         ),
     }
 

@@ -17,7 +17,7 @@ from odegrad.datasets.flow import FlowField, draw_probe, initial_state, standard
 from odegrad.datasets.layers import ConcatSquashNet
 from odegrad.datasets.maf_archive import Splits
 from odegrad.datasets.seeding import PARAMETERS, PROBE, TANH_SCALE, TRAIN, generator, seeded_module
-from odegrad.datasets.sizes import settings_of
+from odegrad.datasets.sizes import Sized, trained
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "softplus": nn.functional.softplus}
 
@@ -45,7 +45,7 @@ class TableFlowSettings:
     """Of the training rows that is used, the first ones."""
 
 
-class TableDensity(ABC):
+class TableDensity(ABC, Sized[TableFlowSettings]):
     """A table: a subclass names itself, its settings and how to read it."""
 
     info: ClassVar[TaskInfo]
@@ -54,10 +54,6 @@ class TableDensity(ABC):
     @abstractmethod
     def read(self) -> Splits:
         """Return the rows for training, validation and test, scaled."""
-
-    def training(self, size: str) -> Training:
-        """Return how the flow is trained at ``size``."""
-        return settings_of(self.info.name, self.settings, size).training
 
     def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Read the table and build the flow.
@@ -69,7 +65,7 @@ class TableDensity(ABC):
         DataError
             If the table is not there and cannot be fetched.
         """
-        s = settings_of(self.info.name, self.settings, size)
+        s = self.at(size)
         splits = self.read()
         splits = splits._replace(train=splits.train[: max(1, int(s.fraction * len(splits.train)))])
         train, validation, test = (torch.from_numpy(np.ascontiguousarray(part)).to(device, dtype) for part in splits)
@@ -184,14 +180,7 @@ def _small_table(iterations: int, hidden: tuple[int, ...], adam: float) -> Table
         trace="rademacher",
         batch_size=100,
         held_out_rows=1_000,
-        training=Training(
-            iterations=iterations,
-            optimizers={
-                "adam": {"lr": adam, "weight_decay": 1e-2},
-                "sgd": {"lr": 0.02, "momentum": 0.9},
-                "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.1, "update_freq": 20},
-            },
-        ),
+        training=trained(iterations, adam=adam, sgd=0.02, snopt=0.02, weight_decay=1e-2),
     )
 
 
@@ -251,14 +240,7 @@ def _maf(
     """Return three sizes; ``paper`` is what the published flow has beside its widths."""
 
     def size(count: int, widths: tuple[int, ...], held_out: int) -> TableFlowSettings:
-        training = Training(
-            iterations=count,
-            optimizers={
-                "adam": {"lr": lr, "weight_decay": 1e-6},
-                "sgd": {"lr": 0.01, "momentum": 0.9},
-                "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.1, "update_freq": 100},
-            },
-        )
+        training = trained(count, adam=lr, sgd=0.01, snopt=0.02, weight_decay=1e-6, update_freq=100)
         return TableFlowSettings(hidden=widths, blocks=blocks, held_out_rows=held_out, training=training, **paper)
 
     return {

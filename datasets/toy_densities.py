@@ -14,7 +14,7 @@ from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, 
 from odegrad.datasets.flow import FlowField, initial_state, log_density
 from odegrad.datasets.layers import ConcatSquashNet
 from odegrad.datasets.seeding import PARAMETERS, PROBE, TANH_SCALE, TEST, TRAIN, VALIDATION, generator, seeded_module
-from odegrad.datasets.sizes import settings_of
+from odegrad.datasets.sizes import Sized, trained
 
 Array = npt.NDArray[np.float64]
 
@@ -36,34 +36,20 @@ SETTINGS: Mapping[str, FlowSettings] = {
         end_time=0.5,
         batch_size=100,
         test_points=1_000,
-        training=Training(
-            iterations=80,
-            optimizers={
-                "adam": {"lr": 2e-2},
-                "sgd": {"lr": 0.1, "momentum": 0.9},
-                "snopt": {"lr": 0.05, "momentum": 0.9, "eps": 0.1, "update_freq": 10},
-            },
-        ),
+        training=trained(80, adam=2e-2, sgd=0.1, snopt=0.05, update_freq=10),
     ),
     "default": FlowSettings(
         hidden=(64, 64, 64),
         end_time=0.5,
         batch_size=100,
         test_points=4_000,
-        training=Training(
-            iterations=2_000,
-            optimizers={
-                "adam": {"lr": 1e-3, "weight_decay": 1e-5},
-                "sgd": {"lr": 0.01, "momentum": 0.9},
-                "snopt": {"lr": 0.02, "momentum": 0.9, "eps": 0.05, "update_freq": 100},
-            },
-        ),
+        training=trained(2_000, adam=1e-3, sgd=0.01, snopt=0.02, weight_decay=1e-5, eps=0.05, update_freq=100),
     ),
 }
 """Of every density in the plane; the default one is after Daulbaev et al., NeurIPS 2020."""
 
 
-class ToyDensity(ABC):
+class ToyDensity(ABC, Sized[FlowSettings]):
     """A two-dimensional density: a subclass names itself, its settings and how to draw a point."""
 
     info: ClassVar[TaskInfo]
@@ -77,10 +63,6 @@ class ToyDensity(ABC):
     def density(self, points: Array) -> Array:
         """Return the density ``[count]`` at ``points [count, 2]``."""
 
-    def training(self, size: str) -> Training:
-        """Return how the flow is trained at ``size``."""
-        return settings_of(self.info.name, self.settings, size).training
-
     def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Build the flow and its data.
 
@@ -89,7 +71,7 @@ class ToyDensity(ABC):
         UnknownNameError
             If there is no such size.
         """
-        s = settings_of(self.info.name, self.settings, size)
+        s = self.at(size)
         source = generator(seed, PARAMETERS)
         velocity = seeded_module(lambda: ConcatSquashNet(2, s.hidden), source, device, dtype, scale=TANH_SCALE)
         return ToyDensityProblem(self, s, FlowField(velocity), seed, device, dtype)

@@ -15,7 +15,7 @@ from odegrad.contracts import Problem, TaskInfo, Training
 from odegrad.datasets.layers import AutonomousNet
 from odegrad.datasets.regression import Pairs, RegressionProblem
 from odegrad.datasets.seeding import PARAMETERS, TANH_SCALE, TEST, TRAIN, VALIDATION, generator, seeded_module
-from odegrad.datasets.sizes import settings_of
+from odegrad.datasets.sizes import Sized
 from odegrad.errors import InfrastructureError
 
 Array = npt.NDArray[np.float64]
@@ -91,7 +91,7 @@ def cut(trajectories: Tensor, horizon: int) -> Pairs:
     return states[0], states[1:]
 
 
-class Trajectories(ABC):
+class Trajectories(ABC, Sized[TrajectorySettings]):
     """A simulated equation: a subclass names itself, its settings, the equation, its beginnings and the field.
 
     Trajectories are the same for all seeds, so that errors of different seeds are about the same data.
@@ -115,10 +115,6 @@ class Trajectories(ABC):
         """Return the field to be fitted, whose parameters ``build`` then draws from the seed."""
         return AutonomousNet(dim, hidden)
 
-    def training(self, size: str) -> Training:
-        """Return how the field is trained at ``size``."""
-        return settings_of(self.info.name, self.settings, size).training
-
     def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Simulate the trajectories and build the field.
 
@@ -129,7 +125,7 @@ class Trajectories(ABC):
         InfrastructureError
             If the simulation fails.
         """
-        s = settings_of(self.info.name, self.settings, size)
+        s = self.at(size)
 
         def part(count: int, stream: int) -> Pairs:
             return cut(self.simulated(s, count, stream).to(device, dtype), s.horizon)

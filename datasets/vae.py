@@ -14,7 +14,7 @@ from odegrad.datasets.flow import draw_probe, standard_normal_log_density
 from odegrad.datasets.gaussian import log_density_about
 from odegrad.datasets.layers import tanh_layers
 from odegrad.datasets.seeding import PARAMETERS, PROBE, TEST, TRAIN, VALIDATION, epoch_rows, generator, seeded_module
-from odegrad.datasets.sizes import settings_of
+from odegrad.datasets.sizes import Sized, trained
 
 NOISE_STREAM = 7
 """Beside an iteration's batch, its noise and probe."""
@@ -151,7 +151,7 @@ def vae_problem(
     return VAEProblem(net, train, parts, settings, seed)
 
 
-class VAEDigits:
+class VAEDigits(Sized[VAESettings]):
     """Handwritten digits of 8x8 pixels, ink or no ink."""
 
     info: ClassVar[TaskInfo] = TaskInfo(
@@ -174,14 +174,7 @@ class VAEDigits:
             rank=2,
             end_time=0.5,
             batch_size=128,
-            training=Training(
-                iterations=80,
-                optimizers={
-                    "adam": {"lr": 1e-2},
-                    "sgd": {"lr": 2e-3, "momentum": 0.9},
-                    "snopt": {"lr": 2e-3, "momentum": 0.9, "eps": 0.1, "update_freq": 20},
-                },
-            ),
+            training=trained(80, adam=1e-2, sgd=2e-3, snopt=2e-3),
         ),
         "default": VAESettings(
             hidden=128,
@@ -190,20 +183,9 @@ class VAEDigits:
             rank=8,
             end_time=0.5,
             batch_size=128,
-            training=Training(
-                iterations=600,
-                optimizers={
-                    "adam": {"lr": 3e-3},
-                    "sgd": {"lr": 2e-3, "momentum": 0.9},
-                    "snopt": {"lr": 2e-3, "momentum": 0.9, "eps": 0.1, "update_freq": 100},
-                },
-            ),
+            training=trained(600, adam=3e-3, sgd=2e-3, snopt=2e-3, update_freq=100),
         ),
     }
-
-    def training(self, size: str) -> Training:
-        """Return how the net is trained at ``size``."""
-        return settings_of(self.info.name, self.settings, size).training
 
     def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Build the VAE and its images.
@@ -213,7 +195,7 @@ class VAEDigits:
         UnknownNameError
             If there is no such size.
         """
-        s = settings_of(self.info.name, self.settings, size)
+        s = self.at(size)
         split = digits_split(device, dtype)
         parts = {"train": split.train, "validation": split.validation, "test": split.test}
         ink = {name: (images.flatten(1) > 0.8).to(dtype) for name, (images, _) in parts.items()}
