@@ -140,3 +140,12 @@ def log_density(solve: Solve, field: nn.Module, x: Tensor, ts: Tensor) -> Tensor
     z, change = solve(field, initial_state(x), ts)
     log_p: Tensor = standard_normal_log_density(z[-1]) - change[-1]
     return log_p
+
+
+def draw_points(solve: Solve, field: nn.Module, z: Tensor, ts: Tensor) -> Tensor:
+    """Return the points ``[batch, dim]`` that the flow carries to ``z [batch, dim]``: a sample where z is normal.
+
+    The inverse of the map whose density ``log_density`` tells, by the same equation from ``ts[-1]`` back to ``ts[0]``.
+    """
+    points: Tensor = solve(field, initial_state(z), ts.flip(0))[0][-1]
+    return points
