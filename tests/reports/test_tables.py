@@ -114,7 +114,7 @@ def test_markdown(record, frame_of, mixed):
 def test_csv_holds_full_numbers(quick, frame_of):
     """The file reads back as the summary."""
     table = summary(frame_of(quick))
-    back = pd.read_csv(io.StringIO(to_csv(frame_of(quick))))
+    back = pd.read_csv(io.StringIO(to_csv(frame_of(quick))), float_precision="round_trip")
     assert list(back) == list(table)
     assert back["train_seconds"].tolist() == table["train_seconds"].tolist()
     assert back["method"].tolist() == table["method"].tolist()
