@@ -47,6 +47,6 @@ def test_constraints_pin_every_requirement():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = [*PROJECT["project"]["dependencies"], *extras["test"], *extras["lint"], *extras["typing"]]
+    wanted = [*PROJECT["project"]["dependencies"], *(line for extra in extras.values() for line in extra)]
     names = {w.split(">=")[0].split("[")[0].lower() for w in wanted}
-    assert names <= pinned
+    assert names - {"odegrad"} <= pinned  # an extra may name another one
