@@ -280,6 +280,8 @@ class Training:
     default_optimizer: str = "adam"
     full_precond: bool = field(default=False)
     """Whether SNOpt also preconditions the layers outside the ODE."""
+    schedule: Mapping[int, float] = field(default_factory=dict)
+    """Iteration -> the factor on every initial learning rate from there on."""
 
 
 Split = Literal["validation", "test"]

@@ -74,6 +74,24 @@ def evaluation_points(iterations: int, count: int = 8) -> Iterator[int]:
     yield from sorted({round(i * iterations / count) for i in range(count + 1)})
 
 
+def scheduled(optimizer: torch.optim.Optimizer, schedule: Mapping[int, float]) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the scheduler, stepped once an iteration, that multiplies the initial learning rates as ``schedule`` says.
+
+    Parameters
+    ----------
+    optimizer
+        Its learning rates are moved.
+    schedule
+        Iteration -> factor on every initial rate from there on; before the first one the factor is 1.
+    """
+
+    def factor(iteration: int) -> float:
+        passed = [start for start in schedule if start <= iteration]
+        return schedule[max(passed)] if passed else 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
 def train(
     problem: Problem,
     method: GradientMethod,
@@ -92,6 +110,8 @@ def train(
         If the optimizer needs curvature samples and the method offers none.
     """
     device = next(problem.model.parameters()).device
+    schedule = problem.training.schedule
+    rates = scheduled(optimizer, schedule) if schedule else None
     trace, clock, wanted = Trace(), Clock(device), set(evaluation_points(iterations))
     reported = 0.0
     for i in range(iterations + 1):
@@ -103,6 +123,8 @@ def train(
             break
         with clock:
             loss = _iteration(problem, method, solver, optimizer, i)
+        if rates is not None:
+            rates.step()
         trace.losses.append(loss)
         if time.perf_counter() - reported >= PROGRESS_SECONDS:
             progress({"pass": "train", "iteration": i + 1, "of": iterations, "loss": loss})

@@ -110,6 +110,16 @@ def test_train_follows_gradient_descent():
     assert found["trained_nfe_forward"] > 0
 
 
+def test_learning_rates_follow_the_schedule():
+    """Gradient descent in closed form, its steps scaled by the factor that holds at each iteration."""
+    found = run_pass("train", _run(task=TASK.replace(":Tiny", ":Scheduled")), _nothing)
+    theta, losses = 0.5, []
+    for factor in (1.0, 1.0, 0.1, 0.1, 0.01, 0.01):
+        losses.append(MEAN_SQUARE * math.exp(2 * theta))
+        theta -= factor * 0.01 * 2 * losses[-1]
+    assert found["train_loss"] == pytest.approx(losses, rel=1e-6)
+
+
 def test_divergence_names_the_iteration():
     """A loss that overflows stops the run with its iteration."""
     with pytest.raises(NonFiniteError, match=r"not finite|loss: (inf|nan) at iteration \d"):

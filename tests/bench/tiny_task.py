@@ -1,5 +1,7 @@
 """A task small enough to know everything about: y' = theta y on a fixed batch, squared error at t = 1."""
 
+import dataclasses
+
 import torch
 from torch import nn
 
@@ -69,6 +71,15 @@ class Exploding(Tiny):
     def build(self, size, seed, device, dtype):
         problem = super().build(size, seed, device, dtype)
         problem.training = Training(20, {"sgd": {"lr": 1e3, "maximize": True}}, default_optimizer="sgd")
+        return problem
+
+
+class Scheduled(Tiny):
+    """The same with a tenth of the learning rate from iteration 2 on, and a hundredth from iteration 4 on."""
+
+    def build(self, size, seed, device, dtype):
+        problem = super().build(size, seed, device, dtype)
+        problem.training = dataclasses.replace(TRAINING, schedule={4: 0.01, 2: 0.1})
         return problem
 
 
