@@ -6,10 +6,14 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from odegrad.errors import UsageError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
+"""Layers whose weights start at 1 and whose biases, and statistics, at their defaults."""
 
 TANH_SCALE = 5.0 / 3.0 * 3.0**0.5
 """The half-width of a uniform distribution of standard deviation 5/3, PyTorch's gain for tanh."""
@@ -67,7 +71,9 @@ def seeded_module(
 
     Weights and biases are uniform in ``[-b, b]``, ``b = scale / sqrt(n)``, for ``n`` inputs to one output; at scale 1
     this is PyTorch's own rule for linear and convolutional layers. They are drawn in float64 and then rounded to
-    ``dtype``, so that builds in two precisions are one model up to rounding.
+    ``dtype``, so that builds in two precisions are one model up to rounding. A reparametrised weight (weight norm) is
+    drawn as the same layer without it draws its own. Batch, group and layer normalisation start as the identity after
+    scaling.
 
     Parameters
     ----------
@@ -83,21 +89,36 @@ def seeded_module(
     Raises
     ------
     UsageError
-        If a submodule holds parameters of its own but no ``weight`` to read ``n`` from.
+        If a submodule holds parameters of its own but no ``weight`` to read ``n`` from, or buffers.
     """
     with torch.device("meta"):
-        module = build().to(dtype)
-    module.to_empty(device=device)
+        module = build().to(torch.float64)
+    module.to_empty(device="cpu")
     with torch.no_grad():
         for name, layer in module.named_modules():
-            own = dict(layer.named_parameters(recurse=False))
-            if own and "weight" not in own:
-                raise UsageError(
-                    f"build: submodule {name or type(layer).__name__!r} has the parameters {sorted(own)} but no "
-                    "'weight'; expected layers made of nn.Linear and convolutions; hold the parameter in one of those"
-                )
-            for parameter in own.values():
-                bound = scale * own["weight"][0].numel() ** -0.5
-                draw = torch.rand(parameter.shape, dtype=torch.float64, generator=source)
-                parameter.copy_((2.0 * draw - 1.0) * bound)
-    return module
+            if isinstance(layer, NORMALISATIONS):
+                layer.reset_parameters()
+            elif not isinstance(layer, parametrize.ParametrizationList):
+                _draw(layer, name, source, scale)
+    return module.to(device, dtype)
+
+
+def _draw(layer: nn.Module, name: str, source: torch.Generator, scale: float) -> None:
+    """Draw the layer's own parameters; those that stand behind a reparametrised one follow from it."""
+    behind = list(layer.parametrizations) if parametrize.is_parametrized(layer) else []  # type: ignore[arg-type]
+    own: dict[str, torch.Tensor] = {key: getattr(layer, key) for key in behind}
+    own |= dict(layer.named_parameters(recurse=False))
+    unknown = sorted(key for key, _ in layer.named_buffers(recurse=False))
+    if unknown or (own and "weight" not in own):
+        found = f"buffers {unknown}" if unknown else f"parameters {sorted(own)} but no 'weight'"
+        raise UsageError(
+            f"build: submodule {name or type(layer).__name__!r} has the {found}; expected layers made of nn.Linear, "
+            "convolutions and normalisations; hold the parameter in one of those, set a buffer afterwards"
+        )
+    for key, parameter in own.items():
+        bound = scale * own["weight"][0].numel() ** -0.5
+        draw = (2.0 * torch.rand(parameter.shape, dtype=torch.float64, generator=source) - 1.0) * bound
+        if key in behind:
+            setattr(layer, key, draw)
+        else:
+            parameter.copy_(draw)

@@ -1,8 +1,11 @@
 """Random numbers and parameters from a seed."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from odegrad.datasets.seeding import PARAMETERS, TRAIN, generator, seeded_module
 from odegrad.errors import UsageError
@@ -57,3 +60,38 @@ def test_parameters_without_a_weight_are_refused() -> None:
 
     with pytest.raises(UsageError, match=r"submodule 'Scale' has the parameters \['factor'\] but no 'weight'"):
         seeded_module(Scale, generator(0), CPU, torch.float32)
+
+
+def test_normalisations_start_as_the_identity_and_draw_nothing() -> None:
+    def with_norms() -> nn.Module:
+        return nn.ModuleList([nn.BatchNorm2d(3), nn.GroupNorm(1, 3), nn.LayerNorm(3), nn.Linear(3, 2)])
+
+    layers: Any = seeded_module(with_norms, generator(0), CPU, torch.float32)
+    batch, group, layer, linear = layers
+    for norm in (batch, group, layer):
+        assert norm.weight.tolist() == [1.0] * 3
+        assert norm.bias.tolist() == [0.0] * 3
+    assert batch.running_mean.tolist() == [0.0] * 3
+    assert batch.running_var.tolist() == [1.0] * 3
+    assert batch.num_batches_tracked.item() == 0
+    alone = seeded_module(lambda: nn.Linear(3, 2), generator(0), CPU, torch.float32)
+    assert torch.equal(linear.weight, alone.weight)
+
+
+def test_a_reparametrised_layer_with_a_bias_draws_as_without() -> None:
+    normed = seeded_module(lambda: weight_norm(nn.Linear(3, 2)), generator(0), CPU, torch.float64)
+    plain = seeded_module(lambda: nn.Linear(3, 2), generator(0), CPU, torch.float64)
+    torch.testing.assert_close(normed.weight, plain.weight, rtol=1e-14, atol=0)
+    assert torch.equal(normed.bias, plain.bias)
+
+
+def test_buffers_of_unknown_layers_are_refused() -> None:
+    """Under the meta device they would come out with whatever lies in memory."""
+
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("levels", torch.ones(3))
+
+    with pytest.raises(UsageError, match=r"submodule 'Table' has the buffers \['levels'\]; .* set a buffer afterwards"):
+        seeded_module(Table, generator(0), CPU, torch.float32)
