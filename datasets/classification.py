@@ -1,6 +1,7 @@
 """Classification of images by an ODE net: a stem, an ODE block, a linear read-out; cross-entropy and accuracy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from odegrad.contracts import Solve, Split, State, Training, VectorField
 from odegrad.datasets.layers import ConcatConv2d, ConcatLinear
 from odegrad.datasets.seeding import epoch_rows
+
+EVALUATION_IMAGES = 1_000
+"""Held-out images that are solved at a time: an adaptive solver chooses its steps for each such part by itself."""
 
 Batch = tuple[Tensor, Tensor]
 """Images ``[batch, channels, height, width]`` and their classes ``[batch]`` (int64)."""
@@ -25,16 +29,17 @@ class ImageData:
 
 
 class ConvField(nn.Module):
-    """Two 3x3 convolutions with the time as a channel and tanh between them: smooth, so that high orders hold."""
+    """Two 3x3 convolutions with the time as a channel; tanh between them is smooth, so that high orders hold."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, activation: Callable[[Tensor], Tensor] = torch.tanh) -> None:
         super().__init__()
+        self.activation = activation
         self.first = ConcatConv2d(channels, channels)
         self.second = ConcatConv2d(channels, channels)
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt [batch, channels, height, width]`` at time ``t`` (0-d)."""
-        out: Tensor = self.second(t, torch.tanh(self.first(t, z)))
+        out: Tensor = self.second(t, self.activation(self.first(t, z)))
         return out
 
 
@@ -63,6 +68,18 @@ class ODENet(nn.Module):
         """Return the scores ``[batch, classes]`` of ``images``; the ODE runs over ``ts [K]``."""
         scores: Tensor = self.head(solve(self.field, self.stem(images), ts)[-1])
         return scores
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Normalise by running statistics, which do not move, and put every module's mode back in the end."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class ClassificationProblem:
@@ -94,8 +111,8 @@ class ClassificationProblem:
         self.data = data
         self.batch_size = batch_size
         self.seed = seed
-        images = data.train[0]
-        self.ts = torch.tensor([0.0, 1.0], dtype=images.dtype, device=images.device)
+        like = next(model.parameters())
+        self.ts = torch.tensor([0.0, 1.0], dtype=like.dtype, device=like.device)
 
     def batch(self, iteration: int) -> Batch:
         """Return images ``[batch, channels, height, width]`` and classes ``[batch]`` of ``iteration``."""
@@ -114,14 +131,15 @@ class ClassificationProblem:
         return nn.functional.cross_entropy(self.net(solve, images, self.ts), labels)
 
     def evaluate(self, solve: Solve, split: Split = "test") -> float:
-        """Return the fraction of held-out images whose class has the highest score."""
+        """Return the fraction of held-out images whose class has the highest score, ``EVALUATION_IMAGES`` at a time."""
         images, labels = self.data.validation if split == "validation" else self.data.test
-        with torch.no_grad():
-            guesses = self.net(solve, images, self.ts).argmax(1)
+        with torch.no_grad(), evaluating(self.net):
+            parts = torch.split(images, EVALUATION_IMAGES)
+            guesses = torch.cat([self.net(solve, part, self.ts).argmax(1) for part in parts])
         return float((guesses == labels).double().mean())
 
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
         """Return the ODE block, the stem's output for ``batch`` (detached) and the times ``[2]``."""
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.net):
             state: Tensor = self.net.stem(batch[0])
         return self.net.field, state, self.ts
