@@ -103,6 +103,11 @@ tasks = Registry(
     {
         "digits": "odegrad.datasets.digits:Digits",
         "digits_mlp": "odegrad.datasets.digits:DigitsMLP",
+        "mnist": "odegrad.datasets.image_tasks:Mnist",
+        "fashion_mnist": "odegrad.datasets.image_tasks:FashionMnist",
+        "svhn": "odegrad.datasets.image_tasks:Svhn",
+        "cifar10": "odegrad.datasets.image_tasks:Cifar10",
+        "cifar10_resnet4": "odegrad.datasets.image_tasks:Cifar10ResNet4",
         "circles": "odegrad.datasets.plane_densities:Circles",
         "moons": "odegrad.datasets.plane_densities:Moons",
         "pinwheel": "odegrad.datasets.plane_densities:Pinwheel",

@@ -11,6 +11,8 @@ from filelock import FileLock
 from odegrad.errors import DataError
 
 FOLDER_VARIABLE = "ODEGRAD_DATA"
+OFFLINE_HINT = "odegrad list tasks says which tasks work offline"
+"""What every error about missing data ends with."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class DataFile:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f".{self.name}.lock"):
-                self._keep_damaged_aside(path)
+                if path.exists() and not self._intact(path):
+                    keep_aside(path)
                 if not path.exists():
                     pooch.retrieve(self.url, self.known_hash, fname=self.name, path=folder, progressbar=False)
         except ValueError as error:
@@ -51,17 +54,21 @@ class DataFile:
             raise DataError(
                 f"{self.name}: not in {folder} and not fetched from {self.url} ({type(error).__name__}); place the "
                 f"file ({self.megabytes:.0f} MB, {self.known_hash}) at {path}, or set {FOLDER_VARIABLE} to the folder "
-                "that holds it; odegrad list tasks says which tasks work offline"
+                f"that holds it; {OFFLINE_HINT}"
             ) from error
         return path
 
-    def _keep_damaged_aside(self, path: Path) -> None:
+    def _intact(self, path: Path) -> bool:
         algorithm, _, wanted = self.known_hash.partition(":")
-        if path.exists() and pooch.file_hash(str(path), alg=algorithm) != wanted:
-            path.rename(path.with_name(f"{path.name}.damaged-{time.time_ns()}"))
+        return bool(pooch.file_hash(str(path), alg=algorithm) == wanted)
 
 
 def data_folder() -> Path:
     """Return the folder of downloaded data: ``ODEGRAD_DATA``, or ``odegrad`` in the user's cache folder."""
     named = os.environ.get(FOLDER_VARIABLE)
     return Path(named).expanduser() if named else Path(pooch.os_cache("odegrad"))
+
+
+def keep_aside(path: Path) -> None:
+    """Rename a damaged file to ``NAME.damaged-TIME``, so that its place is free and nothing is lost."""
+    path.rename(path.with_name(f"{path.name}.damaged-{time.time_ns()}"))

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from odegrad.datasets.files import FOLDER_VARIABLE, data_folder
+from odegrad.datasets.files import FOLDER_VARIABLE, OFFLINE_HINT, data_folder
 from odegrad.errors import DataError
 
 BUNDLED = ("JapaneseVowels", "BasicMotions")
@@ -109,7 +109,7 @@ def _help(name: str, wanted: Path, error: Exception) -> str:
     return (
         f"{name}: not in {wanted.parent} and not fetched from the archive or its mirrors ({type(error).__name__}); "
         f"place {wanted.name} and its twin there, or set {FOLDER_VARIABLE} to the folder that holds uea/{name}; "
-        "odegrad list tasks says which tasks work offline"
+        f"{OFFLINE_HINT}"
     )
 
 

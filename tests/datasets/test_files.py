@@ -1,9 +1,7 @@
 """Fetching: from a server of our own, with wrong hashes, cut files, damaged caches and no network."""
 
 import hashlib
-import http.server
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,31 +10,6 @@ from odegrad.datasets.files import FOLDER_VARIABLE, DataFile, data_folder
 from odegrad.errors import DataError
 
 CONTENT = b"one, two, three\n" * 1_000
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "data"))
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
-    """Yield a folder, the address under which its files are served, and what was asked for."""
-    root, asked = tmp_path / "served", list[str]()
-    root.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args, directory=str(root))  # type: ignore[arg-type]
-
-        def log_message(self, *_: object) -> None:
-            asked.append(self.path)
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield root, f"http://127.0.0.1:{server.server_address[1]}", asked
-        server.shutdown()
 
 
 def of(address: str, content: bytes = CONTENT) -> DataFile:
