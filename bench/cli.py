@@ -174,32 +174,36 @@ def list_names(
             typer.echo(LEGENDS[name])
 
 
-@app.command(epilog="Examples: odegrad check adjoint | odegrad check my_method.py:MyMethod | odegrad check --all")
+@app.command(
+    epilog="Examples: odegrad check adjoint | odegrad check my_method.py:MyMethod | odegrad check my_task.py:MyTask | "
+    "odegrad check --all"
+)
 def check(
-    method: Annotated[
-        str | None, typer.Argument(metavar="[METHOD]", help="A gradient method, or file.py:Class.")
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A gradient method or a task, or file.py:Class of either.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every method on the shared loop.")] = False,
     solver: Annotated[str | None, typer.Option(help="An adaptive solver; default dopri5, or alf for mali.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that METHOD keeps the contract of a gradient method, and print each figure with its threshold."""
-    from odegrad.check import check_method, shared_loop_methods
+    """Check that NAME keeps the contract of a gradient method or a task; print each figure with its threshold."""
+    from odegrad.check import check as check_one
+    from odegrad.check import shared_loop_methods
 
-    if (method is None) != every:
-        raise UsageError("METHOD, --all: expected one of them; odegrad check adjoint, or odegrad check --all")
+    if (name is None) != every:
+        raise UsageError("NAME, --all: expected one of them; odegrad check adjoint, or odegrad check --all")
     rows: list[dict[str, Any]] = []
     failed = 0
-    for name in shared_loop_methods() if method is None else [method]:
+    for each in shared_loop_methods() if name is None else [name]:
         with redirect_stdout(sys.stderr):
-            results = list(check_method(name, solver))
-        mine = [{"method": name, **asdict(r)} for r in results]
+            results = list(check_one(each, solver))
+        mine = [{"name": each, **asdict(r)} for r in results]
         failed += sum(not r.passed for r in results)
         rows += mine
         if not as_json:
             passed = sum(r.passed for r in results)
-            shown = [{k: v for k, v in row.items() if k != "method"} for row in mine]
-            print_rows(shown, False, f"{name}: {passed} of {len(results)} checks passed")
+            shown = [{k: v for k, v in row.items() if k != "name"} for row in mine]
+            print_rows(shown, False, f"{each}: {passed} of {len(results)} checks passed")
     if as_json:
         print_rows(rows, True, "")
     elif every:

@@ -265,7 +265,7 @@ class TaskInfo:
     offline: bool
     citation: str
     licence: str
-    sizes: tuple[str, ...] = ("tiny", "default")
+    sizes: tuple[str, ...] = ("tiny", "default", "paper")
     limit: float | None = None
     """The metric's best possible expected value where it is known: a density's entropy for its ``nll``."""
 

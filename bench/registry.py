@@ -93,6 +93,7 @@ optimizers = Registry(
     {
         "adam": "odegrad.methods.optimizers.first_order:adam",
         "adamw": "odegrad.methods.optimizers.first_order:adamw",
+        "adamax": "odegrad.methods.optimizers.first_order:adamax",
         "sgd": "odegrad.methods.optimizers.first_order:sgd",
         "snopt": "odegrad.methods.optimizers.snopt.optimizer:snopt",
     },
@@ -126,7 +127,9 @@ tasks = Registry(
         "character_trajectories": "odegrad.datasets.series_classification:CharacterTrajectories",
         "articulary_word_recognition": "odegrad.datasets.series_classification:ArticularyWordRecognition",
         "spoken_arabic_digits": "odegrad.datasets.series_classification:SpokenArabicDigits",
-        "vae_digits": "odegrad.datasets.vae:VAEDigits",
+        "vae_digits": "odegrad.datasets.vae_images:VAEDigits",
+        "vae_frey_faces": "odegrad.datasets.vae_images:VAEFreyFaces",
+        "vae_caltech": "odegrad.datasets.vae_images:VAECaltech",
         "latent_spiral": "odegrad.datasets.latent_spiral:LatentSpiral",
         "linear": "odegrad.datasets.closed_form:Linear",
         "logistic": "odegrad.datasets.closed_form:Logistic",

@@ -5,7 +5,7 @@ every gradient method returns their gradient.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -29,9 +29,11 @@ class AmortisedFlowField(nn.Module):
     dim
         Of the positions.
     hidden
-        Widths of the hidden layers, tanh between them.
+        Widths of the hidden layers.
     rank
         Columns of each U and V.
+    activation
+        Between the layers; smooth.
 
     Raises
     ------
@@ -41,8 +43,11 @@ class AmortisedFlowField(nn.Module):
 
     probe: Tensor | None
 
-    def __init__(self, dim: int, hidden: Sequence[int], rank: int) -> None:
+    def __init__(
+        self, dim: int, hidden: Sequence[int], rank: int, activation: Callable[[Tensor], Tensor] = torch.tanh
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.widths = (dim, *hidden, dim)
         self.rank = rank
         self.layers = nn.ModuleList(ConcatSquashLinear(a, b) for a, b in pairwise(self.widths))
@@ -66,7 +71,7 @@ class AmortisedFlowField(nn.Module):
         for i, layer in enumerate(self.layers):
             v = parts[2 * i].reshape(len(z), self.widths[i], self.rank)
             u = parts[2 * i + 1].reshape(len(z), self.widths[i + 1], self.rank)
-            x = out if i == 0 else torch.tanh(out)
+            x = out if i == 0 else self.activation(out)
             own = torch.bmm(u, torch.bmm(v.transpose(1, 2), x[..., None]))[..., 0] / self.rank
             out = layer(t, x, own)
         return out

@@ -11,11 +11,14 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 from odegrad.contracts import Problem, TaskInfo, Training
+from odegrad.datasets.augmentation import random_crop
 from odegrad.datasets.classification import Batch, ClassificationProblem, ConvField, ImageData, LinearField, ODENet
 from odegrad.datasets.seeding import PARAMETERS, generator, seeded_module
 from odegrad.datasets.sizes import Sized, trained
 
 VALIDATION_IMAGES, TEST_IMAGES = 180, 360
+PAPER = -1.2
+"""Scaled grey level of no ink."""
 SPLIT_SEED = 0
 """The split is one for all seeds, so that accuracies of different seeds are about the same images."""
 
@@ -26,13 +29,12 @@ class DigitsSettings:
 
     channels: int
     """Of the ODE block; in the net of linear layers, its width."""
-    stem_kernel: int
-    """Side of the stem's convolution, which pads by one pixel."""
-    stem_stride: int
-    pool_stride: int
-    """Stride of the 2x2 mean pooling behind the ODE block."""
     batch_size: int
     training: Training
+    deep_stem: bool = False
+    """Two convolutions, the second of stride 2, in place of one."""
+    shift: int = 0
+    """Most pixels by which a training image is moved, up or down and left or right."""
 
 
 def digits_split(device: torch.device, dtype: torch.dtype) -> ImageData:
@@ -41,7 +43,7 @@ def digits_split(device: torch.device, dtype: torch.dtype) -> ImageData:
     Grey levels 0 .. 16 become ``x / 4 - 1.2``: mean about zero, standard deviation 1.5.
     """
     images, labels = load_digits(return_X_y=True)
-    pixels = torch.from_numpy(images).reshape(-1, 1, 8, 8) / 4.0 - 1.2
+    pixels = torch.from_numpy(images).reshape(-1, 1, 8, 8) / 4.0 + PAPER
     classes = torch.from_numpy(labels)
 
     def split(rows: list[int], count: int) -> list[list[int]]:
@@ -57,17 +59,19 @@ def digits_split(device: torch.device, dtype: torch.dtype) -> ImageData:
 
 
 def digits_net(settings: DigitsSettings) -> ODENet:
-    """Return a conv stem, an ODE block on its output, 2x2 mean pooling and a linear read-out."""
-    channels, stride = settings.channels, settings.stem_stride
-    side = (8 + 2 - settings.stem_kernel) // stride + 1
-    pooled = (side - 2) // settings.pool_stride + 1
-    return ODENet(
-        stem=nn.Sequential(nn.Conv2d(1, channels, settings.stem_kernel, stride=stride, padding=1), nn.Tanh()),
-        field=ConvField(channels),
-        head=nn.Sequential(
-            nn.AvgPool2d(2, stride=settings.pool_stride), nn.Flatten(), nn.Linear(channels * pooled**2, 10)
-        ),
-    )
+    """Return a conv stem, an ODE block on its output of 3x3 or, if the stem is deep, 4x4 places, and a read-out.
+
+    The deep stem is a small copy of the SNOpt paper's for images: Liu et al., NeurIPS 2021.
+    """
+    channels = settings.channels
+    if settings.deep_stem:
+        first, second = nn.Conv2d(1, channels, 3, padding=1), nn.Conv2d(channels, channels, 4, stride=2, padding=1)
+        stem = nn.Sequential(first, nn.ReLU(), second)
+        head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(16 * channels, 10))
+    else:
+        stem = nn.Sequential(nn.Conv2d(1, channels, 5, stride=2, padding=1), nn.Tanh())
+        head = nn.Sequential(nn.AvgPool2d(2, stride=1), nn.Flatten(), nn.Linear(4 * channels, 10))
+    return ODENet(stem=stem, field=ConvField(channels), head=head)
 
 
 def digits_mlp(settings: DigitsSettings) -> ODENet:
@@ -80,6 +84,21 @@ def digits_mlp(settings: DigitsSettings) -> ODENet:
     )
 
 
+class DigitsProblem(ClassificationProblem):
+    """An ODE net on the digits; training images are moved by up to ``shift`` pixels, white paper coming in."""
+
+    def __init__(self, model: ODENet, data: ImageData, settings: DigitsSettings, seed: int) -> None:
+        super().__init__(model, data, settings.batch_size, settings.training, seed)
+        self.shift = settings.shift
+
+    def batch(self, iteration: int) -> Batch:
+        """Return images ``[batch, 1, 8, 8]`` and classes ``[batch]`` of ``iteration``."""
+        images, labels = super().batch(iteration)
+        if self.shift == 0:
+            return images, labels
+        return random_crop(images, self.shift, self.seed, iteration, mirrored=False, fill=PAPER), labels
+
+
 class Digits(Sized[DigitsSettings]):
     """Ten classes of 8x8 images; an ODE block of two 3x3 convolutions over t in [0, 1]."""
 
@@ -89,7 +108,7 @@ class Digits(Sized[DigitsSettings]):
         summary="handwritten digits of 8x8 pixels; conv stem, ODE block of two 3x3 convolutions, linear read-out",
         metric_name="accuracy",
         higher_is_better=True,
-        target={"tiny": 0.94, "default": 0.96},
+        target={"tiny": 0.94, "default": 0.97, "paper": 0.98},
         offline=True,
         citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, "
         "1998, doi:10.24432/C50P49; its 1,797 test images as shipped with scikit-learn",
@@ -98,20 +117,25 @@ class Digits(Sized[DigitsSettings]):
     settings: ClassVar[Mapping[str, DigitsSettings]] = {
         "tiny": DigitsSettings(
             channels=16,
-            stem_kernel=5,
-            stem_stride=2,
-            pool_stride=1,
             batch_size=128,
             training=trained(100, adam=1e-2, sgd=0.1, snopt=0.02, weight_decay=1e-3, full_precond=True),
         ),
         "default": DigitsSettings(
             channels=16,
-            stem_kernel=3,
-            stem_stride=1,
-            pool_stride=2,
             batch_size=128,
+            deep_stem=True,
+            shift=1,
             training=trained(
-                500, adam=3e-3, sgd=0.1, snopt=0.02, weight_decay=1e-3, eps=0.05, update_freq=100, full_precond=True
+                500, adam=3e-3, sgd=0.1, snopt=0.02, weight_decay=1e-4, eps=0.05, update_freq=100, full_precond=True
+            ),
+        ),
+        "paper": DigitsSettings(
+            channels=64,
+            batch_size=128,
+            deep_stem=True,
+            shift=1,
+            training=trained(
+                2_000, adam=1e-3, sgd=0.02, snopt=0.02, weight_decay=1e-4, eps=0.05, update_freq=100, full_precond=True
             ),
         ),
     }
@@ -130,7 +154,13 @@ class Digits(Sized[DigitsSettings]):
         """
         s = self.at(size)
         net = seeded_module(lambda: self.net(s), generator(seed, PARAMETERS), device, dtype)
-        return ClassificationProblem(net, digits_split(device, dtype), s.batch_size, s.training, seed)
+        return DigitsProblem(net, digits_split(device, dtype), s, seed)
+
+
+def _linear_layers(iterations: int) -> Training:
+    return trained(
+        iterations, adam=3e-3, sgd=0.1, snopt=0.02, weight_decay=1e-3, eps=0.05, update_freq=100, full_precond=True
+    )
 
 
 class DigitsMLP(Digits):
@@ -140,11 +170,12 @@ class DigitsMLP(Digits):
         Digits.info,
         name="digits_mlp",
         summary="handwritten digits of 8x8 pixels; linear stem, ODE block of two linear layers, linear read-out",
-        target={"tiny": 0.93, "default": 0.95},
+        target={"tiny": 0.93, "default": 0.95, "paper": 0.95},
     )
     settings: ClassVar[Mapping[str, DigitsSettings]] = {
         "tiny": dataclasses.replace(Digits.settings["tiny"], channels=32),
-        "default": dataclasses.replace(Digits.settings["default"], channels=64),
+        "default": DigitsSettings(channels=64, batch_size=128, training=_linear_layers(500)),
+        "paper": DigitsSettings(channels=128, batch_size=128, shift=1, training=_linear_layers(2_000)),
     }
 
     def net(self, settings: DigitsSettings) -> ODENet:

@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from odegrad.contracts import Problem, TaskInfo, Training
-from odegrad.datasets.augmentation import crop_and_flip
+from odegrad.datasets.augmentation import random_crop
 from odegrad.datasets.classification import Batch, ClassificationProblem, ImageData, ODENet
 from odegrad.datasets.image_nets import PixelScale, snopt_net
 from odegrad.datasets.openml import Images, ImageTable, Pixels
@@ -45,7 +45,9 @@ class ImageProblem(ClassificationProblem):
     def batch(self, iteration: int) -> Batch:
         """Return bytes ``[batch, channels, height, width]`` and classes ``[batch]`` of ``iteration``."""
         pixels, labels = super().batch(iteration)
-        return (crop_and_flip(pixels, CROP_PADDING, self.seed, iteration) if self.cropped else pixels), labels
+        return (
+            random_crop(pixels, CROP_PADDING, self.seed, iteration, mirrored=True) if self.cropped else pixels
+        ), labels
 
 
 class ImageTask(Sized[ImageSettings]):

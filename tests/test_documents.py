@@ -58,10 +58,11 @@ def test_columns_page_is_that_of_the_code():
     assert (ROOT / "docs" / "columns.md").read_text(encoding="utf-8") == module.page()
 
 
-def test_method_in_a_file_passes_the_checks(tmp_path):
+@pytest.mark.parametrize("name", ["my_method.py:TorchCheckpoint", "my_task.py:DampedOscillators"])
+def test_method_or_task_in_a_file_passes_the_checks(tmp_path, name):
     """Odegrad check on a file outside of the repository."""
-    shutil.copy(ROOT / "docs" / "examples" / "my_method.py", tmp_path)
-    done = _command("check", "my_method.py:TorchCheckpoint", "--json", cwd=tmp_path)
+    shutil.copy(ROOT / "docs" / "examples" / name.partition(":")[0], tmp_path)
+    done = _command("check", name, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert len(results) > 20

@@ -17,6 +17,11 @@ def adamw(problem: Problem, **options: Any) -> optim.Optimizer:
     return optim.AdamW(problem.model.parameters(), **options)
 
 
+def adamax(problem: Problem, **options: Any) -> optim.Optimizer:
+    """Return ``torch.optim.Adamax`` over every parameter of ``problem``."""
+    return optim.Adamax(problem.model.parameters(), **options)
+
+
 def sgd(problem: Problem, **options: Any) -> optim.Optimizer:
     """Return ``torch.optim.SGD`` over every parameter of ``problem``."""
     return optim.SGD(problem.model.parameters(), **options)

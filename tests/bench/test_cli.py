@@ -102,8 +102,10 @@ def test_help_and_results_need_no_torch(tmp_path):
         (["plan", "quick", "--set", "seed=3"], "error: --set seed=3: expected KEY=VALUE"),
         (["plan", "quick", "--set", 'methods=["niave"]'], "unknown method 'niave': did you mean 'naive'"),
         (["report", "gone"], "error: results folder gone: there is no such folder"),
-        (["check", "niave"], "error: unknown gradient method 'niave': did you mean 'naive'"),
-        (["check", "gone.py:Mine"], "error: gradient method 'gone.py:Mine': there is no file"),
+        (["check", "niave"], "error: unknown gradient method or task 'niave': did you mean 'naive'"),
+        (["check", "digts"], "error: unknown gradient method or task 'digts': did you mean 'digits'"),
+        (["check", "digits", "--solver", "rk4"], "error: --solver rk4: expected none with a task"),
+        (["check", "gone.py:Mine"], "error: gradient method or task 'gone.py:Mine': there is no file"),
         (["run", "quick", "--threads", "0"], "--threads"),
         (["list", "method"], "method"),
         (["rum"], "rum"),
@@ -158,7 +160,7 @@ def test_check_prints_figures_and_fails_if_one_fails(run_main, monkeypatch):
         at_most("G1 closed form", 2.5e-9, 1e-6, "growth [0, 1]"),
         CheckResult("G13", True, None, None, "refused"),
     ]
-    monkeypatch.setattr(odegrad.check, "check_method", lambda name, solver: iter(results))
+    monkeypatch.setattr(odegrad.check, "check", lambda name, solver: iter(results))
     code, out, _ = run_main("check", "naive")
     assert code == 0
     assert all(word in out for word in ("G1 closed form", "2.5e-09", "1e-06", "growth [0, 1]", "2 of 2 checks passed"))

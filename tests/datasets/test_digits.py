@@ -1,5 +1,7 @@
 """The digits' split, scaling and batches."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
@@ -55,6 +57,20 @@ def test_an_epoch_shows_each_image_at_most_once_and_epochs_differ() -> None:
         assert len(shown) == 9 * 128
         assert len(set(shown)) == len(shown)
     assert epochs[0] != epochs[1]
+
+
+def test_shifted_digits_are_the_digits_moved_by_a_pixel_on_white_paper() -> None:
+    """The default size moves each training image by at most a pixel each way; held-out images stay."""
+    built: Any = Digits().build("default", 0, CPU, torch.float64)
+    plain: Any = problem()
+    moved, still = built.batch(3)[0], plain.batch(3)[0]
+    assert torch.equal(built.batch(3)[1], plain.batch(3)[1])
+    padded = torch.nn.functional.pad(still, (1, 1, 1, 1), value=-1.2)
+    ways = torch.stack([padded[:, :, i : i + 8, j : j + 8] for i in range(3) for j in range(3)])
+    taken = (ways == moved).flatten(2).all(2)
+    assert bool(taken.any(0).all())
+    assert bool(taken.any(1).all())
+    assert torch.equal(built.data.test[0], plain.data.test[0])
 
 
 def test_accuracy_counts_right_guesses() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from odegrad.datasets import classification, openml
-from odegrad.datasets.augmentation import crop_and_flip
+from odegrad.datasets.augmentation import random_crop
 from odegrad.datasets.image_nets import NormedConvField
 from odegrad.datasets.image_tasks import Cifar10, Cifar10ResNet4, FashionMnist, Mnist, Svhn
 from odegrad.datasets.images import ImageProblem, ImageTask, scaled_levels, split_rows
@@ -211,7 +211,7 @@ def test_each_crop_is_one_of_the_padded_image_and_all_of_them_come_up() -> None:
     crops = [padded[:, top : top + 3, left : left + 4] for top in range(3) for left in range(3)]
     wanted = {np.ascontiguousarray(crop).tobytes() for crop in crops}
     wanted |= {np.ascontiguousarray(crop[:, :, ::-1]).tobytes() for crop in crops}
-    found = crop_and_flip(images, padding, seed=0, iteration=0)
+    found = random_crop(images, padding, seed=0, iteration=0, mirrored=True)
     assert found.dtype == torch.uint8
     assert len(wanted) == 18
     assert set(keys(found)) == wanted
@@ -219,11 +219,11 @@ def test_each_crop_is_one_of_the_padded_image_and_all_of_them_come_up() -> None:
 
 def test_crops_are_a_pure_function_of_seed_and_iteration() -> None:
     images = torch.from_numpy(made(Cifar10.table).pixels[:20])
-    first = crop_and_flip(images, 4, 3, 7)
-    assert torch.equal(first, crop_and_flip(images, 4, 3, 7))
-    assert not torch.equal(first, crop_and_flip(images, 4, 3, 8))
-    assert not torch.equal(first, crop_and_flip(images, 4, 4, 7))
-    torch.testing.assert_close(crop_and_flip(images.float(), 4, 3, 7), first.float(), rtol=0, atol=0)
+    first = random_crop(images, 4, 3, 7, mirrored=True)
+    assert torch.equal(first, random_crop(images, 4, 3, 7, mirrored=True))
+    assert not torch.equal(first, random_crop(images, 4, 3, 8, mirrored=True))
+    assert not torch.equal(first, random_crop(images, 4, 4, 7, mirrored=True))
+    torch.testing.assert_close(random_crop(images.float(), 4, 3, 7, mirrored=True), first.float(), rtol=0, atol=0)
 
 
 def test_weight_norm_starts_as_the_same_layers_without_it() -> None:

@@ -1,165 +1,242 @@
-"""What every task promises: everything from the seed, pure batches, gradients everywhere, a loss that falls."""
+"""Every offline task passes every check of a task, and each check finds the fault that it is for."""
 
-from functools import partial
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torchdiffeq import odeint
+from torch import Tensor, nn
 
-from odegrad.contracts import Problem, Task
+from odegrad.check import check, is_task, run_check
+from odegrad.checks.tasks import TASK_CHECKS, tensors
+from odegrad.contracts import TaskInfo, Training
 from odegrad.errors import UnknownNameError, UsageError
 from odegrad.registry import build_task, tasks
 
-CPU = torch.device("cpu")
-TASKS: list[Task] = [task for task in map(build_task, tasks.names()) if task.info.offline]
-WITHOUT_LAYERS = {"logistic", "rotation"}
+OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]
+WITHOUT_LAYERS = {"logistic", "rotation", "cifar10_resnet4"}
 """Tasks whose field has no layer that SNOpt could precondition."""
 
-each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.info.name)
-solve = partial(odeint, rtol=1e-3, atol=1e-3, method="dopri5")
+
+@pytest.mark.parametrize("each", TASK_CHECKS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("name", OFFLINE)
+def test_task_passes_check(name: str, each: Callable[..., Any]) -> None:
+    results = list(run_check(each, build_task(name)))
+    assert results
+    assert not [r for r in results if not r.passed]
 
 
-def build(task: Task, seed: int = 0, dtype: torch.dtype = torch.float32, size: str = "tiny") -> Problem:
-    return task.build(size, seed, CPU, dtype)
-
-
-def tensors(batch: Any) -> list[Tensor]:
-    return [batch] if isinstance(batch, Tensor) else list(batch)
-
-
-def everything(problem: Problem) -> list[Tensor]:
-    """Return parameters, batches and the start of the dynamics."""
-    _, state, ts = problem.dynamics(problem.probe_batch())
-    batches = [*tensors(problem.batch(0)), *tensors(problem.batch(17)), *tensors(problem.probe_batch())]
-    return [*problem.model.parameters(), *batches, *tensors(state), ts]
-
-
-def equal(first: Problem, second: Problem) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(everything(first), everything(second), strict=True))
-
-
-@each_task
-def test_two_builds_of_a_seed_are_equal_and_other_seeds_differ(task: Task) -> None:
-    assert equal(build(task), build(task))
-    other = build(task, seed=1)
-    mine = list(build(task).model.parameters())
-    assert not any(torch.equal(a, b) for a, b in zip(mine, other.model.parameters(), strict=True))
-    assert not torch.equal(tensors(build(task).batch(0))[0], tensors(other.batch(0))[0])
-
-
-@each_task
-def test_global_random_numbers_are_neither_read_nor_moved(task: Task) -> None:
-    torch.manual_seed(0)
-    first, before = build(task), torch.random.get_rng_state()
-    torch.manual_seed(1)
-    second = build(task)
-    assert equal(first, second)
-    torch.manual_seed(0)
-    build(task).batch(3)
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
-@each_task
-def test_float32_and_float64_builds_are_one_model_on_one_set_of_data(task: Task) -> None:
-    single, double = build(task), build(task, dtype=torch.float64)
-    for a, b in zip(single.model.parameters(), double.model.parameters(), strict=True):
-        assert torch.equal(a, b.float())
-    for batch in (0, 5):
-        for x, y in zip(tensors(single.batch(batch)), tensors(double.batch(batch)), strict=True):
-            assert torch.equal(x.float(), y.float())
-    losses = [problem.loss(solve, problem.probe_batch()).detach() for problem in (single, double)]
-    torch.testing.assert_close(losses[0].double(), losses[1], rtol=0, atol=1e-4)
-
-
-@each_task
-def test_a_batch_is_a_pure_function_of_its_iteration(task: Task) -> None:
-    problem = build(task)
-    first = tensors(problem.batch(12))
-    problem.batch(3)
-    for a, b in zip(first, tensors(problem.batch(12)), strict=True):
-        assert torch.equal(a, b)
-    assert not torch.equal(first[0], tensors(problem.batch(13))[0])
-
-
-@each_task
-def test_probe_batch_is_small_and_dynamics_are_detached(task: Task) -> None:
-    problem = build(task)
-    assert len(tensors(problem.probe_batch())[0]) <= 16
-    field, state, ts = problem.dynamics(problem.probe_batch())
-    assert {id(p) for p in field.parameters()} == {id(p) for p in problem.fields[0].parameters()}
-    assert not any(part.requires_grad for part in tensors(state))
-    dy = field(ts[0], state)
-    assert [part.shape for part in tensors(dy)] == [part.shape for part in tensors(state)]
-    assert {part.dtype for part in (*tensors(dy), *tensors(state), ts)} == {torch.float32}
-
-
-@each_task
-def test_fields_are_part_of_the_model(task: Task) -> None:
-    problem = build(task)
-    modules = set(problem.model.modules())
-    assert all(field in modules for field in problem.fields)
-
-
-@each_task
-def test_every_parameter_gets_a_gradient(task: Task) -> None:
-    problem = build(task)
-    problem.loss(solve, problem.batch(0)).backward()  # type: ignore[no-untyped-call]
-    for name, parameter in problem.model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
-
-
-@each_task
-def test_loss_falls_and_the_metric_improves_within_fifteen_iterations(task: Task) -> None:
-    problem = build(task)
-    start = problem.evaluate(solve)
-    settings: Any = problem.training.optimizers[problem.training.default_optimizer]
-    optimizer = torch.optim.Adam(problem.model.parameters(), **settings)
-    losses = []
-    for iteration in range(15):
-        optimizer.zero_grad()
-        loss = problem.loss(solve, problem.batch(iteration))
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(loss.item())
-    assert sum(losses[-3:]) / 3 < losses[0] - 0.5 or sum(losses[-3:]) / 3 < 0.7 * losses[0]
-    improved = problem.evaluate(solve) > start
-    assert improved is task.info.higher_is_better
-
-
-@each_task
-def test_evaluation_leaves_no_graph_and_no_gradient(task: Task) -> None:
-    problem = build(task)
-    seen = []
-
-    def watched(field: Any, y0: Any, ts: Tensor) -> Any:
-        ys = solve(field, y0, ts)
-        seen.extend(tensors(ys))
-        return ys
-
-    assert isinstance(problem.evaluate(watched), float)
-    assert seen
-    assert not any(part.requires_grad for part in seen)
-    assert all(parameter.grad is None for parameter in problem.model.parameters())
-
-
-@each_task
-def test_every_size_builds_and_states_target_and_optimizers(task: Task) -> None:
-    assert set(task.info.target) == set(task.info.sizes)
+@pytest.mark.parametrize("name", tasks.names())
+def test_every_task_states_optimizers_sizes_and_targets(name: str) -> None:
+    task = build_task(name)
+    assert {"tiny", "default", "paper"} <= set(task.info.sizes)
+    if task.info.offline:
+        assert set(task.info.target) == set(task.info.sizes)
     for size in task.info.sizes:
-        problem = build(task, size=size)
-        assert {"adam", "sgd"} <= set(problem.training.optimizers)
-        assert ("snopt" in problem.training.optimizers) is (task.info.name not in WITHOUT_LAYERS)
-        loss = problem.loss(solve, problem.probe_batch())
-        assert loss.shape == ()
-        assert bool(loss.isfinite())
+        optimizers = task.training(size).optimizers
+        assert {"adam", "sgd"} <= set(optimizers)
+        assert ("snopt" in optimizers) is (name not in WITHOUT_LAYERS)
 
 
-@each_task
-def test_unknown_size_names_the_known_ones(task: Task) -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown size of task '.*' 'tinny': did you mean 'tiny'"):
-        build(task, size="tinny")
-    with pytest.raises(UsageError, match=r"known are default, (irregular, )?tiny"):
-        build(task, size="huge")
+def test_unknown_size_names_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown size of task 'digits': 'tinny': did you mean 'tiny'|tiny"):
+        build_task("digits").training("tinny")
+    with pytest.raises(UsageError, match=r"known are default, irregular, paper, tiny"):
+        build_task("japanese_vowels").training("huge")
+
+
+class Field(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        out: Tensor = torch.tanh(self.layer(y))
+        return out
+
+
+class Honest:
+    """A problem with nothing wrong: a field that carries random points to others."""
+
+    seeded = True
+
+    def __init__(self, training: Training, seed: int, dtype: torch.dtype) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model: Any = Field().to(dtype)
+        self.fields: Any = (self.model,)
+        self.training, self.seed = training, seed
+        self.ts = torch.tensor([0.0, 1.0], dtype=dtype)
+
+    def points(self, count: int, stream: int) -> Tensor:
+        source = torch.Generator().manual_seed(1_000 * self.seed + stream)
+        return torch.randn(count, 2, dtype=torch.float64, generator=source).to(self.ts)
+
+    def batch(self, iteration: int) -> Any:
+        return {"points": self.points(32, iteration)}
+
+    def probe_batch(self) -> Any:
+        return {"points": self.points(8, 900)}
+
+    def loss(self, solve: Any, batch: Any) -> Tensor:
+        loss: Tensor = (solve(self.model, batch["points"], self.ts)[-1] - 2.0).square().mean()
+        return loss
+
+    def evaluate(self, solve: Any, split: str = "test") -> Any:
+        with torch.no_grad():
+            return float(self.loss(solve, {"points": self.points(64, 901 + (split == "test"))}))
+
+    def dynamics(self, batch: Any) -> Any:
+        return self.model, batch["points"], self.ts
+
+
+class HonestTask:
+    info = TaskInfo(
+        name="honest", kind="time series", summary="points", metric_name="mse", higher_is_better=False,
+        target={"tiny": 1.0}, offline=True, citation="none", licence="none", sizes=("tiny",),
+    )  # fmt: skip
+    problem: type[Honest] = Honest
+
+    def training(self, size: str) -> Training:
+        if size != "tiny":
+            raise UnknownNameError("size", size, ["tiny"])
+        return Training(20, {"adam": {"lr": 0.05}})
+
+    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Any:
+        return self.problem(self.training(size), seed, dtype)
+
+
+class WrongKind(HonestTask):
+    info = dataclasses.replace(HonestTask.info, kind="toy")  # type: ignore[arg-type]
+
+
+class TargetOfNoSize(HonestTask):
+    info = dataclasses.replace(HonestTask.info, target={"huge": 1.0})
+
+
+class AnySize(HonestTask):
+    def training(self, size: str) -> Training:
+        return Training(20, {"adam": {"lr": 0.05}})
+
+
+def faulty(problem: type[Honest]) -> type[HonestTask]:
+    """Return the task of a problem with a fault."""
+    return type(problem.__name__, (HonestTask,), {"problem": problem})
+
+
+class ReadsGlobalNumbers(Honest):
+    def points(self, count: int, stream: int) -> Tensor:
+        return torch.randn(count, 2).to(self.ts)
+
+
+class OneBatch(Honest):
+    def batch(self, iteration: int) -> Any:
+        return {"points": self.points(32, 0)}
+
+
+class OneSeed(Honest):
+    def __init__(self, training: Training, seed: int, dtype: torch.dtype) -> None:
+        super().__init__(training, 0, dtype)
+
+
+class LargeProbe(Honest):
+    def probe_batch(self) -> Any:
+        return {"points": self.points(100, 900)}
+
+
+class AttachedState(Honest):
+    def dynamics(self, batch: Any) -> Any:
+        return self.model, batch["points"] * self.model.layer.weight.sum(), self.ts
+
+
+class ForeignField(Honest):
+    def dynamics(self, batch: Any) -> Any:
+        return Field(), batch["points"], self.ts
+
+
+class IdleParameter(Honest):
+    def __init__(self, training: Training, seed: int, dtype: torch.dtype) -> None:
+        super().__init__(training, seed, dtype)
+        self.model.spare = nn.Linear(2, 2, dtype=dtype)
+
+
+class SharesWithTheLoss(Honest):
+    """The field is handed a matrix that depends on a parameter: a backward solve cannot know."""
+
+    def loss(self, solve: Any, batch: Any) -> Tensor:
+        turned = self.model.layer.weight @ self.model.layer.weight
+
+        class Hiding(nn.Module):
+            def forward(self, t: Tensor, y: Tensor) -> Tensor:
+                out: Tensor = y @ turned
+                return out
+
+        loss: Tensor = (solve(Hiding(), batch["points"], self.ts)[-1] - 2.0).square().mean()
+        return loss + self.model.layer.bias.square().sum()
+
+
+class LearnsNothing(Honest):
+    def loss(self, solve: Any, batch: Any) -> Tensor:
+        return super().loss(solve, batch).mul(0.0).add(1.0)
+
+
+class EvaluatesWithAGraph(Honest):
+    def evaluate(self, solve: Any, split: str = "test") -> Any:
+        return float(self.loss(solve, {"points": self.points(64, 901)}).detach())
+
+
+class Single(Honest):
+    """Computes in float32 whatever is asked for."""
+
+    def __init__(self, training: Training, seed: int, dtype: torch.dtype) -> None:
+        super().__init__(training, seed, dtype)
+        if dtype == torch.float32:
+            self.model.double()
+
+
+FAULTS: list[tuple[type[HonestTask], str]] = [
+    (WrongKind, "T1 statement"), (TargetOfNoSize, "T1 statement"), (AnySize, "T1 unknown size"),
+    (faulty(ReadsGlobalNumbers), "T2 global randomness"), (faulty(OneSeed), "T2 other seed"),
+    (faulty(OneBatch), "T4 batch"), (faulty(LargeProbe), "T5 probe batch"), (faulty(AttachedState), "T5 dynamics"),
+    (faulty(ForeignField), "T5 dynamics"), (faulty(IdleParameter), "T6 gradient"),
+    (faulty(SharesWithTheLoss), "gradients"), (faulty(LearnsNothing), "T7 loss falls"),
+    (faulty(EvaluatesWithAGraph), "T8 evaluation"), (faulty(Single), "T3 precision"),
+]  # fmt: skip
+"""(task, the check that must fail)."""
+
+
+def failed(task: Any) -> set[str]:
+    return {r.check for each in TASK_CHECKS for r in run_check(each, task) if not r.passed}
+
+
+def test_a_task_without_fault_passes() -> None:
+    assert failed(HonestTask()) == set()
+
+
+@pytest.mark.parametrize(("task", "wanted"), FAULTS, ids=lambda v: v if isinstance(v, str) else v.__name__)
+def test_fault_is_found(task: type[HonestTask], wanted: str) -> None:
+    assert wanted in failed(task())
+
+
+def test_tensors_are_found_in_whatever_holds_them() -> None:
+    @dataclasses.dataclass
+    class Pair:
+        a: Tensor
+        b: dict[str, Any]
+
+    x, y, z = torch.zeros(1), torch.ones(2), torch.ones(3)
+    found = tensors([Pair(x, {"y": (y, 3)}), z, "text"])
+    assert [id(t) for t in found] == [id(x), id(y), id(z)]
+
+
+def test_methods_and_tasks_are_told_apart(tmp_path: Any) -> None:
+    assert is_task("digits")
+    assert not is_task("adjoint")
+    assert not is_task("snopt")
+    neither = tmp_path / "neither.py"
+    neither.write_text("class Mine:\n    pass\n")
+    with pytest.raises(UsageError, match=r"a gradient method, which has traits .* a task, which has info"):
+        is_task(f"{neither}:Mine")
+    with pytest.raises(UsageError, match=r"--solver rk4: expected none with a task"):
+        next(check("digits", "rk4"))

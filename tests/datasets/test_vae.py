@@ -1,5 +1,6 @@
 """The amortised flow against dense matrices, and the bound against closed forms."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -8,15 +9,19 @@ import torch
 from torch import Tensor
 
 from odegrad.datasets.amortised_flow import AmortisedFlowField
-from odegrad.datasets.gaussian import diagonal_kl
+from odegrad.datasets.flow import standard_normal_log_density
+from odegrad.datasets.gaussian import diagonal_kl, log_density_about
 from odegrad.datasets.layers import ConcatSquashNet
+from odegrad.datasets.likelihoods import bernoulli
 from odegrad.datasets.seeding import generator
-from odegrad.datasets.vae import BinaryImages, VAEDigits
+from odegrad.datasets.vae import vae_problem
+from odegrad.datasets.vae_images import VAEDigits
 from odegrad.errors import UsageError
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 
 CPU = torch.device("cpu")
+SPLITS = ("train", "validation", "test")
 
 
 def solved(name: str, tolerance: float = 1e-9) -> Any:
@@ -101,7 +106,7 @@ def test_bound_without_flow_is_likelihood_minus_divergence() -> None:
     """With a field of zero and a decoder that sees nothing: the mean over noise is closed form."""
     task = problem()
     with torch.no_grad():
-        for parameter in [*task.net.field.parameters(), *task.net.decoder.parameters()]:
+        for parameter in [*task.net.flows.parameters(), *task.net.decoder.parameters()]:
             parameter.zero_()
         task.net.to_low_rank.weight.zero_()
         task.net.to_low_rank.bias.zero_()
@@ -112,9 +117,55 @@ def test_bound_without_flow_is_likelihood_minus_divergence() -> None:
     with torch.no_grad():
         for _ in range(600):
             noise = torch.randn(batch.noise.shape, dtype=torch.float64, generator=source)
-            found.append(-task.loss(solved("naive", 1e-3), BinaryImages(batch.pixels, noise, batch.probe)).item())
+            found.append(-task.loss(solved("naive", 1e-3), batch._replace(noise=noise)).item())
     values = torch.tensor(found)
     assert abs(float(values.mean()) - expected) <= 4 * float(values.std()) / math.sqrt(len(found))
+
+
+def test_flows_in_a_row_have_the_dense_determinant() -> None:
+    """The bound holds the log-determinant of the whole chain; every axis as a probe in turn adds up to the trace."""
+    settings = dataclasses.replace(VAEDigits().at("tiny"), latent=3, blocks=2, activation="softplus")
+    images = {name: torch.rand(4, 10, generator=generator(i)).round().double() for i, name in enumerate(SPLITS)}
+    task: Any = vae_problem(images, settings, 0, CPU, torch.float64)
+    batch, exact = task.probe_batch(), solved("naive", 1e-10)
+    pixels, noise = batch.pixels[:1], batch.noise[:1]
+    mean, log_deviation, matrices = task.net.encode(pixels)
+    start = (mean + log_deviation.exp() * noise)[0].detach()
+
+    def image(z: Tensor) -> Tensor:
+        state = z[None]
+        for flow, low_rank in zip(task.net.fields, matrices, strict=True):
+            fields = flow.with_probe(torch.ones(1, 3, dtype=torch.float64))
+            state = exact(fields, (state, torch.zeros(1, dtype=torch.float64), low_rank), task.ts)[0][-1]
+        return state[0]
+
+    jacobian = torch.autograd.functional.jacobian(image, start)  # type: ignore[no-untyped-call]
+    bounds = []
+    with torch.no_grad():
+        for axis in torch.eye(3, dtype=torch.float64):
+            each = batch._replace(pixels=pixels, noise=noise, probes=axis.expand(2, 1, 3))
+            bounds.append(task.net.bound(exact, each, task.ts).item())
+        z1 = image(start)[None]
+        gaussian = log_density_about(mean, log_deviation, start[None]).sum(1)
+        rest = bernoulli(task.net.decoder(z1), pixels) + standard_normal_log_density(z1) - gaussian
+    assert sum(b - rest.item() for b in bounds) == pytest.approx(torch.linalg.slogdet(jacobian)[1].item(), abs=1e-6)
+
+
+def test_warm_up_weighs_the_divergence() -> None:
+    """Without weight the bound is the likelihood; the weight rises by iterations to one and is one in evaluation."""
+    settings = dataclasses.replace(VAEDigits().at("tiny"), warm_up_iterations=4)
+    images = {name: torch.rand(40, 10, generator=generator(i)).round().double() for i, name in enumerate(SPLITS)}
+    task: Any = vae_problem(images, settings, 0, CPU, torch.float64)
+    assert [task.batch(i).warmth.item() for i in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert {x.warmth.item() for x in (task.probe_batch(), *task.held_out.values())} == {1.0}
+    naive, batch = solved("naive"), task.batch(0)
+    values = [task.loss(naive, batch._replace(warmth=torch.tensor(w).double())).item() for w in (0.0, 0.5, 1.0)]
+    assert values[1] == pytest.approx((values[0] + values[2]) / 2, rel=1e-12)
+    mean, log_deviation, (low_rank,) = task.net.encode(batch.pixels)
+    field, z = task.net.fields[0].with_probe(batch.probes[0]), mean + log_deviation.exp() * batch.noise
+    z1 = naive(field, (z, z.new_zeros(len(z)), low_rank), task.ts)[0][-1]
+    expected = -bernoulli(task.net.decoder(z1), batch.pixels).mean().item()
+    assert values[0] == pytest.approx(expected, rel=1e-12)
 
 
 def test_images_are_ink_or_none_and_splits_are_the_digits() -> None:

@@ -1,0 +1,33 @@
+"""Every gradient method trains every offline task that it applies to: the loss on one small batch falls."""
+
+import pytest
+import torch
+
+from odegrad.check import suitable_solver
+from odegrad.registry import build_gradient, build_optimizer, build_task, gradients, tasks
+from odegrad.training import solve_with
+
+OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]
+ITERATIONS = 2
+FEW = 100
+"""Parameters of a field up to which forward sensitivities are carried."""
+
+
+@pytest.mark.parametrize("method_name", gradients.names())
+@pytest.mark.parametrize("name", OFFLINE)
+def test_loss_falls(name: str, method_name: str) -> None:
+    method = build_gradient(method_name)
+    solver = suitable_solver(method).with_tolerances(1e-3, 1e-3)
+    problem = build_task(name).build("tiny", 0, torch.device("cpu"), torch.float32)
+    count = sum(p.numel() for field in problem.fields for p in field.parameters())
+    if method_name == "forward_sensitivity" and count > FEW:
+        pytest.skip(f"would carry {count} columns: for few parameters only")
+    optimizer = build_optimizer("adam", problem)
+    solve, batch, losses = solve_with(method, solver), problem.probe_batch(), []
+    for _ in range(ITERATIONS + 1):
+        optimizer.zero_grad(set_to_none=True)
+        loss = problem.loss(solve, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.item())
+        optimizer.step()
+    assert losses[-1] < losses[0], losses
