@@ -173,7 +173,8 @@ class SharesWithTheLoss(Honest):
                 return out
 
         loss: Tensor = (solve(Hiding(), batch["points"], self.ts)[-1] - 2.0).square().mean()
-        return loss + self.model.layer.bias.square().sum()
+        rest: Tensor = self.model.layer.bias.square().sum()
+        return loss + rest
 
 
 class LearnsNothing(Honest):
