@@ -17,7 +17,7 @@ from odegrad.certificate import certify
 from odegrad.contracts import GradientMethod, Problem, Solve, Tap, Task, VectorField, equivalent_solver
 from odegrad.counting import CountedField, CountedTap, Counts
 from odegrad.errors import UnknownNameError
-from odegrad.lognorm import max_log_norm
+from odegrad.trajectory import max_log_norm
 from odegrad.meters import memory_meter
 from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.methods.solvers.solver import OneStepSolver
