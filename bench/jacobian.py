@@ -228,7 +228,8 @@ def _contradiction(field: VectorField, t: Tensor, y: State, values: Tensor) -> s
     """Return how Jacobians ``[batch, n, n]`` differ from one product of plain autograd, or None if they do not."""
     with undisturbed(field, values.device):
         flat, dy = _with_graph(field, t, y)
-        weights = torch.cos(torch.arange(dy.numel(), dtype=torch.float64)).to(dy).view_as(dy)
+        # One cotangent for all samples, as the rows have: so it holds where a batch is coupled, too.
+        weights = torch.cos(torch.arange(dy.shape[1], dtype=torch.float64)).to(dy).expand_as(dy)
         (product,) = torch.autograd.grad(dy, flat, weights)
     found = torch.einsum("bi,bij->bj", weights, values)
     size = torch.einsum("bi,bij->bj", weights.abs(), values.abs()) + product.abs()

@@ -140,6 +140,7 @@ def test_nothing_is_disturbed(side, plain, by, training):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("side", [2, 6])
 def test_nothing_is_disturbed_on_a_gpu(side):
     """The device's generator and buffers stay; the norms are the CPU's (in evaluation mode) and lie on the CPU."""
