@@ -3,7 +3,7 @@
 The costate obeys ``da/dt = -J(z)^T a``. The interpolation method solves ``da^/dt = -J(z^)^T a^`` along an interpolant
 ``z^`` with the same end value, so ``e = a^ - a`` obeys, backward in time ``s = t1 - t``, ``de/ds = J(z^)^T e +
 (J(z^) - J(z))^T a`` with ``e(t1) = 0``. By Dahlquist's estimate (1958; Hairer, Norsett and Wanner, Solving ODEs I,
-theorem I.10.6) ``d||e||/ds <= mu(J(z^)^T) ||e|| + ||(J(z^) - J(z))^T a||``, and bounds (A) to (D) below follow; they are
+theorem I.10.6) ``d||e||/ds <= mu(J(z^)^T) ||e|| + ||(J(z^) - J(z))^T a||``; bounds (A) to (D) follow,
 derived here for the interpolation method of Daulbaev et al. (NeurIPS 2020). Any norm will do with its own ``mu``; the
 Euclidean one has ``mu_2(J^T) = mu_2(J)``.
 
@@ -112,7 +112,7 @@ def lipschitz_costate_bound(lipschitz: Tensor, eps: Tensor, duration: float, mu_
 
 
 def lipschitz_of_jacobian(field: VectorField, times: Tensor, states: Tensor, near: Tensor) -> Tensor:
-    """Return the ``L_J`` that holds between ``z`` and ``z^ [M, batch, ...]``, ``[batch]``: ``max ||dJ||_2 / ||dz||``."""
+    """Return the ``L_J [batch]`` between ``z`` and ``z^ [M, batch, ...]``: ``max ||dJ||_2 / ||dz||``."""
     rows = JacobianRows(field)
     ratios = []
     for t, z, z_near in zip(times, states, near, strict=True):

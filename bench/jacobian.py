@@ -19,7 +19,7 @@ from torch.func import functional_call, vjp, vmap
 from odegrad.contracts import State, VectorField
 from odegrad.errors import NonFiniteError
 
-ROWS_AT_A_TIME = 16
+ROWS_AT_A_TIME = 8
 """Rows in one vectorised product: more is slower where a net is wide (caches), fewer where it is narrow (calls)."""
 
 By = Literal["torch.func", "autograd"]
@@ -193,15 +193,15 @@ def _vectorised(field: VectorField, t: Tensor, y: State) -> Tensor:
 
     def call(time: Tensor, state: State) -> State:
         if not isinstance(field, nn.Module):
-            out: State = field(time, state)
-            return out
+            plain: State = field(time, state)
+            return plain
         copies = {name: b.clone() for name, b in field.named_buffers()}  # torch.func refuses to change captured ones
-        out = functional_call(field, copies, (time, state))
-        return out
+        found: State = functional_call(field, copies, (time, state))
+        return found
 
     flat = _flattened(y).detach()
     with undisturbed(field, flat.device), torch.no_grad():
-        _, pull = vjp(_on_flat(call, t, y), flat)
+        pull = vjp(_on_flat(call, t, y), flat)[1]
         batch, n = flat.shape
         basis = torch.eye(n, dtype=flat.dtype, device=flat.device)[:, None].expand(n, batch, n)
         # The field was called once, so its draws are one for all rows; a pull-back that draws must repeat itself too.

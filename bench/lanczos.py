@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from odegrad.errors import UsageError
 
@@ -39,7 +39,7 @@ class Extremes:
     smallest: Tensor
     """``[batch]``."""
     converged: Tensor
-    """Whether the wanted ends are within the tolerance, ``[batch]``."""
+    """Whether the wanted ends are within the tolerance, or were not to be waited for, ``[batch]``."""
     products: int
     """How many products were taken, each one for the whole batch."""
     start: Tensor
@@ -84,6 +84,11 @@ class _Ritz:
             done &= (error <= allowed) | ((error <= RESIDUAL_MARGIN * allowed) & (moved <= allowed))
         return done
 
+    def beaten(self) -> Tensor:
+        """Return whether the largest value, with its residual, stays below that of another sample, ``[batch]``."""
+        high = self.values[:, -1]
+        return high + self.beta * self.vectors[:, -1, -1].abs() < high.amax()
+
 
 def extreme_eigenvalues(
     product: Product,
@@ -94,6 +99,7 @@ def extreme_eigenvalues(
     device: torch.device | None = None,
     start: Tensor | None = None,
     smallest: bool = True,
+    all_samples: bool = True,
 ) -> Extremes:
     """Return the largest and smallest eigenvalue of each sample's matrix.
 
@@ -113,6 +119,8 @@ def extreme_eigenvalues(
         The ``start`` of matrices near by, ``[batch, n]``; random numbers are added, so that nothing is left out.
     smallest
         Whether to wait for the smallest too; otherwise it is only as good as the largest leaves it.
+    all_samples
+        Whether every sample must converge; otherwise those need not whose largest value cannot be the batch's largest.
 
     Raises
     ------
@@ -138,9 +146,10 @@ def extreme_eigenvalues(
         before = next((r for r in reversed(seen) if r.products <= ritz.products - SETTLED), None)
         converged = ritz.error(-1) <= 0 if before is None else ritz.converged(before, tolerance, ends)
         converged |= exhausted
-        if exhausted or over or bool(converged.all()):
+        settled = converged if all_samples or before is None else converged | ritz.beaten()
+        if exhausted or over or bool(settled.all()):
             low, high = ritz.values[:, 0].cpu(), ritz.values[:, -1].cpu()
-            return Extremes(high, low, converged.cpu(), space.products, space.start(ritz, ends))
+            return Extremes(high, low, settled.cpu(), space.products, space.start(ritz, ends))
         seen.append(ritz)
         if full:
             space.restart(ritz)
@@ -187,7 +196,7 @@ class _KrylovSpace:
         """Return the sum of the Ritz vectors of the wanted ends at length 1, ``[batch, n]``."""
         total = ritz.vectors[:, :, list(ends)].sum(2)
         out = (total[:, None] @ self._basis[:, : self.size])[:, 0]
-        return out / out.norm(dim=1, keepdim=True)
+        return nn.functional.normalize(out, dim=1)
 
     def restart(self, ritz: _Ritz) -> None:
         """Keep the Ritz vectors nearest to both ends, half of the space; what sticks out stays the same."""
@@ -212,7 +221,7 @@ class _KrylovSpace:
             out = torch.where(stuck[:, None], fresh, out)
         if bool((self.beta <= 1e-4 * scale).any()):  # a short remainder is orthogonal up to rounding over its length
             out, _ = self._orthogonal(out)
-        return out / out.norm(dim=1, keepdim=True)
+        return nn.functional.normalize(out, dim=1)
 
     def _orthogonal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``x [batch, n]`` without its part in the space, and that part's coordinates ``[batch, size]``.

@@ -161,7 +161,7 @@ def max_log_norm(field: VectorField, ts: Tensor, ys: State, *, tolerance: float 
     found: list[Extremes] = []
     for t, y in _points(ts, ys):
         with jacobian_products(field, t, y) as products:
-            found.append(_extremes(products, products.symmetric, tolerance, found, smallest=False))
+            found.append(_extremes(products, products.symmetric, tolerance, found, smallest=False, all_samples=False))
     _told_if_not(found)
     return max(float(e.largest.amax()) for e in found)
 
@@ -193,14 +193,12 @@ def _dense(field: VectorField, ts: Tensor, ys: State) -> TrajectoryNorms:
 
 
 def _extremes(
-    products: JacobianProducts, product: Product, tolerance: float, before: list[Extremes], *, smallest: bool = True
+    products: JacobianProducts, product: Product, tolerance: float, before: list[Extremes], **wanted: bool
 ) -> Extremes:
     """Return the ends of the spectra; the iteration starts from where that of the time before ended."""
     batch, n = products.shape
     start = before[-1].start if before else None
-    return extreme_eigenvalues(
-        product, (batch, n), tolerance=tolerance, device=products.device, start=start, smallest=smallest
-    )
+    return extreme_eigenvalues(product, (batch, n), tolerance=tolerance, device=products.device, start=start, **wanted)
 
 
 def _told_if_not(found: list[Extremes]) -> bool:
@@ -226,7 +224,7 @@ def _is_dense(ts: Tensor, ys: Any, dense_below: int) -> bool:
             f"{tuple(ts.shape)}; pass the solution at the times ts"
         )
     n, batch = sum(p[0, 0].numel() for p in parts), parts[0].shape[1]
-    return n <= dense_below and 8 * batch * n * n <= DENSE_BYTES
+    return bool(n <= dense_below and 8 * batch * n * n <= DENSE_BYTES)
 
 
 def _points(ts: Tensor, ys: State) -> Iterator[tuple[Tensor, State]]:

@@ -80,6 +80,17 @@ def test_zero_low_rank_and_full_matrices_side_by_side():
     assert torch.allclose(found.smallest, true[:, 0], rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_batch_s_largest_needs_fewer_products(seed):
+    """Samples that cannot hold the batch's largest value are not waited for; that value is within the tolerance."""
+    a = _symmetric(60, 300, seed)
+    every, batch = (_find(a, tolerance=1e-3, smallest=False, all_samples=choice) for choice in (True, False))
+    true = torch.linalg.eigvalsh(a)[:, -1].max().item()
+    assert batch.largest.max().item() == pytest.approx(true, rel=1e-3)
+    assert bool(batch.converged.all())
+    assert batch.products < every.products
+
+
 def test_limit_is_told():
     """Five products are too few for a matrix of 300: marked, and below the true value."""
     a = _symmetric(2, 300)
