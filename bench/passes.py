@@ -17,7 +17,6 @@ from odegrad.certificate import certify
 from odegrad.contracts import GradientMethod, Problem, Solve, Tap, Task, VectorField, equivalent_solver
 from odegrad.counting import CountedField, CountedTap, Counts
 from odegrad.errors import UnknownNameError
-from odegrad.lognorm import max_log_norm
 from odegrad.meters import memory_meter
 from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -25,6 +24,7 @@ from odegrad.record import Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 from odegrad.timing import BUDGET_SECONDS, time_iterations
 from odegrad.training import Progress, next_tap, solve_with, tapped, train
+from odegrad.trajectory import max_log_norm
 
 REFERENCE_TOLERANCE = 1e-13
 LOG_NORM_TIMES = 5

@@ -12,7 +12,8 @@ LAYERS = [
     {"odegrad.errors"},
     {"odegrad.record", "odegrad.contracts"},
     {"odegrad.methods", "odegrad.datasets"}
-    | {f"odegrad.{m}" for m in ("counting", "meters", "certificate", "lognorm", "machine")},
+    | {f"odegrad.{m}" for m in ("counting", "meters", "certificate", "machine")}
+    | {f"odegrad.{m}" for m in ("lognorm", "jacobian", "lanczos", "trajectory", "growth")},
     {"odegrad.registry"},
     {"odegrad.passes", "odegrad.training", "odegrad.timing", "odegrad.suite", "odegrad.suites"}
     | {"odegrad.check", "odegrad.checks"}
