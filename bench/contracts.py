@@ -268,6 +268,9 @@ class TaskInfo:
     sizes: tuple[str, ...] = ("tiny", "default", "paper")
     limit: float | None = None
     """The metric's best possible expected value where it is known: a density's entropy for its ``nll``."""
+    smooth: bool = True
+    """False where the dynamics have kinks (ReLU): tight tolerances and high orders then take thousands of steps, and
+    the gradient certificate's reference is solved less tightly."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """MNIST, Fashion-MNIST, SVHN and CIFAR-10 as tasks: the settings of the SNOpt and the interpolation paper.
 
 The targets of ``paper`` are what nets of this kind are known to reach, rounded down; those of the smaller sizes are
-estimates. Tolerances are a run's: the papers took 1e-3.
+estimates that no run on the real images has confirmed. Tolerances are a run's: the papers took 1e-3.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ as the papers, of somewhat fewer images, since validation images are held out.""
 def _settings(paper: Training, tiny: Training, default: Training) -> Mapping[str, ImageSettings]:
     """Return three sizes, of which ``paper`` is the net and the batch of the SNOpt paper."""
     return {
-        "tiny": ImageSettings(channels=8, batch_size=64, training=tiny, most=TINY),
-        "default": ImageSettings(channels=16, batch_size=128, training=default),
+        "tiny": ImageSettings(channels=16, batch_size=64, training=tiny, most=TINY),
+        "default": ImageSettings(channels=32, batch_size=128, training=default),
         "paper": ImageSettings(channels=64, batch_size=128, training=paper),
     }
 
 
-def _short(iterations: int, adam: float, sgd: float, snopt: float) -> Training:
-    return trained(iterations, adam, sgd, snopt, eps=0.05, update_freq=100, full_precond=True)
+def _short(iterations: int, adam: float, sgd: float, snopt: float, update_freq: int = 100) -> Training:
+    return trained(iterations, adam, sgd, snopt, eps=0.05, update_freq=update_freq, full_precond=True)
 
 
 def _descent(iterations: int, schedule: Mapping[int, float]) -> Training:
@@ -59,12 +59,13 @@ class Mnist(ImageTask):
         summary="70,000 handwritten digits of 28x28 pixels; conv stem, ODE block of two convolutions, linear read-out",
         metric_name="accuracy",
         higher_is_better=True,
-        target={"tiny": 0.85, "default": 0.975, "paper": 0.985},
+        target={"tiny": 0.75, "default": 0.97, "paper": 0.985},
         offline=False,
         citation="LeCun, Cortes and Burges, The MNIST database of handwritten digits, 1998; OpenML data set 554; "
         f"{SETTINGS_AFTER}",
         licence="CC BY-SA 3.0",
         sizes=SIZES,
+        smooth=False,
     )
     settings: ClassVar[Mapping[str, ImageSettings]] = _settings(
         paper=Training(
@@ -76,8 +77,8 @@ class Mnist(ImageTask):
             },
             full_precond=True,
         ),
-        tiny=_short(100, adam=1e-2, sgd=0.05, snopt=0.02),
-        default=_short(1_000, adam=3e-3, sgd=0.05, snopt=0.02),
+        tiny=_short(100, adam=3e-3, sgd=0.03, snopt=0.02, update_freq=20),
+        default=_short(1_000, adam=2e-3, sgd=0.02, snopt=0.02),
     )
 
 
@@ -89,7 +90,7 @@ class FashionMnist(Mnist):
         Mnist.info,
         name="fashion_mnist",
         summary="70,000 pictures of clothes of 28x28 pixels; the net of mnist",
-        target={"tiny": 0.70, "default": 0.85, "paper": 0.90},
+        target={"tiny": 0.60, "default": 0.82, "paper": 0.90},
         citation="Xiao, Rasul and Vollgraf, Fashion-MNIST, 2017, arXiv:1708.07747; OpenML data set 40996; settings "
         "of mnist",
         licence="MIT",
@@ -104,7 +105,7 @@ class Svhn(ImageTask):
         Mnist.info,
         name="svhn",
         summary="99,289 digits of house numbers in 32x32 pixels, in colour; the net of mnist",
-        target={"tiny": 0.30, "default": 0.80, "paper": 0.90},
+        target={"tiny": 0.25, "default": 0.75, "paper": 0.90},
         citation="Netzer et al., Reading Digits in Natural Images with Unsupervised Feature Learning, 2011; OpenML "
         f"data set 41081; {SETTINGS_AFTER}",
         licence="for non-commercial use",
@@ -119,7 +120,7 @@ class Svhn(ImageTask):
             },
             full_precond=True,
         ),
-        tiny=_short(200, adam=5e-3, sgd=0.05, snopt=0.02),
+        tiny=_short(150, adam=3e-3, sgd=0.03, snopt=0.02, update_freq=20),
         default=_short(2_000, adam=2e-3, sgd=0.02, snopt=0.01),
     )
 
@@ -133,7 +134,7 @@ class Cifar10(ImageTask):
         Mnist.info,
         name="cifar10",
         summary="60,000 photographs of 32x32 pixels, in colour, training images cropped and mirrored; the net of mnist",
-        target={"tiny": 0.28, "default": 0.55, "paper": 0.75},
+        target={"tiny": 0.22, "default": 0.50, "paper": 0.75},
         citation=f"{CIFAR}; {SETTINGS_AFTER}",
         licence="not stated",
     )
@@ -147,7 +148,7 @@ class Cifar10(ImageTask):
             },
             full_precond=True,
         ),
-        tiny=_short(200, adam=5e-3, sgd=0.02, snopt=0.01),
+        tiny=_short(150, adam=3e-3, sgd=0.03, snopt=0.02, update_freq=20),
         default=_short(2_000, adam=2e-3, sgd=0.01, snopt=0.01),
     )
 

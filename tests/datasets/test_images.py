@@ -140,8 +140,9 @@ def test_every_size_builds_with_its_shapes(task: ImageTask, size: str) -> None:
     """The state's shape is that of the papers' nets; a paper's net scores two images."""
     assert set(task.info.target) == set(task.info.sizes) == set(task.settings)
     problem = build(task, size)
-    channels = {"tiny": 8, "default": 16, "paper": 64}[size]
-    side = 32 if isinstance(task, Cifar10ResNet4) else {28: 6, 32: 7}[task.table.side]
+    resnet = isinstance(task, Cifar10ResNet4)
+    channels = {"tiny": 8 if resnet else 16, "default": 16 if resnet else 32, "paper": 64}[size]
+    side = 32 if resnet else {28: 6, 32: 7}[task.table.side]
     images = problem.data.train[0][:2]
     _, state, ts = problem.dynamics((images, None))
     assert isinstance(state, Tensor)
