@@ -183,10 +183,10 @@ def _by_lipschitz(
     eps = _size(near - piece.states).amax(0)
     duration = abs(float(piece.times[-1] - piece.times[0]))
     lipschitz = lipschitz_of_jacobian(field, piece.times, piece.states, near)
-    bound = lipschitz_costate_bound(
-        lipschitz.cpu(), eps.cpu(), duration, mu_max, _size(piece.costates[-1]).cpu()
+    bound = lipschitz_costate_bound(lipschitz.cpu(), eps.cpu(), duration, mu_max, _size(piece.costates[-1]).cpu())
+    return _tightest(
+        "C", num_nodes, bound, _size(costates[0] - piece.costates[0]).cpu(), _size(piece.costates[0]).cpu()
     )
-    return _tightest("C", num_nodes, bound, _size(costates[0] - piece.costates[0]).cpu(), _size(piece.costates[0]).cpu())
 
 
 def _of_parameters(

@@ -1,4 +1,4 @@
-"""The command line: ``odegrad run | plan | report | list | check | compare``.
+"""The command line: ``odegrad run | plan | report | list | check | compare | diagnose``.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 fine, 1 a check failed, 2 wrong
 usage, 3 some runs failed, 75 the machine failed (try again), 130 interrupted.
@@ -81,6 +81,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
             "odegrad list methods",
             "odegrad check my_method.py:MyMethod",
             "odegrad compare my_model.py:build",
+            "odegrad diagnose my_model.py:build",
         )
     )
 )
@@ -234,8 +235,7 @@ def compare(
     from odegrad.comparison import compare_gradients
     from odegrad.models import load_model
 
-    if figure is not None and figure.suffix not in FIGURE_KINDS:
-        raise UsageError(f"--figure {figure}: expected a name that ends in one of {', '.join(FIGURE_KINDS)}")
+    _check_figure(figure)
     with redirect_stdout(sys.stderr):
         built = load_model(model)
         table = compare_gradients(
@@ -252,6 +252,62 @@ def compare(
     if figure is not None:
         table.plot().savefig(figure)
         _log.info("wrote %s", figure)
+
+
+@app.command(
+    epilog="Examples: odegrad diagnose circles --train 80 | odegrad diagnose my_model.py:build --figure out.png | "
+    "odegrad diagnose --law --figure law.png"
+)
+def diagnose(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A task, or file.py:Task, or file.py:function as in compare.")
+    ] = None,
+    law: Annotated[bool, typer.Option("--law", help="Show the log-norm law on contracting problems.")] = False,
+    size: Annotated[str, typer.Option(help="A task's size.")] = "tiny",
+    seed: Annotated[int, typer.Option(min=0, help="A task's seed.")] = 0,
+    train: Annotated[int, typer.Option(min=0, help="Train a task for so many iterations first.")] = 0,
+    gradients: Annotated[str | None, typer.Option(help="Gradient methods, separated by commas.")] = None,
+    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
+    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
+    error: Annotated[float, typer.Option(help="Largest relative gradient error that counts as safe.")] = 1e-2,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure: .png, .svg or .pdf.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why gradient methods fail on a task or a model of your own: logarithmic norms, predicted errors, a verdict."""
+    from odegrad.examine import examine, write_figure
+    from odegrad.examine import law as law_of
+    from odegrad.reports.figures.log_norm import draw_law
+
+    if (name is None) != law:
+        raise UsageError("NAME, --law: expected one of them; odegrad diagnose circles, or odegrad diagnose --law")
+    _check_figure(figure)
+    chosen = None if gradients is None else [each.strip() for each in gradients.split(",")]
+    if name is None:
+        table = law_of(*([] if chosen is None else [tuple(chosen)]))
+        rows = table.to_dict("records")
+        print_rows(rows, as_json, "gradient errors on y' = A y, eig(A) = (-1, -lam), T = 1, dopri5 at rtol 1e-6")
+        if figure is not None:
+            write_figure(draw_law(table), figure)
+        return
+    with redirect_stdout(sys.stderr):
+        found = examine(
+            name, size=size, seed=seed, train=train, rtol=rtol, atol=atol, wanted=error, methods=chosen
+        )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        for title, rows in found.tables():
+            print_rows(rows, False, title)
+        for line in found.sentences():
+            typer.echo(line)
+    if figure is not None:
+        write_figure(found.figure(), figure)
+        _log.info("wrote %s", figure)
+
+
+def _check_figure(figure: Path | None) -> None:
+    if figure is not None and figure.suffix not in FIGURE_KINDS:
+        raise UsageError(f"--figure {figure}: expected a name that ends in one of {', '.join(FIGURE_KINDS)}")
 
 
 def _device(device: Device) -> str:

@@ -61,9 +61,7 @@ def flatten(y: State) -> Tensor:
     return torch.cat([p.reshape(len(p), -1) for p in parts(y)], dim=1)
 
 
-def segments(
-    field: FlatField, y0: Tensor, ts: Tensor, loss: Callable[[Any], Tensor], points: int
-) -> list[Segment]:
+def segments(field: FlatField, y0: Tensor, ts: Tensor, loss: Callable[[Any], Tensor], points: int) -> list[Segment]:
     """Return states and costates of ``y' = field(t, y)``, ``y(ts[0]) = y0 [batch, n]`` in every output interval.
 
     Parameters

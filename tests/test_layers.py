@@ -17,10 +17,11 @@ LAYERS = [
     {"odegrad.registry"},
     {"odegrad.passes", "odegrad.training", "odegrad.timing", "odegrad.suite", "odegrad.suites"}
     | {"odegrad.check", "odegrad.checks"}
-    | {"odegrad.interface", "odegrad.models"},
+    | {"odegrad.interface", "odegrad.models"}
+    | {f"odegrad.{m}" for m in ("costates", "bounds", "diagnosis", "verdict", "probe")},
     {"odegrad.worker", "odegrad.store", "odegrad.executors", "odegrad.progress", "odegrad.printing"},
     {"odegrad.runner", "odegrad.listing", "odegrad.reports"},
-    {"odegrad.comparison"},
+    {"odegrad.comparison", "odegrad.examine"},
     {"odegrad.cli"},
 ]
 """From the bottom up; a package stands for all modules in it."""
