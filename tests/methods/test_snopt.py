@@ -55,17 +55,6 @@ def _gradients(method, field, y0, target, ts, tap=None):
     return torch.cat([p.grad.reshape(-1) for p in field.parameters()])
 
 
-@pytest.mark.parametrize("name", TAPPED)
-def test_refresh_changes_no_gradient(name):
-    """S1: with the tap watching, the gradient is the plain one, bit for bit, for every method that offers taps."""
-    field, y0, target, ts = _Net(), _randn(5, 4), _randn(5, 4, seed=1), torch.tensor([0.0, 0.5, 1.0], dtype=F64)
-    method = build_gradient(name)
-    plain = _gradients(method, field, y0, target, ts)
-    tap = SNOpt(field, [field], _sgd()).next_tap()
-    assert torch.equal(_gradients(method, field, y0, target, ts, tap), plain)
-    assert all(total.input_factor is not None for total in tap.sums.values())
-
-
 def test_tap_is_a_pure_observer():
     """S1: buffers, random state, hooks and gradients are as they were after a sample."""
     field = _Field()
