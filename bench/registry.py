@@ -94,7 +94,7 @@ optimizers = Registry(
         "adam": "odegrad.methods.optimizers.first_order:adam",
         "adamw": "odegrad.methods.optimizers.first_order:adamw",
         "sgd": "odegrad.methods.optimizers.first_order:sgd",
-        "snopt": "odegrad.methods.optimizers.snopt.optimizer:snopt",
+        "snopt": "odegrad.methods.optimizers.snopt.factory:snopt",
     },
     "odegrad.optimizers",
 )

@@ -8,7 +8,8 @@ from torch import nn
 
 from odegrad.contracts import CurvatureConsumer, Training
 from odegrad.errors import NonFiniteError, UsageError
-from odegrad.methods.optimizers.snopt.optimizer import SNOpt, snopt
+from odegrad.methods.optimizers.snopt.factory import snopt
+from odegrad.methods.optimizers.snopt.optimizer import SNOpt
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 

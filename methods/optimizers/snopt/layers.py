@@ -56,70 +56,82 @@ def _has_factors(module: nn.Module) -> TypeGuard[Layer]:
     """
     if not isinstance(module, (nn.Linear, nn.Conv2d)) or not isinstance(module.weight, nn.Parameter):
         return False
-    if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.padding_mode != "zeros"):
-        return False
     return module.weight.requires_grad
 
 
-def name_the_rest(model: nn.Module, layers: Sequence[Layer]) -> None:
-    """Log once which trained parameters are left to the base optimizer."""
+def name_the_rest(model: nn.Module, roots: Sequence[nn.Module], layers: Sequence[Layer]) -> None:
+    """Warn once of trained parameters inside ``roots`` that cannot be preconditioned; tell of those outside."""
     covered = {id(p) for layer in layers for p in trained_parameters(layer)}
-    rest = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in covered]
-    if rest:
-        log.info("SNOpt leaves to the base optimizer: %s", ", ".join(rest))
+    inside = {id(p) for root in roots for p in root.parameters()}
+    rest = [(n, id(p)) for n, p in model.named_parameters() if p.requires_grad and id(p) not in covered]
+    named = [n for n, p in rest if p in inside]
+    if named:
+        log.warning("SNOpt cannot precondition %s: left to the base optimizer", ", ".join(named))
+    others = [n for n, p in rest if p not in inside]
+    if others:
+        log.info("SNOpt leaves to the base optimizer: %s", ", ".join(others))
 
 
 def input_rows(layer: Layer, x: Tensor) -> Tensor:
     """Return the layer's input as rows ``[batch, locations, n_in]``, a 1 appended if its bias is trained.
 
-    A convolution's rows are its unfolded patches; a linear layer's locations are the dimensions between batch and
-    features.
+    A convolution's rows are its unfolded patches, of each group apart where it has several
+    (``[groups, batch, locations, n_in]``); a linear layer's locations are the dimensions between batch and features.
     """
     if isinstance(layer, nn.Conv2d):
-        padding = _conv_padding(layer)
-        x = x if x.dim() == 4 else x[None]
-        patches = nn.functional.unfold(
-            nn.functional.pad(x, padding), layer.kernel_size, layer.dilation, 0, layer.stride
-        )
-        rows = patches.transpose(1, 2)
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        padded = nn.functional.pad(x if x.dim() == 4 else x[None], _conv_padding(layer), mode)
+        patches = nn.functional.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
+        rows = _by_group(layer, patches.transpose(1, 2))
     else:
         rows = x.reshape(x.shape[0], -1, x.shape[-1]) if x.dim() > 1 else x[None, None]
     if len(trained_parameters(layer)) == 1:
         return rows
-    return torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
+    return torch.cat([rows, rows.new_ones(*rows.shape[:-1], 1)], dim=-1)
 
 
 def cotangent_rows(layer: Layer, g: Tensor) -> Tensor:
-    """Return the cotangent of the layer's output as rows ``[batch, locations, n_out]``."""
+    """Return the cotangent of the layer's output as rows ``[batch, locations, n_out]``, of each group apart."""
     if isinstance(layer, nn.Conv2d):
-        return (g if g.dim() == 4 else g[None]).flatten(2).transpose(1, 2)
+        return _by_group(layer, (g if g.dim() == 4 else g[None]).flatten(2).transpose(1, 2))
     return g.reshape(g.shape[0], -1, g.shape[-1]) if g.dim() > 1 else g[None, None]
 
 
 def gradient_matrix(layer: Layer) -> Tensor | None:
-    """Return ``dL/d[W, b]`` as a matrix ``[n_out, n_in]``, or None if a part has no gradient."""
+    """Return ``dL/d[W, b]`` as a matrix of ``matrix_shape``, or None if a part has no gradient."""
     parts = [p.grad for p in trained_parameters(layer)]
     if any(p is None for p in parts):
         return None
-    return torch.cat([p.reshape(layer.weight.shape[0], -1) for p in parts if p is not None], dim=1)
+    rows = matrix_shape(layer)[:-1]
+    return torch.cat([p.reshape(*rows, -1) for p in parts if p is not None], dim=-1)
 
 
 def split_matrix(layer: Layer, matrix: Tensor) -> list[Tensor]:
-    """Return ``matrix [n_out, n_in]`` as tensors of the shapes of weight and bias."""
+    """Return a matrix of ``matrix_shape`` as tensors of the shapes of weight and bias."""
     weight, *bias = trained_parameters(layer)
     if not bias:
         return [matrix.reshape(weight.shape)]
-    return [matrix[:, :-1].reshape(weight.shape), matrix[:, -1].reshape(bias[0].shape)]
+    return [matrix[..., :-1].reshape(weight.shape), matrix[..., -1].reshape(bias[0].shape)]
 
 
-def matrix_shape(layer: Layer) -> tuple[int, int]:
-    """Return ``(n_out, n_in)``, the shape of the layer's gradient as a matrix."""
+def matrix_shape(layer: Layer) -> tuple[int, ...]:
+    """Return ``(n_out, n_in)``, the shape of the layer's gradient as a matrix; ``(groups, n_out, n_in)`` with groups.
+
+    A grouped convolution is as many layers side by side, each with its own factors.
+    """
     n_out = layer.weight.shape[0]
-    return n_out, sum(p.numel() for p in trained_parameters(layer)) // n_out
+    n_in = sum(p.numel() for p in trained_parameters(layer)) // n_out
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    return (n_out, n_in) if groups == 1 else (groups, n_out // groups, n_in)
+
+
+def _by_group(layer: nn.Conv2d, rows: Tensor) -> Tensor:
+    """Return ``rows [batch, locations, n]``, or ``[groups, batch, locations, n / groups]`` with groups."""
+    return rows if layer.groups == 1 else rows.unflatten(-1, (layer.groups, -1)).movedim(-2, 0)
 
 
 def _conv_padding(layer: nn.Conv2d) -> list[int]:
-    """Return (left, right, top, bottom) of zero padding."""
+    """Return the padding (left, right, top, bottom)."""
     if isinstance(layer.padding, str):
         if layer.padding == "valid":
             return [0, 0, 0, 0]

@@ -1,20 +1,19 @@
 """SNOpt: a Kronecker-factored preconditioner over a base optimizer, fed by a tap on the backward pass."""
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 
-from odegrad.contracts import Problem, Tap
+from odegrad.contracts import Tap
 from odegrad.errors import UsageError
+from odegrad.methods.optimizers.snopt.checks import check_options, check_state
 from odegrad.methods.optimizers.snopt.factors import Eigenbasis, FactorSum, eigenbasis
 from odegrad.methods.optimizers.snopt.layers import (
     Layer,
     gradient_matrix,
-    matrix_shape,
     name_the_rest,
     preconditionable,
     split_matrix,
@@ -76,7 +75,7 @@ class SNOpt(optim.Optimizer):
         step_size: float = 0.1,
         full_precond: bool = False,
     ) -> None:
-        _check(model, eps, alpha, update_freq, step_size)
+        check_options(model, eps, alpha, update_freq, step_size)
         self.inside = preconditionable(fields, model)
         if not self.inside:
             raise UsageError(
@@ -87,7 +86,7 @@ class SNOpt(optim.Optimizer):
         everywhere = preconditionable([model], model) if full_precond else {}
         self.outside = {name: layer for name, layer in everywhere.items() if id(layer) not in ids}
         self.layers: dict[str, Layer] = {**self.inside, **self.outside}
-        name_the_rest(model, list(self.layers.values()))
+        name_the_rest(model, [model] if full_precond else fields, list(self.layers.values()))
         self.eps, self.alpha, self.update_freq, self.step_size = eps, alpha, update_freq, step_size
         self.base = base(model.parameters())
         super().__init__(self.base.param_groups, self.base.defaults)
@@ -163,7 +162,7 @@ class SNOpt(optim.Optimizer):
         UsageError
             If the state is not SNOpt's, or of layers that this model does not have.
         """
-        _check_state(state_dict, self.layers)
+        check_state(state_dict, self.layers)
         self._drop_hooks()
         self._sums = None
         self.base.load_state_dict(state_dict["base"])
@@ -185,7 +184,7 @@ class SNOpt(optim.Optimizer):
         self.bases |= {name: basis for name, basis in found.items() if basis is not None}
         missing = {name for name, basis in found.items() if basis is None} - self._named_missing
         if missing:
-            log.info("SNOpt saw no curvature sample of %s: left to the base optimizer", ", ".join(sorted(missing)))
+            log.warning("SNOpt saw no curvature sample of %s: left to the base optimizer", ", ".join(sorted(missing)))
             self._named_missing |= missing
         return {name for name, basis in found.items() if basis is not None}
 
@@ -193,57 +192,3 @@ class SNOpt(optim.Optimizer):
         if self._hooks is not None:
             self._hooks.remove()
             self._hooks = None
-
-
-def snopt(
-    problem: Problem,
-    *,
-    lr: float = 0.02,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    full_precond: bool | None = None,
-    **options: Any,
-) -> SNOpt:
-    """Return SNOpt over SGD with momentum for ``problem``; ``options`` are those of ``SNOpt``.
-
-    ``full_precond`` is the task's own unless given.
-    """
-
-    def base(parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
-        return optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
-
-    full = problem.training.full_precond if full_precond is None else full_precond
-    return SNOpt(problem.model, problem.fields, base, full_precond=full, **options)
-
-
-def _check(model: nn.Module, eps: float, alpha: float, update_freq: int, step_size: float) -> None:
-    if not (math.isfinite(eps) and eps > 0):
-        raise UsageError(f"eps: expected a positive number, got {eps!r}; 0.03 to 0.1 are usual")
-    if not 0 <= alpha < 1:
-        raise UsageError(f"alpha: expected a number in [0, 1), got {alpha!r}")
-    if isinstance(update_freq, bool) or not isinstance(update_freq, int) or update_freq < 1:
-        raise UsageError(f"update_freq: expected a positive whole number, got {update_freq!r}; 100 is usual")
-    if not step_size > 0:
-        raise UsageError(f"step_size: expected a positive time, got {step_size!r}; a tenth of the interval is usual")
-    devices = {str(p.device) for p in model.parameters()}
-    if len(devices) > 1:
-        raise UsageError(f"model: expected all parameters on one device, got {sorted(devices)}; move it with .to()")
-
-
-def _check_state(state_dict: dict[str, Any], layers: Mapping[str, Layer]) -> None:
-    missing = sorted({"base", "iteration", "layers"} - set(state_dict))
-    if missing:
-        raise UsageError(
-            f"state_dict: expected what SNOpt.state_dict() returns, got one without {missing}; "
-            "load another optimizer's state into the base optimizer"
-        )
-    unknown = sorted(set(state_dict["layers"]) - set(layers))
-    if unknown:
-        raise UsageError(f"state_dict: it has layers {unknown}, the model has {sorted(layers)}; load it into its model")
-    for name, saved in state_dict["layers"].items():
-        shape, expected = tuple(saved["curvature"].shape), matrix_shape(layers[name])
-        if shape != expected:
-            raise UsageError(
-                f"state_dict: expected curvature of shape {expected} for layer {name}, got {shape}; load it into a "
-                "model of the same widths, with the same biases trained"
-            )
