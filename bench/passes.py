@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from odegrad.certificate import certify
-from odegrad.contracts import GradientMethod, Problem, Solve, Tap, Task, VectorField, equivalent_solver
+from odegrad.contracts import GradientMethod, Problem, Solve, Tap, Task, equivalent_solver
 from odegrad.counting import CountedField, CountedTap, Counts
 from odegrad.errors import UnknownNameError
 from odegrad.lognorm import max_log_norm
@@ -24,7 +24,7 @@ from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.record import Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 from odegrad.timing import BUDGET_SECONDS, time_iterations
-from odegrad.training import Progress, next_tap, solve_with, tapped, train
+from odegrad.training import Progress, next_solve, next_tap, samples_by_itself, solve_with, tapped, train
 
 REFERENCE_TOLERANCE = 1e-13
 LOG_NORM_TIMES = 5
@@ -115,10 +115,14 @@ def _counted(built: _Built, tap: Tap | None) -> Counts:
     method = tapped(built.method, None if tap is None else CountedTap(tap, counts))
     solver = built.solver.observed_by(counts)
 
-    def solve(field: VectorField, y0: Any, ts: torch.Tensor) -> Any:
-        return method(CountedField(field, counts), solver, y0, ts)
+    def counted(method: GradientMethod) -> Solve:
+        return lambda field, y0, ts: method(CountedField(field, counts), solver, y0, ts)
 
-    loss = built.problem.loss(solve, built.problem.batch(0))
+    batch = built.problem.batch(0)
+    with counts.during("tap"):
+        if tap is not None and samples_by_itself(built.optimizer, counted(method), batch):
+            method = built.method
+    loss = built.problem.loss(counted(method), batch)
     with counts.during(built.method.traits.backward_phase):
         loss.backward()  # type: ignore[no-untyped-call]
     return counts
@@ -168,8 +172,8 @@ def memory(run: Run, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
     batch = built.problem.batch(0)
     built.problem.loss(solve_with(built.method, built.solver), batch).backward()  # type: ignore[no-untyped-call]
     gc.collect()
-    solve = solve_with(tapped(built.method, next_tap(built.optimizer)), built.solver)
     with memory_meter(torch.device(run.device)) as meter:
+        solve = next_solve(built.optimizer, built.method, built.solver, batch)
         loss = built.problem.loss(solve, batch)
         saved = meter.current_bytes()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -210,9 +214,11 @@ def train_pass(run: Run, progress: Progress) -> dict[str, Any]:
         "target_reached": reached,
         "train_seconds": trace.seconds[-1],
         "train_loss": trace.losses,
+        "train_end_time": trace.end_times or None,
         "trace_iteration": trace.iterations,
         "trace_metric": trace.metrics,
         "trace_seconds": trace.seconds,
+        "trace_nfe_forward": trace.nfe_forward or None,
     } | _at_the_end(run, built.uncompiled(), progress)
 
 

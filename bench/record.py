@@ -165,9 +165,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("target_reached", "boolean", "", "whether metric_value is at least as good as metric_target", True),
     Column("train_seconds", "float64", "s", "wall-clock of the training iterations, without evaluation", False, False),
     Column("train_loss", "object", "", "training loss of every iteration"),
+    Column("train_end_time", "object", "time", "end time of the ODE in every iteration, where it is trained"),
     Column("trace_iteration", "object", "", "iterations at which the metric was evaluated during training"),
     Column("trace_metric", "object", "", "the metric at trace_iteration"),
     Column("trace_seconds", "object", "s", "training wall-clock at trace_iteration", None, False),
+    Column(
+        "trace_nfe_forward", "object", "calls", "nfe_forward at trace_iteration, where the ODE's end time is trained"
+    ),
     Column("nfe_forward", "int64", "calls", "f calls of one forward pass on the first batch", False),
     Column("nfe_backward", "int64", "calls", "f calls of one backward pass on the first batch", False),
     Column("nfe_tap", "int64", "calls", "f calls for curvature samples in one refresh, beside nfe_backward", False),

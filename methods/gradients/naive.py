@@ -66,12 +66,15 @@ def _watched(ends: StepEnds, solver: OneStepSolver, y0: Tensor, times: Sequence[
 
     def on_step(step: Step) -> None:
         ends.record(step)
-        ends.inside_graph(len(ends.grid), step.x_next, lambda: of_outputs[-1], whole=True)
+        ends.inside_graph(len(ends.grid), step.x_next, lambda: of_outputs[0], whole=True)
+
+    def keep(grads: Tensor) -> None:
+        of_outputs[:] = [grads.detach()]
 
     if not y0.requires_grad and trained_parameters(ends.field.field):
         y0 = y0.detach().requires_grad_()
     ys = integrate_with_graph(ends.field, solver, y0, times, on_step)
     if ys.requires_grad:
-        ys.register_hook(lambda g: of_outputs.append(g.detach()))  # type: ignore[no-untyped-call]
-        ends.inside_graph(0, y0, lambda: of_outputs[-1], whole=True)
+        ys.register_hook(keep)  # type: ignore[no-untyped-call]
+        ends.inside_graph(0, y0, lambda: of_outputs[0], whole=True)
     return ys

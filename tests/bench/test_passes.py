@@ -144,8 +144,8 @@ def test_unsupported_combinations_say_why():
     with pytest.raises(UnsupportedError, match="interpolation cannot use solver dopri8"):
         run_pass("count", _run(gradient="interpolation", solver="dopri8"), _nothing)
 
-    with pytest.raises(UnsupportedError, match="naive offers no curvature samples"):
-        run_pass("count", _run(optimizer=CURIOUS), _nothing)
+    with pytest.raises(UnsupportedError, match="forward_sensitivity offers no curvature samples"):
+        run_pass("count", _run(gradient="forward_sensitivity", optimizer=CURIOUS), _nothing)
 
 
 def test_curvature_samples_count_apart():

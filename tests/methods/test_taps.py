@@ -9,6 +9,7 @@ from torch import nn
 
 from odegrad.check import shared_loop_methods, suitable_solver
 from odegrad.contracts import Tappable
+from odegrad.meters import memory_meter
 from odegrad.methods.optimizers.snopt.optimizer import SNOpt
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
@@ -173,3 +174,30 @@ def test_factors_converge_to_the_adjoints_at_second_order(name):
     errors = [(factors(name, make_solver(scheme, num_steps=n)) - true).norm() / true.norm() for n in (20, 40)]
     assert errors[1] <= 2e-3
     assert errors[0] / errors[1] == pytest.approx(4.0, abs=0.4)
+
+
+@pytest.mark.parametrize("name", ["adjoint", "interpolation"])
+def test_memory_of_a_refresh_is_flat_in_the_steps(name):
+    """S9: four times the steps move the peak of a sampled backward pass by no state's size."""
+    field, y0, ts, peaks = _Net(), _randn(64, 4), torch.tensor([0.0, 1.0], dtype=F64), []
+    for steps in (25, 100):
+        optimizer = SNOpt(field, [field], lambda p: torch.optim.SGD(p, lr=0.1))
+        _gradient(build_gradient(name), field, make_solver("rk4", num_steps=2), y0, ts, optimizer.next_tap())
+        tap = optimizer.next_tap()
+        with memory_meter(torch.device("cpu")) as meter:
+            _gradient(build_gradient(name), field, make_solver("rk4", num_steps=steps), y0, ts, tap)
+            peaks.append(meter.peak_bytes())
+    assert abs(peaks[1] - peaks[0]) < y0.numel() * y0.element_size()
+
+
+def test_bytes_that_a_refresh_adds():
+    """S9: while samples are taken, (n_in + 1)^2 + n_out^2 numbers a layer stay; the rest of a sample is let go."""
+    field, y0, ts = _Net(), _randn(64, 4), torch.tensor([0.0, 1.0], dtype=F64)
+    optimizer = SNOpt(field, [field], lambda p: torch.optim.SGD(p, lr=0.1))
+    solver, kept = make_solver("rk4", num_steps=4), []
+    _gradient(build_gradient("adjoint"), field, solver, y0, ts)
+    for tap in (None, optimizer.next_tap()):
+        with memory_meter(torch.device("cpu")) as meter:
+            _gradient(build_gradient("adjoint"), field, solver, y0, ts, tap)
+            kept.append(meter.current_bytes())
+    assert kept[1] - kept[0] == 8 * ((5**2 + 8**2) + (9**2 + 4**2))

@@ -25,9 +25,9 @@ def check_options(model: nn.Module, eps: float, alpha: float, update_freq: int, 
         raise UsageError(f"model: expected all parameters on one device, got {sorted(devices)}; move it with .to()")
 
 
-def check_state(state_dict: dict[str, Any], layers: Mapping[str, Layer]) -> None:
+def check_state(state_dict: dict[str, Any], layers: Mapping[str, Layer], *, with_end_time: bool) -> None:
     """Raise UsageError if the state is not SNOpt's, or of layers that the model does not have."""
-    missing = sorted({"base", "iteration", "layers"} - set(state_dict))
+    missing = sorted({"base", "iteration", "layers", *(["t1"] if with_end_time else [])} - set(state_dict))
     if missing:
         raise UsageError(
             f"state_dict: expected what SNOpt.state_dict() returns, got one without {missing}; "

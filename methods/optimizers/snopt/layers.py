@@ -127,7 +127,7 @@ def matrix_shape(layer: Layer) -> tuple[int, ...]:
 
 def _by_group(layer: nn.Conv2d, rows: Tensor) -> Tensor:
     """Return ``rows [batch, locations, n]``, or ``[groups, batch, locations, n / groups]`` with groups."""
-    return rows if layer.groups == 1 else rows.unflatten(-1, (layer.groups, -1)).movedim(-2, 0)
+    return rows if layer.groups == 1 else rows.reshape(*rows.shape[:-1], layer.groups, -1).movedim(-2, 0)
 
 
 def _conv_padding(layer: nn.Conv2d) -> list[int]:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from odegrad.contracts import Tap
+from odegrad.contracts import Solve, Tap
 from odegrad.errors import UsageError
+from odegrad.methods.optimizers.integration_time import IntegrationTime
 from odegrad.methods.optimizers.snopt.checks import check_options, check_state
 from odegrad.methods.optimizers.snopt.factors import Eigenbasis, FactorSum, eigenbasis
 from odegrad.methods.optimizers.snopt.layers import (
@@ -19,8 +20,9 @@ from odegrad.methods.optimizers.snopt.layers import (
     split_matrix,
     trained_parameters,
 )
+from odegrad.methods.optimizers.snopt.low_rank import LowRank, pull_back_each
 from odegrad.methods.optimizers.snopt.preconditioner import precondition, update_curvature
-from odegrad.methods.optimizers.snopt.tap import CurvatureTap, OutsideHooks
+from odegrad.methods.optimizers.snopt.tap import CurvatureTap, OutsideHooks, undisturbed
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,11 @@ class SNOpt(optim.Optimizer):
         Largest distance between curvature samples, in units of the ODE's time.
     full_precond
         Whether layers outside of the fields get (ordinary) Kronecker factors too.
+    low_rank
+        The curvature's vectors: by default the loss's own costate (R = 1, the empirical Fisher matrix); otherwise R
+        of them, by backward passes of their own on refresh iterations (``sample``).
+    integration_time
+        Moves the ODE's end time along with the parameters; it stays as it is if None.
 
     Raises
     ------
@@ -74,6 +81,8 @@ class SNOpt(optim.Optimizer):
         update_freq: int = 100,
         step_size: float = 0.1,
         full_precond: bool = False,
+        low_rank: LowRank | None = None,
+        integration_time: IntegrationTime | None = None,
     ) -> None:
         check_options(model, eps, alpha, update_freq, step_size)
         self.inside = preconditionable(fields, model)
@@ -92,6 +101,8 @@ class SNOpt(optim.Optimizer):
         super().__init__(self.base.param_groups, self.base.defaults)
         self.param_groups = self.base.param_groups
         self.state = self.base.state
+        self.model = model
+        self.low_rank, self.integration_time = low_rank, integration_time
         self.iteration = 0
         self.bases: dict[str, Eigenbasis] = {}
         self._sums: dict[str, FactorSum] | None = None
@@ -107,6 +118,23 @@ class SNOpt(optim.Optimizer):
         self._hooks = OutsideHooks(self.outside, self._sums)
         return CurvatureTap(self.inside, self._sums, self.step_size)
 
+    def sample(self, solve: Solve, batch: Any) -> bool:
+        """Take the samples of the last tap, which watches ``solve``, by backward passes from R terminal vectors.
+
+        Gradients, buffers and random states stay as they were. Return False, and do nothing, where R = 1: the loss's
+        own backward pass takes them.
+        """
+        if self.low_rank is None or self._sums is None:
+            return False
+        parameters = self._trained()
+        with undisturbed(self.model, parameters[0].device):
+            terms = self.low_rank.terms(solve, batch)
+            for total in self._sums.values():
+                total.rank = len(terms)
+            pull_back_each(terms, parameters)
+        self._drop_hooks()
+        return True
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Precondition the gradients and let the base optimizer step with them.
@@ -116,11 +144,13 @@ class SNOpt(optim.Optimizer):
         UsageError
             If a closure is given: the curvature samples belong to one backward pass.
         NonFiniteError
-            If a layer's factors are not finite.
+            If a layer's factors, or the end time's gradient, are not finite.
         """
         if closure is not None:
             raise UsageError("closure: SNOpt takes none; call backward() once, then step()")
         refreshed = self._refresh()
+        if self.integration_time is not None:
+            self.integration_time.before_step(self._trained())
         originals: list[tuple[Tensor, Tensor]] = []
         for name, layer in self.layers.items():
             basis, gradient = self.bases.get(name), gradient_matrix(layer)
@@ -138,6 +168,8 @@ class SNOpt(optim.Optimizer):
         finally:
             for p, grad in originals:
                 p.grad = grad
+        if self.integration_time is not None:
+            self.integration_time.after_step(self._trained())
         self.iteration += 1
         return None
 
@@ -152,7 +184,8 @@ class SNOpt(optim.Optimizer):
             }
             for name, b in self.bases.items()
         }
-        return {"base": self.base.state_dict(), "iteration": self.iteration, "layers": layers}
+        state = {"base": self.base.state_dict(), "iteration": self.iteration, "layers": layers}
+        return state if self.integration_time is None else state | {"t1": self.integration_time.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from ``state_dict()`` bit for bit.
@@ -162,17 +195,22 @@ class SNOpt(optim.Optimizer):
         UsageError
             If the state is not SNOpt's, or of layers that this model does not have.
         """
-        check_state(state_dict, self.layers)
+        check_state(state_dict, self.layers, with_end_time=self.integration_time is not None)
         self._drop_hooks()
         self._sums = None
         self.base.load_state_dict(state_dict["base"])
         self.param_groups, self.state = self.base.param_groups, self.base.state
         self.iteration = state_dict["iteration"]
+        if self.integration_time is not None:
+            self.integration_time.load_state_dict(state_dict["t1"])
         self.bases = {}
         for name, saved in state_dict["layers"].items():
             device = self.layers[name].weight.device
             a, b, s = (saved[k].to(device, copy=True) for k in ("input_basis", "output_basis", "curvature"))
             self.bases[name] = Eigenbasis(a, b, s, saved["samples"])
+
+    def _trained(self) -> list[Tensor]:
+        return [p for p in self.model.parameters() if p.requires_grad]
 
     def _refresh(self) -> set[str]:
         """Turn finished sums into eigenbases; return the layers that got a new one."""
