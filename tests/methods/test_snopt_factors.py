@@ -75,7 +75,7 @@ def test_convolution_factors_are_those_of_the_unfolded_linear_layer(conv):
     conv = conv.double()
     x = _randn(4, 2, 6, 6)
     rows, out = input_rows(conv, x), cotangent_rows(conv, conv(x))
-    matrix = conv.weight.reshape(3, -1)
+    matrix = conv.weight.movedim(1, -1).reshape(3, -1)
     matrix = matrix if conv.bias is None else torch.cat([matrix, conv.bias[:, None]], 1)
     assert torch.allclose(rows @ matrix.T, out, atol=1e-12)
     linear = nn.Linear(rows.shape[-1], 3, bias=False).double()

@@ -165,7 +165,7 @@ def test_convolution_that_sees_the_time():
     tap = _tap(field, field)
     tap.observe(field, 0.4, y, a, 1.0)
     image = torch.cat([torch.full((ROWS, 1, 5, 5), 0.4, dtype=F64), y], 1)
-    patches = nn.functional.unfold(image, 3, padding=1).mT.reshape(-1, 27)
+    patches = nn.functional.unfold(image, 3, padding=1).mT.unflatten(2, (3, 9)).mT.reshape(-1, 27)
     of_output = ROWS * a.flatten(2).mT.reshape(-1, 2)
     (total,) = tap.sums.values()
     assert torch.allclose(total.input_factor, _with_one(patches).T @ _with_one(patches) / ROWS, rtol=1e-12)

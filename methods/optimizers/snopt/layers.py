@@ -75,19 +75,19 @@ def name_the_rest(model: nn.Module, roots: Sequence[nn.Module], layers: Sequence
 def input_rows(layer: Layer, x: Tensor) -> Tensor:
     """Return the layer's input as rows ``[batch, locations, n_in]``, a 1 appended if its bias is trained.
 
-    A convolution's rows are its unfolded patches, of each group apart where it has several
-    (``[groups, batch, locations, n_in]``); a linear layer's locations are the dimensions between batch and features.
+    A convolution's rows are its patches, row by row with the channels innermost (so they are copied in long runs), of
+    each group apart where it has several (``[groups, batch, locations, n_in]``); a linear layer's locations are the
+    dimensions between batch and features.
     """
-    if isinstance(layer, nn.Conv2d):
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        padded = nn.functional.pad(x if x.dim() == 4 else x[None], _conv_padding(layer), mode)
-        patches = nn.functional.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
-        rows = _by_group(layer, patches.transpose(1, 2))
-    else:
+    if not isinstance(layer, nn.Conv2d):
         rows = x.reshape(x.shape[0], -1, x.shape[-1]) if x.dim() > 1 else x[None, None]
-    if len(trained_parameters(layer)) == 1:
-        return rows
-    return torch.cat([rows, rows.new_ones(*rows.shape[:-1], 1)], dim=-1)
+        return torch.cat([rows, rows.new_ones(*rows.shape[:-1], 1)], dim=-1) if _has_one(layer) else rows
+    patches = _patches(layer, x if x.dim() == 4 else x[None])
+    groups, batch, height, width = patches.shape[:4]
+    n = patches[0, 0, 0, 0].numel()
+    rows = x.new_ones(groups, batch, height * width, n + _has_one(layer))
+    rows[..., :n].view(patches.shape).copy_(patches)
+    return rows[0] if groups == 1 else rows
 
 
 def cotangent_rows(layer: Layer, g: Tensor) -> Tensor:
@@ -103,15 +103,20 @@ def gradient_matrix(layer: Layer) -> Tensor | None:
     if any(p is None for p in parts):
         return None
     rows = matrix_shape(layer)[:-1]
-    return torch.cat([p.reshape(*rows, -1) for p in parts if p is not None], dim=-1)
+    matrices = [(p.movedim(1, -1) if p.dim() == 4 else p).reshape(*rows, -1) for p in parts if p is not None]
+    return torch.cat(matrices, dim=-1)
 
 
 def split_matrix(layer: Layer, matrix: Tensor) -> list[Tensor]:
     """Return a matrix of ``matrix_shape`` as tensors of the shapes of weight and bias."""
     weight, *bias = trained_parameters(layer)
-    if not bias:
-        return [matrix.reshape(weight.shape)]
-    return [matrix[..., :-1].reshape(weight.shape), matrix[..., -1].reshape(bias[0].shape)]
+    of_weight = matrix[..., :-1] if bias else matrix
+    if isinstance(layer, nn.Conv2d):
+        out, channels, *kernel = weight.shape
+        parts = [of_weight.reshape(out, *kernel, channels).movedim(-1, 1)]
+    else:
+        parts = [of_weight]
+    return [*parts, matrix[..., -1].reshape(bias[0].shape)] if bias else parts
 
 
 def matrix_shape(layer: Layer) -> tuple[int, ...]:
@@ -123,6 +128,23 @@ def matrix_shape(layer: Layer) -> tuple[int, ...]:
     n_in = sum(p.numel() for p in trained_parameters(layer)) // n_out
     groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
     return (n_out, n_in) if groups == 1 else (groups, n_out // groups, n_in)
+
+
+def _has_one(layer: Layer) -> bool:
+    """Return whether the layer's bias is trained, so that a 1 belongs to its input."""
+    return len(trained_parameters(layer)) == 2
+
+
+def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return the patches of ``x [batch, channels, ...]``, a view ``[groups, batch, height, width, *kernel, n]``."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    view = nn.functional.pad(x, _conv_padding(layer), mode).movedim(1, -1).contiguous()
+    for dim in (1, 2):
+        reach, dilation = layer.kernel_size[dim - 1] - 1, layer.dilation[dim - 1]
+        view = view.unfold(dim, dilation * reach + 1, layer.stride[dim - 1])[..., ::dilation]
+    batch, height, width, channels, *kernel = view.shape
+    apart = view.view(batch, height, width, layer.groups, channels // layer.groups, *kernel)
+    return apart.permute(3, 0, 1, 2, 5, 6, 4)
 
 
 def _by_group(layer: nn.Conv2d, rows: Tensor) -> Tensor:

@@ -55,7 +55,8 @@ class SNOpt(optim.Optimizer):
     update_freq
         Iterations between two refreshes of the factors; the first iteration is one.
     step_size
-        Largest distance between curvature samples, in units of the ODE's time.
+        Largest distance between curvature samples, in units of the ODE's time; methods that sample at step ends take all of
+        those. The factors are off by its square.
     full_precond
         Whether layers outside of the fields get (ordinary) Kronecker factors too.
     low_rank
@@ -79,7 +80,7 @@ class SNOpt(optim.Optimizer):
         eps: float = 0.05,
         alpha: float = 0.75,
         update_freq: int = 100,
-        step_size: float = 0.1,
+        step_size: float = 0.2,
         full_precond: bool = False,
         low_rank: LowRank | None = None,
         integration_time: IntegrationTime | None = None,
