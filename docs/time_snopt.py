@@ -1,4 +1,4 @@
-"""Time SNOpt's iterations against a first-order one: ``python docs/time_snopt.py [task] [size] [rounds]``.
+"""Time SNOpt's iterations against a first-order one: ``python docs/time_snopt.py [digits] [size] [rounds]``.
 
 The kinds of iteration take turns in one process, from the same parameters and batch, so that a machine that slows down
 slows all of them. Printed are medians, what an ordinary iteration costs beside SGD's, and what one refresh adds, as a
@@ -14,7 +14,6 @@ import torch
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task
 from odegrad.training import next_solve
 
-EPOCH_SAMPLES = 1257
 TOLERANCE = 1e-3
 
 
@@ -57,7 +56,7 @@ def main(task="digits", size="default", rounds="40"):
         seconds, problem = measure(task, size, gradient, int(rounds))
         median = {kind: statistics.median(values) for kind, values in seconds.items()}
         extra = median["refresh"] - median["ordinary"]
-        batches = EPOCH_SAMPLES // len(problem.batch(0)[0])
+        batches = len(problem.data.train[1]) // problem.batch_size
         interval = problem.training.optimizers["snopt"]["update_freq"]
         print(
             f"{task} {size} {gradient}: "

@@ -21,7 +21,7 @@ labels = (x.norm(dim=1) < 1.0).long()
 model = nn.ModuleDict({"stem": nn.Linear(2, 8), "field": Field(), "head": nn.Linear(8, 2)})
 t = torch.tensor([0.0, 1.0])
 
-optimizer = SNOpt(model, [model["field"]], lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), full_precond=True)
+optimizer = SNOpt(model, model["field"], lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), full_precond=True)
 for iteration in range(60):
     tap = optimizer.next_tap()  # watches the backward pass when the curvature is due for a refresh, otherwise None
     optimizer.zero_grad()

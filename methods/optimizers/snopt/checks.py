@@ -19,7 +19,7 @@ def check_options(model: nn.Module, eps: float, alpha: float, update_freq: int, 
     if isinstance(update_freq, bool) or not isinstance(update_freq, int) or update_freq < 1:
         raise UsageError(f"update_freq: expected a positive whole number, got {update_freq!r}; 100 is usual")
     if not step_size > 0:
-        raise UsageError(f"step_size: expected a positive time, got {step_size!r}; a tenth of the interval is usual")
+        raise UsageError(f"step_size: expected a positive time, got {step_size!r}; a fifth of the interval is usual")
     devices = {str(p.device) for p in model.parameters()}
     if len(devices) > 1:
         raise UsageError(f"model: expected all parameters on one device, got {sorted(devices)}; move it with .to()")

@@ -45,7 +45,7 @@ class SNOpt(optim.Optimizer):
     model
         Holds every parameter.
     fields
-        The vector fields inside ``model``.
+        The vector field inside ``model``, or several.
     base
         Makes the base optimizer over the model's parameters.
     eps
@@ -55,8 +55,8 @@ class SNOpt(optim.Optimizer):
     update_freq
         Iterations between two refreshes of the factors; the first iteration is one.
     step_size
-        Largest distance between curvature samples, in units of the ODE's time; methods that sample at step ends take all of
-        those. The factors are off by its square.
+        Largest distance between curvature samples, in units of the ODE's time: the factors' error goes as its square.
+        Gradient methods that sample at step ends take all of those instead.
     full_precond
         Whether layers outside of the fields get (ordinary) Kronecker factors too.
     low_rank
@@ -74,7 +74,7 @@ class SNOpt(optim.Optimizer):
     def __init__(
         self,
         model: nn.Module,
-        fields: Sequence[nn.Module],
+        fields: nn.Module | Sequence[nn.Module],
         base: Base,
         *,
         eps: float = 0.05,
@@ -86,6 +86,7 @@ class SNOpt(optim.Optimizer):
         integration_time: IntegrationTime | None = None,
     ) -> None:
         check_options(model, eps, alpha, update_freq, step_size)
+        fields = [fields] if isinstance(fields, nn.Module) else fields
         self.inside = preconditionable(fields, model)
         if not self.inside:
             raise UsageError(
