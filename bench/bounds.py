@@ -76,7 +76,7 @@ class _Costate(nn.Module):
         with torch.enable_grad():
             dy = self.field(torch.as_tensor(t, dtype=a.dtype, device=a.device), z)
             (pulled,) = torch.autograd.grad(dy, z, a, materialize_grads=True)
-        return pulled
+        return torch.as_tensor(pulled)
 
 
 def interpolation_bounds(
@@ -151,7 +151,7 @@ def _interpolated_costates(field: FlatField, pieces: Sequence[Segment], num_node
         values = solved(field, piece.states[0], nodes.times).reshape(num_nodes, -1)
         s = (piece.times[-1] - piece.times).abs().flip(0)
         with torch.no_grad():
-            a = Naive()(_Costate(field, nodes, values), solver, end, s).flip(0)
+            a = torch.as_tensor(Naive()(_Costate(field, nodes, values), solver, end, s)).flip(0)
         found.append(a)
         carried, later = a[0], piece.costates[0]
     return found[::-1]

@@ -273,7 +273,7 @@ def diagnose(
     figure: Annotated[Path | None, typer.Option(help="Write the figure: .png, .svg or .pdf.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say why gradient methods fail on a task or a model of your own: logarithmic norms, predicted errors, a verdict."""
+    """Say why gradient methods fail on a task or a model: logarithmic norms, predicted errors, a verdict."""
     from odegrad.examine import examine, write_figure
     from odegrad.examine import law as law_of
     from odegrad.reports.figures.log_norm import draw_law

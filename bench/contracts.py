@@ -234,6 +234,10 @@ class Tappable(Protocol):
         ...
 
 
+Solve = Callable[[VectorField, Any, Tensor], Any]
+"""A gradient method bound to its solver, ``solve(field, y0, ts) -> ys``: all that a task sees of either."""
+
+
 @runtime_checkable
 class CurvatureConsumer(Protocol):
     """An optimizer that learns from curvature samples (SNOpt)."""
@@ -246,8 +250,17 @@ class CurvatureConsumer(Protocol):
         ...
 
 
-Solve = Callable[[VectorField, Any, Tensor], Any]
-"""A gradient method bound to its solver, ``solve(field, y0, ts) -> ys``: all that a task sees of either."""
+@runtime_checkable
+class CurvaturePasses(Protocol):
+    """An optimizer that may take its curvature samples by backward passes of its own, beside the loss's."""
+
+    def sample(self, solve: Solve, batch: Any) -> bool:
+        """Take the samples of the tap of ``next_tap()``, which watches ``solve``, and leave everything else as it was.
+
+        Called before the loss's forward pass where there is a tap. Return False if the loss's own backward pass is to
+        take them; then nothing has been done.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -318,6 +331,28 @@ class Problem(Protocol):
 
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
         """Return the vector field, the initial state of ``batch`` (detached) and the output times ``[K]``."""
+        ...
+
+
+@runtime_checkable
+class ScoringProblem(Protocol):
+    """A problem whose loss is the mean cross-entropy of scores: its Gauss-Newton curvature is known."""
+
+    def scores(self, solve: Solve, batch: Any) -> Tensor:
+        """Return the scores ``[batch, classes]`` of ``batch`` with their graph."""
+        ...
+
+
+@runtime_checkable
+class TrainableEndTime(Protocol):
+    """A problem whose integration time can be trained."""
+
+    @property
+    def end_time(self) -> Tensor:
+        """The time that the ODE is solved up to: a 0-d leaf tensor of the model, which others may move in place.
+
+        The loss depends on it with a graph where it requires a gradient.
+        """
         ...
 
 

@@ -3,6 +3,7 @@
 Everything in float64, solved at a tolerance near rounding, output interval by output interval.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -81,10 +82,10 @@ def segments(field: FlatField, y0: Tensor, ts: Tensor, loss: Callable[[Any], Ten
     solver = make_solver("dopri8", rtol=TOLERANCE, atol=TOLERANCE)
     pieces: list[list[tuple[Tensor, Tensor]]] = []
     outputs, start = [y0], y0.detach()
-    for t0, t1 in zip(ts[:-1], ts[1:], strict=True):
-        times = torch.linspace(float(t0), float(t1), points, dtype=torch.float64, device=y0.device)
+    for t0, t1 in itertools.pairwise(ts.tolist()):
+        times = torch.linspace(t0, t1, points, dtype=torch.float64, device=y0.device)
         piece = []
-        for a, b in zip(times[:-1], times[1:], strict=True):
+        for a, b in itertools.pairwise(times):
             leaf = start.detach().requires_grad_()
             with torch.enable_grad():
                 end = Naive()(field, solver, leaf, torch.stack([a, b]))[-1]
@@ -125,5 +126,5 @@ def solved(field: FlatField, y0: Tensor, times: np.ndarray[Any, np.dtype[np.floa
     """Return the solution ``[m, batch, n]`` from ``y0`` at ``times [m]``, without a graph."""
     solver = make_solver("dopri8", rtol=TOLERANCE, atol=TOLERANCE)
     with torch.no_grad():
-        ys: Tensor = Naive()(field, solver, y0, torch.as_tensor(times, dtype=torch.float64, device=y0.device))
-    return ys
+        ys = Naive()(field, solver, y0, torch.as_tensor(times, dtype=torch.float64, device=y0.device))
+    return torch.as_tensor(ys)

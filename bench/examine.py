@@ -20,7 +20,7 @@ from odegrad.methods.solvers.solver import make_solver
 from odegrad.models import load_model
 from odegrad.probe import largest_norms
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported, tasks
-from odegrad.reports.figures import log_norm
+from odegrad.reports.figures import log_norm, style
 from odegrad.reports.units import error, significant
 from odegrad.training import evaluation_points, solve_with
 from odegrad.verdict import sentences
@@ -113,7 +113,7 @@ class Examination:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
         d = self.diagnosis
-        return _finite_or_none(
+        plain: dict[str, Any] = _finite_or_none(
             {
                 "name": d.name,
                 "rtol": d.rtol,
@@ -128,6 +128,7 @@ class Examination:
                 "training": None if self.trained is None else self.trained.to_dict("records"),
             }
         )
+        return plain
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -259,5 +260,5 @@ def law(methods: tuple[str, ...] = LAW_METHODS) -> pd.DataFrame:
 
 def write_figure(figure: Figure, path: Path) -> None:
     """Write ``figure`` in the style of all figures."""
-    with log_norm.style.applied():
+    with style.applied():
         figure.savefig(path)

@@ -5,10 +5,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from odegrad.contracts import Scalar, State
+from odegrad.contracts import Scalar, State, Tap
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.registry import build_gradient, build_solver
+from odegrad.training import tapped
 
 RENAMED = {"ifactor": "max_factor", "dfactor": "min_factor", "max_num_steps": "max_steps"}
 """torchdiffeq's names of solver options -> ours; the others are called the same."""
@@ -39,6 +40,7 @@ def odeint(
     event_fn: object = None,
     gradient: str = "naive",
     gradient_options: Mapping[str, Scalar] | None = None,
+    tap: Tap | None = None,
 ) -> State:
     """Solve ``dy/dt = func(t, y)``, ``y(t[0]) = y0``; drop-in for ``torchdiffeq.odeint`` with a choice of gradient.
 
@@ -65,6 +67,8 @@ def odeint(
         The gradient method, one of ``odegrad list methods``.
     gradient_options
         Its options, for example ``{"num_nodes": 16}`` for ``interpolation``.
+    tap
+        Watches states and costates of the backward pass: what ``SNOpt.next_tap()`` returns.
 
     Returns
     -------
@@ -80,7 +84,7 @@ def odeint(
     """
     if event_fn is not None:
         raise UnsupportedError("event_fn: expected None, events are not supported; use torchdiffeq.odeint_event")
-    found = build_gradient(gradient, gradient_options)
+    found = tapped(build_gradient(gradient, gradient_options), tap)
     return found(func, _solver(method, rtol, atol, options), y0, t)  # type: ignore[no-any-return, arg-type]
 
 

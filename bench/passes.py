@@ -1,35 +1,39 @@
 """The passes of a run: each builds afresh from the seed and measures one kind of thing.
 
-``count`` (f calls, vector-Jacobian products, steps, certificate, logarithmic norm), ``memory``, ``time``, ``train``.
+``count`` (f calls, vector-Jacobian products, steps, certificate), ``memory``, ``time``, ``train``, ``diagnose``
+(logarithmic norms before, along and after the training).
 Instruments never share a pass with the clock.
 """
 
 import dataclasses
 import gc
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from odegrad.certificate import certify
-from odegrad.contracts import GradientMethod, Problem, Solve, Tap, Task, VectorField, equivalent_solver
+from odegrad.contracts import GradientMethod, Problem, Solve, Tap, Task, equivalent_solver
 from odegrad.counting import CountedField, CountedTap, Counts
-from odegrad.errors import UnknownNameError
+from odegrad.errors import InfrastructureError, UnknownNameError
 from odegrad.meters import memory_meter
 from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.probe import largest_norms
 from odegrad.record import Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 from odegrad.timing import BUDGET_SECONDS, time_iterations
-from odegrad.training import Progress, next_tap, solve_with, tapped, train
-from odegrad.trajectory import max_log_norm
+from odegrad.training import Progress, next_solve, next_tap, samples_by_itself, solve_with, tapped, train
 
 REFERENCES = {True: ("dopri8", 1e-13), False: ("dopri5", 1e-8)}
 """Solver and tolerance of the certificate's reference, for smooth dynamics and for those with kinks, whose gradient
 converges slowly whatever the solver: there the reference is good to about four digits."""
-LOG_NORM_TIMES = 5
+SNAPSHOT = ".state.pt"
+"""Behind the iteration, the name of a model's state in the scratch folder."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -52,7 +56,7 @@ class _Built:
         return dataclasses.replace(self, solver=self.solver.uncompiled())
 
 
-def run_pass(name: str, run: Run, progress: Progress) -> dict[str, Any]:
+def run_pass(name: str, run: Run, scratch: str, progress: Progress) -> dict[str, Any]:
     """Run one pass and return the columns it measured.
 
     Parameters
@@ -61,6 +65,8 @@ def run_pass(name: str, run: Run, progress: Progress) -> dict[str, Any]:
         One of ``PASSES``.
     run
         What to measure.
+    scratch
+        A folder of the run's own, in which one pass leaves files for the next.
     progress
         Told of the pass as it goes.
 
@@ -75,7 +81,7 @@ def run_pass(name: str, run: Run, progress: Progress) -> dict[str, Any]:
         raise UnknownNameError("pass", name, _PASSES)
     torch.manual_seed(run.seed)
     progress({"pass": name})
-    return _PASSES[name](run, progress)
+    return _PASSES[name](run, Path(scratch), progress)
 
 
 def _build(run: Run) -> _Built:
@@ -88,8 +94,8 @@ def _build(run: Run) -> _Built:
     return _Built(task, problem, method, solver, optimizer)
 
 
-def count(run: Run, progress: Progress) -> dict[str, Any]:
-    """Count one forward and one backward pass on the first batch, certify the gradient, take the logarithmic norm.
+def count(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
+    """Count one forward and one backward pass on the first batch, and certify the gradient.
 
     All of it at the initial parameters, which are the same for every method.
     """
@@ -108,7 +114,7 @@ def count(run: Run, progress: Progress) -> dict[str, Any]:
     }
     progress({"pass": "count", "what": "certificate"})
     state = built.problem.model.state_dict()
-    return columns | _certificate(run, built, state) | _log_norm(run, built.task, state)
+    return columns | _certificate(run, built, state)
 
 
 def _counted(built: _Built, tap: Tap | None) -> Counts:
@@ -117,10 +123,14 @@ def _counted(built: _Built, tap: Tap | None) -> Counts:
     method = tapped(built.method, None if tap is None else CountedTap(tap, counts))
     solver = built.solver.observed_by(counts)
 
-    def solve(field: VectorField, y0: Any, ts: torch.Tensor) -> Any:
-        return method(CountedField(field, counts), solver, y0, ts)
+    def counted(method: GradientMethod) -> Solve:
+        return lambda field, y0, ts: method(CountedField(field, counts), solver, y0, ts)
 
-    loss = built.problem.loss(solve, built.problem.batch(0))
+    batch = built.problem.batch(0)
+    with counts.during("tap"):
+        if tap is not None and samples_by_itself(built.optimizer, counted(method), batch):
+            method = built.method
+    loss = built.problem.loss(counted(method), batch)
     with counts.during(built.method.traits.backward_phase):
         loss.backward()  # type: ignore[no-untyped-call]
     return counts
@@ -153,16 +163,7 @@ def _certificate(run: Run, built: _Built, state: State) -> dict[str, Any]:
     }
 
 
-def _log_norm(run: Run, task: Task, state: State) -> dict[str, Any]:
-    problem = _build64(run, task, state)
-    field, y0, ts = problem.dynamics(problem.probe_batch())
-    times = torch.linspace(float(ts[0]), float(ts[-1]), LOG_NORM_TIMES, dtype=torch.float64, device=ts.device)
-    with torch.no_grad():
-        ys = build_gradient("naive")(field, build_solver("dopri5", 1e-8, 1e-8), y0, times)
-    return {"log_norm_max": max_log_norm(field, times, ys)}
-
-
-def memory(run: Run, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
+def memory(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
     """Measure the bytes kept between forward and backward, and the peak of both, after one warm-up of each.
 
     An optimizer that learns from curvature samples takes them in the measured pass: its peak is that of a refresh.
@@ -171,8 +172,8 @@ def memory(run: Run, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
     batch = built.problem.batch(0)
     built.problem.loss(solve_with(built.method, built.solver), batch).backward()  # type: ignore[no-untyped-call]
     gc.collect()
-    solve = solve_with(tapped(built.method, next_tap(built.optimizer)), built.solver)
     with memory_meter(torch.device(run.device)) as meter:
+        solve = next_solve(built.optimizer, built.method, built.solver, batch)
         loss = built.problem.loss(solve, batch)
         saved = meter.current_bytes()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -180,7 +181,7 @@ def memory(run: Run, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
     return {"saved_bytes": saved, "peak_bytes": peak}
 
 
-def time_pass(run: Run, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
+def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
     """Time forward, backward and update apart, with a bare field."""
     built = _build(run)
     timings = time_iterations(built.problem, built.method, built.solver, built.optimizer, BUDGET_SECONDS)
@@ -197,10 +198,14 @@ def time_pass(run: Run, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
     }
 
 
-def train_pass(run: Run, progress: Progress) -> dict[str, Any]:
-    """Train, and evaluate the metric on the way."""
+def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
+    """Train, evaluate the metric on the way, and leave the model's states there for the diagnosis."""
     built = _build(run)
-    trace = train(built.problem, built.method, built.solver, built.optimizer, run.iterations, progress)
+
+    def keep(iteration: int) -> None:
+        torch.save(built.problem.model.state_dict(), scratch / f"{iteration}{SNAPSHOT}")
+
+    trace = train(built.problem, built.method, built.solver, built.optimizer, run.iterations, progress, keep)
     info = built.task.info
     target, value = info.target.get(run.size), trace.metrics[-1]
     reached = None if target is None else (value >= target if info.higher_is_better else value <= target)
@@ -213,14 +218,16 @@ def train_pass(run: Run, progress: Progress) -> dict[str, Any]:
         "target_reached": reached,
         "train_seconds": trace.seconds[-1],
         "train_loss": trace.losses,
+        "train_end_time": trace.end_times or None,
         "trace_iteration": trace.iterations,
         "trace_metric": trace.metrics,
         "trace_seconds": trace.seconds,
+        "trace_nfe_forward": trace.nfe_forward or None,
     } | _at_the_end(run, built.uncompiled(), progress)
 
 
 def _at_the_end(run: Run, built: _Built, progress: Progress) -> dict[str, Any]:
-    """Return calls, certificate and logarithmic norm at the trained parameters, after the clock has stopped."""
+    """Return calls and certificate at the trained parameters, after the clock has stopped."""
     progress({"pass": "train", "what": "certificate"})
     counts = _counted(built, None)
     state = {k: v.detach().clone() for k, v in built.problem.model.state_dict().items()}
@@ -230,15 +237,42 @@ def _at_the_end(run: Run, built: _Built, progress: Progress) -> dict[str, Any]:
         "trained_nfe_backward": counts.calls[built.method.traits.backward_phase],
         "trained_gradient_relative_error": certificate["gradient_relative_error"],
         "trained_gradient_method_error": certificate["gradient_method_error"],
-        "trained_log_norm_max": _log_norm(run, built.task, state)["log_norm_max"],
     }
 
 
-_PASSES: dict[str, Callable[[Run, Progress], dict[str, Any]]] = {
+def diagnose(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
+    """Take the logarithmic norms along the probe batch's trajectory at every state that the training has left."""
+    started = time.perf_counter()
+    task = build_task(run.task)
+    kept = sorted((int(path.name.removesuffix(SNAPSHOT)), path) for path in scratch.glob(f"*{SNAPSHOT}"))
+    found = []
+    for iteration, path in kept:
+        progress({"pass": "diagnose", "iteration": iteration, "of": run.iterations})
+        found.append(largest_norms(_build64(run, task, torch.load(path, map_location=run.device, weights_only=True))))
+    if not found:
+        raise InfrastructureError(f"scratch {scratch}: expected the states that the train pass leaves, got none")
+    first, last = found[0], found[-1]
+    return {
+        "log_norm_max": first.mu_2,
+        "log_norm_minus_max": first.mu_2_minus,
+        "log_norm_integral": first.integral,
+        "log_norm_minus_integral": first.integral_minus,
+        "trained_log_norm_max": last.mu_2,
+        "trained_log_norm_minus_max": last.mu_2_minus,
+        "trained_log_norm_integral": last.integral,
+        "trained_log_norm_minus_integral": last.integral_minus,
+        "trace_log_norm_max": [each.mu_2 for each in found],
+        "trace_log_norm_minus_max": [each.mu_2_minus for each in found],
+        "diagnose_seconds": time.perf_counter() - started,
+    }
+
+
+_PASSES: dict[str, Callable[[Run, Path, Progress], dict[str, Any]]] = {
     "count": count,
     "memory": memory,
     "time": time_pass,
     "train": train_pass,
+    "diagnose": diagnose,
 }
 PASSES = tuple(_PASSES)
 """The passes in their order."""

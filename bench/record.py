@@ -165,9 +165,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("target_reached", "boolean", "", "whether metric_value is at least as good as metric_target", True),
     Column("train_seconds", "float64", "s", "wall-clock of the training iterations, without evaluation", False, False),
     Column("train_loss", "object", "", "training loss of every iteration"),
+    Column("train_end_time", "object", "time", "end time of the ODE in every iteration, where it is trained"),
     Column("trace_iteration", "object", "", "iterations at which the metric was evaluated during training"),
     Column("trace_metric", "object", "", "the metric at trace_iteration"),
     Column("trace_seconds", "object", "s", "training wall-clock at trace_iteration", None, False),
+    Column(
+        "trace_nfe_forward", "object", "calls", "nfe_forward at trace_iteration, where the ODE's end time is trained"
+    ),
     Column("nfe_forward", "int64", "calls", "f calls of one forward pass on the first batch", False),
     Column("nfe_backward", "int64", "calls", "f calls of one backward pass on the first batch", False),
     Column("nfe_tap", "int64", "calls", "f calls for curvature samples in one refresh, beside nfe_backward", False),
@@ -192,6 +196,14 @@ COLUMNS: tuple[Column, ...] = (
     Column("gradient_method_error", "float64", "", "distance to naive on the same grid in float64, relative", False),
     Column("gradient_cosine", "float64", "", "cosine between gradient and reference", True),
     Column("log_norm_max", "float64", "1/time", "largest mu_2 of the Jacobian along the probe batch's trajectory"),
+    Column("log_norm_minus_max", "float64", "1/time", "largest mu_2(-J) there: growth of errors backward in time"),
+    Column("log_norm_integral", "float64", "", "largest integral of mu_2(J) over time, of the probe batch's samples"),
+    Column(
+        "log_norm_minus_integral",
+        "float64",
+        "",
+        "largest integral of mu_2(-J): the exponent of the growth of errors where a state is solved back at once",
+    ),
     Column("trained_nfe_forward", "int64", "calls", "nfe_forward at the trained parameters", False),
     Column("trained_nfe_backward", "int64", "calls", "nfe_backward at the trained parameters", False),
     Column(
@@ -199,6 +211,12 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("trained_gradient_method_error", "float64", "", "gradient_method_error at the trained parameters", False),
     Column("trained_log_norm_max", "float64", "1/time", "log_norm_max at the trained parameters"),
+    Column("trained_log_norm_minus_max", "float64", "1/time", "log_norm_minus_max at the trained parameters"),
+    Column("trained_log_norm_integral", "float64", "", "log_norm_integral at the trained parameters"),
+    Column("trained_log_norm_minus_integral", "float64", "", "log_norm_minus_integral at the trained parameters"),
+    Column("trace_log_norm_max", "object", "1/time", "log_norm_max at trace_iteration"),
+    Column("trace_log_norm_minus_max", "object", "1/time", "log_norm_minus_max at trace_iteration"),
+    Column("diagnose_seconds", "float64", "s", "time of all logarithmic norms, after the training", False, False),
     Column("process_seconds", "float64", "s", "wall-clock of the whole run with all its passes", False, False),
     _identity("machine", "object", "hardware, versions, commit and settings"),
 )

@@ -95,7 +95,7 @@ optimizers = Registry(
         "adamw": "odegrad.methods.optimizers.first_order:adamw",
         "adamax": "odegrad.methods.optimizers.first_order:adamax",
         "sgd": "odegrad.methods.optimizers.first_order:sgd",
-        "snopt": "odegrad.methods.optimizers.snopt.optimizer:snopt",
+        "snopt": "odegrad.methods.optimizers.snopt.factory:snopt",
     },
     "odegrad.optimizers",
 )

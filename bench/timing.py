@@ -12,7 +12,7 @@ import torch
 
 from odegrad.contracts import GradientMethod, Problem
 from odegrad.meters import Clock
-from odegrad.training import next_tap, solve_with, tapped
+from odegrad.training import next_solve, solve_with
 
 WARM_UPS = 3
 LEAST_REPEATS, MOST_REPEATS = 5, 200
@@ -53,7 +53,7 @@ def time_iterations(
     parameters = [p.detach().clone() for p in problem.model.parameters()]
     device = parameters[0].device
     buffers = [b.detach().clone() for b in problem.model.buffers()]
-    tap, state = next_tap(optimizer), None
+    state = None
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -62,7 +62,9 @@ def time_iterations(
             warm = len(timings.warm_up) < WARM_UPS
             if not warm and time.perf_counter() - started > budget and len(timings.forward) >= LEAST_REPEATS:
                 break
-            solve = solve_with(tapped(method, tap), solver)
+            solve = solve_with(method, solver)
+            if state is None:
+                solve = next_solve(optimizer, method, solver, batch)
             forward, backward, update = Clock(device), Clock(device), Clock(device)
             optimizer.zero_grad(set_to_none=True)
             with forward:
@@ -78,7 +80,6 @@ def time_iterations(
                 timings.forward.append(forward.seconds)
                 timings.backward.append(backward.seconds)
                 timings.update.append(update.seconds)
-            tap = None
             state = copy.deepcopy(optimizer.state_dict()) if state is None else state
             _restore(problem, parameters, buffers)
             optimizer.load_state_dict(copy.deepcopy(state))

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from odegrad.contracts import (
     CurvatureConsumer,
+    CurvaturePasses,
     GradientMethod,
     Problem,
     Solve,
     Tap,
     Tappable,
+    TrainableEndTime,
 )
+from odegrad.counting import CountedField, Counts
 from odegrad.errors import NonFiniteError, UnsupportedError
 from odegrad.meters import Clock
 
@@ -35,6 +38,10 @@ class Trace:
     iterations: list[int] = field(default_factory=list)
     metrics: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    end_times: list[float] = field(default_factory=list)
+    """The end time of every iteration, where it is trained."""
+    nfe_forward: list[int] = field(default_factory=list)
+    """f calls of one forward pass on the first batch at ``iterations``, where the end time is trained."""
 
 
 def solve_with(method: GradientMethod, solver: Any) -> Solve:
@@ -69,6 +76,35 @@ def next_tap(optimizer: torch.optim.Optimizer) -> Tap | None:
     return optimizer.next_tap() if isinstance(optimizer, CurvatureConsumer) else None
 
 
+def next_solve(optimizer: torch.optim.Optimizer, method: GradientMethod, solver: Any, batch: Any) -> Solve:
+    """Return the solve of the coming iteration, with the tap that the optimizer wants.
+
+    Where the optimizer takes its samples by passes of its own, it does so here, and the solve has no tap.
+
+    Raises
+    ------
+    UnsupportedError
+        If the optimizer needs curvature samples and the method offers none.
+    """
+    tap = next_tap(optimizer)
+    solve = solve_with(tapped(method, tap), solver)
+    if tap is not None and samples_by_itself(optimizer, solve, batch):
+        solve = solve_with(method, solver)
+    return solve
+
+
+def samples_by_itself(optimizer: torch.optim.Optimizer, solve: Solve, batch: Any) -> bool:
+    """Let the optimizer take the samples of the tap on ``solve``, if it does so by passes of its own; say whether."""
+    return isinstance(optimizer, CurvaturePasses) and optimizer.sample(solve, batch)
+
+
+def trained_end_time(problem: Problem) -> Tensor | None:
+    """Return the problem's end time if it is trained: if the optimizer made it require a gradient."""
+    if isinstance(problem, TrainableEndTime) and problem.end_time.requires_grad:
+        return problem.end_time
+    return None
+
+
 def evaluation_points(iterations: int, count: int = 8) -> Iterator[int]:
     """Yield about ``count`` iterations to evaluate at, evenly apart, the start and the end among them."""
     yield from sorted({round(i * iterations / count) for i in range(count + 1)})
@@ -99,8 +135,11 @@ def train(
     optimizer: torch.optim.Optimizer,
     iterations: int,
     progress: Progress,
+    at_point: Callable[[int], None] | None = None,
 ) -> Trace:
-    """Train for ``iterations`` and return the trace; its seconds leave evaluations out.
+    """Train for ``iterations`` and return the trace; its seconds leave evaluations out, and ``at_point``.
+
+    ``at_point`` is called with the iteration wherever the metric has been evaluated.
 
     Raises
     ------
@@ -113,14 +152,20 @@ def train(
     schedule = problem.training.schedule
     rates = scheduled(optimizer, schedule) if schedule else None
     trace, clock, wanted = Trace(), Clock(device), set(evaluation_points(iterations))
-    reported = 0.0
+    end_time, reported = trained_end_time(problem), 0.0
     for i in range(iterations + 1):
         if i in wanted:
             trace.iterations.append(i)
             trace.metrics.append(problem.evaluate(solve_with(method, solver)))
             trace.seconds.append(clock.seconds)
+            if at_point is not None:
+                at_point(i)
+            if end_time is not None:
+                trace.nfe_forward.append(_forward_calls(problem, method, solver))
         if i == iterations:
             break
+        if end_time is not None:
+            trace.end_times.append(end_time.item())
         with clock:
             loss = _iteration(problem, method, solver, optimizer, i)
         if rates is not None:
@@ -135,9 +180,10 @@ def train(
 def _iteration(
     problem: Problem, method: GradientMethod, solver: Any, optimizer: torch.optim.Optimizer, i: int
 ) -> float:
-    tap = next_tap(optimizer)
     optimizer.zero_grad(set_to_none=True)
-    loss = problem.loss(solve_with(tapped(method, tap), solver), problem.batch(i))
+    batch = problem.batch(i)
+    solve = next_solve(optimizer, method, solver, batch)
+    loss = problem.loss(solve, batch)
     value = loss.item()
     if not math.isfinite(value):
         raise NonFiniteError(
@@ -147,3 +193,15 @@ def _iteration(
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return value
+
+
+def _forward_calls(problem: Problem, method: GradientMethod, solver: Any) -> int:
+    """Return the f calls of one forward pass on the first batch, without a graph."""
+    counts, uncompiled = Counts(), solver.uncompiled()
+
+    def solve(f: Any, y0: Any, ts: Tensor) -> Any:
+        return method(CountedField(f, counts), uncompiled, y0, ts)
+
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        problem.loss(solve, problem.batch(0))
+    return counts.calls["forward"]

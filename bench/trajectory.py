@@ -48,8 +48,8 @@ class TrajectoryNorms:
     """``mu_2(J) [K, batch]``: how fast differences between solutions grow at most, forward in time."""
     mu_2_minus: Tensor
     """``mu_2(-J) [K, batch]``: the same, backward in time."""
-    norm: Tensor
-    """``||J||_2 [K, batch]``."""
+    norm: Tensor | None
+    """``||J||_2 [K, batch]``; None if it was not asked for."""
     dense: bool
     """Whether Jacobians were formed."""
     by: str
@@ -87,7 +87,8 @@ class TrajectoryNorms:
         values: Tensor | None = getattr(self, name)
         if values is None:
             raise UsageError(
-                f"{name}: needs the whole Jacobian, but only products with it were taken; pass a larger dense_below"
+                f"{name}: was not computed, since only products with the Jacobian were taken; pass a larger dense_below"
+                " to log_norms, and for the norm with_norm=True"
             )
         if len(self.times) < 2:
             raise UsageError("times: an integral needs at least two, got one; pass more times to log_norms")
@@ -99,7 +100,13 @@ class TrajectoryNorms:
 
 
 def log_norms(
-    field: VectorField, ts: Tensor, ys: State, *, tolerance: float = 1e-6, dense_below: int = DENSE_BELOW
+    field: VectorField,
+    ts: Tensor,
+    ys: State,
+    *,
+    tolerance: float = 1e-6,
+    dense_below: int = DENSE_BELOW,
+    with_norm: bool = True,
 ) -> TrajectoryNorms:
     """Return the measures of growth of ``df/dy`` along a trajectory; the field is left as it was.
 
@@ -115,6 +122,8 @@ def log_norms(
         Relative accuracy of what is found from products (see ``extreme_eigenvalues``).
     dense_below
         Up to this many numbers per sample the Jacobian is formed, if ``DENSE_BYTES`` allow.
+    with_norm
+        Whether ``||J||_2`` is wanted, for which products cost half as much again.
 
     Raises
     ------
@@ -130,12 +139,13 @@ def log_norms(
     for t, y in _points(ts, ys):
         with jacobian_products(field, t, y) as products:
             symmetric.append(_extremes(products, products.symmetric, tolerance, symmetric))
-            gram.append(_extremes(products, products.gram, tolerance, gram, smallest=False))
+            if with_norm:
+                gram.append(_extremes(products, products.gram, tolerance, gram, smallest=False))
     return TrajectoryNorms(
         times=ts.detach().double().cpu(),
         mu_2=torch.stack([s.largest for s in symmetric]),
         mu_2_minus=-torch.stack([s.smallest for s in symmetric]),
-        norm=torch.stack([g.largest for g in gram]).clamp_min(0.0).sqrt(),
+        norm=torch.stack([g.largest for g in gram]).clamp_min(0.0).sqrt() if with_norm else None,
         dense=False,
         by="autograd",
         products=sum(e.products for e in symmetric + gram),

@@ -1,5 +1,6 @@
 """One run to one record, whatever happens: every pass in a fresh process, every failure a status with its message."""
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class Worker:
     passes
         Names of the passes, in order; the first that fails ends the run.
     function
-        ``module:function``, called as ``function(pass name, run, progress)`` in a fresh process; returns columns.
+        ``module:function``, called as ``function(pass name, run, scratch folder, progress)`` in a fresh process;
+        returns columns.
     threads
         Threads of one tensor operation.
     timeout
@@ -72,15 +74,16 @@ class Worker:
         begin, spent = time.monotonic(), 0.0
         measured: dict[str, Any] = {}
         status, message = Status.OK, ""
-        for name in self.passes:
-            progress({"pass": name})
-            left = None if self.timeout is None else max(0.0, self.timeout - spent)
-            reply = self._call(self.function, (name, run), left, progress)
-            spent += reply.seconds
-            status, message = self._judge(name, reply)
-            if status is not Status.OK:
-                break
-            measured |= reply.value
+        with tempfile.TemporaryDirectory(prefix="odegrad-", ignore_cleanup_errors=True) as scratch:
+            for name in self.passes:
+                progress({"pass": name})
+                left = None if self.timeout is None else max(0.0, self.timeout - spent)
+                reply = self._call(self.function, (name, run, scratch), left, progress)
+                spent += reply.seconds
+                status, message = self._judge(name, reply)
+                if status is not Status.OK:
+                    break
+                measured |= reply.value
         measured["process_seconds"] = time.monotonic() - begin
         return Record(run, status, message, measured, circumstances)
 

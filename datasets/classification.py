@@ -63,10 +63,21 @@ class ODENet(nn.Module):
     def __init__(self, stem: nn.Module, field: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.stem, self.field, self.head = stem, field, head
+        self.end_time: Tensor
+        self.register_buffer("end_time", torch.ones(()))
 
-    def forward(self, solve: Solve, images: Tensor, ts: Tensor) -> Tensor:
-        """Return the scores ``[batch, classes]`` of ``images``; the ODE runs over ``ts [K]``."""
-        scores: Tensor = self.head(solve(self.field, self.stem(images), ts)[-1])
+    def reset_buffers(self) -> None:
+        """Let the ODE end at 1."""
+        self.end_time.fill_(1.0)
+
+    @property
+    def ts(self) -> Tensor:
+        """The times ``[2]`` that the ODE runs over, 0 and ``end_time``."""
+        return torch.stack([torch.zeros_like(self.end_time), self.end_time])
+
+    def forward(self, solve: Solve, images: Tensor) -> Tensor:
+        """Return the scores ``[batch, classes]`` of ``images``."""
+        scores: Tensor = self.head(solve(self.field, self.stem(images), self.ts)[-1])
         return scores
 
 
@@ -111,8 +122,11 @@ class ClassificationProblem:
         self.data = data
         self.batch_size = batch_size
         self.seed = seed
-        like = next(model.parameters())
-        self.ts = torch.tensor([0.0, 1.0], dtype=like.dtype, device=like.device)
+
+    @property
+    def end_time(self) -> Tensor:
+        """The end of the ODE's interval, which starts at 0: a 0-d buffer of the model, 1 to begin with."""
+        return self.net.end_time
 
     def batch(self, iteration: int) -> Batch:
         """Return images ``[batch, channels, height, width]`` and classes ``[batch]`` of ``iteration``."""
@@ -127,19 +141,23 @@ class ClassificationProblem:
 
     def loss(self, solve: Solve, batch: Any) -> Tensor:
         """Return the mean cross-entropy of ``batch`` in nats, 0-d."""
-        images, labels = batch
-        return nn.functional.cross_entropy(self.net(solve, images, self.ts), labels)
+        return nn.functional.cross_entropy(self.scores(solve, batch), batch[1])
+
+    def scores(self, solve: Solve, batch: Any) -> Tensor:
+        """Return the scores ``[batch, classes]``."""
+        scores: Tensor = self.net(solve, batch[0])
+        return scores
 
     def evaluate(self, solve: Solve, split: Split = "test") -> float:
         """Return the fraction of held-out images whose class has the highest score, ``EVALUATION_IMAGES`` at a time."""
         images, labels = self.data.validation if split == "validation" else self.data.test
         with torch.no_grad(), evaluating(self.net):
             parts = torch.split(images, EVALUATION_IMAGES)
-            guesses = torch.cat([self.net(solve, part, self.ts).argmax(1) for part in parts])
+            guesses = torch.cat([self.net(solve, part).argmax(1) for part in parts])
         return float((guesses == labels).double().mean())
 
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
         """Return the ODE block, the stem's output for ``batch`` (detached) and the times ``[2]``."""
         with torch.no_grad(), evaluating(self.net):
             state: Tensor = self.net.stem(batch[0])
-        return self.net.field, state, self.ts
+        return self.net.field, state, self.net.ts.detach()

@@ -73,7 +73,7 @@ def seeded_module(
     this is PyTorch's own rule for linear and convolutional layers. They are drawn in float64 and then rounded to
     ``dtype``, so that builds in two precisions are one model up to rounding. A reparametrised weight (weight norm) is
     drawn as the same layer without it draws its own. Batch, group and layer normalisation start as the identity after
-    scaling.
+    scaling. A module with buffers of its own sets them in a method ``reset_buffers``.
 
     Parameters
     ----------
@@ -89,7 +89,8 @@ def seeded_module(
     Raises
     ------
     UsageError
-        If a submodule holds parameters of its own but no ``weight`` to read ``n`` from, or buffers.
+        If a submodule holds parameters of its own but no ``weight`` to read ``n`` from, or buffers that it cannot
+        set.
     """
     with torch.device("meta"):
         module = build().to(torch.float64)
@@ -108,12 +109,15 @@ def _draw(layer: nn.Module, name: str, source: torch.Generator, scale: float) ->
     behind = list(layer.parametrizations) if parametrize.is_parametrized(layer) else []  # type: ignore[arg-type]
     own: dict[str, torch.Tensor] = {key: getattr(layer, key) for key in behind}
     own |= dict(layer.named_parameters(recurse=False))
-    unknown = sorted(key for key, _ in layer.named_buffers(recurse=False))
+    reset = getattr(layer, "reset_buffers", None)
+    if reset is not None:
+        reset()
+    unknown = [] if reset is not None else sorted(key for key, _ in layer.named_buffers(recurse=False))
     if unknown or (own and "weight" not in own):
         found = f"buffers {unknown}" if unknown else f"parameters {sorted(own)} but no 'weight'"
         raise UsageError(
             f"build: submodule {name or type(layer).__name__!r} has the {found}; expected layers made of nn.Linear, "
-            "convolutions and normalisations; hold the parameter in one of those, set a buffer afterwards"
+            "convolutions and normalisations; hold the parameter in one of those, set a buffer in reset_buffers()"
         )
     for key, parameter in own.items():
         bound = scale * own["weight"][0].numel() ** -0.5

@@ -43,6 +43,17 @@ def test_model_in_a_file_is_compared(tmp_path):
     assert (tmp_path / "out.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
+def test_snopt_on_a_model_of_ones_own(tmp_path):
+    """The example trains to a fifth of the loss that it starts with, at least."""
+    shutil.copy(ROOT / "docs" / "examples" / "my_snopt.py", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "my_snopt.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, *_, last = [float(line.split()[-1]) for line in done.stdout.splitlines()]
+    assert last < 0.2 * first
+
+
 def test_readme_reaches_the_table_soon():
     """Runnable code and the table it prints begin within the first 25 lines."""
     lines = README.splitlines()

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.methods.gradients.anode import BlockReplay
-from odegrad.methods.gradients.entry import SharedLoopMethod, forward_calls
+from odegrad.methods.gradients.entry import TappableMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
 @dataclass(frozen=True)
-class Aca(SharedLoopMethod):
+class Aca(TappableMethod):
     """Store the accepted states and steps; pull back through one step's graph at a time (Zhuang et al. 2020).
 
     It is the block replay with blocks of one step: naive's gradient, one step's graph in memory.
@@ -30,6 +30,7 @@ class Aca(SharedLoopMethod):
         cost_backward="sN F + sN B",
         backward_phase="recompute",
         state_from="replay",
+        taps="step ends",
     )
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
@@ -44,4 +45,4 @@ class Aca(SharedLoopMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays step by step."""
-        return BlockReplay(field, solver, times, 1).apply(y0)
+        return BlockReplay(field, solver, times, 1).watched_by(self.tap).apply(y0)

@@ -4,12 +4,11 @@ import abc
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Calls, StepCounts, Tap
+from odegrad.contracts import Calls, StepCounts
 from odegrad.errors import UnknownNameError
 from odegrad.methods.gradients.costate import (
     CostateDynamics,
@@ -23,7 +22,7 @@ from odegrad.methods.gradients.costate import (
 from odegrad.methods.gradients.entry import (
     NEEDS_TABLEAU,
     Route,
-    SharedLoopMethod,
+    TappableMethod,
     check_positive,
     costate_calls,
     forward_calls,
@@ -36,7 +35,7 @@ from odegrad.methods.solvers.tableaus import TABLEAUS
 
 
 @dataclass(frozen=True)
-class ContinuousMethod(SharedLoopMethod):
+class ContinuousMethod(TappableMethod):
     """A method that solves the costate equation backwards: the gradient of the continuous problem, off by O(tol).
 
     Parameters
@@ -52,8 +51,8 @@ class ContinuousMethod(SharedLoopMethod):
         the loss; undone at the end. False as published.
     solver
         Name of the Runge-Kutta method of the backward solve; None for the solver's.
-    tap
-        Watches states and costates at its own sample times.
+
+    A tap is asked for its own sample times.
 
     Raises
     ------
@@ -66,7 +65,6 @@ class ContinuousMethod(SharedLoopMethod):
     parameters: Parameters = "quadrature"
     normalize_costate: bool = True
     solver: str | None = None
-    tap: Tap | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -75,10 +73,6 @@ class ContinuousMethod(SharedLoopMethod):
         check_parameters_option(self.parameters)
         if self.solver is not None and self.solver not in TABLEAUS:
             raise UnknownNameError("solver of the backward solve", self.solver, TABLEAUS)
-
-    def with_tap(self, tap: Tap) -> Self:
-        """Return the same method with ``tap`` watching its backward pass."""
-        return dataclasses.replace(self, tap=tap)
 
     def refuses(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""

@@ -1,17 +1,20 @@
 """What every gradient method does at its edges: check the input, flatten it, give the user's shapes back."""
 
 import abc
+import copy
+import dataclasses
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Calls, State, StepCounts, Traits, VectorField
+from odegrad.contracts import Calls, State, StepCounts, Tap, Traits, VectorField
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
+from odegrad.methods.gradients.step_ends import StepEnds
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.opaque import without_derivative
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -69,6 +72,19 @@ class SharedLoopMethod(abc.ABC):
         """Return the states ``[K, d]`` at ``times`` from ``y0 [d]``, with the graph that is the method."""
 
 
+@dataclass(frozen=True)
+class TappableMethod(SharedLoopMethod):
+    """A method that offers taps: where, ``traits.taps`` says. A tap is an object, so it is none of the options."""
+
+    tap: Tap | None = dataclasses.field(default=None, compare=False, init=False)
+
+    def with_tap(self, tap: Tap) -> Self:
+        """Return the same method with ``tap`` watching its backward pass."""
+        watched = copy.copy(self)
+        object.__setattr__(watched, "tap", tap)
+        return watched
+
+
 def forward_calls(steps: StepCounts) -> int:
     """Return the f calls of a solve: ``s(N + R)`` and those of its start."""
     return steps.evaluations * (steps.accepted + steps.rejected) + steps.start
@@ -92,6 +108,12 @@ class Route(abc.ABC):
         self.solver = solver
         self.times = list(times)
         self.parameters = trained_parameters(field.field)
+        self.ends: StepEnds | None = None
+
+    def watched_by(self, tap: Tap | None) -> Self:
+        """Let ``tap`` sample the ends of the steps, which ``forward`` and ``pull_back`` then tell ``ends`` of."""
+        self.ends = None if tap is None else StepEnds(tap, self.field, self.solver.scheme)
+        return self
 
     @abc.abstractmethod
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.methods.gradients.entry import SharedLoopMethod, forward_calls
+from odegrad.methods.gradients.entry import TappableMethod, forward_calls
 from odegrad.methods.gradients.pullback import EndKept, pull_call
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.schemes import Leapfrog
@@ -16,7 +16,7 @@ from odegrad.methods.solvers.solver import OneStepSolver
 
 
 @dataclass(frozen=True)
-class Mali(SharedLoopMethod):
+class Mali(TappableMethod):
     """Keep the last (y, v) only, and run the undamped leapfrog backwards to every earlier one (Zhuang et al. 2021).
 
     The step's only f call, ``u = f(t + h/2, y_m)``, stands at ``y_m = y' - h/2 v'``, which the end of the step gives;
@@ -36,6 +36,7 @@ class Mali(SharedLoopMethod):
         cost_backward="N+1 F + N+1 B",
         backward_phase="recompute",
         state_from="inverse",
+        taps="step ends",
     )
 
     def refuses(self, solver: OneStepSolver) -> str | None:
@@ -60,7 +61,7 @@ class Mali(SharedLoopMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that runs the leapfrog back."""
-        return _Inverted(field, solver, times).apply(y0)
+        return _Inverted(field, solver, times).watched_by(self.tap).apply(y0)
 
 
 class _Inverted(EndKept):
@@ -71,7 +72,9 @@ class _Inverted(EndKept):
         total = [torch.zeros_like(p) for p in self.parameters]
         y, v = kept[0].tensor_split(2)
         a_y, a_v = torch.zeros_like(y), torch.zeros_like(v)
-        for place in reversed(self.grid):
+        for n, place in reversed(list(enumerate(self.grid, start=1))):
+            if self.ends is not None:
+                self.ends.observe(n, y, a_y, grads)
             half = 0.5 * place.h
             a_y = a_y + grads[place.at_end].sum(0)
             a_v = torch.add(a_v, a_y, alpha=half)
@@ -81,5 +84,7 @@ class _Inverted(EndKept):
             y = torch.sub(middle, v, alpha=half)
             a_y = a_y + pulled
             a_v = torch.sub(half * a_y, a_v)
+        if self.ends is not None:
+            self.ends.observe(0, y, a_y, grads)
         _, pulled = pull_call(self.field, self.times[0], y, a_v, self.parameters, total)
         return a_y + pulled + grads[0], total

@@ -4,17 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.methods.gradients.entry import SharedLoopMethod, forward_calls
-from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.gradients.entry import TappableMethod, forward_calls
+from odegrad.methods.gradients.step_ends import StepEnds
+from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.loop import integrate_with_graph
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.steppers import Step
 
 
 @dataclass(frozen=True)
-class Naive(SharedLoopMethod):
+class Naive(TappableMethod):
     """Keep the graph of every accepted step and let autograd walk it back (Chen et al. 2018, section 2).
 
     The gradient is exact for the computed loss. Step sizes are constants: the choice of a step is not differentiated,
@@ -31,6 +34,7 @@ class Naive(SharedLoopMethod):
         cost_backward="sN B",
         backward_phase="recompute",
         double_backward=True,
+        taps="step ends",
     )
 
     def refuses(self, solver: OneStepSolver) -> str | None:
@@ -51,4 +55,26 @@ class Naive(SharedLoopMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with the graph of the steps."""
-        return integrate_with_graph(field, solver, y0, times)
+        if self.tap is None or not torch.is_grad_enabled():
+            return integrate_with_graph(field, solver, y0, times)
+        return _watched(StepEnds(self.tap, field, solver.scheme), solver, y0, times)
+
+
+def _watched(ends: StepEnds, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
+    """Solve with the graph of the steps and hooks on the states between them, which change no gradient."""
+    of_outputs: list[Tensor] = []
+
+    def on_step(step: Step) -> None:
+        ends.record(step)
+        ends.inside_graph(len(ends.grid), step.x_next, lambda: of_outputs[0], whole=True)
+
+    def keep(grads: Tensor) -> None:
+        of_outputs[:] = [grads.detach()]
+
+    if not y0.requires_grad and trained_parameters(ends.field.field):
+        y0 = y0.detach().requires_grad_()
+    ys = integrate_with_graph(ends.field, solver, y0, times, on_step)
+    if ys.requires_grad:
+        ys.register_hook(keep)  # type: ignore[no-untyped-call]
+        ends.inside_graph(0, y0, lambda: of_outputs[0], whole=True)
+    return ys

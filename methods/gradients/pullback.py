@@ -46,6 +46,8 @@ class EndKept(Route):
 
         def keep(step: Step) -> None:
             self.grid.append(step.place)
+            if self.ends is not None:
+                self.ends.record(step)
             last[:] = [step.x_next]
 
         ys = integrate(self.field, self.solver, y0, self.times, keep)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UsageError
-from odegrad.methods.gradients.entry import NEEDS_TABLEAU, SharedLoopMethod
+from odegrad.methods.gradients.entry import NEEDS_TABLEAU, TappableMethod
 from odegrad.methods.gradients.pullback import EndKept, add_to
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.schemes import Reversible
@@ -20,7 +20,7 @@ from odegrad.methods.solvers.tableau import Tableau
 
 
 @dataclass(frozen=True)
-class ReversibleRK(SharedLoopMethod):
+class ReversibleRK(TappableMethod):
     """Solve with the reversible wrapper of the solver's method, keep the end, invert it (McCallum and Foster 2024).
 
     The inverse of a step evaluates f where the step did, so the calls that invert it also carry the graphs that pull
@@ -49,6 +49,7 @@ class ReversibleRK(SharedLoopMethod):
         cost_backward="2sN F + 2sN B",
         backward_phase="recompute",
         state_from="inverse",
+        taps="step ends",
     )
 
     def __post_init__(self) -> None:
@@ -82,7 +83,8 @@ class ReversibleRK(SharedLoopMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that inverts the steps."""
-        return _Inverted(field, self.equivalent_solver(solver), times, self.coupling).apply(y0)
+        route = _Inverted(field, self.equivalent_solver(solver), times, self.coupling)
+        return route.watched_by(self.tap).apply(y0)
 
 
 class _Inverted(EndKept):
@@ -97,7 +99,9 @@ class _Inverted(EndKept):
         total = [torch.zeros_like(p) for p in self.parameters]
         y, z = kept[0].tensor_split(2)
         a_y, a_z = torch.zeros_like(y), torch.zeros_like(z)
-        for place in reversed(self.grid):
+        for n, place in reversed(list(enumerate(self.grid, start=1))):
+            if self.ends is not None:
+                self.ends.observe(n, y, a_y + a_z, grads)
             a_y = a_y + grads[place.at_end].sum(0)
             # z' = z + back(y'): the second half of the step
             moved, pulled = self._half(place, y, a_z, total, there=False)
@@ -107,6 +111,8 @@ class _Inverted(EndKept):
             y = (y - (1.0 - self.coupling) * z - moved) / self.coupling
             a_z = a_z + (1.0 - self.coupling) * a_y + pulled
             a_y = self.coupling * a_y
+        if self.ends is not None:
+            self.ends.observe(0, y, a_y + a_z, grads)
         return a_y + a_z + grads[0], total
 
     def _half(

@@ -20,7 +20,7 @@ from odegrad.methods.gradients.checkpointing import (
     online_checkpoints,
     reversal,
 )
-from odegrad.methods.gradients.entry import Route, SharedLoopMethod, forward_calls
+from odegrad.methods.gradients.entry import Route, TappableMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate, replay
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -28,7 +28,7 @@ from odegrad.methods.solvers.steppers import GridStep, Step
 
 
 @dataclass(frozen=True)
-class Revolve(SharedLoopMethod):
+class Revolve(TappableMethod):
     """Keep at most C states and redo steps from them, with the least repetition (Griewank and Walther 2000).
 
     Where the steps are fixed, the states to keep are known beforehand; where they are adaptive, the set moves along as
@@ -58,6 +58,7 @@ class Revolve(SharedLoopMethod):
         cost_backward="s (t(N,C)+1) F + sN B, t(N,C) = r N - binom(C+r, r-1) with binom(C+r, r) >= N",
         backward_phase="recompute",
         state_from="replay",
+        taps="step ends",
     )
 
     def __post_init__(self) -> None:
@@ -83,7 +84,7 @@ class Revolve(SharedLoopMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that walks the checkpoints back."""
-        return _Checkpointed(field, solver, times, self.checkpoints).apply(y0)
+        return _Checkpointed(field, solver, times, self.checkpoints).watched_by(self.tap).apply(y0)
 
 
 class _Checkpointed(Route):
@@ -105,6 +106,8 @@ class _Checkpointed(Route):
         def keep(step: Step) -> None:
             n = len(self.grid)
             self.grid.append(step.place)
+            if self.ends is not None:
+                self.ends.record(step)
             last[:] = [step.x]
             if wanted is not None:
                 if n in wanted:
@@ -127,7 +130,7 @@ class _Checkpointed(Route):
         """Follow the reversal: advance without a graph, pull back one step at a time."""
         n = len(self.grid)
         states = dict(zip(self.places, kept[:-1], strict=True))
-        back = ReplayedSteps(self.field, self.solver, self.parameters, grads)
+        back = ReplayedSteps(self.field, self.solver, self.parameters, grads, self.ends)
         a = torch.zeros_like(kept[-1])
         for action in reversal(n, self.places, self.checkpoints):
             if isinstance(action, Drop):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.methods.gradients.entry import NEEDS_TABLEAU, Route, SharedLoopMethod, forward_calls
+from odegrad.methods.gradients.entry import NEEDS_TABLEAU, Route, TappableMethod, forward_calls
 from odegrad.methods.gradients.pullback import pull_call
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
@@ -19,7 +19,7 @@ from odegrad.methods.solvers.tableau import Tableau
 
 
 @dataclass(frozen=True)
-class SymplecticAdjoint(SharedLoopMethod):
+class SymplecticAdjoint(TappableMethod):
     """Store the accepted states; solve the step's symplectic partner backwards, stage by stage (Matsubara et al. 2021).
 
     With the cotangent ``a'`` of the new state the stages' cotangents are
@@ -39,6 +39,7 @@ class SymplecticAdjoint(SharedLoopMethod):
         cost_backward="(2s-1)N F + sN B",
         backward_phase="recompute",
         state_from="replay",
+        taps="step ends",
     )
 
     def refuses(self, solver: OneStepSolver) -> str | None:
@@ -57,7 +58,7 @@ class SymplecticAdjoint(SharedLoopMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that walks the symplectic partner back."""
-        return _PartnerSolve(field, solver, times).apply(y0)
+        return _PartnerSolve(field, solver, times).watched_by(self.tap).apply(y0)
 
 
 class _PartnerSolve(Route):
@@ -74,6 +75,8 @@ class _PartnerSolve(Route):
         def keep(step: Step) -> None:
             starts.append(step.y)
             self.grid.append(step.place)
+            if self.ends is not None:
+                self.ends.record(step)
 
         ys = integrate(self.field, self.solver, y0, self.times, keep)
         return ys, tuple(starts)
@@ -83,9 +86,14 @@ class _PartnerSolve(Route):
         a = torch.zeros_like(grads[0])
         total = [torch.zeros_like(p) for p in self.parameters]
         stages = StageBuffer(self.solver.tableau, grads[0])
-        for y, place in zip(reversed(kept), reversed(self.grid), strict=True):
+        for n in range(len(kept), 0, -1):
+            y, place = kept[n - 1], self.grid[n - 1]
+            if self.ends is not None:
+                self.ends.observe(n, kept[n] if n < len(kept) else self.ends.end, a, grads)
             a = a + grads[place.at_end].sum(0)
             a = self._step_back(y, place, a, grads, stages, total)
+        if self.ends is not None:
+            self.ends.observe(0, kept[0], a, grads)
         return a + grads[0], total
 
     def _step_back(

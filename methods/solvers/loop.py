@@ -46,10 +46,12 @@ def integrate(
         return _loop(stepper, dynamics, solver, y0, ts, on_step, size).solve(y0)
 
 
-def integrate_with_graph(field: FlatField, solver: OneStepSolver, y0: Tensor, ts: Sequence[float]) -> Tensor:
+def integrate_with_graph(
+    field: FlatField, solver: OneStepSolver, y0: Tensor, ts: Sequence[float], on_step: OnStep | None = None
+) -> Tensor:
     """Solve with the graph of every accepted step and return ``[K, d]``; step sizes are constants to autograd."""
     stepper = graph_stepper(solver.scheme, field, y0.detach())
-    return _loop(stepper, field, solver, y0, ts, None, None).solve(y0)
+    return _loop(stepper, field, solver, y0, ts, on_step, None).solve(y0)
 
 
 def replay(field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[GridStep], d: int) -> Tensor:
@@ -69,15 +71,24 @@ def replayed(field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[
 
 
 def replay_with_graph(
-    field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[GridStep], d: int
+    field: FlatField,
+    solver: OneStepSolver,
+    x: Tensor,
+    grid: Sequence[GridStep],
+    d: int,
+    between: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[Tensor, list[tuple[slice, Tensor]]]:
     """Redo the steps of ``grid`` from the carried vector ``x`` with a graph; s f calls a step.
+
+    ``between`` hears of the carried vectors between the steps: how many steps come before, and the vector.
 
     Return the last carried vector, and the outputs ``[m, d]`` inside each step that has any, with their indices.
     """
     stepper = graph_stepper(solver.scheme, field, x[:d].detach())
     inside = []
-    for place in grid:
+    for i, place in enumerate(grid):
+        if between is not None and i > 0:
+            between(i, x)
         x_next = stepper.attempt(place.t, place.h, place.t_next, x, whole=bool(place.thetas))
         if place.thetas:
             inside.append((place.inside, stepper.dense(x, place.h, place.thetas)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from odegrad.reports.figures import costs, style, training, work_precision
+from odegrad.reports.figures import costs, log_norm, style, training, work_precision
 
 FORMATS = ("svg", "pdf", "png")
 _METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -43,6 +43,7 @@ KINDS = (
             ("method_error", "gradient_method_error"),
         )
     ),
+    Kind("log_norm", log_norm.TITLE, log_norm.draw, log_norm.describe),
     Kind("costs", costs.TITLE, costs.draw, costs.describe),
 )
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from odegrad.record import Status
 from odegrad.reports import units
@@ -17,6 +18,8 @@ TITLE = "Logarithmic norm during training"
 QUANTITIES = {"mu_2": (style.BLUE, "-", "mu_2(J)"), "mu_2_minus": (style.RED, (0, (4, 2)), "mu_2(-J)")}
 """Column -> colour, dashes and label; the first is growth forward in time, the second backward."""
 UNSAFE = style.RED
+TICKS = 5
+"""Most labels on an axis of errors."""
 LEAST_ERROR = 1e-16
 """Errors below are drawn here: they are rounding."""
 
@@ -70,6 +73,7 @@ def predicted_and_observed(axis: Axes, frame: pd.DataFrame) -> None:
     for label, verdict in zip(axis.get_yticklabels(), rows["verdict"], strict=True):
         label.set_color(style.BLACK if str(verdict) == "safe" else UNSAFE)
     style.log_axis(axis.xaxis, values, "relative error of the gradient", units.error)
+    axis.xaxis.set_major_locator(LogLocator(numticks=TICKS))
     axis.set_title("Observed error (marker), predicted (bar)")
 
 
@@ -126,7 +130,7 @@ def draw_law(frame: pd.DataFrame, columns: int = 1) -> Figure:
         axis.plot(law["exponent"], law["predicted"], color=style.GREY, linestyle=":", gid="law", label="predicted")
         values = pd.concat([frame["observed"], law["predicted"]]).clip(lower=LEAST_ERROR)
         style.log_axis(axis.yaxis, values, "relative error of the gradient", units.error)
-        axis.set(title="Errors grow as the logarithmic norm says", xlabel="mu_2(-A) T")
+        axis.set(title="The logarithmic-norm law", xlabel="mu_2(-A) T")
         axis.legend()
         style.legend(figure, [(name, "") for name in names], columns)
         return figure

@@ -13,7 +13,7 @@ import torch
 from odegrad.errors import InfrastructureError, NonFiniteError, UnsupportedError
 
 
-def run_pass(name, run, progress):
+def run_pass(name, run, scratch, progress):
     """Behave as ``run.gradient`` says; the pass ``first`` always succeeds."""
     progress({"pass": name, "iteration": 1, "of": 2, "loss": 0.5})
     if name == "first":

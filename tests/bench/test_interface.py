@@ -50,6 +50,21 @@ def test_fixed_steps_are_torchdiffeqs_to_rounding(solver):
     torch.testing.assert_close(found, torchdiffeq.odeint(field, Y0, t, method=solver), rtol=1e-14, atol=1e-15)
 
 
+def test_tap_of_snopt_watches_the_backward_pass():
+    """``tap=optimizer.next_tap()`` feeds the optimizer and changes no gradient; a method without taps refuses."""
+    field = Field()
+    optimizer = odegrad.SNOpt(field, [field], lambda p: torch.optim.SGD(p, lr=0.1))
+    plain = loss_gradient(odegrad.odeint(field, Y0, TIMES, gradient="aca"), field)
+    tap = optimizer.next_tap()
+    assert torch.equal(loss_gradient(odegrad.odeint(field, Y0, TIMES, gradient="aca", tap=tap), field), plain)
+    for p in field.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert set(optimizer.bases) == {"layers.0", "layers.2"}
+    with pytest.raises(UnsupportedError, match="gradient method torchdiffeq_naive offers no curvature samples"):
+        odegrad.odeint(field, Y0, TIMES, gradient="torchdiffeq_naive", tap=tap)
+
+
 def test_step_size_is_torchdiffeqs():
     """The option ``step_size`` divides the interval as it does there."""
     field, t = Field(), torch.tensor([0.0, 1.0], dtype=torch.float64)

@@ -1,14 +1,16 @@
 """The passes on a task whose every number is known in closed form."""
 
 import math
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from odegrad import passes
 from odegrad.certificate import certify
-from odegrad.errors import NonFiniteError, UnknownNameError, UnsupportedError
-from odegrad.passes import PASSES, run_pass
+from odegrad.errors import InfrastructureError, NonFiniteError, UnknownNameError, UnsupportedError
+from odegrad.passes import PASSES
 from odegrad.record import COLUMNS, Run
 from odegrad.registry import build_gradient, build_solver, build_task
 from odegrad.timing import time_iterations
@@ -43,20 +45,25 @@ def _nothing(_):
     pass
 
 
-def test_every_column_is_declared():
+def run_pass(name, run, progress, scratch=None):
+    """Run one pass with a scratch folder of its own, or the one that is given."""
+    with tempfile.TemporaryDirectory() as own:
+        return passes.run_pass(name, run, str(scratch or own), progress)
+
+
+def test_every_column_is_declared(tmp_path):
     """What the passes measure are columns of a record, all of them but the run's own clock."""
-    measured = set().union(*(run_pass(name, _run(), _nothing) for name in PASSES))
+    measured = set().union(*(run_pass(name, _run(), _nothing, tmp_path) for name in PASSES))
     assert measured == {c.name for c in COLUMNS if c.measured} - {"process_seconds"}
 
 
 def test_count():
-    """F calls, products and steps agree with each other; the field is linear, so mu_2 is theta."""
+    """F calls, products and steps agree with each other."""
     found = run_pass("count", _run(gradient="adjoint"), _nothing)
     assert found["nfe_forward"] == 2 + 6 * (found["accepted_steps"] + found["rejected_steps"])
     assert found["nfe_backward"] == 2 + 6 * (found["accepted_steps_backward"] + found["rejected_steps_backward"])
     assert found["vjps"] == found["nfe_backward"]
     assert found["nfe_tap"] == 0
-    assert found["log_norm_max"] == pytest.approx(0.5, abs=1e-12)
     assert found["gradient_relative_error"] < 1e-6
     assert found["gradient_cosine"] == pytest.approx(1.0, abs=1e-12)
 
@@ -105,9 +112,33 @@ def test_train_follows_gradient_descent():
     assert found["trace_seconds"][-1] == found["train_seconds"] > 0
     assert {"pass": "train"} in seen
     assert {s["of"] for s in seen if "of" in s} == {6}
-    assert found["trained_log_norm_max"] == pytest.approx(theta, abs=1e-7)
     assert found["trained_gradient_relative_error"] < 1e-6
     assert found["trained_nfe_forward"] > 0
+
+
+def test_diagnosis_reads_the_states_along_the_training(tmp_path):
+    """The field is theta y over one unit of time: mu_2(J) is theta at every point of the descent, mu_2(-J) -theta."""
+    trained = run_pass("train", _run(), _nothing, tmp_path)
+    found = run_pass("diagnose", _run(), _nothing, tmp_path)
+    theta, along = 0.5, {0: 0.5}
+    for i in range(6):
+        theta -= 0.01 * 2 * MEAN_SQUARE * math.exp(2 * theta)
+        along[i + 1] = theta
+    wanted = [along[i] for i in trained["trace_iteration"]]
+    assert found["trace_log_norm_max"] == pytest.approx(wanted, abs=1e-7)
+    assert found["trace_log_norm_minus_max"] == pytest.approx([-x for x in wanted], abs=1e-7)
+    for prefix, value in (("", 0.5), ("trained_", theta)):
+        assert found[f"{prefix}log_norm_max"] == pytest.approx(value, abs=1e-7)
+        assert found[f"{prefix}log_norm_minus_max"] == pytest.approx(-value, abs=1e-7)
+        assert found[f"{prefix}log_norm_integral"] == pytest.approx(value, abs=1e-7)
+        assert found[f"{prefix}log_norm_minus_integral"] == pytest.approx(-value, abs=1e-7)
+    assert found["diagnose_seconds"] > 0
+
+
+def test_diagnosis_without_a_training_says_what_is_missing():
+    """The states that it reads are those that the train pass leaves in the scratch folder."""
+    with pytest.raises(InfrastructureError, match="expected the states that the train pass leaves"):
+        run_pass("diagnose", _run(), _nothing)
 
 
 def test_learning_rates_follow_the_schedule():
@@ -154,8 +185,8 @@ def test_unsupported_combinations_say_why():
     with pytest.raises(UnsupportedError, match="interpolation cannot use solver dopri8"):
         run_pass("count", _run(gradient="interpolation", solver="dopri8"), _nothing)
 
-    with pytest.raises(UnsupportedError, match="naive offers no curvature samples"):
-        run_pass("count", _run(optimizer=CURIOUS), _nothing)
+    with pytest.raises(UnsupportedError, match="forward_sensitivity offers no curvature samples"):
+        run_pass("count", _run(gradient="forward_sensitivity", optimizer=CURIOUS), _nothing)
 
 
 def test_curvature_samples_count_apart():

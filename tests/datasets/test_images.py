@@ -306,7 +306,7 @@ def test_evaluation_in_parts_is_that_of_the_whole(task: ImageTask, monkeypatch: 
     images, labels = problem.data.test
     problem.model.eval()
     with torch.no_grad():
-        expected = float((problem.net(solve, images, problem.ts).argmax(1) == labels).double().mean())
+        expected = float((problem.net(solve, images).argmax(1) == labels).double().mean())
     problem.model.train()
     monkeypatch.setattr(classification, "EVALUATION_IMAGES", 15)
     assert problem.evaluate(watched) == expected

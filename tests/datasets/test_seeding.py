@@ -93,5 +93,7 @@ def test_buffers_of_unknown_layers_are_refused() -> None:
             super().__init__()
             self.register_buffer("levels", torch.ones(3))
 
-    with pytest.raises(UsageError, match=r"submodule 'Table' has the buffers \['levels'\]; .* set a buffer afterwards"):
+    with pytest.raises(
+        UsageError, match=r"submodule 'Table' has the buffers \['levels'\]; .* set a buffer in reset_buffers"
+    ):
         seeded_module(Table, generator(0), CPU, torch.float32)

@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from odegrad.methods.optimizers.snopt.factors import Eigenbasis, FactorSum, eigenbasis
-from odegrad.methods.optimizers.snopt.layers import cotangent_rows, input_rows
+from odegrad.methods.optimizers.snopt.layers import (
+    cotangent_rows,
+    gradient_matrix,
+    input_rows,
+    matrix_shape,
+    split_matrix,
+)
 from odegrad.methods.optimizers.snopt.preconditioner import precondition
 from odegrad.methods.optimizers.snopt.tap import CurvatureTap
 
@@ -58,15 +64,18 @@ def test_limits_of_the_update():
         nn.Conv2d(2, 3, 3, padding=1),
         nn.Conv2d(2, 3, 3, stride=2, bias=False),
         nn.Conv2d(2, 3, (3, 2), padding="same", dilation=2),
+        nn.Conv2d(2, 3, (2, 3), stride=(1, 2), padding=(1, 0), dilation=(2, 1)),
+        nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect", bias=False),
     ],
-    ids=["padded", "strided", "same"],
+    ids=["padded", "strided", "same", "uneven", "circular", "reflected"],
 )
 def test_convolution_factors_are_those_of_the_unfolded_linear_layer(conv):
     """S6: rows times the weight matrix give the convolution's output, and a bias is an appended 1."""
     conv = conv.double()
     x = _randn(4, 2, 6, 6)
     rows, out = input_rows(conv, x), cotangent_rows(conv, conv(x))
-    matrix = conv.weight.reshape(3, -1)
+    matrix = conv.weight.movedim(1, -1).reshape(3, -1)
     matrix = matrix if conv.bias is None else torch.cat([matrix, conv.bias[:, None]], 1)
     assert torch.allclose(rows @ matrix.T, out, atol=1e-12)
     linear = nn.Linear(rows.shape[-1], 3, bias=False).double()
@@ -75,6 +84,29 @@ def test_convolution_factors_are_those_of_the_unfolded_linear_layer(conv):
     theirs.add(input_rows(linear, rows), cotangent_rows(linear, g), 0.5)
     assert torch.equal(ours.input_factor, theirs.input_factor)
     assert torch.equal(ours.output_factor, theirs.output_factor)
+
+
+def test_grouped_convolution_is_a_layer_for_each_group():
+    """Factors and update are those of two convolutions, each on its half of the channels; gradients fit the weight."""
+    conv = nn.Conv2d(4, 6, 3, padding=1, stride=2, groups=2).double()
+    halves = [nn.Conv2d(2, 3, 3, padding=1, stride=2).double() for _ in range(2)]
+    x, phi = _randn(5, 4, 6, 6), _randn(5, 6, 3, 3, seed=1)
+    (conv(x) * phi).sum().backward()
+    total = FactorSum()
+    total.add(input_rows(conv, x), cotangent_rows(conv, phi), 0.5)
+    basis = eigenbasis("conv", total)
+    weight, bias = split_matrix(conv, precondition(basis, gradient_matrix(conv), 0.1))
+    assert basis.curvature.shape == matrix_shape(conv) == (2, 3, 19)
+    for i, half in enumerate(halves):
+        part = FactorSum()
+        part.add(input_rows(half, x[:, 2 * i : 2 * i + 2]), cotangent_rows(half, phi[:, 3 * i : 3 * i + 3]), 0.5)
+        assert torch.allclose(total.input_factor[i], part.input_factor, rtol=1e-12)
+        assert torch.allclose(total.output_factor[i], part.output_factor, rtol=1e-12)
+        own = slice(3 * i, 3 * i + 3)
+        half.weight.grad, half.bias.grad = conv.weight.grad[own].clone(), conv.bias.grad[own].clone()
+        parts = split_matrix(half, precondition(eigenbasis("half", part), gradient_matrix(half), 0.1))
+        assert torch.allclose(weight[own], parts[0], rtol=1e-9, atol=1e-12)
+        assert torch.allclose(bias[own], parts[1], rtol=1e-9, atol=1e-12)
 
 
 def test_bytes_of_the_factors():

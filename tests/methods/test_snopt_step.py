@@ -1,5 +1,7 @@
 """SNOpt's step: running curvature, weight decay, base optimizers, eigendecompositions that fail, wrong states."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -148,6 +150,35 @@ def test_bytes_held_between_refreshes():
     (layer,) = optimizer.state_dict()["layers"].values()
     assert sum(v.numel() * v.element_size() for v in layer.values() if torch.is_tensor(v)) == 8 * (9 + 9 + 9)
     assert optimizer._sums is None
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(3, 3), nn.Conv2d(2, 2, 3, padding=1)], ids=["linear", "convolution"])
+def test_half_precision_steps_with_float32_factors(layer):
+    """A bfloat16 layer's eigenbases are float32, and its step is the float32 one to bfloat16's three digits."""
+    steps, y = [], _randn(5, 3) if isinstance(layer, nn.Linear) else _randn(5, 2, 4, 4)
+    for dtype in (torch.bfloat16, torch.float32):
+
+        class Field(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = copy.deepcopy(layer)
+
+            def forward(self, t, y):
+                return self.layer(y)
+
+        field = Field().bfloat16().to(dtype)
+        optimizer = SNOpt(field, [field], _sgd(), eps=0.3)
+        x, a = y.bfloat16().to(dtype), (y.flip(0) / 5).bfloat16().to(dtype)
+        before = field.layer.weight.detach().clone()
+        optimizer.next_tap().observe(field, 0.0, x, a, 1.0)
+        (field(0.0, x) * a).sum().backward()
+        optimizer.step()
+        (basis,) = optimizer.bases.values()
+        assert basis.input_basis.dtype == basis.output_basis.dtype == basis.curvature.dtype == torch.float32
+        assert field.layer.weight.dtype == dtype
+        steps.append((field.layer.weight.detach() - before).double())
+    assert torch.allclose(steps[0], steps[1], rtol=0.05, atol=2e-3)
+    assert steps[1].abs().max() > 0.02
 
 
 def _failing(times):

@@ -18,9 +18,13 @@ JITTERS = (0.0, 1e-12, 1e-9, 1e-6)
 
 
 class FactorSum:
-    """Running sums of one layer's factors over curvature samples."""
+    """Running sums of one layer's factors over curvature samples.
+
+    With ``rank`` R > 1 every input comes once with each of R cotangents: B sums over them, A counts the input once.
+    """
 
     def __init__(self) -> None:
+        self.rank = 1
         self.input_factor: Tensor | None = None
         self.output_factor: Tensor | None = None
         self.samples = 1
@@ -31,16 +35,17 @@ class FactorSum:
         Parameters
         ----------
         x, g
-            Input and cotangent rows, ``[batch, locations, n_in]`` and ``[batch, locations, n_out]``. ``g`` belongs to
-            a batch-mean loss, so ``batch * g`` is the cotangent per sample.
+            Input and cotangent rows, ``[batch, locations, n_in]`` and ``[batch, locations, n_out]``; with a leading
+            dimension of groups each has its own factors. ``g`` belongs to a batch-mean loss, so ``batch * g`` is the
+            cotangent per sample.
         weight
             Quadrature weight in units of time; 1 outside of an ODE.
         """
-        batch, locations = x.shape[:2]
-        x = x.detach().reshape(-1, x.shape[-1]).to(_factor_dtype(x))
-        g = g.detach().reshape(-1, g.shape[-1]).to(x.dtype) * batch
-        of_input = (x.T @ x).mul_(weight / batch)
-        of_output = (g.T @ g).mul_(weight / (batch * locations))
+        batch, locations = x.shape[-3:-1]
+        x = x.detach().flatten(-3, -2).to(_factor_dtype(x))
+        g = g.detach().flatten(-3, -2).to(x.dtype) * batch
+        of_input = (x.mT @ x).mul_(weight / (batch * self.rank))
+        of_output = (g.mT @ g).mul_(weight / (batch * locations))
         self.input_factor = of_input if self.input_factor is None else self.input_factor.add_(of_input)
         self.output_factor = of_output if self.output_factor is None else self.output_factor.add_(of_output)
         self.samples = batch
@@ -48,7 +53,10 @@ class FactorSum:
 
 @dataclass
 class Eigenbasis:
-    """The eigenbases ``U_A``, ``U_B`` of a layer's factors and the curvature ``S [n_out, n_in]`` in them."""
+    """The eigenbases ``U_A``, ``U_B`` of a layer's factors and the curvature ``S [n_out, n_in]`` in them.
+
+    All three carry a leading dimension of groups where the layer has several.
+    """
 
     input_basis: Tensor
     output_basis: Tensor
@@ -69,7 +77,7 @@ def eigenbasis(name: str, factors: FactorSum) -> Eigenbasis | None:
         return None
     values_a, basis_a = _symmetric_eigen(name, "input", a)
     values_b, basis_b = _symmetric_eigen(name, "output", b)
-    return Eigenbasis(basis_a, basis_b, torch.outer(values_b, values_a), factors.samples)
+    return Eigenbasis(basis_a, basis_b, values_b[..., :, None] * values_a[..., None, :], factors.samples)
 
 
 def _symmetric_eigen(name: str, side: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,8 +96,9 @@ def _symmetric_eigen(name: str, side: str, matrix: Tensor) -> tuple[Tensor, Tens
 
 def _eigen_with_jitter(name: str, side: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
     wide = matrix.double()
-    scale = wide.diagonal().abs().mean()
-    eye = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+    scale = wide.diagonal(dim1=-2, dim2=-1).abs().mean()
+    n = wide.shape[-1]
+    eye = torch.eye(n, dtype=wide.dtype, device=wide.device)
     for jitter in JITTERS:
         try:
             values, vectors = torch.linalg.eigh(wide + jitter * scale * eye)
@@ -97,7 +106,7 @@ def _eigen_with_jitter(name: str, side: str, matrix: Tensor) -> tuple[Tensor, Te
             continue
         return values.to(matrix.dtype), vectors.to(matrix.dtype)
     raise NonFiniteError(
-        f"layer {name}: the eigendecomposition of its {side} factor ({len(matrix)} x {len(matrix)}) does not converge, "
+        f"layer {name}: the eigendecomposition of its {side} factor ({n} x {n}) does not converge, "
         f"even in float64 with a diagonal shift of {JITTERS[-1]:g}; raise update_freq or leave this layer out"
     )
 

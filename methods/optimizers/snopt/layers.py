@@ -56,70 +56,104 @@ def _has_factors(module: nn.Module) -> TypeGuard[Layer]:
     """
     if not isinstance(module, (nn.Linear, nn.Conv2d)) or not isinstance(module.weight, nn.Parameter):
         return False
-    if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.padding_mode != "zeros"):
-        return False
     return module.weight.requires_grad
 
 
-def name_the_rest(model: nn.Module, layers: Sequence[Layer]) -> None:
-    """Log once which trained parameters are left to the base optimizer."""
+def name_the_rest(model: nn.Module, roots: Sequence[nn.Module], layers: Sequence[Layer]) -> None:
+    """Warn once of trained parameters inside ``roots`` that cannot be preconditioned; tell of those outside."""
     covered = {id(p) for layer in layers for p in trained_parameters(layer)}
-    rest = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in covered]
-    if rest:
-        log.info("SNOpt leaves to the base optimizer: %s", ", ".join(rest))
+    inside = {id(p) for root in roots for p in root.parameters()}
+    rest = [(n, id(p)) for n, p in model.named_parameters() if p.requires_grad and id(p) not in covered]
+    named = [n for n, p in rest if p in inside]
+    if named:
+        log.warning("SNOpt cannot precondition %s: left to the base optimizer", ", ".join(named))
+    others = [n for n, p in rest if p not in inside]
+    if others:
+        log.info("SNOpt leaves to the base optimizer: %s", ", ".join(others))
 
 
 def input_rows(layer: Layer, x: Tensor) -> Tensor:
     """Return the layer's input as rows ``[batch, locations, n_in]``, a 1 appended if its bias is trained.
 
-    A convolution's rows are its unfolded patches; a linear layer's locations are the dimensions between batch and
-    features.
+    A convolution's rows are its patches, row by row with the channels innermost (so they are copied in long runs), of
+    each group apart where it has several (``[groups, batch, locations, n_in]``); a linear layer's locations are the
+    dimensions between batch and features.
     """
-    if isinstance(layer, nn.Conv2d):
-        padding = _conv_padding(layer)
-        x = x if x.dim() == 4 else x[None]
-        patches = nn.functional.unfold(
-            nn.functional.pad(x, padding), layer.kernel_size, layer.dilation, 0, layer.stride
-        )
-        rows = patches.transpose(1, 2)
-    else:
+    if not isinstance(layer, nn.Conv2d):
         rows = x.reshape(x.shape[0], -1, x.shape[-1]) if x.dim() > 1 else x[None, None]
-    if len(trained_parameters(layer)) == 1:
-        return rows
-    return torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
+        return torch.cat([rows, rows.new_ones(*rows.shape[:-1], 1)], dim=-1) if _has_one(layer) else rows
+    patches = _patches(layer, x if x.dim() == 4 else x[None])
+    groups, batch, height, width = patches.shape[:4]
+    n = patches[0, 0, 0, 0].numel()
+    rows = x.new_ones(groups, batch, height * width, n + _has_one(layer))
+    rows[..., :n].view(patches.shape).copy_(patches)
+    return rows[0] if groups == 1 else rows
 
 
 def cotangent_rows(layer: Layer, g: Tensor) -> Tensor:
-    """Return the cotangent of the layer's output as rows ``[batch, locations, n_out]``."""
+    """Return the cotangent of the layer's output as rows ``[batch, locations, n_out]``, of each group apart."""
     if isinstance(layer, nn.Conv2d):
-        return (g if g.dim() == 4 else g[None]).flatten(2).transpose(1, 2)
+        return _by_group(layer, (g if g.dim() == 4 else g[None]).flatten(2).transpose(1, 2))
     return g.reshape(g.shape[0], -1, g.shape[-1]) if g.dim() > 1 else g[None, None]
 
 
 def gradient_matrix(layer: Layer) -> Tensor | None:
-    """Return ``dL/d[W, b]`` as a matrix ``[n_out, n_in]``, or None if a part has no gradient."""
+    """Return ``dL/d[W, b]`` as a matrix of ``matrix_shape``, or None if a part has no gradient."""
     parts = [p.grad for p in trained_parameters(layer)]
     if any(p is None for p in parts):
         return None
-    return torch.cat([p.reshape(layer.weight.shape[0], -1) for p in parts if p is not None], dim=1)
+    rows = matrix_shape(layer)[:-1]
+    matrices = [(p.movedim(1, -1) if p.dim() == 4 else p).reshape(*rows, -1) for p in parts if p is not None]
+    return torch.cat(matrices, dim=-1)
 
 
 def split_matrix(layer: Layer, matrix: Tensor) -> list[Tensor]:
-    """Return ``matrix [n_out, n_in]`` as tensors of the shapes of weight and bias."""
+    """Return a matrix of ``matrix_shape`` as tensors of the shapes of weight and bias."""
     weight, *bias = trained_parameters(layer)
-    if not bias:
-        return [matrix.reshape(weight.shape)]
-    return [matrix[:, :-1].reshape(weight.shape), matrix[:, -1].reshape(bias[0].shape)]
+    of_weight = matrix[..., :-1] if bias else matrix
+    if isinstance(layer, nn.Conv2d):
+        out, channels, *kernel = weight.shape
+        parts = [of_weight.reshape(out, *kernel, channels).movedim(-1, 1)]
+    else:
+        parts = [of_weight]
+    return [*parts, matrix[..., -1].reshape(bias[0].shape)] if bias else parts
 
 
-def matrix_shape(layer: Layer) -> tuple[int, int]:
-    """Return ``(n_out, n_in)``, the shape of the layer's gradient as a matrix."""
+def matrix_shape(layer: Layer) -> tuple[int, ...]:
+    """Return ``(n_out, n_in)``, the shape of the layer's gradient as a matrix; ``(groups, n_out, n_in)`` with groups.
+
+    A grouped convolution is as many layers side by side, each with its own factors.
+    """
     n_out = layer.weight.shape[0]
-    return n_out, sum(p.numel() for p in trained_parameters(layer)) // n_out
+    n_in = sum(p.numel() for p in trained_parameters(layer)) // n_out
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    return (n_out, n_in) if groups == 1 else (groups, n_out // groups, n_in)
+
+
+def _has_one(layer: Layer) -> bool:
+    """Return whether the layer's bias is trained, so that a 1 belongs to its input."""
+    return len(trained_parameters(layer)) == 2
+
+
+def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return the patches of ``x [batch, channels, ...]``, a view ``[groups, batch, height, width, *kernel, n]``."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    view = nn.functional.pad(x, _conv_padding(layer), mode).movedim(1, -1).contiguous()
+    for dim in (1, 2):
+        reach, dilation = layer.kernel_size[dim - 1] - 1, layer.dilation[dim - 1]
+        view = view.unfold(dim, dilation * reach + 1, layer.stride[dim - 1])[..., ::dilation]
+    batch, height, width, channels, *kernel = view.shape
+    apart = view.view(batch, height, width, layer.groups, channels // layer.groups, *kernel)
+    return apart.permute(3, 0, 1, 2, 5, 6, 4)
+
+
+def _by_group(layer: nn.Conv2d, rows: Tensor) -> Tensor:
+    """Return ``rows [batch, locations, n]``, or ``[groups, batch, locations, n / groups]`` with groups."""
+    return rows if layer.groups == 1 else rows.reshape(*rows.shape[:-1], layer.groups, -1).movedim(-2, 0)
 
 
 def _conv_padding(layer: nn.Conv2d) -> list[int]:
-    """Return (left, right, top, bottom) of zero padding."""
+    """Return the padding (left, right, top, bottom)."""
     if isinstance(layer.padding, str):
         if layer.padding == "valid":
             return [0, 0, 0, 0]

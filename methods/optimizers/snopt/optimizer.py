@@ -1,27 +1,28 @@
 """SNOpt: a Kronecker-factored preconditioner over a base optimizer, fed by a tap on the backward pass."""
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 
-from odegrad.contracts import Problem, Tap
+from odegrad.contracts import Solve, Tap
 from odegrad.errors import UsageError
+from odegrad.methods.optimizers.integration_time import IntegrationTime
+from odegrad.methods.optimizers.snopt.checks import check_options, check_state
 from odegrad.methods.optimizers.snopt.factors import Eigenbasis, FactorSum, eigenbasis
 from odegrad.methods.optimizers.snopt.layers import (
     Layer,
     gradient_matrix,
-    matrix_shape,
     name_the_rest,
     preconditionable,
     split_matrix,
     trained_parameters,
 )
+from odegrad.methods.optimizers.snopt.low_rank import LowRank, pull_back_each
 from odegrad.methods.optimizers.snopt.preconditioner import precondition, update_curvature
-from odegrad.methods.optimizers.snopt.tap import CurvatureTap, OutsideHooks
+from odegrad.methods.optimizers.snopt.tap import CurvatureTap, OutsideHooks, undisturbed
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class SNOpt(optim.Optimizer):
     model
         Holds every parameter.
     fields
-        The vector fields inside ``model``.
+        The vector field inside ``model``, or several.
     base
         Makes the base optimizer over the model's parameters.
     eps
@@ -54,9 +55,15 @@ class SNOpt(optim.Optimizer):
     update_freq
         Iterations between two refreshes of the factors; the first iteration is one.
     step_size
-        Largest distance between curvature samples, in units of the ODE's time.
+        Largest distance between curvature samples, in units of the ODE's time: the factors' error goes as its square.
+        Gradient methods that sample at step ends take all of those instead.
     full_precond
         Whether layers outside of the fields get (ordinary) Kronecker factors too.
+    low_rank
+        The curvature's vectors: by default the loss's own costate (R = 1, the empirical Fisher matrix); otherwise R
+        of them, by backward passes of their own on refresh iterations (``sample``).
+    integration_time
+        Moves the ODE's end time along with the parameters; it stays as it is if None.
 
     Raises
     ------
@@ -67,16 +74,19 @@ class SNOpt(optim.Optimizer):
     def __init__(
         self,
         model: nn.Module,
-        fields: Sequence[nn.Module],
+        fields: nn.Module | Sequence[nn.Module],
         base: Base,
         *,
         eps: float = 0.05,
         alpha: float = 0.75,
         update_freq: int = 100,
-        step_size: float = 0.1,
+        step_size: float = 0.2,
         full_precond: bool = False,
+        low_rank: LowRank | None = None,
+        integration_time: IntegrationTime | None = None,
     ) -> None:
-        _check(model, eps, alpha, update_freq, step_size)
+        check_options(model, eps, alpha, update_freq, step_size)
+        fields = [fields] if isinstance(fields, nn.Module) else fields
         self.inside = preconditionable(fields, model)
         if not self.inside:
             raise UsageError(
@@ -87,12 +97,14 @@ class SNOpt(optim.Optimizer):
         everywhere = preconditionable([model], model) if full_precond else {}
         self.outside = {name: layer for name, layer in everywhere.items() if id(layer) not in ids}
         self.layers: dict[str, Layer] = {**self.inside, **self.outside}
-        name_the_rest(model, list(self.layers.values()))
+        name_the_rest(model, [model] if full_precond else fields, list(self.layers.values()))
         self.eps, self.alpha, self.update_freq, self.step_size = eps, alpha, update_freq, step_size
         self.base = base(model.parameters())
         super().__init__(self.base.param_groups, self.base.defaults)
         self.param_groups = self.base.param_groups
         self.state = self.base.state
+        self.model = model
+        self.low_rank, self.integration_time = low_rank, integration_time
         self.iteration = 0
         self.bases: dict[str, Eigenbasis] = {}
         self._sums: dict[str, FactorSum] | None = None
@@ -108,6 +120,23 @@ class SNOpt(optim.Optimizer):
         self._hooks = OutsideHooks(self.outside, self._sums)
         return CurvatureTap(self.inside, self._sums, self.step_size)
 
+    def sample(self, solve: Solve, batch: Any) -> bool:
+        """Take the samples of the last tap, which watches ``solve``, by backward passes from R terminal vectors.
+
+        Gradients, buffers and random states stay as they were. Return False, and do nothing, where R = 1: the loss's
+        own backward pass takes them.
+        """
+        if self.low_rank is None or self._sums is None:
+            return False
+        parameters = self._trained()
+        with undisturbed(self.model, parameters[0].device):
+            terms = self.low_rank.terms(solve, batch)
+            for total in self._sums.values():
+                total.rank = len(terms)
+            pull_back_each(terms, parameters)
+        self._drop_hooks()
+        return True
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Precondition the gradients and let the base optimizer step with them.
@@ -117,11 +146,13 @@ class SNOpt(optim.Optimizer):
         UsageError
             If a closure is given: the curvature samples belong to one backward pass.
         NonFiniteError
-            If a layer's factors are not finite.
+            If a layer's factors, or the end time's gradient, are not finite.
         """
         if closure is not None:
             raise UsageError("closure: SNOpt takes none; call backward() once, then step()")
         refreshed = self._refresh()
+        if self.integration_time is not None:
+            self.integration_time.before_step(self._trained())
         originals: list[tuple[Tensor, Tensor]] = []
         for name, layer in self.layers.items():
             basis, gradient = self.bases.get(name), gradient_matrix(layer)
@@ -139,6 +170,8 @@ class SNOpt(optim.Optimizer):
         finally:
             for p, grad in originals:
                 p.grad = grad
+        if self.integration_time is not None:
+            self.integration_time.after_step(self._trained())
         self.iteration += 1
         return None
 
@@ -153,7 +186,8 @@ class SNOpt(optim.Optimizer):
             }
             for name, b in self.bases.items()
         }
-        return {"base": self.base.state_dict(), "iteration": self.iteration, "layers": layers}
+        state = {"base": self.base.state_dict(), "iteration": self.iteration, "layers": layers}
+        return state if self.integration_time is None else state | {"t1": self.integration_time.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from ``state_dict()`` bit for bit.
@@ -163,17 +197,22 @@ class SNOpt(optim.Optimizer):
         UsageError
             If the state is not SNOpt's, or of layers that this model does not have.
         """
-        _check_state(state_dict, self.layers)
+        check_state(state_dict, self.layers, with_end_time=self.integration_time is not None)
         self._drop_hooks()
         self._sums = None
         self.base.load_state_dict(state_dict["base"])
         self.param_groups, self.state = self.base.param_groups, self.base.state
         self.iteration = state_dict["iteration"]
+        if self.integration_time is not None:
+            self.integration_time.load_state_dict(state_dict["t1"])
         self.bases = {}
         for name, saved in state_dict["layers"].items():
             device = self.layers[name].weight.device
             a, b, s = (saved[k].to(device, copy=True) for k in ("input_basis", "output_basis", "curvature"))
             self.bases[name] = Eigenbasis(a, b, s, saved["samples"])
+
+    def _trained(self) -> list[Tensor]:
+        return [p for p in self.model.parameters() if p.requires_grad]
 
     def _refresh(self) -> set[str]:
         """Turn finished sums into eigenbases; return the layers that got a new one."""
@@ -185,7 +224,7 @@ class SNOpt(optim.Optimizer):
         self.bases |= {name: basis for name, basis in found.items() if basis is not None}
         missing = {name for name, basis in found.items() if basis is None} - self._named_missing
         if missing:
-            log.info("SNOpt saw no curvature sample of %s: left to the base optimizer", ", ".join(sorted(missing)))
+            log.warning("SNOpt saw no curvature sample of %s: left to the base optimizer", ", ".join(sorted(missing)))
             self._named_missing |= missing
         return {name for name, basis in found.items() if basis is not None}
 
@@ -193,57 +232,3 @@ class SNOpt(optim.Optimizer):
         if self._hooks is not None:
             self._hooks.remove()
             self._hooks = None
-
-
-def snopt(
-    problem: Problem,
-    *,
-    lr: float = 0.02,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    full_precond: bool | None = None,
-    **options: Any,
-) -> SNOpt:
-    """Return SNOpt over SGD with momentum for ``problem``; ``options`` are those of ``SNOpt``.
-
-    ``full_precond`` is the task's own unless given.
-    """
-
-    def base(parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
-        return optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
-
-    full = problem.training.full_precond if full_precond is None else full_precond
-    return SNOpt(problem.model, problem.fields, base, full_precond=full, **options)
-
-
-def _check(model: nn.Module, eps: float, alpha: float, update_freq: int, step_size: float) -> None:
-    if not (math.isfinite(eps) and eps > 0):
-        raise UsageError(f"eps: expected a positive number, got {eps!r}; 0.03 to 0.1 are usual")
-    if not 0 <= alpha < 1:
-        raise UsageError(f"alpha: expected a number in [0, 1), got {alpha!r}")
-    if isinstance(update_freq, bool) or not isinstance(update_freq, int) or update_freq < 1:
-        raise UsageError(f"update_freq: expected a positive whole number, got {update_freq!r}; 100 is usual")
-    if not step_size > 0:
-        raise UsageError(f"step_size: expected a positive time, got {step_size!r}; a tenth of the interval is usual")
-    devices = {str(p.device) for p in model.parameters()}
-    if len(devices) > 1:
-        raise UsageError(f"model: expected all parameters on one device, got {sorted(devices)}; move it with .to()")
-
-
-def _check_state(state_dict: dict[str, Any], layers: Mapping[str, Layer]) -> None:
-    missing = sorted({"base", "iteration", "layers"} - set(state_dict))
-    if missing:
-        raise UsageError(
-            f"state_dict: expected what SNOpt.state_dict() returns, got one without {missing}; "
-            "load another optimizer's state into the base optimizer"
-        )
-    unknown = sorted(set(state_dict["layers"]) - set(layers))
-    if unknown:
-        raise UsageError(f"state_dict: it has layers {unknown}, the model has {sorted(layers)}; load it into its model")
-    for name, saved in state_dict["layers"].items():
-        shape, expected = tuple(saved["curvature"].shape), matrix_shape(layers[name])
-        if shape != expected:
-            raise UsageError(
-                f"state_dict: expected curvature of shape {expected} for layer {name}, got {shape}; load it into a "
-                "model of the same widths, with the same biases trained"
-            )

@@ -17,10 +17,10 @@ def update_curvature(basis: Eigenbasis, gradient: Tensor, alpha: float) -> None:
 def precondition(basis: Eigenbasis, gradient: Tensor, eps: float) -> Tensor:
     """Return ``dW = U_B [(U_B^T G U_A) / (S + eps)] U_A^T``, ``[n_out, n_in]``, in the gradient's dtype."""
     scaled = _rotate(basis, gradient) / (basis.curvature + eps)
-    update: Tensor = basis.output_basis @ scaled @ basis.input_basis.T
+    update: Tensor = basis.output_basis @ scaled @ basis.input_basis.mT
     return update.to(gradient.dtype)
 
 
 def _rotate(basis: Eigenbasis, gradient: Tensor) -> Tensor:
     wide = gradient.to(basis.output_basis.dtype)
-    return basis.output_basis.T @ wide @ basis.input_basis
+    return basis.output_basis.mT @ wide @ basis.input_basis

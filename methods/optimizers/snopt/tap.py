@@ -47,7 +47,7 @@ class CurvatureTap:
         """Add the sample at time ``t``: state ``y``, costate ``a``, quadrature weight ``weight``."""
         first = y if isinstance(y, Tensor) else y[0]
         uses: list[Use] = []
-        with _undisturbed(field, first.device):
+        with undisturbed(field, first.device):
             with _noting(self.layers, uses), torch.enable_grad():
                 dy = field(torch.full((), t, dtype=first.dtype, device=first.device), y)
             self._pull_back(dy, a, uses, weight)
@@ -125,7 +125,7 @@ def _noting(layers: Mapping[str, Layer], uses: list[Use]) -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed(field: VectorField, device: torch.device) -> Iterator[None]:
+def undisturbed(field: VectorField | nn.Module, device: torch.device) -> Iterator[None]:
     """Lend the field copies of its buffers, and put random states back as they were.
 
     The buffers themselves are never written to, not even with their old values: autograd would take them for changed,

@@ -1,0 +1,45 @@
+"""What SNOpt refuses: options out of range, models it cannot work on, states of something else."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from odegrad.errors import UsageError
+from odegrad.methods.optimizers.snopt.layers import Layer, matrix_shape
+
+
+def check_options(model: nn.Module, eps: float, alpha: float, update_freq: int, step_size: float) -> None:
+    """Raise UsageError if an option is out of range, or parameters lie on two devices."""
+    if not (math.isfinite(eps) and eps > 0):
+        raise UsageError(f"eps: expected a positive number, got {eps!r}; 0.03 to 0.1 are usual")
+    if not 0 <= alpha < 1:
+        raise UsageError(f"alpha: expected a number in [0, 1), got {alpha!r}")
+    if isinstance(update_freq, bool) or not isinstance(update_freq, int) or update_freq < 1:
+        raise UsageError(f"update_freq: expected a positive whole number, got {update_freq!r}; 100 is usual")
+    if not step_size > 0:
+        raise UsageError(f"step_size: expected a positive time, got {step_size!r}; a fifth of the interval is usual")
+    devices = {str(p.device) for p in model.parameters()}
+    if len(devices) > 1:
+        raise UsageError(f"model: expected all parameters on one device, got {sorted(devices)}; move it with .to()")
+
+
+def check_state(state_dict: dict[str, Any], layers: Mapping[str, Layer], *, with_end_time: bool) -> None:
+    """Raise UsageError if the state is not SNOpt's, or of layers that the model does not have."""
+    missing = sorted({"base", "iteration", "layers", *(["t1"] if with_end_time else [])} - set(state_dict))
+    if missing:
+        raise UsageError(
+            f"state_dict: expected what SNOpt.state_dict() returns, got one without {missing}; "
+            "load another optimizer's state into the base optimizer"
+        )
+    unknown = sorted(set(state_dict["layers"]) - set(layers))
+    if unknown:
+        raise UsageError(f"state_dict: it has layers {unknown}, the model has {sorted(layers)}; load it into its model")
+    for name, saved in state_dict["layers"].items():
+        shape, expected = tuple(saved["curvature"].shape), matrix_shape(layers[name])
+        if shape != expected:
+            raise UsageError(
+                f"state_dict: expected curvature of shape {expected} for layer {name}, got {shape}; load it into a "
+                "model of the same widths, with the same biases trained"
+            )

@@ -1,0 +1,264 @@
+"""The end time as a trained variable: its gradient, both policies in closed form, and a run on the digits."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from odegrad.contracts import ScoringProblem, TrainableEndTime, Training
+from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
+from odegrad.methods.optimizers.integration_time import IntegrationTime
+from odegrad.methods.optimizers.snopt.factory import snopt
+from odegrad.methods.optimizers.snopt.optimizer import SNOpt
+from odegrad.methods.solvers.solver import make_solver
+from odegrad.passes import run_pass
+from odegrad.record import Run
+from odegrad.registry import build_gradient, build_task
+from odegrad.training import solve_with, train
+
+F64 = torch.float64
+CPU = torch.device("cpu")
+
+
+def _time(value=1.0):
+    return torch.tensor(value, dtype=F64)
+
+
+def _randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+class _Constant(nn.Module):
+    """dy/dt = layer(1): y(T) = y0 + T w, whose loss in T is a parabola."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1, bias=False).double()
+        self.layer.weight.data.fill_(1.0)
+
+    def forward(self, t, y):
+        return self.layer(torch.ones_like(y))
+
+
+@pytest.mark.parametrize("name", ["adjoint", "naive", "interpolation", "symplectic_adjoint"])
+def test_gradient_of_the_end_time_is_the_fields_product_with_the_costate(name):
+    """dL/dT = f(T, y_T) . dL/dy_T, on the digits' own loss."""
+    problem = build_task("digits_mlp").build("tiny", 0, CPU, F64)
+    solve = solve_with(build_gradient(name), make_solver("dopri5", rtol=1e-8, atol=1e-8))
+    seen = {}
+
+    def watched(field, y0, ts):
+        ys = solve(field, y0, ts)
+        ys.retain_grad()
+        seen.update(ys=ys, field=field)
+        return ys
+
+    problem.end_time.fill_(0.7).requires_grad_()
+    problem.loss(watched, problem.batch(0)).backward()
+    with torch.no_grad():
+        slope = (seen["field"](problem.end_time, seen["ys"][-1]) * seen["ys"].grad[-1]).sum()
+    assert torch.allclose(problem.end_time.grad, slope, rtol=1e-12)
+    assert abs(slope) > 1e-6
+
+
+@pytest.mark.parametrize("policy", ["baseline", "feedback"])
+def test_policies_reach_the_optimum_of_a_parabola(policy):
+    """With L = (T - a)^2 / 2 and the penalty c T^2 / 2 the optimum is a / (1 + c), for either policy."""
+    a, penalty, t1, field = 2.0, 0.5, _time(), _Constant()
+    policy = IntegrationTime(t1, policy, lr=0.2, penalty=penalty, update_freq=1, memory=0.0)
+    for _ in range(400):
+        y = build_gradient("adjoint")(
+            field, make_solver("rk4", num_steps=1), torch.zeros(1, 1, dtype=F64), torch.stack([_time(0.0), t1])
+        )[-1]
+        (0.5 * (y - a) ** 2).sum().backward()
+        parameters = list(field.parameters())
+        policy.before_step(parameters)
+        policy.after_step(parameters)  # the parameters stand still
+    assert t1.item() == pytest.approx(a / (1 + penalty), rel=1e-8)
+    assert t1.grad is None
+
+
+def test_feedback_move_in_closed_form():
+    """Three steps of averages, then dt1 = -(lr Q_T + Q_Ttheta . dtheta) / Q_TT by hand; in between t1 rests."""
+    t1, p, memory, c, lr = _time(1.8), nn.Parameter(_randn(3)), 0.9, 0.05, 0.3
+    policy = IntegrationTime(t1, "feedback", lr=lr, penalty=c, update_freq=3, memory=memory)
+    slopes, moves = [0.4, -0.2, 0.7], [_randn(3, seed=i + 20) for i in range(3)]
+    for i in range(3):
+        assert t1.item() == 1.8
+        t1.grad, p.grad = _time(slopes[i]), _randn(3, seed=i + 10)
+        policy.before_step([p])
+        p.data += moves[i]
+        policy.after_step([p])
+    weights = torch.tensor([memory**2, memory, 1.0], dtype=F64)
+    weights /= weights.sum()
+    m = torch.tensor(slopes, dtype=F64)
+    grads = torch.stack([_randn(3, seed=i + 10) for i in range(3)])
+    q_t, q_tt = c * 1.8 + weights @ m, c + weights @ m**2
+    q_t_theta = (weights * m) @ grads
+    assert t1.item() == pytest.approx((1.8 - (lr * q_t + q_t_theta @ moves[2]) / q_tt).item(), rel=1e-12)
+
+
+def test_feedback_answers_where_the_parameters_have_done_the_work():
+    """On L = (w T - a)^2 / 2 the step in w lowers the slope in T: the move is that much shorter, in closed form."""
+    a, c, lr, moved = 2.0, 0.1, 0.5, 0.3
+    found = []
+    for step in (0.0, moved):
+        t1, w = _time(), nn.Parameter(_time(1.0))
+        policy = IntegrationTime(t1, "feedback", lr=lr, penalty=c, update_freq=1, memory=0.5)
+        (0.5 * (w * t1 - a) ** 2).backward()
+        policy.before_step([w])
+        w.data += step
+        policy.after_step([w])
+        found.append(t1.item())
+    m, slope_w = (1.0 - a) * 1.0, (1.0 - a) * 1.0
+    assert found[0] == pytest.approx(1.0 - lr * (c + m) / (c + m * m), rel=1e-12)
+    assert found[1] - found[0] == pytest.approx(-m * slope_w * moved / (c + m * m), rel=1e-12)
+
+
+def test_end_time_stays_above_the_least():
+    """A steep slope stops at 0.1."""
+    t1 = _time(0.3)
+    policy = IntegrationTime(t1, "baseline", lr=1.0, update_freq=1)
+    t1.grad = _time(5.0)
+    policy.before_step([])
+    policy.after_step([])
+    assert t1.item() == 0.1
+
+
+class _Model(nn.Module):
+    """A field, an end time of its own, and a loss that prefers another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3).double()
+        for i, p in enumerate(self.layer.parameters()):
+            p.data = 0.5 * _randn(*p.shape, seed=i)
+        self.register_buffer("end_time", _time(0.6))
+
+    def forward(self, t, y):
+        return torch.tanh(self.layer(y))
+
+
+def _trained(model, optimizer, first, last):
+    losses = []
+    for i in range(first, last):
+        tap = optimizer.next_tap()
+        method = build_gradient("adjoint") if tap is None else build_gradient("adjoint").with_tap(tap)
+        optimizer.zero_grad()
+        ts = torch.stack([_time(0.0), model.end_time])
+        loss = (method(model, make_solver("rk4"), _randn(4, 3, seed=i), ts)[-1] - 1.0).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("policy", ["baseline", "feedback"])
+def test_state_continues_bit_for_bit(policy):
+    """S10 with the end time: saved between two moves and loaded into a new optimizer, training goes on the same."""
+
+    def made(model):
+        time = IntegrationTime(model.end_time, policy, lr=0.2, update_freq=3)
+        return SNOpt(model, [model], lambda p: torch.optim.SGD(p, lr=0.05), update_freq=4, integration_time=time)
+
+    model = _Model()
+    optimizer = made(model)
+    _trained(model, optimizer, 0, 5)
+    other = _Model()
+    other.layer.load_state_dict(model.layer.state_dict())
+    restored = made(other)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert _trained(model, optimizer, 5, 12) == _trained(other, restored, 5, 12)
+    assert torch.equal(model.end_time, other.end_time)
+    assert model.end_time.item() != pytest.approx(0.6)
+    state = optimizer.state_dict()
+    del state["t1"]
+    with pytest.raises(UsageError, match=r"got one without \['t1'\]"):
+        restored.load_state_dict(state)
+
+
+def test_a_loss_that_does_not_see_the_end_time_is_named():
+    """A copy of its number leaves no gradient; one that is not finite stops the step."""
+    t1 = _time()
+    policy = IntegrationTime(t1, "baseline")
+    with pytest.raises(UsageError, match="end_time: expected a gradient, found none"):
+        policy.before_step([])
+    t1.grad = _time(math.nan)
+    with pytest.raises(NonFiniteError, match="end_time: its gradient is nan at t1 = 1"):
+        policy.before_step([])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"policy": "newton"}, "t1_policy: expected 'baseline' or 'feedback'"),
+        ({"lr": 0.0}, "t1_lr: expected a positive number"),
+        ({"penalty": -1.0}, "t1_penalty: expected a positive number"),
+        ({"policy": "feedback", "penalty": 0.0}, "t1_penalty: expected a positive number"),
+        ({"update_freq": 0}, "t1_update_freq: expected a positive whole number"),
+        ({"memory": 1.0}, r"memory: expected a number in \[0, 1\)"),
+        ({"least": 0.0}, "least: expected a positive time"),
+        ({"end_time": torch.ones(2)}, "end_time: expected a 0-d floating-point leaf tensor"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_refused(options, match):
+    """Options out of range are refused with the name that a suite gives them."""
+    with pytest.raises(UsageError, match=match):
+        IntegrationTime(**({"end_time": _time(), "policy": "baseline"} | options))
+
+
+def test_digits_train_their_end_time():
+    """The options reach a run; the end time is told for every iteration, the f calls where the metric is."""
+    problem = build_task("digits_mlp").build("tiny", 0, CPU, torch.float32)
+    assert isinstance(problem, TrainableEndTime)
+    assert isinstance(problem, ScoringProblem)
+    optimizer = snopt(problem, t1_policy="feedback", t1_lr=0.1, t1_update_freq=2, t1_penalty=4e-4)
+    trace = train(problem, build_gradient("adjoint"), make_solver("dopri5", rtol=1e-3), optimizer, 8, lambda _: None)
+    assert len(trace.end_times) == 8
+    assert trace.end_times[0] == trace.end_times[1] == 1.0
+    moves = [a != b for a, b in zip(trace.end_times[:-1], trace.end_times[1:], strict=True)]
+    assert moves[:2] == [False, True]
+    assert not any(moves[::2])
+    assert len(trace.nfe_forward) == len(trace.iterations)
+    assert all((n - 2) % 6 == 0 for n in trace.nfe_forward)
+    fresh = build_task("digits_mlp").build("tiny", 0, CPU, F64)
+    fresh.model.load_state_dict({k: v.double() for k, v in problem.model.state_dict().items()})
+    assert fresh.dynamics(fresh.probe_batch())[2][1].item() == pytest.approx(problem.end_time.item())
+
+
+def test_a_run_records_the_end_time():
+    """The train pass fills the columns; without a policy they are empty."""
+    values = {
+        "suite": "test",
+        "task": "digits_mlp",
+        "size": "tiny",
+        "gradient": "adjoint",
+        "optimizer": "snopt",
+        "solver": "rk4",
+        "seed": 0,
+        "rtol": 1e-3,
+        "atol": 1e-3,
+        "iterations": 3,
+    }
+    options = (("t1_policy", "baseline"), ("t1_update_freq", 1))
+    moved = run_pass("train", Run(**values, optimizer_options=options), lambda _: None)
+    fixed = run_pass("train", Run(**values), lambda _: None)
+    assert len(moved["train_end_time"]) == 3
+    assert moved["trace_nfe_forward"] == [4] * len(moved["trace_iteration"])
+    assert fixed["train_end_time"] is None
+    assert fixed["trace_nfe_forward"] is None
+
+
+def test_a_task_without_an_end_time_refuses():
+    """The message names the option."""
+
+    class Problem:
+        model = _Constant()
+        fields = (model,)
+        training = Training(1, {})
+
+    with pytest.raises(UnsupportedError, match="t1_policy: this task has no end time that could be trained"):
+        snopt(Problem(), t1_policy="feedback")
