@@ -128,7 +128,8 @@ def costate_bound(pieces: Sequence[Segment], norms: Sequence[TrajectoryNorms]) -
 
 def _size(x: Tensor) -> Tensor:
     """Return the norm of each sample, ``[..., batch]``."""
-    return torch.linalg.vector_norm(x, dim=-1)
+    size: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return size
 
 
 def _tightest(letter: Letter, num_nodes: int, bound: Tensor, observed: Tensor, size: Tensor) -> Bound:

@@ -247,15 +247,15 @@ def _outcome(
         predicted = None if bound is None else max(rtol, bound)
         safe = wanted if bound is None or bound <= wanted else 0.0
     observed, failure = _observed(method, model, solver)
-    tightest = 10 * eps
     if failure:
-        verdict = f"failed: {failure}"
-    elif safe < tightest:
+        verdict = f"failed: {failure.partition(';')[0]}"
+    elif traits.state_from == "interpolant" and safe == 0.0:
+        seen = observed is not None and observed <= wanted
+        verdict = "safe as observed, not by bound (A)" if seen else "unsafe: take more nodes, or interpolation_dense"
+    elif safe < 10 * eps:
         verdict = f"unsafe at any rtol that {str(precision).removeprefix('torch.')} holds"
-    elif rtol <= safe:
-        verdict = "safe"
     else:
-        verdict = f"unsafe, safe from rtol {safe:.0e}"
+        verdict = "safe" if rtol <= safe else f"unsafe, safe from rtol {safe:.0e}"
     return Outcome(name, traits.exact, traits.state_from, growth, predicted, observed, min(safe, wanted), verdict)
 
 

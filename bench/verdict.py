@@ -53,8 +53,8 @@ def sentences(diagnosis: Diagnosis) -> list[str]:
         f"They are {stiff} for an explicit method: stability alone asks for {diagnosis.steps_for_stability:.3g} steps "
         f"of dopri5, {diagnosis.steps} are taken at rtol {diagnosis.rtol:g}."
     )
-    safe = [o.gradient for o in diagnosis.outcomes if o.verdict == "safe"]
-    other = [f"{o.gradient} ({o.verdict})" for o in diagnosis.outcomes if o.verdict != "safe"]
+    safe = [o.gradient for o in diagnosis.outcomes if o.verdict.startswith("safe")]
+    other = [f"{o.gradient} ({o.verdict})" for o in diagnosis.outcomes if not o.verdict.startswith("safe")]
     out.append(
         f"Safe at rtol {diagnosis.rtol:g} for a gradient error of {diagnosis.wanted:g}: {', '.join(safe) or 'none'}."
     )

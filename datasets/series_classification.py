@@ -210,13 +210,13 @@ class JapaneseVowels(SeriesClassification):
     archive_name: ClassVar[str] = "JapaneseVowels"
     info: ClassVar[TaskInfo] = series_info(
         "japanese_vowels", "JapaneseVowels", "nine speakers by the cepstrum of two vowels, 7 to 29 observations",
-        {"tiny": 0.9, "default": 0.93, "irregular": 0.9, "paper": 0.95}, ("tiny", "default", "irregular", "paper"),
+        {"tiny": 0.9, "default": 0.93, "irregular": 0.9, "paper": 0.93}, ("tiny", "default", "irregular", "paper"),
     )  # fmt: skip
     settings: ClassVar[Mapping[str, SeriesSettings]] = {
         "tiny": SeriesSettings(hidden=16, batch_size=64, training=series_training(40, 2e-2)),
         "default": SeriesSettings(hidden=32, batch_size=72, training=series_training(200, 5e-3)),
         "irregular": SeriesSettings(hidden=32, batch_size=72, training=series_training(200, 5e-3), dropped=0.3),
-        "paper": SeriesSettings(hidden=32, batch_size=256, training=series_training(600, 3e-3)),
+        "paper": SeriesSettings(hidden=64, batch_size=72, training=series_training(250, 3e-3)),
     }
 
 

@@ -71,7 +71,7 @@ def predicted_and_observed(axis: Axes, frame: pd.DataFrame) -> None:
             axis.plot([at], [place], marker=drawn.marker, color=drawn.colour, linestyle="none", gid="observed")
     axis.set_yticks(range(len(rows)), [short(str(name)) for name in rows["gradient"]])
     for label, verdict in zip(axis.get_yticklabels(), rows["verdict"], strict=True):
-        label.set_color(style.BLACK if str(verdict) == "safe" else UNSAFE)
+        label.set_color(style.BLACK if str(verdict).startswith("safe") else UNSAFE)
     style.log_axis(axis.xaxis, values, "relative error of the gradient", units.error)
     axis.xaxis.set_major_locator(LogLocator(numticks=TICKS))
     axis.set_title("Observed error (marker), predicted (bar)")
