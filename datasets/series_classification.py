@@ -216,7 +216,7 @@ class JapaneseVowels(SeriesClassification):
         "tiny": SeriesSettings(hidden=16, batch_size=64, training=series_training(40, 2e-2)),
         "default": SeriesSettings(hidden=32, batch_size=72, training=series_training(200, 5e-3)),
         "irregular": SeriesSettings(hidden=32, batch_size=72, training=series_training(200, 5e-3), dropped=0.3),
-        "paper": SeriesSettings(hidden=64, batch_size=72, training=series_training(250, 3e-3)),
+        "paper": SeriesSettings(hidden=32, batch_size=256, training=series_training(600, 3e-3)),
     }
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from odegrad.errors import ResultsError
+from odegrad.reports import trace
 from odegrad.reports.figures.kinds import write_figures
 from odegrad.reports.frame import load, to_parquet
 from odegrad.reports.page.render import page
@@ -22,7 +23,8 @@ def build_report(results: Path, out: Path | None = None) -> list[Path]:
     Returns
     -------
     list of pathlib.Path
-        ``records.parquet``, ``figures/*``, ``tables/summary.{md,csv,tex}`` and, last, ``report.html``.
+        ``records.parquet``, ``trace.parquet`` (the training in long form), ``figures/*``,
+        ``tables/summary.{md,csv,tex}`` and, last, ``report.html``.
 
     Raises
     ------
@@ -35,7 +37,9 @@ def build_report(results: Path, out: Path | None = None) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         records = folder / "records.parquet"
         to_parquet(frame, records)
-        written = [records, *write_figures(frame, folder / "figures")]
+        points = folder / "trace.parquet"
+        trace.write(frame, points)
+        written = [records, points, *write_figures(frame, folder / "figures")]
         tables = folder / "tables"
         tables.mkdir(exist_ok=True)
         texts = {

@@ -1,8 +1,5 @@
 """Logarithmic norms and what they predict: over time, over training, as eigenvalues, and against observed errors."""
 
-import math
-
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,8 +17,8 @@ QUANTITIES = {"mu_2": (style.BLUE, "-", "mu_2(J)"), "mu_2_minus": (style.RED, (0
 UNSAFE = style.RED
 TICKS = 5
 """Most labels on an axis of errors."""
-LEAST_ERROR = 1e-16
-"""Errors below are drawn here: they are rounding."""
+LEAST_ERROR, MOST_ERROR = 1e-16, 1e12
+"""Errors below the first are rounding, above the second no gradient is left: they are drawn there."""
 
 
 def over_time(axis: Axes, frame: pd.DataFrame) -> None:
@@ -56,18 +53,18 @@ def predicted_and_observed(axis: Axes, frame: pd.DataFrame) -> None:
     ``frame`` has a row a method: ``gradient``, ``predicted``, ``observed`` (NaN where there is none), ``verdict``.
     """
     rows = frame.iloc[::-1].reset_index(drop=True)
-    values = pd.concat([rows["predicted"], rows["observed"]]).replace([math.inf], np.nan).dropna()
-    values = values.clip(lower=LEAST_ERROR)
+    values = pd.concat([rows["predicted"], rows["observed"]]).dropna()
+    values = values.clip(LEAST_ERROR, MOST_ERROR)
     if values.empty:
         axis.text(0.5, 0.5, "no method has an error to show", ha="center", va="center", transform=axis.transAxes)
         return
     for place, row in enumerate(rows.itertuples()):
         drawn = style.look(str(row.gradient))
         if pd.notna(row.predicted):
-            at = min(max(float(row.predicted), LEAST_ERROR), float(values.max()))
+            at = min(max(float(row.predicted), LEAST_ERROR), MOST_ERROR)
             axis.plot([at], [place], marker="|", markersize=11, markeredgewidth=2.0, color=style.GREY, gid="predicted")
         if pd.notna(row.observed):
-            at = max(float(row.observed), LEAST_ERROR)
+            at = min(max(float(row.observed), LEAST_ERROR), MOST_ERROR)
             axis.plot([at], [place], marker=drawn.marker, color=drawn.colour, linestyle="none", gid="observed")
     axis.set_yticks(range(len(rows)), [short(str(name)) for name in rows["gradient"]])
     for label, verdict in zip(axis.get_yticklabels(), rows["verdict"], strict=True):

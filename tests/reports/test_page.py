@@ -174,7 +174,13 @@ def test_report_is_built(mixed, write_results, tmp_path):
     written = build_report(folder)
     names = {str(p.relative_to(folder)) for p in written}
     figures = {f"figures/{k.name}.{f}" for k in KINDS for f in ("png", "pdf", "svg")}
-    assert names == {"records.parquet", "report.html", *(f"tables/summary.{e}" for e in ("md", "csv", "tex")), *figures}
+    assert names == {
+        "records.parquet",
+        "trace.parquet",
+        "report.html",
+        *(f"tables/summary.{e}" for e in ("md", "csv", "tex")),
+        *figures,
+    }
     assert all(p.stat().st_size > 0 for p in written)
     assert len(read_parquet(folder / "records.parquet")) == len(mixed)
     elsewhere = build_report(folder, tmp_path / "a" / "b")

@@ -1,0 +1,51 @@
+"""The training of every run in long form: one row a run and point at which the metric was evaluated."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pyarrow import Table, parquet
+
+IDENTITY = ("run_id", "task", "size", "method", "gradient", "optimizer", "solver", "seed")
+TRACES = {
+    "trace_iteration": "iteration",
+    "trace_metric": "metric",
+    "trace_seconds": "seconds",
+    "trace_nfe_forward": "nfe_forward",
+    "trace_log_norm_max": "log_norm_max",
+    "trace_log_norm_minus_max": "log_norm_minus_max",
+}
+"""A record's list -> the column of the long form, in the unit of the record's."""
+
+
+def long_form(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the points of every run that holds a trace, by run and then by iteration.
+
+    Parameters
+    ----------
+    frame
+        Records from ``odegrad.reports.frame.load``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``IDENTITY`` and the values of ``TRACES``, float64; NaN where a run has no such trace.
+    """
+    rows = []
+    for record in frame[frame["trace_iteration"].notna()].to_dict("records"):
+        count = len(record["trace_iteration"])
+        own = {name: record[name] for name in IDENTITY}
+        lists = {new: _values(record[old], count) for old, new in TRACES.items()}
+        rows.append(pd.DataFrame({**own, **lists}))
+    if not rows:
+        return pd.DataFrame(columns=[*IDENTITY, *TRACES.values()])
+    return pd.concat(rows, ignore_index=True)
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Write the long form of records as Parquet."""
+    parquet.write_table(Table.from_pandas(long_form(frame), preserve_index=False), path)
+
+
+def _values(values: object, count: int) -> np.ndarray:
+    return np.asarray(values, dtype=np.float64) if isinstance(values, list) else np.full(count, np.nan)

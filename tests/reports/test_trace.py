@@ -1,0 +1,41 @@
+"""The long form of a training, by hand and through Parquet."""
+
+import math
+
+import pandas as pd
+
+from odegrad.reports.trace import IDENTITY, TRACES, long_form, write
+
+
+def traced(record, name, seed, norms=None):
+    return record(
+        "digits", name, seed, trace_iteration=[0, 10, 20], trace_metric=[0.1, 0.5, 0.9], trace_seconds=[0.0, 1.5, 3.0],
+        trace_log_norm_max=norms,
+    )  # fmt: skip
+
+
+def test_every_point_is_a_row(frame_of, record):
+    """Runs follow each other; what a run did not measure is NaN."""
+    rows = long_form(frame_of([traced(record, "naive", 0, [1.0, 2.0, 3.0]), traced(record, "adjoint", 1)]))
+    assert list(rows.columns) == [*IDENTITY, *TRACES.values()]
+    assert rows["iteration"].tolist() == [0, 10, 20] * 2
+    assert rows["metric"].tolist() == [0.1, 0.5, 0.9] * 2
+    assert rows["method"].tolist() == ["naive"] * 3 + ["adjoint"] * 3
+    assert rows["log_norm_max"].tolist()[:3] == [1.0, 2.0, 3.0]
+    assert all(math.isnan(x) for x in rows["log_norm_max"][3:])
+
+
+def test_runs_without_a_trace_are_left_out(frame_of, record, tmp_path):
+    """Also if all are: an empty file with the columns."""
+    frame = frame_of([record("digits", "naive", 0, trace_iteration=None)])
+    assert long_form(frame).empty
+    write(frame, tmp_path / "trace.parquet")
+    assert list(pd.read_parquet(tmp_path / "trace.parquet").columns) == [*IDENTITY, *TRACES.values()]
+
+
+def test_parquet_holds_the_same(frame_of, record, tmp_path):
+    frame = frame_of([traced(record, "naive", 0, [1.0, 2.0, 3.0])])
+    write(frame, tmp_path / "trace.parquet")
+    read = pd.read_parquet(tmp_path / "trace.parquet")
+    assert read["seconds"].tolist() == [0.0, 1.5, 3.0]
+    assert read["seed"].tolist() == [0, 0, 0]
