@@ -1,18 +1,26 @@
 """Files of data sets: fetched once, checked by their hash, kept in one folder; two processes never write one file."""
 
+import logging
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pooch
+import rich.progress
 from filelock import FileLock
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
 from odegrad.errors import DataError
 
 FOLDER_VARIABLE = "ODEGRAD_DATA"
 OFFLINE_HINT = "odegrad list tasks says which tasks work offline"
 """What every error about missing data ends with."""
+
+
+_log = logging.getLogger("odegrad")
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,9 @@ class DataFile:
                 if path.exists() and not self._intact(path):
                     keep_aside(path)
                 if not path.exists():
-                    pooch.retrieve(self.url, self.known_hash, fname=self.name, path=folder, progressbar=False)
+                    with Progress(self.name, self.megabytes) as shown:
+                        to = pooch.HTTPDownloader(progressbar=shown)
+                        pooch.retrieve(self.url, self.known_hash, fname=self.name, path=folder, downloader=to)
         except ValueError as error:
             raise DataError(
                 f"{self.name}: what came from {self.url} has another hash than {self.known_hash}: the download was cut "
@@ -61,6 +71,46 @@ class DataFile:
     def _intact(self, path: Path) -> bool:
         algorithm, _, wanted = self.known_hash.partition(":")
         return bool(pooch.file_hash(str(path), alg=algorithm) == wanted)
+
+
+class Progress:
+    """How far a download is: a bar on a terminal, elsewhere a line of the logger ``odegrad`` every tenth.
+
+    ``total``, ``update``, ``reset`` and ``close`` are what pooch calls.
+    """
+
+    def __init__(self, name: str, megabytes: float) -> None:
+        self.total = round(megabytes * 1e6)
+        self._name, self._done, self._told = name, 0, 0
+        console = Console(stderr=True)
+        columns = (TextColumn("fetching {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._bar = rich.progress.Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task(name, total=self.total)
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the bar as it is."""
+        self._bar.stop()
+
+    def update(self, count: int) -> None:
+        """Add ``count`` bytes."""
+        self._done += count
+        self._bar.update(self._task, completed=self._done, total=self.total)
+        tenth = 10 * self._done // max(self.total, 1)
+        if self._bar.disable and tenth > self._told:
+            self._told = tenth
+            _log.info("fetching %s: %d of %d kB", self._name, self._done // 1000, self.total // 1000)
+
+    def reset(self) -> None:
+        """Start anew: pooch does so at the end, before it tells the whole size."""
+        self._done = 0
+
+    def close(self) -> None:
+        """Do nothing: the end of the context does."""
 
 
 def data_folder() -> Path:

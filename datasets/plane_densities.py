@@ -61,7 +61,7 @@ class Circles(ToyDensity):
         "two concentric rings in the plane",
         3.78,
         3.4,
-        3.35,
+        3.4,
         3.2640,
         "radii, noise and the flow's settings after Daulbaev et al., Interpolation Technique to Speed Up Gradients "
         "Propagation in Neural ODEs, NeurIPS 2020",
@@ -95,7 +95,7 @@ class EightGaussians(ToyDensity):
         "eight Gaussians on a circle in the plane",
         3.15,
         2.9,
-        2.88,
+        2.9,
         2.8114,
         "after Grathwohl et al., FFJORD, ICLR 2019, section 4.1",
     )
@@ -147,7 +147,7 @@ class Moons(Curves):
         "two interleaved half circles in the plane",
         2.7,
         2.5,
-        2.45,
+        2.5,
         2.3939,
         "the shapes of scikit-learn's make_moons, scaled by two and centred",
     )
@@ -169,7 +169,7 @@ class TwoSpirals(Curves):
         "two spiral arms in the plane",
         3.6,
         2.9,
-        2.75,
+        2.9,
         2.5406,
         "after Grathwohl et al., FFJORD, ICLR 2019, section 4.1",
     )
@@ -198,7 +198,7 @@ class Pinwheel(ToyDensity):
         "five swirled arms in the plane",
         3.45,
         3.0,
-        2.7,
+        3.0,
         2.3206,
         "after Johnson et al., Composing graphical models with neural networks for structured representations and "
         "fast inference, NeurIPS 2016",
@@ -239,7 +239,7 @@ class Checkerboard(ToyDensity):
         "the dark squares of a board of four by four",
         3.95,
         3.75,
-        3.65,
+        3.75,
         math.log(32.0),
         "after Grathwohl et al., FFJORD, ICLR 2019, section 4.1",
     )

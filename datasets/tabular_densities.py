@@ -194,7 +194,7 @@ def _wide_table(iterations: int, columns: int) -> TableFlowSettings:
         trace="gaussian",
         batch_size=100,
         held_out_rows=1_000,
-        training=trained(iterations, adam=1e-3, sgd=0.01, snopt=0.02, weight_decay=1e-6),
+        training=trained(iterations, adam=3e-3, sgd=0.01, snopt=0.02, weight_decay=1e-6),
     )
 
 
@@ -216,7 +216,7 @@ class WineDensity(TableDensity):
     settings: ClassVar[Mapping[str, TableFlowSettings]] = {
         "tiny": _small_table(60, (32, 32), 1e-2),
         "default": _small_table(100, (64, 64), 5e-3),
-        "paper": _wide_table(60, 13),
+        "paper": _wide_table(150, 13),
     }
 
     def read(self) -> Splits:

@@ -1,6 +1,9 @@
 """Fetching: from a server of our own, with wrong hashes, cut files, damaged caches and no network."""
 
 import hashlib
+import logging
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -69,6 +72,30 @@ def test_many_at_a_time_fetch_once(folder: Path, served: tuple[Path, str, list[s
         thread.join()
     assert len(asked) == 1
     assert (folder / "table.csv").read_bytes() == CONTENT
+
+
+def test_processes_at_a_time_fetch_once(folder: Path, served: tuple[Path, str, list[str]]) -> None:
+    """Three processes want one file; one fetches it, the others wait for it."""
+    root, address, asked = served
+    (root / "table.csv").write_bytes(CONTENT)
+    known = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+    code = (
+        f"from odegrad.datasets.files import *; DataFile('table.csv', '{address}/table.csv', '{known}', 0.016).fetch()"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    assert len(asked) == 1
+    assert (folder / "table.csv").read_bytes() == CONTENT
+
+
+def test_progress_is_told(folder: Path, served: tuple[Path, str, list[str]], caplog: pytest.LogCaptureFixture) -> None:
+    """Where there is no terminal, every tenth is a line; the last one names all bytes."""
+    root, address, _ = served
+    (root / "table.csv").write_bytes(CONTENT)
+    with caplog.at_level(logging.INFO, logger="odegrad"):
+        of(address).fetch()
+    lines = [record.getMessage() for record in caplog.records if record.name == "odegrad"]
+    assert lines[-1] == "fetching table.csv: 16 of 16 kB"
 
 
 def test_without_the_variable_data_lie_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
