@@ -285,6 +285,22 @@ class TaskInfo:
     """False where the dynamics have kinks (ReLU): tight tolerances and high orders then take thousands of steps, and
     the gradient certificate's reference is solved less tightly."""
 
+    def describe(self) -> str:
+        """Return a few lines for people: what the task is, what it measures and aims at, its source and its licence."""
+        better = "higher" if self.higher_is_better else "lower"
+        targets = ", ".join(f"{value:g} at {size}" for size, value in self.target.items()) or "none"
+        offline = "works offline" if self.offline else "fetched once"
+        limit = "" if self.limit is None else f"; no model can expect better than {self.limit:g}"
+        return "\n".join(
+            (
+                f"{self.name}: {self.summary}",
+                f"kind: {self.kind}; sizes: {', '.join(self.sizes)}; {offline}",
+                f"metric: {self.metric_name}, {better} is better; target: {targets}{limit}",
+                f"source: {self.citation}",
+                f"licence: {self.licence}",
+            )
+        )
+
 
 @dataclass(frozen=True)
 class Training:

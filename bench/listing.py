@@ -88,6 +88,7 @@ def task_rows() -> list[Row]:
                 "state": shape.get("state"),
                 "limit": info.limit,
                 "licence": info.licence,
+                "citation": info.citation,
             }
         )
     return rows

@@ -39,6 +39,18 @@ def test_every_task_states_optimizers_sizes_and_targets(name: str) -> None:
         assert ("snopt" in optimizers) is (name not in WITHOUT_LAYERS)
 
 
+def test_a_task_describes_itself() -> None:
+    """Every line that a reader needs, and the citation and licence among them."""
+    info = build_task("circles").info
+    lines = info.describe().splitlines()
+    assert lines[0].startswith("circles: two concentric rings")
+    assert lines[1] == "kind: density; sizes: tiny, default, paper; works offline"
+    assert lines[2].startswith("metric: nll, lower is better; target: 3.78 at tiny, 3.4 at default")
+    assert lines[2].endswith("no model can expect better than 3.264")
+    assert lines[3:] == [f"source: {info.citation}", f"licence: {info.licence}"]
+    assert "fetched once" in build_task("mnist").info.describe()
+
+
 def test_unknown_size_names_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown size of task 'digits': 'tinny': did you mean 'tiny'|tiny"):
         build_task("digits").training("tinny")
