@@ -29,7 +29,7 @@ class VanDerPol(Trajectories):
         summary="relaxation oscillations of the van der Pol equation, mu = 5; MLP field fitted to pieces of them",
         metric_name="mse",
         higher_is_better=False,
-        target={"tiny": 3e-2, "default": 2e-2, "paper": 1e-2},
+        target={"tiny": 3e-2, "default": 2e-2, "paper": 2e-2},
         offline=True,
         citation="generated; van der Pol, On relaxation-oscillations, Philosophical Magazine 2, 1926; scaled as in "
         "Hairer and Wanner, Solving Ordinary Differential Equations II, Springer 1996, section IV.1",
@@ -99,7 +99,7 @@ class Robertson(Trajectories):
         summary="Robertson's chemical reaction over nine decades of time; field of concat-squash layers in log time",
         metric_name="mse",
         higher_is_better=False,
-        target={"tiny": 1e-2, "default": 2e-3, "paper": 1e-3},
+        target={"tiny": 1e-2, "default": 2e-3, "paper": 2e-3},
         offline=True,
         citation="generated; Robertson, The solution of a set of reaction rate equations, in Walsh (ed.), Numerical "
         "Analysis: An Introduction, Academic Press 1966; scales after Kim et al., Stiff neural ordinary differential "

@@ -233,7 +233,7 @@ class BreastCancerDensity(TableDensity):
         summary="30 features of cell nuclei in 569 images; continuous normalizing flow, Hutchinson's trace",
         metric_name="nll",
         higher_is_better=False,
-        target={"tiny": 28.0, "default": 10.0, "paper": 10.0},
+        target={"tiny": 28.0, "default": 10.0, "paper": 19.5},
         offline=True,
         citation="Wolberg, Mangasarian, Street and Street, Breast Cancer Wisconsin (Diagnostic), UCI Machine Learning "
         "Repository, 1993, doi:10.24432/C5DW2B; as shipped with scikit-learn",
