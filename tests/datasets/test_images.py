@@ -148,7 +148,7 @@ def test_every_size_builds_with_its_shapes(task: ImageTask, size: str) -> None:
     assert isinstance(state, Tensor)
     assert state.shape == (2, channels, side, side)
     assert ts.tolist() == [0.0, 1.0]
-    scores = problem.net(solve, images, ts)
+    scores = problem.net(solve, images)
     assert scores.shape == (2, 10)
     assert bool(scores.isfinite().all())
 

@@ -229,7 +229,7 @@ def test_digits_train_their_end_time():
     assert fresh.dynamics(fresh.probe_batch())[2][1].item() == pytest.approx(problem.end_time.item())
 
 
-def test_a_run_records_the_end_time():
+def test_a_run_records_the_end_time(tmp_path):
     """The train pass fills the columns; without a policy they are empty."""
     values = {
         "suite": "test",
@@ -244,8 +244,8 @@ def test_a_run_records_the_end_time():
         "iterations": 3,
     }
     options = (("t1_policy", "baseline"), ("t1_update_freq", 1))
-    moved = run_pass("train", Run(**values, optimizer_options=options), lambda _: None)
-    fixed = run_pass("train", Run(**values), lambda _: None)
+    moved = run_pass("train", Run(**values, optimizer_options=options), str(tmp_path), lambda _: None)
+    fixed = run_pass("train", Run(**values), str(tmp_path), lambda _: None)
     assert len(moved["train_end_time"]) == 3
     assert moved["trace_nfe_forward"] == [4] * len(moved["trace_iteration"])
     assert fixed["train_end_time"] is None
