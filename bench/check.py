@@ -10,7 +10,7 @@ from odegrad.checks.effects import EFFECT_CHECKS
 from odegrad.checks.limits import LIMIT_CHECKS
 from odegrad.checks.memory import MEMORY_CHECKS
 from odegrad.checks.result import CheckResult
-from odegrad.checks.tasks import TASK_CHECKS
+from odegrad.checks.tasks import TASK_CHECKS, missing_members
 from odegrad.contracts import GradientMethod, TaskInfo, Traits
 from odegrad.errors import UnknownNameError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -61,6 +61,8 @@ def is_task(name: str) -> bool:
     UsageError
         If it is a class in a file and neither.
     """
+    if name.endswith(".py"):
+        raise UsageError(f"{name}: expected a name in that file too, as in {name}:Name")
     if ".py:" not in name:
         known = [*gradients.names(), *PAIRS]
         if name not in {*known, *tasks.names()}:
@@ -84,8 +86,14 @@ def check_task(name: str) -> Iterator[CheckResult]:
     ------
     UnknownNameError
         If there is no such task.
+    DataError
+        If its data are not there and cannot be fetched.
     """
     task = build_task(name)
+    missing = missing_members(task)
+    if missing:
+        yield CheckResult("T0 members", False, float(len(missing)), 0.0, f"missing: {'; '.join(missing)}")
+        return
     for each in TASK_CHECKS:
         yield from run_check(each, task)
 

@@ -125,7 +125,11 @@ def run(
         raise typer.Exit(TRY_AGAIN)
     _report(folder)
     if outcome.failed:
-        _log.warning("%d of %d runs failed; their rows say why", outcome.failed, outcome.total)
+        _log.warning(
+            "%d of %d runs failed; their rows say why, --rerun-failed measures them again",
+            outcome.failed,
+            outcome.total,
+        )
         raise typer.Exit(FAILED_RUNS)
 
 
@@ -284,8 +288,8 @@ def diagnose(
     chosen = None if gradients is None else [each.strip() for each in gradients.split(",")]
     if name is None:
         table = law_of(*([] if chosen is None else [tuple(chosen)]))
-        rows = table.to_dict("records")
-        print_rows(rows, as_json, "gradient errors on y' = A y, eig(A) = (-1, -lam), T = 1, dopri5 at rtol 1e-6")
+        rows = json.loads(table.to_json(orient="records", double_precision=15))
+        print_rows(rows, as_json, "gradient errors on y' = A y with eigenvalues -1 and -mu_2(-A), T = 1, rtol 1e-6")
         if figure is not None:
             write_figure(draw_law(table), figure)
         return
@@ -306,6 +310,8 @@ def diagnose(
 
 
 def _check_figure(figure: Path | None) -> None:
+    if figure is not None and not figure.parent.is_dir():
+        raise UsageError(f"--figure {figure}: there is no folder {figure.parent}; make it, or give another one")
     if figure is not None and figure.suffix not in FIGURE_KINDS:
         raise UsageError(f"--figure {figure}: expected a name that ends in one of {', '.join(FIGURE_KINDS)}")
 

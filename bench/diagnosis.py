@@ -18,6 +18,7 @@ from odegrad.bounds import LOOSE, Bound, costate_bound, interpolation_bounds
 from odegrad.contracts import GradientMethod, Problem, VectorField, equivalent_solver
 from odegrad.costates import FlatField, flatten, segments
 from odegrad.errors import OdegradError, UsageError
+from odegrad.field_checks import check_field
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.models import Model, pulled_back
 from odegrad.registry import build_gradient, build_solver, gradients
@@ -48,7 +49,7 @@ class Outcome:
     observed: float | None
     """Distance to naive backprop through dopri8 at 1e-13, in float64; None if it failed."""
     safe_rtol: float
-    """The loosest rtol at which the predicted error is what is asked for; 0 if there is none."""
+    """The loosest rtol at which the predicted error is what is asked for, the worst case; 0 if there is none."""
     verdict: str
 
 
@@ -154,10 +155,11 @@ def diagnose(
         If the trajectory cannot be solved at tight tolerance.
     """
     if not wanted > 0:
-        raise UsageError(f"wanted: expected a positive relative error, got {wanted!r}; 1e-2 is usual")
+        raise UsageError(f"wanted (--error): expected a positive relative error, got {wanted!r}; 1e-2 is usual")
     model = subject.model
     field = FlatField(model.field, model.y0)
     y0, ts = flatten(model.y0).detach(), model.ts
+    check_field(field, ts[0], y0)
     numbers = NODES[:1] if len(ts) > MANY_OUTPUTS else NODES
     pieces = segments(field, y0, ts, model.loss, POINTS_A_NODE * max(numbers) + 1)
     norms = tuple(log_norms(field, piece.times, piece.states, tolerance=LOOSE) for piece in pieces)
@@ -247,16 +249,22 @@ def _outcome(
         predicted = None if bound is None else max(rtol, bound)
         safe = wanted if bound is None or bound <= wanted else 0.0
     observed, failure = _observed(method, model, solver)
-    if failure:
+    if observed is None:
         verdict = f"failed: {failure.partition(';')[0]}"
-    elif traits.state_from == "interpolant" and safe == 0.0:
-        seen = observed is not None and observed <= wanted
-        verdict = "safe as observed, not by bound (A)" if seen else "unsafe: take more nodes, or interpolation_dense"
-    elif safe < 10 * eps:
-        verdict = f"unsafe at any rtol that {str(precision).removeprefix('torch.')} holds"
+    elif observed > wanted:
+        verdict = _unsafe(traits.state_from, observed, safe, 10 * eps, str(precision).removeprefix("torch."))
     else:
-        verdict = "safe" if rtol <= safe else f"unsafe, safe from rtol {safe:.0e}"
+        verdict = "safe" if rtol <= safe else "safe as observed, not as predicted"
     return Outcome(name, traits.exact, traits.state_from, growth, predicted, observed, min(safe, wanted), verdict)
+
+
+def _unsafe(state_from: str, observed: float, safe: float, tightest: float, precision: str) -> str:
+    """Return the verdict on a method whose error is larger than wanted, and what would help."""
+    if state_from == "interpolant":
+        return "unsafe: take more nodes, or interpolation_dense"
+    if safe < tightest:
+        return f"unsafe at any rtol that {precision} holds"
+    return f"unsafe, safe from rtol {safe:.0e}" if state_from == "solve" else f"unsafe: off by {observed:.1e}"
 
 
 def _of_nodes(method: GradientMethod, bounds: dict[int, tuple[Bound, ...]]) -> float | None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from odegrad.bounds import MEANINGS
 from odegrad.checks.limits import CONTRACTIONS, contraction_error
 from odegrad.contracts import Problem
+from odegrad.costates import parts
 from odegrad.diagnosis import Diagnosis, Subject, diagnose, of_problem
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.solver import make_solver
@@ -200,13 +201,15 @@ def examine(
     if ".py:" in name and not is_task_class(name):
         if train:
             raise UsageError(f"--train {train}: expected 0 for a model, whose loss has no batches; use a task")
-        model = load_model(name).in_float64()
-        subject, trained = Subject(name, model), None
+        loaded = load_model(name)
+        precision = torch.promote_types(parts(loaded.y0)[0].dtype, torch.float32)
+        subject, trained = Subject(name, loaded.in_float64()), None
     else:
-        problem = build_task(name).build(size, seed, CPU, torch.float64)
+        problem, precision = build_task(name).build(size, seed, CPU, torch.float64), torch.float32
         trained = _trained(problem, train, rtol, atol) if train else None
         subject = of_problem(name, problem)
-    return Examination(diagnose(subject, rtol=rtol, atol=atol, wanted=wanted, methods=methods), trained)
+    found = diagnose(subject, rtol=rtol, atol=atol, wanted=wanted, methods=methods, precision=precision)
+    return Examination(found, trained)
 
 
 def is_task_class(name: str) -> bool:
@@ -240,6 +243,9 @@ def _trained(problem: Problem, iterations: int, rtol: float, atol: float) -> pd.
 def law(methods: tuple[str, ...] = LAW_METHODS) -> pd.DataFrame:
     """Return observed and predicted gradient errors on ``y' = A y``, eig(A) = (-1, -lam), T = 1, for growing lam.
 
+    Columns ``gradient``, ``exponent`` (``mu_2(-A) T = lam``), ``observed``, ``predicted`` (none for a method that does
+    not solve the state back).
+
     Raises
     ------
     UnsupportedError
@@ -253,9 +259,17 @@ def law(methods: tuple[str, ...] = LAW_METHODS) -> pd.DataFrame:
             raise UnsupportedError(f"{name}: expected a method for dopri5, got one that refuses it; take {LAW_METHODS}")
         for lam in CONTRACTIONS:
             exponent = float(lam)  # A is symmetric and T = 1: mu_2(-A) T = lam
-            found = {"observed": contraction_error(method, solver, lam), "predicted": LAW_RTOL * math.exp(exponent)}
-            rows.append({"gradient": name, "lam": lam, "exponent": exponent, **found})
-    return pd.DataFrame(rows)
+            observed, predicted = contraction_error(method, solver, lam), LAW_RTOL * math.exp(exponent)
+            solves = method.traits.state_from == "solve"
+            rows.append(
+                {
+                    "gradient": name,
+                    "exponent": exponent,
+                    "observed": observed,
+                    "predicted": predicted if solves else None,
+                }
+            )
+    return pd.DataFrame(rows).astype({"predicted": float})
 
 
 def write_figure(figure: Figure, path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from odegrad.contracts import GradientMethod, State
 from odegrad.errors import UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.registry import load_from_file
+from odegrad.registry import call_users, load_from_file
 
 Loss = Callable[[Any], Tensor]
 """From a solution ``[time, batch, *state]``, or a tuple of such, to a scalar."""
@@ -53,6 +53,13 @@ class Model:
         """Check what can be checked before a solve."""
         if not isinstance(self.field, nn.Module):
             raise UsageError(f"func: expected an nn.Module, got {type(self.field).__name__}; wrap it in a module")
+        if not isinstance(self.ts, Tensor) or self.ts.ndim != 1 or not self.ts.is_floating_point():
+            got = f"shape {tuple(self.ts.shape)}, {self.ts.dtype}" if isinstance(self.ts, Tensor) else repr(self.ts)
+            raise UsageError(f"t: expected a floating-point tensor [time], got {got}; as torch.tensor([0.0, 1.0])")
+        for part in _parts(self.y0):
+            if not isinstance(part, Tensor) or not part.is_floating_point() or part.ndim == 0:
+                got = f"shape {tuple(part.shape)}, {part.dtype}" if isinstance(part, Tensor) else repr(part)
+                raise UsageError(f"y0: expected a floating-point tensor [batch, ...] or a tuple of such, got {got}")
         if not self.inputs()[1]:
             raise UsageError("func, y0: expected a parameter or a state that requires a gradient, got none")
 
@@ -77,7 +84,11 @@ class Model:
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the loss, with its graph, and what to differentiate it by."""
         y0, inputs = self.inputs()
-        return self.loss(method(field or self.field, solver, y0, self.ts)), inputs
+        loss = self.loss(method(field or self.field, solver, y0, self.ts))
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise UsageError(f"loss: expected a scalar from the solution, got {got}; take its mean or sum")
+        return loss, inputs
 
     def gradient(self, method: GradientMethod, solver: OneStepSolver) -> Tensor:
         """Return the gradient as one float64 vector on the CPU."""
@@ -100,7 +111,12 @@ def load_model(name: str) -> Model:
     """
     if ".py:" not in name:
         raise UsageError(f"model {name!r}: expected a file and a function in it, as in my_model.py:build")
-    built = load_from_file(name, "model")()
+    make = load_from_file(name, "model")
+    if not callable(make):
+        raise UsageError(
+            f"model {name!r}: expected a function, got {type(make).__name__}; name one that returns a model"
+        )
+    built = call_users(name, make)
     if not isinstance(built, tuple) or len(built) not in (3, 4):
         got = f"{len(built)} things" if isinstance(built, tuple) else type(built).__name__
         raise UsageError(f"model {name!r}: expected it to return (func, y0, t) or (func, y0, t, loss), got {got}")

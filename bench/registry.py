@@ -6,7 +6,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import optim
 
 from odegrad.contracts import GradientMethod, Problem, Scalar, Task
-from odegrad.errors import UnknownNameError, UnsupportedError, UsageError
+from odegrad.errors import OdegradError, UnknownNameError, UnsupportedError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver, solver_names
 
 
@@ -57,6 +58,8 @@ class Registry:
         """
         if ".py:" in name:
             return load_from_file(name, self.kind)
+        if name.endswith(".py"):
+            raise UsageError(f"{self.kind} {name!r}: expected a name in that file too, as in {name}:Name")
         if name in self.builtin:
             module, _, attribute = self.builtin[name].partition(":")
             return getattr(importlib.import_module(module), attribute)
@@ -164,15 +167,44 @@ def load_from_file(name: str, kind: str) -> Any:
             raise UsageError(f"{kind} {name!r}: {path} is not a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
+        sys.path.insert(0, str(path.parent))  # as Python does for a script: the file may import one beside it
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException as error:
             del sys.modules[module_name]
+            if isinstance(error, Exception):
+                raise UsageError(f"{kind} {name!r}: {place_of(error)}") from error
             raise
+        finally:
+            sys.path.remove(str(path.parent))
     if not hasattr(module, attribute):
         known = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module_name]
         raise UnknownNameError(f"{kind} in {path.name}", attribute, known)
     return getattr(module, attribute)
+
+
+def place_of(error: Exception) -> str:
+    """Return ``FILE:LINE: Type: message`` of an error in a user's file."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}"
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{where.filename}:{where.lineno}: {type(error).__name__}: {error}"
+
+
+def call_users(name: str, function: Callable[[], Any]) -> Any:
+    """Return what a user's ``function`` without arguments returns.
+
+    Raises
+    ------
+    UsageError
+        If it raises; the message says where. Errors that odegrad raises on purpose pass through.
+    """
+    try:
+        return function()
+    except OdegradError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{name}: {place_of(error)}") from error
 
 
 def code_fingerprint(*names: str) -> str:

@@ -49,9 +49,10 @@ def sentences(diagnosis: Diagnosis) -> list[str]:
         f"{backward} (int mu_2(J) {growth.forward[1]:.3g}, int mu_2(-J) {growth.backward[1]:.3g})."
     ]
     stiff = "stiff" if is_stiff(diagnosis) else "not stiff"
+    asked = max(1, math.ceil(diagnosis.steps_for_stability))
     out.append(
-        f"They are {stiff} for an explicit method: stability alone asks for {diagnosis.steps_for_stability:.3g} steps "
-        f"of dopri5, {diagnosis.steps} are taken at rtol {diagnosis.rtol:g}."
+        f"They are {stiff} for an explicit method: stability alone asks for {asked} steps of dopri5, "
+        f"{diagnosis.steps} are taken at rtol {diagnosis.rtol:g}."
     )
     safe = [o.gradient for o in diagnosis.outcomes if o.verdict.startswith("safe")]
     other = [f"{o.gradient} ({o.verdict})" for o in diagnosis.outcomes if not o.verdict.startswith("safe")]

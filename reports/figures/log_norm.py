@@ -114,7 +114,8 @@ def draw_diagnosis(
 def draw_law(frame: pd.DataFrame, columns: int = 1) -> Figure:
     """Return the figure of the log-norm law: observed gradient errors against ``mu_2(-A) T``, and what is predicted.
 
-    ``frame`` has columns ``gradient``, ``exponent``, ``observed``, ``predicted``: a family of contracting problems.
+    ``frame`` has columns ``gradient``, ``exponent``, ``observed``, ``predicted`` (NaN where the law does not
+    apply): a family of contracting problems.
     """
     with style.applied():
         figure, grid = style.grid(1, 1, columns, height=3.2)
@@ -123,7 +124,7 @@ def draw_law(frame: pd.DataFrame, columns: int = 1) -> Figure:
         for name in names:
             rows = frame[frame["gradient"] == name].sort_values("exponent")
             axis.plot(rows["exponent"], rows["observed"].clip(lower=LEAST_ERROR), gid=name, **style.line_style(name))
-        law = frame.drop_duplicates("exponent").sort_values("exponent")
+        law = frame.dropna(subset="predicted").drop_duplicates("exponent").sort_values("exponent")
         axis.plot(law["exponent"], law["predicted"], color=style.GREY, linestyle=":", gid="law", label="predicted")
         values = pd.concat([frame["observed"], law["predicted"]]).clip(lower=LEAST_ERROR)
         style.log_axis(axis.yaxis, values, "relative error of the gradient", units.error)

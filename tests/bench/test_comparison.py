@@ -241,7 +241,7 @@ def test_table_keeps_its_advice_and_draws(table):
         ({"gradients": []}, UsageError, "gradients: expected a list"),
         ({"y0": Y0 * math.nan}, SolverError, "float64 reference with dopri8 at 1e-13"),
     ],
-    ids=str,
+    ids=lambda v: ",".join(v) if isinstance(v, dict) else None,
 )
 def test_wrong_arguments_are_refused(change, error, message):
     """Before anything is measured."""
@@ -250,10 +250,23 @@ def test_wrong_arguments_are_refused(change, error, message):
         odegrad.compare_gradients(arguments.pop("func"), arguments.pop("y0"), arguments.pop("t"), **arguments)
 
 
+FAULTY_FILE = """import torch, my_model  # a file beside it
+def raises():
+    return 1 / 0
+number = 3
+def listed_times():
+    return torch.nn.Linear(2, 2), torch.ones(1, 2), [0.0, 1.0]
+def whole_numbers():
+    return torch.nn.Linear(2, 2), torch.ones(1, 2, dtype=torch.int64), torch.tensor([0.0, 1.0])
+"""
+
+
 @pytest.fixture
 def model_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_model.py").write_text(MODEL_FILE)
+    (tmp_path / "faulty.py").write_text(FAULTY_FILE)
+    (tmp_path / "unreadable.py").write_text("def build(:\n")
     return "my_model.py"
 
 
@@ -264,6 +277,11 @@ def model_file(tmp_path, monkeypatch):
         ("my_model.py:bild", "unknown model in my_model.py 'bild': did you mean 'build'"),
         ("my_model.py:wrong", r"expected it to return \(func, y0, t\) or \(func, y0, t, loss\), got 2 things"),
         ("gone.py:build", "there is no file"),
+        ("faulty.py:raises", r"faulty.py:raises: .*faulty\.py:3: ZeroDivisionError: division by zero"),
+        ("faulty.py:number", "expected a function, got int"),
+        ("faulty.py:listed_times", r"t: expected a floating-point tensor \[time\], got \[0\.0, 1\.0\]"),
+        ("faulty.py:whole_numbers", r"y0: expected a floating-point tensor .* torch\.int64"),
+        ("unreadable.py:build", r"unreadable\.py:1: SyntaxError"),
     ],
 )
 def test_wrong_models_are_refused(model_file, name, message):

@@ -91,20 +91,27 @@ def test_verdict_of_a_contracting_problem(contracting: Diagnosis) -> None:
         "naive": "safe",
         "adjoint": "unsafe at any rtol that float32 holds",
         "interpolation": "safe",
-        "reversible_rk": "unsafe at any rtol that float32 holds",
+        "reversible_rk": "safe as observed, not as predicted",
     }
     text = " ".join(sentences(contracting))
     assert "The dynamics are contracting" in text
     assert "int mu_2(-J) 20" in text
-    assert "Safe at rtol 1e-06 for a gradient error of 0.01: naive, interpolation." in text
+    assert "Safe at rtol 1e-06 for a gradient error of 0.01: naive, interpolation, reversible_rk." in text
     assert f"All {len(contracting.bounds)} bounds hold." in text
 
 
 def test_a_loose_tolerance_is_told_from_a_safe_one() -> None:
-    """Backward growth of exp(6) = 403: safe from a tolerance of 1e-2 / 403 on."""
-    loose = outcome(linear(-1.0, -6.0, rtol=1e-4, atol=1e-6, methods=["adjoint"]), "adjoint")
-    tight = outcome(linear(-1.0, -6.0, rtol=1e-6, atol=1e-8, methods=["adjoint"]), "adjoint")
-    assert (loose.verdict, tight.verdict) == ("unsafe, safe from rtol 2e-05", "safe")
+    """Backward growth of exp(4) = 55: safe from 1e-4 / 55 on; what is seen counts before what is predicted."""
+    settings: dict[str, Any] = {"methods": ["adjoint"], "wanted": 1e-4}
+    found = [outcome(linear(-1.0, -4.0, rtol=t, atol=t, **settings), "adjoint") for t in (1e-2, 1e-5, 1e-6)]
+    assert [o.verdict for o in found] == ["unsafe, safe from rtol 2e-06", "safe as observed, not as predicted", "safe"]
+    assert float(found[0].observed) > 1e-4 > float(found[1].observed)
+
+
+def test_an_observed_error_above_the_wanted_one_is_never_safe() -> None:
+    """A loose tolerance makes even naive's gradient too far off, whatever its state is read from."""
+    found = linear(-1.0, -6.0, rtol=1e-1, atol=1e-1, methods=["naive", "reversible_rk"], wanted=1e-4)
+    assert all((o.observed or 0.0) > 1e-4 and o.verdict.startswith("unsafe: off by") for o in found.outcomes)
 
 
 def test_outputs_start_a_backward_solve_anew() -> None:
@@ -247,5 +254,5 @@ def test_a_jacobian_that_is_not_finite_names_time_and_sample() -> None:
 
 
 def test_a_wanted_error_is_positive() -> None:
-    with pytest.raises(UsageError, match="wanted: expected a positive relative error, got 0"):
+    with pytest.raises(UsageError, match=r"wanted \(--error\): expected a positive relative error, got 0"):
         linear(-1.0, -2.0, wanted=0.0)

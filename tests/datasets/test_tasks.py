@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from odegrad.check import check, is_task, run_check
 from odegrad.checks.tasks import TASK_CHECKS, tensors
 from odegrad.contracts import TaskInfo, Training
-from odegrad.errors import UnknownNameError, UsageError
+from odegrad.datasets import mat_images
+from odegrad.errors import DataError, UnknownNameError, UsageError
 from odegrad.registry import build_task, tasks
 
 OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]
@@ -230,6 +231,34 @@ def test_a_task_without_fault_passes() -> None:
 @pytest.mark.parametrize(("task", "wanted"), FAULTS, ids=lambda v: v if isinstance(v, str) else v.__name__)
 def test_fault_is_found(task: type[HonestTask], wanted: str) -> None:
     assert wanted in failed(task())
+
+
+def test_members_are_checked_first(tmp_path: Any) -> None:
+    """One result names everything that is missing, and no other check runs."""
+    file = tmp_path / "mine.py"
+    head = "import dataclasses\nfrom odegrad.registry import build_task\nINFO = build_task('linear').info\n"
+    file.write_text(
+        f"{head}class Bare:\n    info = INFO\n"
+        "class Text:\n    info = dataclasses.replace(INFO, sizes='tiny')\n    def training(self, size): ...\n"
+        "    def build(self, *_): ...\n"
+        "class Empty:\n    info = INFO\n    def training(self, size): ...\n    def build(self, *_): return object()\n"
+        "class Raises(Empty):\n    def build(self, *_): return 1 / 0\n"
+    )
+    found = {name: list(check(f"{file}:{name}")) for name in ("Bare", "Text", "Empty", "Raises")}
+    assert {tuple(r.check for r in results) for results in found.values()} == {("T0 members",)}
+    assert not any(results[0].passed for results in found.values())
+    assert "training of the task; build of the task" in found["Bare"][0].detail
+    assert "info.sizes: expected a tuple, got 'tiny'" in found["Text"][0].detail
+    assert "probe_batch of what build returns" in found["Empty"][0].detail
+    assert "build: ZeroDivisionError: division by zero" in found["Raises"][0].detail
+
+
+def test_a_task_without_its_data_is_one_error(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = dataclasses.replace(mat_images.FREY_FACES, url="http://127.0.0.1:9/a.mat")
+    monkeypatch.setenv("ODEGRAD_DATA", str(tmp_path))
+    monkeypatch.setattr(mat_images, "FREY_FACES", nowhere)
+    with pytest.raises(DataError, match=r"frey_rawface\.mat: not in"):
+        list(check("vae_frey_faces"))
 
 
 def test_tensors_are_found_in_whatever_holds_them() -> None:

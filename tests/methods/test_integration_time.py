@@ -202,7 +202,7 @@ def test_a_loss_that_does_not_see_the_end_time_is_named():
         ({"least": 0.0}, "least: expected a positive time"),
         ({"end_time": torch.ones(2)}, "end_time: expected a 0-d floating-point leaf tensor"),
     ],
-    ids=str,
+    ids=lambda v: ",".join(v) if isinstance(v, dict) else None,
 )
 def test_bad_options_are_refused(options, match):
     """Options out of range are refused with the name that a suite gives them."""

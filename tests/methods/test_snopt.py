@@ -292,6 +292,27 @@ def test_bad_options_are_refused(options, match):
         SNOpt(field, [field], _sgd(), **options)
 
 
+def test_wrong_fields_and_bases_are_refused():
+    """An instance of an optimizer, no module at all: the message says what to pass."""
+    model = nn.Linear(2, 2)
+    with pytest.raises(UsageError, match=r"base: expected a function that makes an optimizer, got SGD; pass lambda p"):
+        SNOpt(model, model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(UsageError, match=r"fields: expected the ODE's nn.Module, or a list of such, got None"):
+        SNOpt(model, None, lambda p: torch.optim.SGD(p, lr=0.1))
+
+
+def test_a_forgotten_tap_is_told_once(caplog):
+    """A step whose refresh is due, though nobody asked for the tap, is the base optimizer's: that is said, once."""
+    model = nn.Linear(2, 2)
+    optimizer = SNOpt(model, model, lambda p: torch.optim.SGD(p, lr=0.1), update_freq=2)
+    for _ in range(4):
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    told = [r.getMessage() for r in caplog.records if "asked for no tap" in r.getMessage()]
+    assert len(told) == 1
+    assert "call next_tap() before each forward pass" in told[0]
+
+
 def test_model_without_an_ode_layer_is_refused():
     """There must be something to precondition inside of the ODE."""
     model = nn.Linear(2, 2)

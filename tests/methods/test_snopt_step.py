@@ -244,7 +244,7 @@ def test_a_state_of_something_else_is_refused(spoil, match):
 @pytest.mark.parametrize(
     "options",
     [{"eps": float("inf")}, {"eps": float("nan")}, {"update_freq": True}, {"update_freq": 2.0}, {"alpha": -0.1}],
-    ids=str,
+    ids=lambda v: ",".join(v) if isinstance(v, dict) else None,
 )
 def test_numbers_that_are_none_are_refused(options):
     """Infinities, truth values and fractions are named."""

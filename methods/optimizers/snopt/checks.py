@@ -25,6 +25,17 @@ def check_options(model: nn.Module, eps: float, alpha: float, update_freq: int, 
         raise UsageError(f"model: expected all parameters on one device, got {sorted(devices)}; move it with .to()")
 
 
+def check_arguments(fields: Any, base: Any) -> None:
+    """Raise UsageError if ``fields`` are no modules, or ``base`` makes no optimizer."""
+    if not isinstance(fields, list | tuple) or not all(isinstance(field, nn.Module) for field in fields):
+        raise UsageError(f"fields: expected the ODE's nn.Module, or a list of such, got {fields!r}; pass model.field")
+    if not callable(base):
+        raise UsageError(
+            f"base: expected a function that makes an optimizer, got {type(base).__name__}; pass "
+            "lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)"
+        )
+
+
 def check_state(state_dict: dict[str, Any], layers: Mapping[str, Layer], *, with_end_time: bool) -> None:
     """Raise UsageError if the state is not SNOpt's, or of layers that the model does not have."""
     missing = sorted({"base", "iteration", "layers", *(["t1"] if with_end_time else [])} - set(state_dict))

@@ -10,7 +10,7 @@ from torch import Tensor, nn, optim
 from odegrad.contracts import Solve, Tap
 from odegrad.errors import UsageError
 from odegrad.methods.optimizers.integration_time import IntegrationTime
-from odegrad.methods.optimizers.snopt.checks import check_options, check_state
+from odegrad.methods.optimizers.snopt.checks import check_arguments, check_options, check_state
 from odegrad.methods.optimizers.snopt.factors import Eigenbasis, FactorSum, eigenbasis
 from odegrad.methods.optimizers.snopt.layers import (
     Layer,
@@ -28,6 +28,11 @@ log = logging.getLogger(__name__)
 
 Base = Callable[[Iterable[nn.Parameter]], optim.Optimizer]
 """Makes the base optimizer over the parameters."""
+
+
+NO_TAP = ""
+"""Stands among the names of missing layers once a forgotten tap has been told of."""
+REMEDY = "call next_tap() before each forward pass, give it to the solve (odeint(..., tap=tap)), then backward()"
 
 
 class SNOpt(optim.Optimizer):
@@ -87,6 +92,7 @@ class SNOpt(optim.Optimizer):
     ) -> None:
         check_options(model, eps, alpha, update_freq, step_size)
         fields = [fields] if isinstance(fields, nn.Module) else fields
+        check_arguments(fields, base)
         self.inside = preconditionable(fields, model)
         if not self.inside:
             raise UsageError(
@@ -218,13 +224,20 @@ class SNOpt(optim.Optimizer):
         """Turn finished sums into eigenbases; return the layers that got a new one."""
         self._drop_hooks()
         if self._sums is None:
+            if self.iteration % self.update_freq == 0 and NO_TAP not in self._named_missing:
+                self._named_missing.add(NO_TAP)
+                log.warning("SNOpt was asked for no tap though a refresh is due: %s", REMEDY)
             return set()
         sums, self._sums = self._sums, None
         found = {name: eigenbasis(name, total) for name, total in sums.items()}
         self.bases |= {name: basis for name, basis in found.items() if basis is not None}
         missing = {name for name, basis in found.items() if basis is None} - self._named_missing
         if missing:
-            log.warning("SNOpt saw no curvature sample of %s: left to the base optimizer", ", ".join(sorted(missing)))
+            log.warning(
+                "SNOpt saw no curvature sample of %s: left to the base optimizer; %s",
+                ", ".join(sorted(missing)),
+                REMEDY,
+            )
             self._named_missing |= missing
         return {name for name, basis in found.items() if basis is not None}
 
