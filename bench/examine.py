@@ -72,8 +72,10 @@ class Examination:
         return log_norm.draw_diagnosis(self.times(), self.eigenvalues(), self.methods(), self.trained)
 
     def sentences(self) -> list[str]:
-        """Return the verdict in words."""
-        return sentences(self.diagnosis)
+        """Return the verdict in words, and of which parameters it is."""
+        told = "" if self.trained is None else f"After {self.trained['iteration'].iloc[-1]} iterations of training: "
+        first, *rest = sentences(self.diagnosis)
+        return [told + first, *rest]
 
     def tables(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Yield title and rows of every table, as a terminal shows them."""
