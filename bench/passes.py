@@ -139,8 +139,13 @@ def _counted(built: _Built, tap: Tap | None) -> Counts:
 def _build64(run: Run, task: Task, state: State) -> Problem:
     """Return the run's problem in float64 with the parameters of ``state``."""
     problem = task.build(run.size, run.seed, torch.device(run.device), torch.float64)
-    problem.model.load_state_dict({k: v.double() if v.is_floating_point() else v for k, v in state.items()})
+    _set_state(problem, state)
     return problem
+
+
+def _set_state(problem: Problem, state: State) -> None:
+    """Give a float64 problem's model the parameters of ``state``."""
+    problem.model.load_state_dict({k: v.double() if v.is_floating_point() else v for k, v in state.items()})
 
 
 def _certificate(run: Run, built: _Built, state: State) -> dict[str, Any]:
@@ -243,12 +248,13 @@ def _at_the_end(run: Run, built: _Built, progress: Progress) -> dict[str, Any]:
 def diagnose(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
     """Take the logarithmic norms along the probe batch's trajectory at every state that the training has left."""
     started = time.perf_counter()
-    task = build_task(run.task)
+    problem = build_task(run.task).build(run.size, run.seed, torch.device(run.device), torch.float64)
     kept = sorted((int(path.name.removesuffix(SNAPSHOT)), path) for path in scratch.glob(f"*{SNAPSHOT}"))
     found = []
     for iteration, path in kept:
         progress({"pass": "diagnose", "iteration": iteration, "of": run.iterations})
-        found.append(largest_norms(_build64(run, task, torch.load(path, map_location=run.device, weights_only=True))))
+        _set_state(problem, torch.load(path, map_location=run.device, weights_only=True))
+        found.append(largest_norms(problem))
     if not found:
         raise InfrastructureError(f"scratch {scratch}: expected the states that the train pass leaves, got none")
     first, last = found[0], found[-1]
