@@ -229,7 +229,7 @@ class BasicMotions(SeriesClassification):
         {"tiny": 0.7, "default": 0.95, "paper": 0.95},
     )  # fmt: skip
     settings: ClassVar[Mapping[str, SeriesSettings]] = {
-        "tiny": SeriesSettings(hidden=16, batch_size=32, training=series_training(50, 2e-2)),
+        "tiny": SeriesSettings(hidden=16, batch_size=32, training=series_training(30, 2e-2)),
         "default": SeriesSettings(hidden=32, batch_size=32, training=series_training(100, 1e-2)),
         "paper": SeriesSettings(hidden=64, batch_size=32, training=series_training(500, 3e-3)),
     }
