@@ -50,6 +50,10 @@ class Series:
         centre, deviation = known.mean(0), known.std(0)
         return Series(((self.values - centre) / deviation) * self.seen[..., None], self.seen, self.labels)
 
+    def strided(self, stride: int) -> "Series":
+        """Return the same with every ``stride``-th observation, from the first on."""
+        return Series(self.values[:, ::stride], self.seen[:, ::stride], self.labels)
+
     def thinned(self, rate: float, source: torch.Generator) -> "Series":
         """Return the same with each observation dropped with probability ``rate``; the first one of a series stays."""
         kept = torch.rand(self.seen.shape, dtype=torch.float64, generator=source) >= rate

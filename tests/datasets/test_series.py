@@ -83,6 +83,18 @@ def test_a_gap_is_one_long_solve() -> None:
     torch.testing.assert_close(found, model.head(h), rtol=1e-12, atol=1e-13)
 
 
+def test_a_stride_keeps_every_so_many_observations() -> None:
+    """From the first on: times 0, 3 and 6 of a series of seven, and of one of five only 0 and 3."""
+    values, seen, _ = series()
+    kept = Series(values, seen, torch.zeros(5)).strided(3)
+    torch.testing.assert_close(kept.values, values[:, [0, 3, 6]])
+    assert kept.seen.sum(1).tolist() == [3, 1, 2, 1, 2]
+    problem: Any = BasicMotions().build("tiny", 0, CPU, torch.float64)
+    full: Any = BasicMotions().build("default", 0, CPU, torch.float64)
+    assert len(problem.ts) == 25
+    assert len(full.ts) == 100
+
+
 def test_without_dynamics_it_is_a_gru() -> None:
     model = net()
     with torch.no_grad():
