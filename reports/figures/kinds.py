@@ -52,6 +52,12 @@ def render(figure: Figure, format_name: str) -> bytes:
     """Return ``figure`` as a file of that format (``png``, ``pdf``, ``svg``); fonts are embedded or stay text."""
     stream = io.BytesIO()
     with style.applied():
+        engine = figure.get_layout_engine()
+        if (
+            engine is not None and figure.axes
+        ):  # lay out once: the search for it is most of the time of a figure with many panels
+            engine.execute(figure)
+            figure.set_layout_engine("none")
         figure.savefig(stream, format=format_name, metadata=_METADATA[format_name])
     return stream.getvalue()
 
