@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from odegrad.certificate import certify
-from odegrad.contracts import GradientMethod, Problem, Solve, Tap, Task, equivalent_solver
+from odegrad.contracts import GradientMethod, Problem, Solve, Split, Tap, Task, equivalent_solver
 from odegrad.counting import CountedField, CountedTap, Counts
 from odegrad.errors import InfrastructureError, UnknownNameError
 from odegrad.meters import memory_meter
 from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.probe import largest_norms
-from odegrad.record import Run
+from odegrad.record import TUNING, Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 from odegrad.timing import BUDGET_SECONDS, time_iterations
 from odegrad.training import Progress, next_solve, next_tap, samples_by_itself, solve_with, tapped, train
@@ -210,13 +210,18 @@ def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
     def keep(iteration: int) -> None:
         torch.save(built.problem.model.state_dict(), scratch / f"{iteration}{SNAPSHOT}")
 
-    trace = train(built.problem, built.method, built.solver, built.optimizer, run.iterations, progress, keep)
+    split: Split = "validation" if run.stage == TUNING else "test"
+    trace = train(
+        built.problem, built.method, built.solver, built.optimizer, run.iterations, progress, keep,
+        evaluations=run.evaluations, split=split,
+    )  # fmt: skip
     info = built.task.info
     target, value = info.target.get(run.size), trace.metrics[-1]
     reached = None if target is None else (value >= target if info.higher_is_better else value <= target)
     return {
         "metric_name": info.metric_name,
         "metric_value": value,
+        "metric_split": split,
         "metric_higher_is_better": info.higher_is_better,
         "metric_target": target,
         "metric_limit": info.limit,
@@ -228,7 +233,7 @@ def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
         "trace_metric": trace.metrics,
         "trace_seconds": trace.seconds,
         "trace_nfe_forward": trace.nfe_forward or None,
-    } | _at_the_end(run, built.uncompiled(), progress)
+    } | ({} if run.stage == TUNING else _at_the_end(run, built.uncompiled(), progress))
 
 
 def _at_the_end(run: Run, built: _Built, progress: Progress) -> dict[str, Any]:

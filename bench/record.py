@@ -15,6 +15,9 @@ from typing import Any
 SCHEMA_VERSION = 1
 """Version of the record's columns. 1: first."""
 
+TUNING = "tuning"
+"""The stage of a trial that chooses settings."""
+
 Options = tuple[tuple[str, str | int | float | bool], ...]
 """Options as sorted pairs, so that a run is hashable."""
 
@@ -59,11 +62,21 @@ class Run:
     solver_options: Options = ()
     code: str = ""
     """Fingerprint of a user's own method or task file; empty for built-in ones."""
+    stage: str = ""
+    """``tuning`` for a trial that chooses settings, judged on the validation split; empty for a run that counts."""
+    passes: str = ""
+    """The passes to measure, separated by commas; empty for all."""
+    evaluations: int = 8
+    """How many times the metric is evaluated during the training, the start left out."""
 
     @property
     def run_id(self) -> str:
-        """Return the first 16 hexadecimal digits of the SHA-256 of the run's canonical JSON."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        """Return the first 16 hexadecimal digits of the SHA-256 of the run's canonical JSON.
+
+        Fields of ``LATER`` count only where they differ from their default, so that older results keep their ids.
+        """
+        content = {k: v for k, v in self.to_dict().items() if k not in LATER or v != LATER[k]}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,6 +94,12 @@ class Run:
         for key in ("gradient_options", "optimizer_options", "solver_options"):
             values[key] = freeze_options(values.get(key))
         return cls(**values)
+
+
+LATER: Mapping[str, Any] = {
+    f.name: f.default for f in dataclasses.fields(Run) if f.name in {"stage", "passes", "evaluations"}
+}
+"""Fields that runs did not have at first, with their defaults."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +172,14 @@ COLUMNS: tuple[Column, ...] = (
     _identity("atol", "float64", "absolute tolerance of the solver"),
     _identity("iterations", "int64", "training iterations asked for"),
     _identity("code", "string", "fingerprint of a user's own file; empty for built-in ones"),
+    _identity("stage", "string", "tuning: a trial that chooses settings on the validation split; empty: it counts"),
+    _identity("passes", "string", "passes measured, separated by commas; empty: all"),
+    _identity("evaluations", "int64", "how many times the metric is evaluated during the training"),
     _identity("status", "string", "ok, or why there is no full measurement"),
     _identity("message", "string", "what went wrong, if anything"),
     Column("metric_name", "string", "", "what metric_value is: accuracy, nll, ..."),
     Column("metric_value", "float64", "", "the task's metric on held-out data after training"),
+    Column("metric_split", "string", "", "the held-out data of metric_value: test, or validation for a trial"),
     Column("metric_higher_is_better", "boolean", "", "direction of metric_value"),
     Column("metric_target", "float64", "", "value that a good method reaches at this size"),
     Column(

@@ -15,6 +15,7 @@ from odegrad.contracts import (
     GradientMethod,
     Problem,
     Solve,
+    Split,
     Tap,
     Tappable,
     TrainableEndTime,
@@ -25,6 +26,9 @@ from odegrad.meters import Clock
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Told of the state of a pass: ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``."""
+
+EVALUATIONS = 8
+"""How many times the metric is evaluated during a training, the start left out."""
 
 PROGRESS_SECONDS = 0.1
 """Least time between two reports of progress."""
@@ -105,7 +109,7 @@ def trained_end_time(problem: Problem) -> Tensor | None:
     return None
 
 
-def evaluation_points(iterations: int, count: int = 8) -> Iterator[int]:
+def evaluation_points(iterations: int, count: int = EVALUATIONS) -> Iterator[int]:
     """Yield about ``count`` iterations to evaluate at, evenly apart, the start and the end among them."""
     yield from sorted({round(i * iterations / count) for i in range(count + 1)})
 
@@ -136,10 +140,13 @@ def train(
     iterations: int,
     progress: Progress,
     at_point: Callable[[int], None] | None = None,
+    evaluations: int = EVALUATIONS,
+    split: Split = "test",
 ) -> Trace:
     """Train for ``iterations`` and return the trace; its seconds leave evaluations out, and ``at_point``.
 
-    ``at_point`` is called with the iteration wherever the metric has been evaluated.
+    ``at_point`` is called with the iteration wherever the metric has been evaluated: on ``split``, at the start and
+    ``evaluations`` times after it.
 
     Raises
     ------
@@ -151,12 +158,12 @@ def train(
     device = next(problem.model.parameters()).device
     schedule = problem.training.schedule
     rates = scheduled(optimizer, schedule) if schedule else None
-    trace, clock, wanted = Trace(), Clock(device), set(evaluation_points(iterations))
+    trace, clock, wanted = Trace(), Clock(device), set(evaluation_points(iterations, evaluations))
     end_time, reported = trained_end_time(problem), 0.0
     for i in range(iterations + 1):
         if i in wanted:
             trace.iterations.append(i)
-            trace.metrics.append(problem.evaluate(solve_with(method, solver)))
+            trace.metrics.append(problem.evaluate(solve_with(method, solver), split))
             trace.seconds.append(clock.seconds)
             if at_point is not None:
                 at_point(i)

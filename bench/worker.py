@@ -24,7 +24,7 @@ class Worker:
     Parameters
     ----------
     passes
-        Names of the passes, in order; the first that fails ends the run.
+        Names of the passes, in order, of a run that asks for none by name; the first that fails ends the run.
     function
         ``module:function``, called as ``function(pass name, run, scratch folder, progress)`` in a fresh process;
         returns columns.
@@ -75,7 +75,7 @@ class Worker:
         measured: dict[str, Any] = {}
         status, message = Status.OK, ""
         with tempfile.TemporaryDirectory(prefix="odegrad-", ignore_cleanup_errors=True) as scratch:
-            for name in self.passes:
+            for name in run.passes.split(",") if run.passes else self.passes:
                 progress({"pass": name})
                 left = None if self.timeout is None else max(0.0, self.timeout - spent)
                 reply = self._call(self.function, (name, run, scratch), left, progress)
