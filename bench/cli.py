@@ -100,20 +100,31 @@ def run(
     rerun_failed: Annotated[bool, typer.Option("--rerun-failed", help="Measure failed runs again.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one tensor operation.")] = 1,
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds that one run may take.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="What one run may allocate on the CPU: 4GB, 500MiB, ...")
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, help="More tries of what failed because of the machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at a time, each on cores or a GPU of its own.")] = 1,
+    shared_clock: Annotated[
+        bool, typer.Option("--shared-clock", help="Take times while other runs are measured, too.")
+    ] = False,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Run only the I-th of N parts of the suite.")] = "1/1",
     overrides: SetOption = None,
 ) -> None:
     """Measure every run of SUITE that is not yet in the results folder, then print the table and write the report."""
-    from odegrad.runner import run_suite
+    from odegrad.runner import Settings, run_suite
+    from odegrad.shard import Shard
     from odegrad.suite import load_suite
 
     signal.signal(signal.SIGTERM, _interrupt)
     with redirect_stdout(sys.stderr):  # a user's own file may print
         loaded = load_suite(suite, overrides or ())
     folder = results or Path("results") / loaded.name
-    where = _device(device)
-    outcome = run_suite(
-        loaded, folder, _errors, device=where, rerun_failed=rerun_failed, threads=threads, timeout=timeout
-    )
+    settings = Settings(
+        _device(device), rerun_failed, threads, timeout, _bytes(memory), retries, workers, not shared_clock,
+        Shard.parse(shard),
+    )  # fmt: skip
+    outcome = run_suite(loaded, folder, _errors, settings)
     if outcome.interrupted:
         _log.warning(
             "interrupted: %d of %d runs are finished and in %s; the same command again runs the others",
@@ -328,6 +339,17 @@ def _device(device: Device) -> str:
     if device is Device.CUDA and not there:
         raise UsageError("--device cuda: expected a CUDA device that torch can use, got none; use --device cpu")
     return str(Device.CUDA if there else Device.CPU) if device is Device.AUTO else str(device)
+
+
+def _bytes(text: str | None) -> int | None:
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    if text is None:
+        return None
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError as error:
+        raise UsageError(f"--memory {text}: expected a number of bytes such as 4GB or 500MiB") from error
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

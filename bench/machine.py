@@ -52,6 +52,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def machine_of_process(_progress: object) -> dict[str, Any]:
+    """Return the machine as seen by the calling process, which a worker started for that."""
+    return machine()
+
+
 def cpu_model() -> str:
     """Return the processor's model name."""
     info = Path("/proc/cpuinfo")

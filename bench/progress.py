@@ -39,6 +39,10 @@ class Watcher(Protocol):
         """Hear what ``run`` reports, for example ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``."""
         ...
 
+    def paused(self, run: Run) -> None:
+        """Hear that ``run`` waits for its next turn."""
+        ...
+
     def finished(self, record: Record) -> None:
         """Hear that a run has ended and its record is on the disk."""
         ...
@@ -57,6 +61,9 @@ class LogLines:
     def heard(self, run: Run, message: Mapping[str, Any]) -> None:
         """Pass over it."""
 
+    def paused(self, run: Run) -> None:
+        """Pass over it."""
+
     def finished(self, record: Record) -> None:
         """Log how the run ended."""
         self.done += 1
@@ -64,7 +71,7 @@ class LogLines:
 
 
 class LiveLines:
-    """A watcher that keeps two lines up to date: runs done and time left; the current run, its pass and loss."""
+    """A watcher that keeps lines up to date: runs done and time left; every current run, its pass and loss."""
 
     def __init__(self, total: int, done: int) -> None:
         self.progress = Progress(
@@ -77,23 +84,29 @@ class LiveLines:
             speed_estimate_period=ESTIMATE_SECONDS,
         )
         self.task = self.progress.add_task("runs", total=total, completed=done)
-        self.current = ""
+        self.current: dict[str, str] = {}
 
     def __rich__(self) -> Group:
-        """Return both lines as they stand."""
-        return Group(self.progress, Text(self.current, no_wrap=True, overflow="ellipsis"))
+        """Return the lines as they stand."""
+        runs = [Text(line, no_wrap=True, overflow="ellipsis") for line in list(self.current.values())]
+        return Group(self.progress, *runs)
 
     def started(self, run: Run) -> None:
-        """Show ``run`` as the current one."""
-        self.current = describe(run)
+        """Show ``run`` among the current ones."""
+        self.current = self.current | {run.run_id: describe(run)}
 
     def heard(self, run: Run, message: Mapping[str, Any]) -> None:
         """Show what ``run`` reports."""
-        self.current = f"{describe(run)}: {detail(message)}"
+        self.current = self.current | {run.run_id: f"{describe(run)}: {detail(message)}"}
+
+    def paused(self, run: Run) -> None:
+        """Show ``run`` no longer."""
+        self.current = {name: line for name, line in self.current.items() if name != run.run_id}
 
     def finished(self, record: Record) -> None:
         """Count the run; log it if it failed."""
         self.progress.advance(self.task)
+        self.paused(record.run)
         if record.status is not Status.OK:
             log_end(record, "")
 

@@ -1,19 +1,24 @@
 """A sweep: plan what is missing, hand it to an executor, write every record as it comes."""
 
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
 
-from odegrad.executors.local import LocalExecutor
-from odegrad.executors.process import prepare
+from odegrad.errors import InfrastructureError
+from odegrad.executors.local import LocalExecutor, block_of
+from odegrad.executors.process import memory_limit, prepare
+from odegrad.executors.slots import available_cores, slots, visible_gpus
 from odegrad.progress import Watcher, watch
 from odegrad.record import PASSES, Record, Run, Status
 from odegrad.registry import gradients, optimizers, tasks
+from odegrad.shard import WHOLE, Shard
 from odegrad.store import Store, SuiteIdentity
 from odegrad.suite import Suite
 from odegrad.tuning import Choice, choose
@@ -27,6 +32,9 @@ _log = logging.getLogger(__name__)
 
 PASSES_MODULE = "odegrad.passes"
 
+MEMORY_SHARE = 0.9
+"""How much of the machine's memory the runs may allocate together, unless told otherwise."""
+
 
 class Executor(Protocol):
     """Where runs are executed."""
@@ -34,6 +42,10 @@ class Executor(Protocol):
     def execute(self, runs: Sequence[Run], watcher: Watcher) -> Iterator[Record]:
         """Yield one record for every run, in any order, as they end."""
         ...
+
+
+Connect = Callable[[Worker], AbstractContextManager[Executor]]
+"""Opens an executor elsewhere for runs that this worker measures."""
 
 
 @dataclass(frozen=True)
@@ -126,17 +138,48 @@ def sweep(runs: Sequence[Run], todo: Sequence[Run], store: Store, executor: Exec
     )
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How a suite is run.
+
+    Parameters
+    ----------
+    device
+        ``cpu`` or ``cuda``, unless the suite names its devices.
+    rerun_failed
+        Whether to measure failed runs again.
+    threads
+        Threads of one tensor operation.
+    timeout
+        Seconds that one run may take.
+    memory_bytes
+        What the processes of one run may allocate on the CPU; None: nine tenths of the memory there is, shared out
+        between the workers.
+    retries
+        How many more times a pass is tried that failed because of the machine.
+    workers
+        Runs at a time.
+    exclusive
+        Whether the time passes have the machine to themselves.
+    shard
+        Which part of the suite to run.
+    """
+
+    device: str = "cpu"
+    rerun_failed: bool = False
+    threads: int = 1
+    timeout: float | None = None
+    memory_bytes: int | None = None
+    retries: int = 1
+    workers: int = 1
+    exclusive: bool = True
+    shard: Shard = WHOLE
+
+
 def run_suite(
-    suite: Suite,
-    folder: Path,
-    console: Console,
-    *,
-    device: str = "cpu",
-    rerun_failed: bool = False,
-    threads: int = 1,
-    timeout: float | None = None,
+    suite: Suite, folder: Path, console: Console, settings: Settings, connect: Connect | None = None
 ) -> Outcome:
-    """Measure on this machine what the results folder ``folder`` lacks of ``suite``.
+    """Measure what the results folder ``folder`` lacks of ``suite``.
 
     Parameters
     ----------
@@ -146,45 +189,98 @@ def run_suite(
         Results folder; made if it does not exist.
     console
         Shows the progress.
-    device
-        ``cpu`` or ``cuda``.
-    rerun_failed
-        Whether to measure failed runs again.
-    threads
-        Threads of one tensor operation.
-    timeout
-        Seconds that one run may take.
+    settings
+        How to run it.
+    connect
+        Makes an executor on a cluster, from the worker that measures there; None: this machine.
 
     Raises
     ------
     ResultsError
         If the folder cannot be used.
     InfrastructureError
-        If no run can be started.
+        If no run can be started, or trials of another shard are missing.
+    """
+    with contextlib.ExitStack() as stack:
+        executor = (
+            local_executor(suite, settings)
+            if connect is None
+            else stack.enter_context(connect(worker_of(suite, settings)))
+        )
+        store = stack.enter_context(Store(folder, SuiteIdentity(suite.name, suite.digest), settings.shard))
+        return _Sweeper(suite, store, executor, settings, console).run()
+
+
+def worker_of(suite: Suite, settings: Settings) -> Worker:
+    """Return the worker that measures one of the suite's runs at a time."""
+    return Worker(
+        PASSES, f"{PASSES_MODULE}:run_pass", settings.threads, settings.timeout, str(suite.folder),
+        settings.memory_bytes, settings.retries,
+    )  # fmt: skip
+
+
+def local_executor(suite: Suite, settings: Settings) -> LocalExecutor:
+    """Return the executor on this machine: ``settings.workers`` workers with cores, and GPUs, of their own.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer cores or GPUs than workers need.
     """
     builtin = [target for registry in (gradients, optimizers, tasks) for target in registry.builtin.values()]
     prepare([PASSES_MODULE, *sorted({target.partition(":")[0] for target in builtin})])
-    executor = LocalExecutor(Worker(PASSES, f"{PASSES_MODULE}:run_pass", threads, timeout, str(suite.folder)))
-    with Store(folder, SuiteIdentity(suite.name, suite.digest)) as store:
+    gpus = visible_gpus() if settings.device == "cuda" else ()
+    places = slots(available_cores(), gpus, settings.workers, settings.threads)
+    limit = settings.memory_bytes or int(memory_limit() * MEMORY_SHARE) // settings.workers
+    worker = replace(worker_of(suite, settings), memory_bytes=limit)
+    return LocalExecutor(
+        tuple(replace(worker, cores=place.cores, gpu=place.gpu) for place in places), settings.exclusive
+    )
 
-        def stage(runs: Sequence[Run], what: str) -> Outcome:
-            todo = missing(runs, store.statuses(), rerun_failed=rerun_failed)
-            done = len(runs) - len(todo)
-            _log.info("%s: %d %s, %d finished before; results in %s", suite.name, len(runs), what, done, folder)
-            with watch(console, len(runs), done) as watcher:
-                return sweep(runs, todo, store, executor, watcher)
 
+@dataclass(frozen=True)
+class _Sweeper:
+    """Runs a suite: its trials, where it tunes, then the runs that count."""
+
+    suite: Suite
+    store: Store
+    executor: Executor
+    settings: Settings
+    console: Console
+
+    def run(self) -> Outcome:
+        suite, device = self.suite, self.settings.device
         if not suite.tuned:
-            return stage(suite.runs(device), f"runs on {device}")
+            return self.stage(suite.runs(device), f"runs on {device}")
         trials = suite.trials(device)
-        tried = stage(trials, f"trials on {device}, which choose settings on the validation split")
+        tried = self.stage(trials, f"trials on {device}, which choose settings on the validation split")
         if tried.interrupted:
             return tried
-        choices = choose(trials, store.rows({trial.run_id for trial in trials}))
+        rows = self.store.rows({trial.run_id for trial in trials})
+        absent = sum(trial.run_id not in rows for trial in trials)
+        if absent:
+            raise InfrastructureError(
+                f"suite {suite.name}: {absent} trials of other shards are not measured yet, and the settings depend on "
+                "them; run the same command again when those shards have ended"
+            )
+        choices = choose(trials, rows)
         for choice in choices.values():
             _log.info("%s", chosen_in_words(choice))
         runs = suite.runs(device, {cell: choice.point for cell, choice in choices.items()})
-        return tried + stage(runs, f"runs on {device} with the settings chosen")
+        return tried + self.stage(runs, f"runs on {device} with the settings chosen")
+
+    def stage(self, runs: Sequence[Run], what: str) -> Outcome:
+        shard = self.settings.shard
+        mine = shard.of(runs, block_of)
+        todo = missing(mine, self.store.statuses(), rerun_failed=self.settings.rerun_failed)
+        done = len(mine) - len(todo)
+        part = f" of {len(runs)}, shard {shard}," if shard.count > 1 else ""
+        _log.info(
+            "%s: %d%s %s, %d finished before; results in %s",
+            self.suite.name, len(mine), part, what, done, self.store.folder,
+        )  # fmt: skip
+        with watch(self.console, len(mine), done) as watcher:
+            return sweep(mine, todo, self.store, self.executor, watcher)
 
 
 def chosen_in_words(choice: Choice) -> str:

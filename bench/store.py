@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from odegrad.errors import ResultsError
 from odegrad.record import Record, Status
+from odegrad.shard import WHOLE, Shard
 
 RECORDS, SUITE, LOCK = "records.jsonl", "suite.json", ".lock"
 RECORD_FILES = "records*.jsonl"
@@ -58,6 +59,8 @@ class Store:
         Made if it does not exist.
     suite
         The suite that is about to run.
+    shard
+        Which part of it: each writes a file of its own, with a lock of its own.
 
     Raises
     ------
@@ -65,14 +68,16 @@ class Store:
         If the folder cannot be written, belongs to another suite, or another runner is writing into it.
     """
 
-    def __init__(self, folder: Path, suite: SuiteIdentity) -> None:
+    def __init__(self, folder: Path, suite: SuiteIdentity, shard: Shard = WHOLE) -> None:
         self.folder = folder
+        self.path = folder / shard.name("records", ".jsonl")
+        self._lock_name = shard.name(LOCK, "")
         self._descriptors: list[int] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock()
             self._claim(suite)
-            self._records = self._open(RECORDS, os.O_RDWR | os.O_APPEND)
+            self._records = self._open(self.path.name, os.O_RDWR | os.O_APPEND)
             self._recover()
         except OSError as error:
             self.close()
@@ -135,7 +140,7 @@ class Store:
         return descriptor
 
     def _lock(self) -> None:
-        lock = self._open(LOCK, os.O_RDWR)
+        lock = self._open(self._lock_name, os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -154,12 +159,12 @@ class Store:
                     f"results folder {self.folder}: expected a folder of suite {suite.name!r}, got one of suite "
                     f"{owner!r}; give another one with --results"
                 )
-        elif (self.folder / RECORDS).exists():
+        elif held := record_files(self.folder):
             raise ResultsError(
-                f"results folder {self.folder}: it holds {RECORDS} but no {SUITE}, so its suite is unknown; "
+                f"results folder {self.folder}: it holds {held[0].name} but no {SUITE}, so its suite is unknown; "
                 "give another one with --results"
             )
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps({"suite": suite.name, "digest": suite.digest}) + "\n", encoding="utf-8")
         part.replace(path)
 
@@ -167,7 +172,7 @@ class Store:
         """Cut off a last line that a crash left unfinished."""
         whole, size = _end_of_last_line(self._records), os.fstat(self._records).st_size
         if whole < size:
-            _log.warning("%s: dropped an unfinished last line of %d bytes", self.folder / RECORDS, size - whole)
+            _log.warning("%s: dropped an unfinished last line of %d bytes", self.path, size - whole)
             os.ftruncate(self._records, whole)
             os.fsync(self._records)
 

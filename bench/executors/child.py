@@ -4,24 +4,18 @@ What goes back to the parent is JSON, one message at a time: ``started``, any nu
 ``result`` or ``failure``. No object crosses the boundary, so nothing that a method returns can break the parent.
 """
 
-import faulthandler
 import importlib
-import json
 import os
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from odegrad.errors import InfrastructureError, SolverError, UnsupportedError
+from odegrad.executors.link import Call, Send
 from odegrad.record import Status
 
 PROGRESS_SECONDS = 0.1
@@ -37,51 +31,22 @@ Progress = Callable[[Mapping[str, Any]], None]
 """Takes small dictionaries such as ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """A function to run in a fresh process, and the process's settings.
-
-    Parameters
-    ----------
-    function
-        ``module:function``; its last argument is the progress callback, and it returns plain data.
-    arguments
-        What the function takes before the progress callback; pickled.
-    threads
-        Threads of one tensor operation.
-    folder
-        Working folder, where relative names such as ``my_method.py:MyMethod`` are looked up.
-    output
-        File that takes the process's standard output and standard error.
-    """
-
-    function: str
-    arguments: tuple[Any, ...]
-    threads: int
-    folder: str
-    output: str
-
-
-def serve(channel: Connection, call: Call) -> None:
-    """Run ``call`` and send every message into ``channel``; what the function raises becomes a message."""
-    os.setsid()  # a group of its own: Ctrl-C reaches the parent only, and the parent can end the whole group
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    _redirect_output(call.output)
+def perform(call: Call, send: Send) -> None:
+    """Run ``call`` and send every message; what the function raises becomes a message."""
     try:
-        _send(channel, {"kind": "started"})
+        send({"kind": "started"})
         module, _, name = call.function.partition(":")
         os.chdir(call.folder)
         torch.set_num_threads(call.threads)
-        value = getattr(importlib.import_module(module), name)(*call.arguments, _reporter(channel))
+        value = getattr(importlib.import_module(module), name)(*call.arguments, _reporter(send))
         reason = not_plain(value)
         if reason is None:
-            _send(channel, {"kind": "result", "value": value})
+            send({"kind": "result", "value": value})
         else:
-            _send(channel, _failure(Status.ERROR, f"{call.function} returned {reason}; plain data is expected"))
+            send(_failure(Status.ERROR, f"{call.function} returned {reason}; plain data is expected"))
     except BaseException as error:  # a method may raise anything, SystemExit included
         traceback.print_exc()
-        _send(channel, _failure(status_of(error), describe(error)))
-    channel.close()
+        send(_failure(status_of(error), describe(error)))
 
 
 def status_of(error: BaseException) -> Status:
@@ -127,7 +92,7 @@ def not_plain(value: Any, where: str = "value") -> str | None:
     return next((reason for name, v in items if (reason := not_plain(v, name)) is not None), None)
 
 
-def _reporter(channel: Connection) -> Progress:
+def _reporter(send: Send) -> Progress:
     last = -PROGRESS_SECONDS
 
     def report(message: Mapping[str, Any]) -> None:
@@ -135,31 +100,10 @@ def _reporter(channel: Connection) -> Progress:
         now = time.monotonic()
         if now - last >= PROGRESS_SECONDS and not_plain(dict(message)) is None:
             last = now
-            _send(channel, {"kind": "progress", "message": dict(message)})
+            send({"kind": "progress", "message": dict(message)})
 
     return report
 
 
 def _failure(status: Status, message: str) -> dict[str, str]:
     return {"kind": "failure", "status": str(status), "message": message}
-
-
-def _send(channel: Connection, message: Mapping[str, Any]) -> None:
-    channel.send_bytes(json.dumps(message).encode())
-
-
-def _redirect_output(path: str) -> None:
-    """Send everything printed, by compiled code too, to ``path``, and the Python stack there if the process crashes."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    faulthandler.enable()
-
-
-def _die_with_parent() -> None:
-    """Kill this process's group when the parent has gone, so that no orphan computes on."""
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os.killpg(0, signal.SIGKILL)

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from odegrad.executors.child import Call, serve
+from odegrad.executors.link import Call, serve
 from odegrad.record import Status
 
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
@@ -35,11 +36,17 @@ START_SECONDS = 60.0
 WATCH_SECONDS = 0.2
 """How often the resident size is read."""
 
+BASE_BYTES = 2**30
+"""What a process may hold beside its memory limit: Python, torch and the libraries under it."""
+
 OUTPUT_CHARACTERS = 2000
 """How much of a failed process's last output is logged."""
 
 REPLY_BYTES = 2**28
 """A longer message is refused."""
+
+_starting = threading.Lock()
+"""Processes are started one at a time: what they find in the environment is this whole process's."""
 
 _context = multiprocessing.get_context("forkserver")
 _log = logging.getLogger(__name__)
@@ -56,13 +63,20 @@ class Reply:
     """From the process's hello to its end."""
 
 
+class Stopped(Exception):  # noqa: N818
+    """The sweep ends: the call was given up."""
+
+
 @dataclass
 class _Watch:
-    """What is known of a running process."""
+    """What is known of a running process, and when to give it up."""
 
     process: ForkServerProcess
     channel: Connection
     oom_kills: int
+    timeout: float | None
+    memory_bytes: int | None
+    stop: threading.Event | None
     resident_bytes: int = 0
     started: float | None = None
 
@@ -75,7 +89,13 @@ def prepare(modules: list[str]) -> None:
     _context.set_forkserver_preload(["torch", "torch._dynamo", "odegrad.executors.child", *modules])
 
 
-def call_in_process(call: Call, *, timeout: float | None, progress: Callable[[Mapping[str, Any]], None]) -> Reply:
+def call_in_process(
+    call: Call,
+    *,
+    timeout: float | None,
+    progress: Callable[[Mapping[str, Any]], None],
+    stop: threading.Event | None = None,
+) -> Reply:
     """Run ``call`` in a fresh process and return what came of it, whatever happens there.
 
     Parameters
@@ -86,6 +106,13 @@ def call_in_process(call: Call, *, timeout: float | None, progress: Callable[[Ma
         Seconds after which the process and its children are killed; None waits for ever.
     progress
         Hears the process's progress messages.
+    stop
+        Once it is set, the process is killed.
+
+    Raises
+    ------
+    Stopped
+        If ``stop`` was set before the process had replied.
     """
     with tempfile.NamedTemporaryFile(prefix="odegrad_") as output:
         receiver, sender = _context.Pipe(duplex=False)
@@ -94,7 +121,8 @@ def call_in_process(call: Call, *, timeout: float | None, progress: Callable[[Ma
             reply = _start(process, call.threads)
             if reply is None:
                 sender.close()
-                reply = _listen(_Watch(process, receiver, oom_kills()), timeout, progress)
+                watch = _Watch(process, receiver, oom_kills(), timeout, call.memory_bytes, stop)
+                reply = _listen(watch, progress)
         finally:
             sender.close()
             receiver.close()
@@ -108,22 +136,20 @@ def call_in_process(call: Call, *, timeout: float | None, progress: Callable[[Ma
 def _start(process: ForkServerProcess, threads: int) -> Reply | None:
     """Start ``process``; return a reply only if that failed."""
     try:
-        with _environment(threads):
+        with _starting, _environment(threads):
             process.start()
     except (OSError, EOFError) as error:
         return Reply(Status.INFRASTRUCTURE, f"no process could be started: {type(error).__name__}: {error}")
     return None
 
 
-def _listen(watch: _Watch, timeout: float | None, progress: Callable[[Mapping[str, Any]], None]) -> Reply:
-    """Hear the process's messages until it has replied, died or used up its time."""
+def _listen(watch: _Watch, progress: Callable[[Mapping[str, Any]], None]) -> Reply:
+    """Hear the process's messages until it has replied, died or used up its time or memory."""
     begin = time.monotonic()
     while True:
-        now = time.monotonic()
-        if watch.started is None and now - begin > START_SECONDS:
-            return Reply(Status.INFRASTRUCTURE, f"the process did not start within {START_SECONDS:g} s")
-        if watch.started is not None and timeout is not None and now - watch.started > timeout:
-            return Reply(Status.TIMEOUT, f"stopped after {timeout:g} s", seconds=now - watch.started)
+        over = _over(watch, begin)
+        if over is not None:
+            return over
         ready = wait([watch.channel, watch.process.sentinel], timeout=WATCH_SECONDS)
         if not watch.channel.poll():
             if ready:
@@ -144,6 +170,23 @@ def _listen(watch: _Watch, timeout: float | None, progress: Callable[[Mapping[st
             status = Status.OK if message["kind"] == "result" else Status(message["status"])
             seconds = time.monotonic() - (watch.started or begin)
             return Reply(status, message.get("message", ""), message.get("value"), seconds)
+
+
+def _over(watch: _Watch, begin: float) -> Reply | None:
+    """Return a reply if the process has used up its time or memory."""
+    now = time.monotonic()
+    if watch.stop is not None and watch.stop.is_set():
+        raise Stopped
+    if watch.started is None:
+        late = now - begin > START_SECONDS
+        return Reply(Status.INFRASTRUCTURE, f"the process did not start within {START_SECONDS:g} s") if late else None
+    seconds = now - watch.started
+    if watch.timeout is not None and seconds > watch.timeout:
+        return Reply(Status.TIMEOUT, f"stopped after {watch.timeout:g} s", seconds=seconds)
+    if watch.memory_bytes is not None and watch.resident_bytes > watch.memory_bytes + BASE_BYTES:
+        message = f"stopped because the process and its children held {watch.resident_bytes} bytes"
+        return Reply(Status.OUT_OF_MEMORY, message, seconds=seconds)
+    return None
 
 
 def _reply_of_the_dead(watch: _Watch) -> Reply:
@@ -193,11 +236,17 @@ def memory_limit() -> int:
 
 
 def _resident(pid: int | None) -> int:
-    """Return the resident bytes of process ``pid``, 0 if it has gone."""
+    """Return the resident bytes of process ``pid`` and its children, 0 if it has gone."""
     try:
-        return int(psutil.Process(pid).memory_info().rss)
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
     except psutil.Error:
         return 0
+    total = 0
+    for member in family:
+        with contextlib.suppress(psutil.Error):
+            total += int(member.memory_info().rss)
+    return total
 
 
 def _end(process: ForkServerProcess) -> None:

@@ -18,11 +18,56 @@ def run_pass(name, run, scratch, progress):
     progress({"pass": name, "iteration": 1, "of": 2, "loss": 0.5})
     if name == "first":
         return {"nfe_forward": 10 + run.seed}
+    if name == "time":
+        return timed(run)
     return BEHAVIOURS[run.gradient](run)
 
 
 def ok(run):
     return {"metric_name": "accuracy", "metric_value": 0.5, "train_loss": [1.0, float("nan")]}
+
+
+def timed(run):
+    """Say when this round began and ended, and on which cores, as if these were measured times."""
+    begin = time.time()
+    time.sleep(0.05)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return {
+        "forward_seconds": 1.0,
+        "forward_seconds_raw": [begin, time.time()],
+        "backward_seconds_raw": [2.0, 2.0],
+        "update_seconds_raw": [0.5, 0.5],
+        "warmup_seconds_raw": cores,
+    }
+
+
+def interval(run):
+    """Say when this pass began and ended."""
+    begin = time.time()
+    time.sleep(0.3)
+    return {"trace_seconds": [begin, time.time()]}
+
+
+def allocates(run):
+    """Allocate without end, a gigabyte at a time, and touch every page."""
+    kept = []
+    while True:
+        kept.append(torch.ones(2**28))
+
+
+def child_allocates(run):
+    """Let a child of this process lift its limit and allocate without end."""
+    lift = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (-1, -1)); "
+    subprocess.run([sys.executable, "-c", lift + "kept = [b'x' * 2**27 for _ in range(64)]"], check=True)
+
+
+def fails_once(run):
+    """Fail because of the machine at the first try only."""
+    mark = Path(dict(run.gradient_options)["file"])
+    if not mark.exists():
+        mark.touch()
+        raise InfrastructureError("the network is down")
+    return ok(run)
 
 
 def slow(run):

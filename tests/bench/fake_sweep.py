@@ -21,7 +21,7 @@ def main():
     cell = {"optimizer": "adam", "solver": "dopri5", "rtol": 1e-3, "atol": 1e-3, "iterations": 2}
     runs = [Run("fake", "digits", "tiny", "slow", seed=seed, **cell) for seed in range(RUNS)]
     prepare([])
-    executor = LocalExecutor(Worker(("second",), "fake_passes:run_pass"))
+    executor = LocalExecutor((Worker(("second",), "fake_passes:run_pass"),))
     with Store(Path(sys.argv[1]), SuiteIdentity("fake", "abc")) as store:
         todo = missing(runs, store.statuses())
         outcome = sweep(runs, todo, store, executor, LogLines(len(runs)))

@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from odegrad.executors.child import Call, describe, not_plain, status_of
+from odegrad.executors.child import describe, not_plain, status_of
+from odegrad.executors.link import Call
 from odegrad.executors.process import ALLOCATOR, call_in_process, death
 from odegrad.record import Status
 
