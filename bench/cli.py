@@ -14,9 +14,10 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,6 +25,9 @@ from rich.logging import RichHandler
 
 from odegrad.errors import InfrastructureError, OdegradError, UsageError
 from odegrad.printing import output, print_rows
+
+if TYPE_CHECKING:
+    from odegrad.runner import Connect, Settings
 
 FAILED_CHECK, USAGE, FAILED_RUNS, TRY_AGAIN, INTERRUPTED = 1, 2, 3, 75, 130
 PLANNED = ("run_id", "task", "size", "method", "gradient", "optimizer", "solver", "rtol", "atol", "seed", "iterations")
@@ -50,6 +54,20 @@ class Kind(StrEnum):
     SOLVERS = "solvers"
     TASKS = "tasks"
     SUITES = "suites"
+
+
+class ExecutorName(StrEnum):
+    """Where runs are measured."""
+
+    LOCAL = "local"
+    DASK = "dask"
+
+
+class ClusterName(StrEnum):
+    """What Dask runs on, if it does not run yet."""
+
+    LOCAL = "local"
+    SLURM = "slurm"
 
 
 class Device(StrEnum):
@@ -109,12 +127,21 @@ def run(
         bool, typer.Option("--shared-clock", help="Take times while other runs are measured, too.")
     ] = False,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Run only the I-th of N parts of the suite.")] = "1/1",
+    executor: Annotated[ExecutorName, typer.Option(help="Where runs are measured.")] = ExecutorName.LOCAL,
+    address: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask scheduler, for --executor dask.")
+    ] = None,
+    cluster: Annotated[ClusterName, typer.Option(help="What to start for --executor dask.")] = ClusterName.LOCAL,
+    cluster_options: Annotated[
+        list[str] | None,
+        typer.Option("--cluster-option", metavar="KEY=VALUE", help="Of the cluster: queue, walltime, memory, ..."),
+    ] = None,
     overrides: SetOption = None,
 ) -> None:
     """Measure every run of SUITE that is not yet in the results folder, then print the table and write the report."""
     from odegrad.runner import Settings, run_suite
     from odegrad.shard import Shard
-    from odegrad.suite import load_suite
+    from odegrad.suite import key_values, load_suite
 
     signal.signal(signal.SIGTERM, _interrupt)
     with redirect_stdout(sys.stderr):  # a user's own file may print
@@ -124,7 +151,12 @@ def run(
         _device(device), rerun_failed, threads, timeout, _bytes(memory), retries, workers, not shared_clock,
         Shard.parse(shard),
     )  # fmt: skip
-    outcome = run_suite(loaded, folder, _errors, settings)
+    connect = None
+    if executor is ExecutorName.DASK:
+        connect = _dask(address, cluster, key_values(cluster_options or (), "--cluster-option"), settings)
+    elif address is not None or cluster_options:
+        raise UsageError("--address, --cluster-option: expected --executor dask beside them; add it")
+    outcome = run_suite(loaded, folder, _errors, settings, connect)
     if outcome.interrupted:
         _log.warning(
             "interrupted: %d of %d runs are finished and in %s; the same command again runs the others",
@@ -339,6 +371,20 @@ def _device(device: Device) -> str:
     if device is Device.CUDA and not there:
         raise UsageError("--device cuda: expected a CUDA device that torch can use, got none; use --device cpu")
     return str(Device.CUDA if there else Device.CPU) if device is Device.AUTO else str(device)
+
+
+def _dask(address: str | None, cluster: ClusterName, options: dict[str, Any], settings: "Settings") -> "Connect":
+    try:
+        from odegrad.executors import cluster as dask
+    except ImportError as error:
+        raise UsageError(
+            f"--executor dask: expected the packages of odegrad[cluster] ({error}); pip install 'odegrad[cluster]'"
+        ) from error
+    if address is not None:
+        return partial(dask.at_address, address)
+    if cluster is ClusterName.SLURM:
+        return partial(dask.on_slurm, settings.workers, settings.device, options)
+    return partial(dask.on_this_machine, settings.workers, settings.device)
 
 
 def _bytes(text: str | None) -> int | None:

@@ -44,8 +44,8 @@ class Executor(Protocol):
         ...
 
 
-Connect = Callable[[Worker], AbstractContextManager[Executor]]
-"""Opens an executor elsewhere for runs that this worker measures."""
+Connect = Callable[[Worker, Sequence[str]], AbstractContextManager[Executor]]
+"""Opens an executor elsewhere, for runs that this worker measures, in processes that import these modules once."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def run_suite(
         executor = (
             local_executor(suite, settings)
             if connect is None
-            else stack.enter_context(connect(worker_of(suite, settings)))
+            else stack.enter_context(connect(worker_of(suite, settings), preload()))
         )
         store = stack.enter_context(Store(folder, SuiteIdentity(suite.name, suite.digest), settings.shard))
         return _Sweeper(suite, store, executor, settings, console).run()
@@ -219,6 +219,12 @@ def worker_of(suite: Suite, settings: Settings) -> Worker:
     )  # fmt: skip
 
 
+def preload() -> list[str]:
+    """Return the modules that processes which measure import once."""
+    builtin = [target for registry in (gradients, optimizers, tasks) for target in registry.builtin.values()]
+    return [PASSES_MODULE, *sorted({target.partition(":")[0] for target in builtin})]
+
+
 def local_executor(suite: Suite, settings: Settings) -> LocalExecutor:
     """Return the executor on this machine: ``settings.workers`` workers with cores, and GPUs, of their own.
 
@@ -227,8 +233,7 @@ def local_executor(suite: Suite, settings: Settings) -> LocalExecutor:
     UsageError
         If there are fewer cores or GPUs than workers need.
     """
-    builtin = [target for registry in (gradients, optimizers, tasks) for target in registry.builtin.values()]
-    prepare([PASSES_MODULE, *sorted({target.partition(":")[0] for target in builtin})])
+    prepare(preload())
     gpus = visible_gpus() if settings.device == "cuda" else ()
     places = slots(available_cores(), gpus, settings.workers, settings.threads)
     limit = settings.memory_bytes or int(memory_limit() * MEMORY_SHARE) // settings.workers

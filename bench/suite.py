@@ -5,7 +5,7 @@ import importlib.resources
 import itertools
 import random
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -233,17 +233,30 @@ def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
         If a text is no ``key=value``, or names a key that cannot be set.
     """
     out = dict(data)
-    for text in overrides:
-        key, equals, written = (part.strip() for part in text.partition("="))
-        if not equals or key not in {*PER_TASK, *TOP}:
-            allowed = ", ".join(sorted({*PER_TASK, *TOP}))
-            raise SuiteError(f"--set {text}: expected KEY=VALUE with one of the keys {allowed}")
-        try:
-            value: Any = tomllib.loads(f"value = {written}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = written  # a word without quotes, such as float64
+    for key, value in key_values(overrides, "--set", {*PER_TASK, *TOP}).items():
         if key in PER_TASK:
             out["tasks"] = [{**task, key: value} for task in out.get("tasks", [])]
         else:
             out[key] = value
     return out
+
+
+def key_values(texts: Sequence[str], option: str, known: Collection[str] = ()) -> dict[str, Any]:
+    """Return ``key=value`` texts as a dictionary, the values as in TOML; a word without quotes is text.
+
+    Raises
+    ------
+    SuiteError
+        If a text of the command-line ``option`` is no ``key=value``, or has a key that is not ``known``.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, written = (part.strip() for part in text.partition("="))
+        if not equals or (known and key not in known):
+            allowed = f" with one of the keys {', '.join(sorted(known))}" if known else ""
+            raise SuiteError(f"{option} {text}: expected KEY=VALUE{allowed}")
+        try:
+            found[key] = tomllib.loads(f"value = {written}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key] = written
+    return found
