@@ -12,11 +12,11 @@ LAYERS = [
     {"odegrad.errors"},
     {"odegrad.record", "odegrad.contracts"},
     {"odegrad.methods", "odegrad.datasets"}
-    | {f"odegrad.{m}" for m in ("counting", "meters", "certificate", "machine")}
+    | {f"odegrad.{m}" for m in ("counting", "meters", "operators", "certificate", "machine")}
     | {f"odegrad.{m}" for m in ("lognorm", "jacobian", "lanczos", "trajectory", "growth")},
     {"odegrad.registry"},
     {"odegrad.passes", "odegrad.training", "odegrad.timing", "odegrad.suite", "odegrad.suites"}
-    | {"odegrad.check", "odegrad.checks"}
+    | {"odegrad.check", "odegrad.checks", "odegrad.call_counts", "odegrad.cost"}
     | {"odegrad.interface", "odegrad.models"}
     | {f"odegrad.{m}" for m in ("costates", "bounds", "diagnosis", "verdict", "probe", "field_checks")},
     {"odegrad.worker", "odegrad.store", "odegrad.executors", "odegrad.progress", "odegrad.printing"},
