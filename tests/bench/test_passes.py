@@ -1,6 +1,10 @@
 """The passes on a task whose every number is known in closed form."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -178,6 +182,23 @@ def test_memory_repeats_to_the_byte():
 def test_count_is_deterministic():
     """Two count passes agree in every column, bit for bit."""
     assert run_pass("count", _run(), _nothing) == run_pass("count", _run(), _nothing)
+
+
+def test_two_processes_count_the_same():
+    """Every deterministic column of the count and the memory pass, whatever Python's hashes are."""
+    code = (
+        "import json, sys; from odegrad.passes import run_pass; from odegrad.record import Run\n"
+        "run = Run.from_dict(json.loads(sys.argv[1]))\n"
+        "print(json.dumps([run_pass(name, run, '', lambda _: None) for name in ('count', 'memory')]))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(_run(gradient="interpolation").to_dict())]
+    environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2")]
+    running = [subprocess.Popen(command, env=e, stdout=subprocess.PIPE, text=True) for e in environments]
+    first, second = (json.loads(process.communicate()[0]) for process in running)
+    assert first == second
+    here = [run_pass(name, _run(gradient="interpolation"), _nothing) for name in ("count", "memory")]
+    assert first == here
+    assert min(here[0][name] for name in ("operators_forward", "operators_backward", "flops_forward")) > 0
 
 
 def test_unsupported_combinations_say_why():
