@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from odegrad.call_counts import count_columns, counted_iteration
 from odegrad.certificate import certify
+from odegrad.conditions import snapshot, taints
 from odegrad.contracts import GradientMethod, Problem, Solve, Split, Task, equivalent_solver
 from odegrad.errors import InfrastructureError, UnknownNameError
 from odegrad.meters import memory_meter
@@ -157,9 +159,11 @@ def memory(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # no
 
 
 def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
-    """Time forward, backward and update apart, with a bare field."""
+    """Time forward, backward and update apart, with a bare field, and say what disturbed the machine meanwhile."""
     built = _build(run)
+    before = snapshot(run.device)
     timings = time_iterations(built.problem, built.method, built.solver, built.optimizer, BUDGET_SECONDS)
+    after = snapshot(run.device)
     compiling = compile_seconds(built.problem.model.modules()) if built.solver.compile else None
     return {
         "compile_seconds": compiling,
@@ -170,6 +174,8 @@ def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  #
         "backward_seconds_raw": timings.backward,
         "update_seconds_raw": timings.update,
         "warmup_seconds_raw": timings.warm_up,
+        "time_relative_interval": timings.relative_interval(),
+        "taints": ",".join(taints(before, after, psutil.cpu_count() or 1)),
     }
 
 

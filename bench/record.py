@@ -231,6 +231,17 @@ COLUMNS: tuple[Column, ...] = (
     Column("backward_seconds_raw", "object", "s", "every timed backward pass", None, False),
     Column("update_seconds_raw", "object", "s", "every timed optimizer step", None, False),
     Column("warmup_seconds_raw", "object", "s", "every untimed warm-up iteration", None, False),
+    Column(
+        "time_relative_interval",
+        "float64",
+        "",
+        "half the width of the median iteration's 95 % interval, relative to the median",
+        False,
+        False,
+    ),
+    Column(
+        "taints", "string", "", "what disturbed the time pass, with commas: load,throttled; empty: nothing", None, False
+    ),
     Column("compile_seconds", "float64", "s", "time that compiling the solver's step took, if it is", False, False),
     Column("gradient_relative_error", "float64", "", "distance to the float64 reference gradient, relative", False),
     Column("gradient_method_error", "float64", "", "distance to naive on the same grid in float64, relative", False),

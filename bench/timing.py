@@ -29,15 +29,22 @@ class Timings:
     backward: list[float] = field(default_factory=list)
     update: list[float] = field(default_factory=list)
 
-    def settled(self) -> bool:
-        """Return whether the 95 % interval of the median iteration is within 2 % of it (order statistics)."""
+    def relative_interval(self) -> float:
+        """Return half the width of the median iteration's 95 % interval (order statistics), relative to the median.
+
+        Infinite before ``LEAST_REPEATS``.
+        """
         total = sorted(sum(parts) for parts in zip(self.forward, self.backward, self.update, strict=True))
         n = len(total)
         if n < LEAST_REPEATS:
-            return False
+            return math.inf
         half = 0.98 * math.sqrt(n)
         low, high = max(int(n / 2 - half), 0), min(math.ceil(n / 2 + half), n - 1)
-        return total[high] - total[low] <= 2 * RELATIVE_INTERVAL * statistics.median(total)
+        return (total[high] - total[low]) / (2 * statistics.median(total))
+
+    def settled(self) -> bool:
+        """Return whether the median iteration is known to ``RELATIVE_INTERVAL``."""
+        return self.relative_interval() <= RELATIVE_INTERVAL
 
 
 def time_iterations(
