@@ -42,7 +42,7 @@ def gpu_state() -> GpuState | None:
     if not (torch.cuda.is_available() and is_installed()):
         return None
     uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
-    return state_of(importlib.import_module(MODULE), uuid, torch.cuda.is_initialized())
+    return state_of(importlib.import_module(MODULE), uuid, torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def state_of(nvml: Any, uuid: str, own_context: bool) -> GpuState | None:
