@@ -1,4 +1,4 @@
-"""The command line: ``odegrad run | plan | report | list | check | compare | diagnose``.
+"""The command line: ``odegrad run | plan | report | list | check | compare | diagnose | doctor``.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 fine, 1 a check failed, 2 wrong
 usage, 3 some runs failed, 75 the machine failed (try again), 130 interrupted.
@@ -100,6 +100,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
             "odegrad check my_method.py:MyMethod",
             "odegrad compare my_model.py:build",
             "odegrad diagnose my_model.py:build",
+            "odegrad doctor",
         )
     )
 )
@@ -355,6 +356,21 @@ def diagnose(
     if figure is not None:
         write_figure(found.figure(), figure)
         _log.info("wrote %s", figure)
+
+
+@app.command(epilog="Example: odegrad doctor --pairs 100")
+def doctor(
+    pairs: Annotated[int, typer.Option(min=5, help="Timed pairs of a fixed kernel and itself.")] = 30,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what on this machine makes timings untrustworthy, and which slow-downs could be trusted right now."""
+    from odegrad.doctor import examine_machine
+
+    found = examine_machine(pairs)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        print_rows(found.rows(), False, "what makes timings untrustworthy here")
 
 
 def _check_figure(figure: Path | None) -> None:

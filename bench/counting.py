@@ -22,6 +22,8 @@ class Counts:
     vjps: Counter[str] = field(default_factory=Counter)
     accepted_steps: Counter[str] = field(default_factory=Counter)
     rejected_steps: Counter[str] = field(default_factory=Counter)
+    outside: Counter[str] = field(default_factory=Counter)
+    """Calls at a time outside of the interval of their solve, among ``calls``."""
 
     def accepted(self, t: float, h: float) -> None:  # noqa: ARG002
         """Count an accepted step."""
@@ -42,17 +44,31 @@ class Counts:
 
 
 class CountedField(nn.Module):
-    """A field that counts its calls, and the engine passes through its output, and changes nothing."""
+    """A field that counts its calls, and the engine passes through its output, and changes nothing.
 
-    def __init__(self, inner: VectorField, counts: Counts) -> None:
+    Parameters
+    ----------
+    inner
+        The field.
+    counts
+        Where to count.
+    interval
+        The first and the last output time ``[2]`` of the solve, in any order, to count the calls outside of it; each
+        call then waits for the device.
+    """
+
+    def __init__(self, inner: VectorField, counts: Counts, interval: Tensor | None = None) -> None:
         super().__init__()
         self.inner = inner
         self.counts = counts
+        self.interval = None if interval is None else interval.detach()
 
     def forward(self, t: Tensor, y: State) -> Any:
         """Return ``inner(t, y)``."""
         counts = self.counts
         counts.calls[counts.phase] += 1
+        if self.interval is not None and _is_outside(t.detach(), self.interval):
+            counts.outside[counts.phase] += 1
         dy = self.inner(t, y)
         parts = (dy,) if isinstance(dy, Tensor) else tuple(dy)
         with_graph = [p for p in parts if p.requires_grad]
@@ -62,6 +78,12 @@ class CountedField(nn.Module):
         marked = iter(_CountPulls.apply(counts, *with_graph))  # type: ignore[no-untyped-call]
         out = tuple(next(marked) if p.requires_grad else p for p in parts)
         return out[0] if isinstance(dy, Tensor) else out
+
+
+def _is_outside(t: Tensor, interval: Tensor) -> bool:
+    """Return whether ``t`` is outside of the interval as its own dtype holds it."""
+    ends = interval.to(t.dtype)
+    return bool((t < ends.amin()) | (t > ends.amax()))
 
 
 class CountedTap:

@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import torch
 
+from odegrad.conditions import cpu_quota, governor, huge_pages
+
 ALLOCATOR_VARIABLES = (
     "MALLOC_MMAP_MAX_",
     "MALLOC_TRIM_THRESHOLD_",
@@ -27,8 +29,8 @@ DISTRIBUTIONS = ("odegrad", "torch", "torchdiffeq", "numpy")
 def machine() -> dict[str, Any]:
     """Return what describes this process and the machine under it, as plain data.
 
-    Memory is in bytes. It is meant to be called in a process that measures, because threads, allocator settings and
-    flags are the calling process's own.
+    Memory is in bytes; the control group's quota of processor time in cores, None where there is none. It is meant to
+    be called in a process that measures, because threads, allocator settings and flags are the calling process's own.
     """
     return {
         "cpu": cpu_model(),
@@ -49,6 +51,9 @@ def machine() -> dict[str, Any]:
         "tf32_cudnn": torch.backends.cudnn.allow_tf32,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "malloc": allocator(),
+        "governor": governor(),
+        "huge_pages": huge_pages(),
+        "cpu_quota": cpu_quota(),
     }
 
 

@@ -1,6 +1,7 @@
 """Clock and memory meters: context managers that change nothing they measure."""
 
 import time
+import warnings
 import weakref
 from typing import Any, Protocol, Self
 
@@ -33,6 +34,36 @@ def synchronize(device: torch.device) -> None:
     """Wait for the device's work; nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+class HostWaits:
+    """How often the host waits for a CUDA device inside of a ``with`` block; ``count`` is None on another device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.count = 0 if device.type == "cuda" else None
+        self._caught = warnings.catch_warnings(record=True)
+        self._found: list[warnings.WarningMessage] = []
+
+    def __enter__(self) -> Self:
+        """Let torch warn of every wait."""
+        if self.count is not None:
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("warn")
+            self._found = self._caught.__enter__()
+            warnings.simplefilter("always")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Count the warnings, and pass on those of anything else."""
+        if self.count is None:
+            return
+        torch.cuda.set_sync_debug_mode("default")
+        self._caught.__exit__(*exc)  # type: ignore[arg-type]
+        for w in self._found:
+            if "synchronizing CUDA operation" in str(w.message):
+                self.count += 1
+            else:
+                warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
 
 
 class MemoryMeter(Protocol):

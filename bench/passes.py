@@ -1,7 +1,7 @@
 """The passes of a run: each builds afresh from the seed and measures one kind of thing.
 
-``count`` (f calls, vector-Jacobian products, steps, certificate), ``memory``, ``time``, ``train``, ``diagnose``
-(logarithmic norms before, along and after the training).
+``count`` (f calls, vector-Jacobian products, steps, operators, predictions, certificate), ``memory``, ``time``,
+``train``, ``diagnose`` (logarithmic norms before, along and after the training).
 Instruments never share a pass with the clock.
 """
 
@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
+from odegrad.call_counts import count_columns, counted_iteration
 from odegrad.certificate import certify
-from odegrad.contracts import GradientMethod, Problem, Solve, Split, Tap, Task, equivalent_solver
-from odegrad.counting import CountedField, CountedTap, Counts
+from odegrad.conditions import snapshot, taints
+from odegrad.contracts import GradientMethod, Problem, Solve, Split, Task, equivalent_solver
 from odegrad.errors import InfrastructureError, UnknownNameError
 from odegrad.meters import memory_meter
 from odegrad.methods.solvers.compiled import compile_seconds
@@ -27,7 +29,7 @@ from odegrad.probe import largest_norms
 from odegrad.record import PASSES, TUNING, Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 from odegrad.timing import BUDGET_SECONDS, time_iterations
-from odegrad.training import Progress, next_solve, next_tap, samples_by_itself, solve_with, tapped, train
+from odegrad.training import Progress, next_solve, next_tap, solve_with, train
 
 REFERENCES = {True: ("dopri8", 1e-13), False: ("dopri5", 1e-8)}
 """Solver and tolerance of the certificate's reference, for smooth dynamics and for those with kinks, whose gradient
@@ -95,45 +97,15 @@ def _build(run: Run) -> _Built:
 
 
 def count(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
-    """Count one forward and one backward pass on the first batch, and certify the gradient.
+    """Count one forward and one backward pass on the first batch, predict them, and certify the gradient.
 
     All of it at the initial parameters, which are the same for every method.
     """
     built = _build(run).uncompiled()
-    counts = _counted(built, next_tap(built.optimizer))
-    back = built.method.traits.backward_phase
-    columns: dict[str, Any] = {
-        "nfe_forward": counts.calls["forward"],
-        "nfe_backward": counts.calls[back],
-        "nfe_tap": counts.calls["tap"],
-        "vjps": counts.vjps[back],
-        "accepted_steps": counts.accepted_steps["forward"],
-        "rejected_steps": counts.rejected_steps["forward"],
-        "accepted_steps_backward": counts.accepted_steps[back],
-        "rejected_steps_backward": counts.rejected_steps[back],
-    }
+    columns = count_columns(built.problem, built.method, built.solver, built.optimizer, next_tap(built.optimizer))
     progress({"pass": "count", "what": "certificate"})
     state = built.problem.model.state_dict()
     return columns | _certificate(run, built, state)
-
-
-def _counted(built: _Built, tap: Tap | None) -> Counts:
-    """Return the counts of one forward and one backward pass on the first batch."""
-    counts = Counts()
-    method = tapped(built.method, None if tap is None else CountedTap(tap, counts))
-    solver = built.solver.observed_by(counts)
-
-    def counted(method: GradientMethod) -> Solve:
-        return lambda field, y0, ts: method(CountedField(field, counts), solver, y0, ts)
-
-    batch = built.problem.batch(0)
-    with counts.during("tap"):
-        if tap is not None and samples_by_itself(built.optimizer, counted(method), batch):
-            method = built.method
-    loss = built.problem.loss(counted(method), batch)
-    with counts.during(built.method.traits.backward_phase):
-        loss.backward()  # type: ignore[no-untyped-call]
-    return counts
 
 
 def _build64(run: Run, task: Task, state: State) -> Problem:
@@ -187,9 +159,11 @@ def memory(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # no
 
 
 def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
-    """Time forward, backward and update apart, with a bare field."""
+    """Time forward, backward and update apart, with a bare field, and say what disturbed the machine meanwhile."""
     built = _build(run)
+    before = snapshot(run.device)
     timings = time_iterations(built.problem, built.method, built.solver, built.optimizer, BUDGET_SECONDS)
+    after = snapshot(run.device)
     compiling = compile_seconds(built.problem.model.modules()) if built.solver.compile else None
     return {
         "compile_seconds": compiling,
@@ -200,6 +174,8 @@ def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  #
         "backward_seconds_raw": timings.backward,
         "update_seconds_raw": timings.update,
         "warmup_seconds_raw": timings.warm_up,
+        "time_relative_interval": timings.relative_interval(),
+        "taints": ",".join(taints(before, after, psutil.cpu_count() or 1)),
     }
 
 
@@ -239,7 +215,7 @@ def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
 def _at_the_end(run: Run, built: _Built, progress: Progress) -> dict[str, Any]:
     """Return calls and certificate at the trained parameters, after the clock has stopped."""
     progress({"pass": "train", "what": "certificate"})
-    counts = _counted(built, None)
+    counts, _ = counted_iteration(built.problem, built.method, built.solver, built.optimizer, None)
     state = {k: v.detach().clone() for k, v in built.problem.model.state_dict().items()}
     certificate = _certificate(run, built, state)
     return {

@@ -214,9 +214,26 @@ COLUMNS: tuple[Column, ...] = (
     Column("rejected_steps", "int64", "steps", "rejected steps of one forward pass", False),
     Column("accepted_steps_backward", "int64", "steps", "accepted steps of one backward solve", False),
     Column("rejected_steps_backward", "int64", "steps", "rejected steps of one backward solve", False),
+    Column("nfe_outside", "int64", "calls", "f calls of both at a time outside of the interval of their solve", False),
+    Column("operators_forward", "int64", "calls", "tensor operators of one forward pass, the loss included", False),
+    Column("operators_backward", "int64", "calls", "tensor operators of one backward pass", False),
+    Column(
+        "flops_forward", "int64", "FLOP", "matrix products, convolutions of one forward pass, 2 a multiply-add", False
+    ),
+    Column("flops_backward", "int64", "FLOP", "the same of one backward pass", False),
+    Column("host_syncs", "int64", "calls", "waits of the host for the GPU in both; none on a CPU", False),
+    Column("predicted_nfe_forward", "int64", "calls", "nfe_forward as the method predicts it from the steps", False),
+    Column("predicted_nfe_backward", "int64", "calls", "nfe_backward as the method predicts it from the steps", False),
+    Column("predicted_vjps", "int64", "calls", "vjps as the method predicts them from the steps", False),
     Column("saved_bytes", "int64", "B", "tensor bytes kept between forward and backward", False),
     Column(
         "peak_bytes", "int64", "B", "peak of tensor bytes of one forward and backward above what stood before", False
+    ),
+    Column(
+        "predicted_saved_bytes", "int64", "B", "saved_bytes of the ODE's solves alone, predicted by the method", False
+    ),
+    Column(
+        "predicted_peak_bytes", "int64", "B", "peak_bytes of the ODE's solves alone, leading terms of the method", False
     ),
     Column("forward_seconds", "float64", "s", "median time of one forward pass", False, False),
     Column("backward_seconds", "float64", "s", "median time of one backward pass", False, False),
@@ -232,6 +249,17 @@ COLUMNS: tuple[Column, ...] = (
         "median iteration of every round: a process of its own, in turn with the other methods of the comparison",
         None,
         False,
+    ),
+    Column(
+        "time_relative_interval",
+        "float64",
+        "",
+        "half the width of the median iteration's 95 % interval, relative to the median",
+        False,
+        False,
+    ),
+    Column(
+        "taints", "string", "", "what disturbed the time pass, with commas: load,throttled; empty: nothing", None, False
     ),
     Column("compile_seconds", "float64", "s", "time that compiling the solver's step took, if it is", False, False),
     Column("gradient_relative_error", "float64", "", "distance to the float64 reference gradient, relative", False),

@@ -4,6 +4,7 @@ Two processes of identical code differ by more than the repeats inside of one, a
 median over rounds, each a process of its own, and between two rounds of one method every other method has had its turn.
 """
 
+import math
 import statistics
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -24,11 +25,20 @@ def turns(members: Sequence[Turn], rounds: int = ROUNDS) -> Iterator[Turn]:
         yield from members if number % 2 == 0 else reversed(members)
 
 
+def relative_interval(seconds: Sequence[float]) -> float:
+    """Return half the width of the median's 95 % interval (order statistics), relative to the median."""
+    total, n = sorted(seconds), len(seconds)
+    half = 0.98 * math.sqrt(n)
+    low, high = max(int(n / 2 - half), 0), min(math.ceil(n / 2 + half), n - 1)
+    return (total[high] - total[low]) / (2 * statistics.median(total))
+
+
 def merge(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the columns of a run's time pass from those of its rounds.
 
-    Raw repeats are put together and their medians taken anew; ``round_seconds_raw`` holds the median iteration of
-    every round, in seconds; of any other column the first round's value stays.
+    Raw repeats are put together, and their medians and ``time_relative_interval`` taken anew; ``round_seconds_raw``
+    holds the median iteration of every round, in seconds; ``taints`` are those of any round; of any other column the
+    first round's value stays.
     """
     merged: dict[str, Any] = dict(rounds[0])
     for name in [name for name in merged if name.endswith(RAW)]:
@@ -37,7 +47,10 @@ def merge(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             merged[name.removesuffix(RAW)] = statistics.median(merged[name])
     parts = [name + RAW for name in PARTS]
     if all(name in merged for name in parts):
-        merged["round_seconds_raw"] = [
-            statistics.median(map(sum, zip(*(each[name] for name in parts), strict=True))) for each in rounds
-        ]
+        iterations = [[sum(each) for each in zip(*(one[name] for name in parts), strict=True)] for one in rounds]
+        merged["round_seconds_raw"] = [statistics.median(each) for each in iterations]
+        merged["time_relative_interval"] = relative_interval([value for each in iterations for value in each])
+    if "taints" in merged:
+        words = {word for each in rounds for word in str(each["taints"]).split(",") if word}
+        merged["taints"] = ",".join(sorted(words))
     return merged

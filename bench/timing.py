@@ -3,7 +3,6 @@
 import copy
 import gc
 import math
-import statistics
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from odegrad.contracts import GradientMethod, Problem
 from odegrad.meters import Clock
+from odegrad.rounds import relative_interval
 from odegrad.training import next_solve, solve_with
 
 WARM_UPS = 3
@@ -29,15 +29,17 @@ class Timings:
     backward: list[float] = field(default_factory=list)
     update: list[float] = field(default_factory=list)
 
+    def relative_interval(self) -> float:
+        """Return half the width of the median iteration's 95 % interval (order statistics), relative to the median.
+
+        Infinite before ``LEAST_REPEATS``.
+        """
+        total = [sum(parts) for parts in zip(self.forward, self.backward, self.update, strict=True)]
+        return relative_interval(total) if len(total) >= LEAST_REPEATS else math.inf
+
     def settled(self) -> bool:
-        """Return whether the 95 % interval of the median iteration is within 2 % of it (order statistics)."""
-        total = sorted(sum(parts) for parts in zip(self.forward, self.backward, self.update, strict=True))
-        n = len(total)
-        if n < LEAST_REPEATS:
-            return False
-        half = 0.98 * math.sqrt(n)
-        low, high = max(int(n / 2 - half), 0), min(math.ceil(n / 2 + half), n - 1)
-        return total[high] - total[low] <= 2 * RELATIVE_INTERVAL * statistics.median(total)
+        """Return whether the median iteration is known to ``RELATIVE_INTERVAL``."""
+        return self.relative_interval() <= RELATIVE_INTERVAL
 
 
 def time_iterations(

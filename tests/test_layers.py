@@ -12,17 +12,17 @@ LAYERS = [
     {"odegrad.errors"},
     {"odegrad.record", "odegrad.contracts"},
     {"odegrad.methods", "odegrad.datasets"}
-    | {f"odegrad.{m}" for m in ("counting", "meters", "certificate", "machine")}
+    | {f"odegrad.{m}" for m in ("counting", "meters", "operators", "certificate", "machine", "conditions", "gpu_state")}
     | {f"odegrad.{m}" for m in ("lognorm", "jacobian", "lanczos", "trajectory", "growth")},
     {"odegrad.registry"},
     {"odegrad.passes", "odegrad.training", "odegrad.timing", "odegrad.suite", "odegrad.suites"}
-    | {"odegrad.check", "odegrad.checks"}
+    | {"odegrad.check", "odegrad.checks", "odegrad.call_counts", "odegrad.cost"}
     | {"odegrad.interface", "odegrad.models"}
     | {f"odegrad.{m}" for m in ("costates", "bounds", "diagnosis", "verdict", "probe", "field_checks", "tuning")}
     | {"odegrad.shard", "odegrad.rounds"},
     {"odegrad.worker", "odegrad.store", "odegrad.executors", "odegrad.progress", "odegrad.printing"},
     {"odegrad.runner", "odegrad.listing", "odegrad.reports"},
-    {"odegrad.comparison", "odegrad.examine"},
+    {"odegrad.comparison", "odegrad.examine", "odegrad.noise", "odegrad.doctor"},
     {"odegrad.cli"},
 ]
 """From the bottom up; a package stands for all modules in it."""

@@ -4,12 +4,12 @@ import gc
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
 
 from odegrad.checks.choice import fixed_solver
 from odegrad.checks.problems import SmoothNet, StepLog
 from odegrad.checks.result import CheckResult, at_most
-from odegrad.contracts import GradientMethod, PredictsBytes, Sizes
+from odegrad.contracts import GradientMethod, PredictsBytes
+from odegrad.cost import SolveCost, graph_bytes, predicted_bytes, sizes_of
 from odegrad.meters import memory_meter
 from odegrad.methods.solvers.solver import OneStepSolver
 
@@ -53,27 +53,10 @@ def saved_bytes(method: GradientMethod, solver: OneStepSolver, outputs: int) -> 
         ys = method(field, solver.observed_by(log), y0, ts)
         measured = meter.current_bytes()
     del ys
-    sizes = Sizes(
-        state_bytes=y0.numel() * y0.element_size(),
-        parameter_bytes=sum(p.numel() * p.element_size() for p in field.parameters()),
-        graph_bytes=graph_bytes(field, y0),
-        outputs=outputs,
-        item_bytes=y0.element_size(),
-    )
+    sizes = sizes_of(field, y0, outputs, graph_bytes(field, ts[0], y0))
     steps = solver.counted(outputs - 1, (len(log.ends), log.rejections))
-    return measured, method.predicted_bytes(steps, sizes).saved if isinstance(method, PredictsBytes) else 0
-
-
-def graph_bytes(field: nn.Module, y0: Tensor) -> int:
-    """Return the bytes that the autograd graph of one f call holds, its output left out."""
-    leaf = y0.detach().requires_grad_()
-    with memory_meter(torch.device("cpu")) as meter:
-        dy = field(torch.zeros((), dtype=y0.dtype), leaf)
-        graph = dy.grad_fn
-        del dy
-        held = meter.current_bytes()
-    del graph
-    return held
+    predicted = predicted_bytes(method, [SolveCost(steps, sizes)])
+    return measured, 0 if predicted is None else predicted.saved
 
 
 MEMORY_CHECKS = (memory_slopes, predicted_memory)

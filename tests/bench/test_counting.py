@@ -114,3 +114,16 @@ def test_tap_counts_apart():
         ys.sum().backward()
     assert counts.calls["tap"] == 3
     assert counts.calls["adjoint"] > 0
+
+
+@pytest.mark.parametrize("ends", [(0.1, 0.7), (0.7, 0.1)])
+def test_calls_outside_of_the_interval_count_apart(ends):
+    """Both ends belong to it, in either direction, as the time's own dtype holds them: float32(0.7) is above 0.7."""
+    counts, interval = Counts(), torch.tensor(ends, dtype=torch.float64)
+    field = CountedField(SmoothNet(d=4, hidden=8).float(), counts, interval)
+    for t in (0.05, 0.1, 0.4, 0.7, 0.75):
+        field(torch.tensor(t, dtype=torch.float32), torch.zeros(1, 4))
+    with counts.during("adjoint"):
+        field(torch.tensor(0.8), torch.zeros(1, 4))
+    assert counts.outside == {"forward": 2, "adjoint": 1}
+    assert counts.calls == {"forward": 5, "adjoint": 1}

@@ -84,12 +84,16 @@ def test_rounds_are_merged():
     """Raw repeats are put together, medians are of all of them, each round has its median iteration."""
     first = {"forward_seconds": 9.0, "compile_seconds": 3.0, "forward_seconds_raw": [1.0, 9.0, 2.0]}
     first |= {"backward_seconds_raw": [1.0, 1.0, 1.0], "update_seconds_raw": [0.5, 0.5, 0.5]}
-    second = {**first, "compile_seconds": 1.0, "forward_seconds_raw": [3.0, 4.0, 5.0]}
+    first |= {"time_relative_interval": 9.0, "taints": "load"}
+    second = {**first, "compile_seconds": 1.0, "forward_seconds_raw": [3.0, 4.0, 5.0], "taints": "throttled,load"}
     merged = merge([first, second])
     assert merged["forward_seconds_raw"] == [1.0, 9.0, 2.0, 3.0, 4.0, 5.0]
     assert merged["forward_seconds"] == 3.5
     assert merged["round_seconds_raw"] == [3.5, 5.5]
     assert merged["compile_seconds"] == 3.0
+    assert merged["taints"] == "load,throttled"
+    iterations = sorted([2.5, 10.5, 3.5, 4.5, 5.5, 6.5])  # 95 % of the median by order statistics: the whole range
+    assert merged["time_relative_interval"] == (iterations[-1] - iterations[0]) / (2 * 5.0)
 
 
 def test_turns_cancel_a_steady_drift():

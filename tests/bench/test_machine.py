@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import odegrad.machine
+from odegrad.conditions import cpu_quota, governor, huge_pages
 from odegrad.machine import allocator, blas, commit, commit_of_version, cpu_model, machine, package_version
 
 
@@ -22,6 +23,7 @@ def test_machine_is_plain_data_and_true():
     assert found["threads"] == torch.get_num_threads()
     assert found["memory_bytes"] == psutil.virtual_memory().total
     assert found["logical_cores"] == psutil.cpu_count()
+    assert (found["governor"], found["huge_pages"], found["cpu_quota"]) == (governor(), huge_pages(), cpu_quota())
     assert (found["gpu"] is None) == (not torch.cuda.is_available())
 
 

@@ -1,12 +1,13 @@
 """Memory against bytes counted by hand, the clock against a known sleep."""
 
 import time
+import warnings
 
 import pytest
 import torch
 
 from odegrad.checks.problems import SmoothNet
-from odegrad.meters import Clock, StorageMemory, memory_meter
+from odegrad.meters import Clock, HostWaits, StorageMemory, memory_meter
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 
@@ -121,6 +122,44 @@ def test_clock_adds_up_blocks():
         with clock:
             time.sleep(0.02)
     assert clock.seconds >= 0.04
+
+
+def test_waits_are_the_warnings_of_torch_and_the_others_pass(monkeypatch):
+    """Of three warnings two are waits; the third is heard outside; torch's debug mode is put back after an error."""
+    modes = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    waits = HostWaits(torch.device("cuda"))
+
+    def block():
+        with waits:
+            for text in ("called a synchronizing CUDA operation", "another", "called a synchronizing CUDA operation"):
+                warnings.warn(text, stacklevel=1)
+            raise KeyError("mine")
+
+    with pytest.warns(UserWarning, match="another") as heard, pytest.raises(KeyError, match="mine"):
+        block()
+    assert waits.count == 2
+    assert len(heard) == 1
+    assert modes == ["warn", "default"]
+
+
+def test_a_cpu_has_no_waits():
+    """None, not zero; and warnings go their way."""
+    with HostWaits(CPU) as waits, pytest.warns(UserWarning, match="heard"):
+        warnings.warn("heard", stacklevel=1)
+    assert waits.count is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_each_read_of_the_device_is_a_wait():
+    """Three numbers are read, a product is not."""
+    x = torch.ones(3, device="cuda")
+    with HostWaits(x.device) as waits:
+        y = x * 2
+        total = sum(float(v) for v in y)
+    assert (waits.count, total) == (3, 6.0)
 
 
 @pytest.mark.gpu

@@ -1,7 +1,12 @@
 """The passes on a task whose every number is known in closed form."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -9,10 +14,12 @@ import torch
 
 from odegrad import passes
 from odegrad.certificate import certify
+from odegrad.conditions import Snapshot
 from odegrad.errors import InfrastructureError, NonFiniteError, UnknownNameError, UnsupportedError
+from odegrad.methods.solvers.solver import make_solver
 from odegrad.record import COLUMNS, PASSES, Run
 from odegrad.registry import build_gradient, build_solver, build_task
-from odegrad.timing import time_iterations
+from odegrad.timing import Timings, time_iterations
 from odegrad.training import evaluation_points, solve_with
 
 HERE = Path(__file__).parent
@@ -51,9 +58,9 @@ def run_pass(name, run, progress, scratch=None):
 
 
 def test_every_column_is_declared(tmp_path):
-    """What the passes measure are columns of a record, all of them but the run's own clock."""
+    """What the passes measure are columns of a record, all of them but what the worker adds."""
     measured = set().union(*(run_pass(name, _run(), _nothing, tmp_path) for name in PASSES))
-    assert measured == {c.name for c in COLUMNS if c.measured} - {"process_seconds"}
+    assert measured == {c.name for c in COLUMNS if c.measured} - {"process_seconds", "round_seconds_raw"}
 
 
 def test_count():
@@ -179,6 +186,23 @@ def test_count_is_deterministic():
     assert run_pass("count", _run(), _nothing) == run_pass("count", _run(), _nothing)
 
 
+def test_two_processes_count_the_same():
+    """Every deterministic column of the count and the memory pass, whatever Python's hashes are."""
+    code = (
+        "import json, sys; from odegrad.passes import run_pass; from odegrad.record import Run\n"
+        "run = Run.from_dict(json.loads(sys.argv[1]))\n"
+        "print(json.dumps([run_pass(name, run, '', lambda _: None) for name in ('count', 'memory')]))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(_run(gradient="interpolation").to_dict())]
+    environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2")]
+    running = [subprocess.Popen(command, env=e, stdout=subprocess.PIPE, text=True) for e in environments]
+    first, second = (json.loads(process.communicate()[0]) for process in running)
+    assert first == second
+    here = [run_pass(name, _run(gradient="interpolation"), _nothing) for name in ("count", "memory")]
+    assert first == here
+    assert min(here[0][name] for name in ("operators_forward", "operators_backward", "flops_forward")) > 0
+
+
 def test_unsupported_combinations_say_why():
     """A solver that a method cannot use, and an optimizer that it cannot feed."""
     with pytest.raises(UnsupportedError, match="interpolation cannot use solver dopri8"):
@@ -218,6 +242,41 @@ def test_timing_leaves_parameters_and_optimizer_where_they_were():
     assert len({x.item() for x in losses}) == 1
     assert len(timings.forward) == len(timings.backward) == len(timings.update) == 5
     assert len(losses) == 5 + len(timings.warm_up) == 8
+
+
+def test_timing_of_a_field_that_sleeps():
+    """A sleep is never short: 8 calls of 2 ms forward and 8 more in the adjoint's backward solve, every time."""
+    problem = build_task(TASK).build("tiny", 0, CPU, torch.float64)
+    problem.model.register_forward_hook(lambda *_: time.sleep(0.002))
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+    solver = make_solver("rk4", num_steps=2)
+    timings = time_iterations(problem, build_gradient("adjoint"), solver, optimizer, budget=0.0)
+    assert min(timings.forward) >= 8 * 0.002
+    assert min(timings.backward) >= 8 * 0.002
+    assert min(timings.warm_up) >= 16 * 0.002
+
+
+def test_relative_interval_by_hand():
+    """Of nine iterations of 1 to 9 s the median's interval is from the second to the ninth: (9 - 2) / 2 of 5."""
+    timings = Timings(forward=[9.0, 1.0, 3.0, 2.0], backward=[0.0] * 4, update=[0.0] * 4)
+    assert timings.relative_interval() == math.inf
+    timings.forward += [4.0, 5.0, 7.0, 6.0, 7.5]
+    timings.backward, timings.update = [0.0] * 8 + [0.25], [0.0] * 8 + [0.25]
+    assert timings.relative_interval() == pytest.approx(3.5 / 5)
+    assert not timings.settled()
+    timings.forward = timings.backward = timings.update = [1.0] * 4 + [1.03] * 5
+    assert timings.relative_interval() == pytest.approx(0.03 / 2 / 1.03)
+    assert timings.settled()
+
+
+def test_time_pass_tells_its_interval_and_what_disturbed_it(monkeypatch):
+    """The interval is that of the raw repeats; the taints are those between the snapshots around them."""
+    moments = iter([Snapshot(0.0, 0.0, 0.0, quota_waits=1), Snapshot(1.0, 0.0, 0.0, quota_waits=2, swapped_in_bytes=1)])
+    monkeypatch.setattr(passes, "snapshot", lambda device: next(moments))
+    found = run_pass("time", _run(), _nothing)
+    raw = [found[f"{part}_seconds_raw"] for part in ("forward", "backward", "update")]
+    assert found["time_relative_interval"] == Timings([], *raw).relative_interval() > 0
+    assert found["taints"] == "quota,swapping"
 
 
 def test_unknown_pass():
