@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from odegrad.runner import Connect, Settings
 
 FAILED_CHECK, USAGE, FAILED_RUNS, TRY_AGAIN, INTERRUPTED = 1, 2, 3, 75, 130
-PLANNED = ("run_id", "task", "size", "method", "gradient", "optimizer", "solver", "rtol", "atol", "seed", "iterations")
-"""Columns of ``odegrad plan``; with ``--json`` a run's whole content is printed."""
-
 FIGURE_KINDS = (".png", ".svg", ".pdf")
 
 app = typer.Typer(
@@ -177,25 +174,36 @@ def run(
         raise typer.Exit(FAILED_RUNS)
 
 
-@app.command()
+@app.command(epilog="Example: odegrad plan quick --set 'tolerances=[1e-3, 1e-6]'")
 def plan(
     suite: SuiteArgument,
     device: DeviceOption = Device.AUTO,
+    predict: Annotated[bool, typer.Option(help="Look at each problem once to say what its runs will cost.")] = True,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the runs of SUITE in their order, without running them."""
-    from odegrad.suite import load_suite
+    """Print the grid of SUITE with each run's predicted time and memory, and what will be refused and why.
+
+    --json prints every run in the order of execution.
+    """
+    from odegrad.planning import forecast, plan_rows
+    from odegrad.suite import cell_of, load_suite
 
     with redirect_stdout(sys.stderr):
         loaded = load_suite(suite, overrides or ())
-    where = _device(device)
-    trials, counting = loaded.trials(where), loaded.runs(where)
+        where = _device(device)
+        trials, counting = loaded.trials(where), loaded.runs(where)
+        expected = forecast(counting, loaded.folder) if predict else {}
+    title = f"{len(trials)} trials and {len(counting)} runs" if trials else f"{len(counting)} runs"
+    if not as_json:
+        print_rows(plan_rows([*trials, *counting], expected), False, title)
+        return
     open_yet = dict.fromkeys(("run_id", "gradient_options", "optimizer_options")) if trials else {}
     rows: list[dict[str, Any]] = [{"run_id": run.run_id, **run.to_dict()} for run in trials]
-    rows += [{"run_id": run.run_id, **run.to_dict(), **open_yet} for run in counting]  # trials choose what is open
-    title = f"{len(trials)} trials and {len(counting)} runs" if trials else f"{len(counting)} runs"
-    print_rows(rows if as_json else [{k: row[k] for k in PLANNED} for row in rows], as_json, title)
+    for run in counting:  # of a suite that tunes, the trials choose what is left open
+        said = {f"predicted_{k}": v for k, v in asdict(expected[cell_of(run)]).items()} if predict else {}
+        rows.append({"run_id": run.run_id, **run.to_dict(), **open_yet, **said})
+    print_rows(rows, True, title)
 
 
 @app.command()

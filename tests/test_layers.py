@@ -21,7 +21,7 @@ LAYERS = [
     | {f"odegrad.{m}" for m in ("costates", "bounds", "diagnosis", "verdict", "probe", "field_checks", "tuning")}
     | {"odegrad.shard", "odegrad.rounds"},
     {"odegrad.worker", "odegrad.store", "odegrad.executors", "odegrad.progress", "odegrad.printing"},
-    {"odegrad.runner", "odegrad.listing", "odegrad.reports"},
+    {"odegrad.runner", "odegrad.listing", "odegrad.planning", "odegrad.reports"},
     {"odegrad.comparison", "odegrad.examine", "odegrad.noise", "odegrad.doctor"},
     {"odegrad.cli"},
 ]
