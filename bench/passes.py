@@ -255,5 +255,5 @@ def diagnose(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
 
 
 _PASSES: dict[str, Callable[[Run, Path, Progress], dict[str, Any]]] = dict(
-    zip(PASSES, (count, memory, time_pass, train_pass, diagnose), strict=True)
+    zip(PASSES, (time_pass, count, memory, train_pass, diagnose), strict=True)
 )

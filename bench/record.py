@@ -15,8 +15,8 @@ from typing import Any
 SCHEMA_VERSION = 1
 """Version of the record's columns. 1: first."""
 
-PASSES = ("count", "memory", "time", "train", "diagnose")
-"""The passes of a run, in their order."""
+PASSES = ("time", "count", "memory", "train", "diagnose")
+"""The passes of a run, in their order: times first, taken in turn with the other methods of a comparison."""
 
 EVALUATIONS = 8
 """How many times the metric is evaluated during a training, the start left out, unless a run says otherwise."""

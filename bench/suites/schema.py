@@ -18,7 +18,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
 Precision = Literal["float32", "float64"]
-PassName = Literal["count", "memory", "time", "train", "diagnose"]
+PassName = Literal["time", "count", "memory", "train", "diagnose"]
 Rule = dict[str, Annotated[list[Value], OneOrMore, Field(min_length=1)]]
 """Fields of a run -> the value, or values, that it picks out; text may hold ``*`` and ``?``."""
 

@@ -71,7 +71,7 @@ def command_line(*arguments, cwd, **settings):
         env={**os.environ, "OMP_NUM_THREADS": "1", **settings},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
 
@@ -205,7 +205,7 @@ def test_run_with_a_method_of_ones_own(tmp_path):
     elsewhere.mkdir()
     broken = command_line("run", write_suite(tmp_path, broken=True), "--device", "cpu", cwd=elsewhere)
     assert broken.returncode == 3, broken.stderr
-    assert "count pass: ValueError: my own mistake (my_method.py:" in broken.stderr
+    assert "time pass: ValueError: my own mistake (my_method.py:" in broken.stderr
     assert "1 of 2 runs failed; their rows say why" in broken.stderr
     first, lines = read_records(elsewhere)
     assert {r.run.method: r.status for r in first} == {"naive": Status.OK, "my_method.py:Mine": Status.ERROR}
