@@ -207,7 +207,7 @@ def test_two_processes_count_the_same():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_host_waits_are_few_on_a_gpu():
-    """One read of the device per attempted step and the few that begin a solve, which alone are left on a fixed grid."""
+    """One read of the device per attempted step and the few that begin a solve; only those on a fixed grid."""
     found = run_pass("count", _run(device="cuda"), _nothing)
     attempts = found["accepted_steps"] + found["rejected_steps"]
     assert attempts <= found["host_syncs"] <= attempts + 5
