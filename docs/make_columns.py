@@ -12,9 +12,17 @@ Schema version {SCHEMA_VERSION}. Written by `python docs/make_columns.py` from `
   backward solve); curvature samples apart.
 * Memory on a CPU is the exact sum of tensor storages that operators make, above what stood before; on a GPU that of the
   allocator. Both repeat to the byte. It leaves out scratch memory inside of a kernel.
+* Operators are those that torch dispatches, the loss and its own backward pass included; FLOPs are those of matrix
+  products, convolutions and attention by torch's own formulas. Both are of the bare field, after a warm-up, without
+  curvature samples, and repeat exactly.
+* `predicted_...` is what the method states from the steps that were counted, summed over the solves of the loss; none
+  for a method that states nothing. Bytes leave out what the model keeps outside of the ODE.
 * Times are medians of repeats at the initial parameters with a bare field, the device synchronised; raw repeats are
   kept. An optimizer that refreshes curvature factors does so in the first warm-up: `update_seconds` is of an ordinary
   iteration, and `train_seconds` holds the refreshes too.
+* `taints` says what else happened on the machine during the time pass: `load` (other processes), `steal` (other guests
+  of a virtual machine's host), `throttled` (heat or power), `quota` (the control group's time used up), `swapping`,
+  `gpu_shared`, `gpu_throttled`. What the machine does not show is left out; `odegrad doctor` says what that is.
 * With the solver option `compile` the time and train passes run compiled steps; the counts, bytes and gradient errors
   are those of the eager steps, which compute the same but for rounding. Compiling falls into the first warm-up.
 * Every pass runs in a fresh process, one thread unless told otherwise.

@@ -203,6 +203,16 @@ def test_two_processes_count_the_same():
     assert min(here[0][name] for name in ("operators_forward", "operators_backward", "flops_forward")) > 0
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_host_waits_are_few_on_a_gpu():
+    """One read of the device per attempted step and the few that begin a solve; only those on a fixed grid."""
+    found = run_pass("count", _run(device="cuda"), _nothing)
+    attempts = found["accepted_steps"] + found["rejected_steps"]
+    assert attempts <= found["host_syncs"] <= attempts + 5
+    assert run_pass("count", _run(device="cuda", solver="rk4"), _nothing)["host_syncs"] <= 5
+
+
 def test_unsupported_combinations_say_why():
     """A solver that a method cannot use, and an optimizer that it cannot feed."""
     with pytest.raises(UnsupportedError, match="interpolation cannot use solver dopri8"):
