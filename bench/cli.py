@@ -120,7 +120,10 @@ def run(
         str | None, typer.Option(metavar="SIZE", help="What one run may allocate on the CPU: 4GB, 500MiB, ...")
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="More tries of what failed because of the machine.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Runs at a time, each on cores or a GPU of its own.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at a time, each on cores or a GPU of its own; default 1, or the suite's."),
+    ] = None,
     shared_clock: Annotated[
         bool, typer.Option("--shared-clock", help="Take times while other runs are measured, too.")
     ] = False,
@@ -137,7 +140,7 @@ def run(
     overrides: SetOption = None,
 ) -> None:
     """Measure every run of SUITE that is not yet in the results folder, then print the table and write the report."""
-    from odegrad.runner import Settings, run_suite
+    from odegrad.runner import Settings, fitting_workers, run_suite
     from odegrad.shard import Shard
     from odegrad.suite import key_values, load_suite
 
@@ -145,8 +148,9 @@ def run(
     with redirect_stdout(sys.stderr):  # a user's own file may print
         loaded = load_suite(suite, overrides or ())
     folder = results or Path("results") / loaded.name
+    at_a_time = workers or fitting_workers(loaded, threads)
     settings = Settings(
-        _device(device), rerun_failed, threads, timeout, _bytes(memory), retries, workers, not shared_clock,
+        _device(device), rerun_failed, threads, timeout, _bytes(memory), retries, at_a_time, not shared_clock,
         Shard.parse(shard),
     )  # fmt: skip
     connect = None

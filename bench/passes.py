@@ -30,6 +30,7 @@ from odegrad.record import PASSES, TUNING, Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 from odegrad.timing import BUDGET_SECONDS, time_iterations
 from odegrad.training import Progress, next_solve, next_tap, solve_with, train
+from odegrad.untouched import untouched
 
 REFERENCES = {True: ("dopri8", 1e-13), False: ("dopri5", 1e-8)}
 """Solver and tolerance of the certificate's reference, for smooth dynamics and for those with kinks, whose gradient
@@ -102,7 +103,9 @@ def count(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noq
     All of it at the initial parameters, which are the same for every method.
     """
     built = _build(run).uncompiled()
-    columns = count_columns(built.problem, built.method, built.solver, built.optimizer, next_tap(built.optimizer))
+    tap = next_tap(built.optimizer)
+    with untouched(built.problem.model, run.method or run.gradient):
+        columns = count_columns(built.problem, built.method, built.solver, built.optimizer, tap)
     progress({"pass": "count", "what": "certificate"})
     state = built.problem.model.state_dict()
     return columns | _certificate(run, built, state)

@@ -219,6 +219,11 @@ def worker_of(suite: Suite, settings: Settings) -> Worker:
     )  # fmt: skip
 
 
+def fitting_workers(suite: Suite, threads: int) -> int:
+    """Return how many runs at a time the suite asks for, fewer where this machine has fewer cores."""
+    return max(1, min(suite.content.workers, len(available_cores() or (0,)) // threads))
+
+
 def preload() -> list[str]:
     """Return the modules that processes which measure import once."""
     builtin = [target for registry in (gradients, optimizers, tasks) for target in registry.builtin.values()]

@@ -14,10 +14,11 @@ from odegrad.meters import Clock
 from odegrad.rounds import relative_interval
 from odegrad.training import next_solve, solve_with
 
-WARM_UPS = 3
-LEAST_REPEATS, MOST_REPEATS = 5, 200
+WARM_UPS = 2
+LEAST_REPEATS, MOST_REPEATS = 3, 200
 RELATIVE_INTERVAL = 0.02
-BUDGET_SECONDS = 1.0
+BUDGET_SECONDS = 0.4
+"""Of one round; ``odegrad.rounds`` says how many a run has."""
 
 
 @dataclass

@@ -56,7 +56,7 @@ def measure(suite, overrides):
         os.environ[LOG] = str(Path(folder) / "passes.jsonl")
         loaded = load_suite(suite, overrides)
         begin = time.monotonic()
-        runner.run_suite(loaded, Path(folder) / "results", Console(stderr=True))
+        runner.run_suite(loaded, Path(folder) / "results", Console(stderr=True), runner.Settings())
         end = time.monotonic()
         lines = Path(os.environ[LOG]).read_text(encoding="utf-8").splitlines()
     return begin, end, [json.loads(line) for line in lines], TimedStore.seconds

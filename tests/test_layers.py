@@ -19,7 +19,7 @@ LAYERS = [
     | {"odegrad.check", "odegrad.checks", "odegrad.call_counts", "odegrad.cost"}
     | {"odegrad.interface", "odegrad.models"}
     | {f"odegrad.{m}" for m in ("costates", "bounds", "diagnosis", "verdict", "probe", "field_checks", "tuning")}
-    | {"odegrad.shard", "odegrad.rounds"},
+    | {"odegrad.shard", "odegrad.rounds", "odegrad.untouched"},
     {"odegrad.worker", "odegrad.store", "odegrad.executors", "odegrad.progress", "odegrad.printing"},
     {"odegrad.runner", "odegrad.listing", "odegrad.planning", "odegrad.reports"},
     {"odegrad.comparison", "odegrad.examine", "odegrad.noise", "odegrad.doctor"},

@@ -117,6 +117,7 @@ class SuiteFile(_Table):
     dtype: Annotated[list[Precision], OneOrMore, Field(min_length=1)] = ["float32"]
     passes: list[PassName] = []
     evaluations: Count = EVALUATIONS
+    workers: Count = 1
     tuning: TuningEntry | None = None
     include: list[Rule] = []
     exclude: list[Rule] = []

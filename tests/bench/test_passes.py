@@ -170,8 +170,8 @@ def test_time_repeats_the_same_iteration():
         raw = sorted(found[f"{phase}_seconds_raw"])
         n = len(raw)
         assert found[f"{phase}_seconds"] == pytest.approx((raw[n // 2] + raw[(n - 1) // 2]) / 2)
-        assert n >= 5
-    assert len(found["warmup_seconds_raw"]) == 3
+        assert n >= 3
+    assert len(found["warmup_seconds_raw"]) == 2
 
 
 def test_memory_repeats_to_the_byte():
