@@ -3,12 +3,18 @@
 import importlib.util
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from odegrad.cli import app
+from odegrad.suite import load_suite
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +73,44 @@ def test_columns_page_is_that_of_the_code():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / "docs" / "columns.md").read_text(encoding="utf-8") == module.page()
+
+
+def _blocks(language):
+    """Yield (page, text) of every fenced block in that language in the README and the docs."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+            yield page.name, block
+
+
+def _commands():
+    """Yield every odegrad command line in the README and the docs."""
+    for page, block in _blocks("sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.partition("#")[0].split("&&"):
+                if part.strip().startswith("odegrad "):
+                    yield pytest.param(shlex.split(part)[1:], id=f"{page}: {part.strip()}")
+
+
+@pytest.mark.parametrize("arguments", list(_commands()))
+def test_command_in_the_documents_is_one(arguments):
+    """Every command line parses: the command, its options and their values exist."""
+    main = typer.main.get_command(app)
+    with main.make_context("odegrad", arguments[:1], resilient_parsing=True) as context:
+        name, command, rest = main.resolve_command(context, arguments)
+        command.make_context(name, rest, parent=context)
+
+
+def test_suite_in_the_documents_loads(tmp_path):
+    """The example of docs/running.md expands to what its text says."""
+    block = next(text for page, text in _blocks("toml") if page == "running.md")
+    (tmp_path / "sweep.toml").write_text(block)
+    runs = load_suite(str(tmp_path / "sweep.toml")).runs()
+    methods = {run.method for run in runs}
+    assert {"naive+adam", "adjoint+sgd", "interpolation+adam num_nodes=4"} <= methods
+    assert len(methods) == 8
+    left_out = [run for run in runs if run.gradient == "interpolation" and run.rtol == 1e-3]
+    assert not left_out
+    assert len(runs) == (8 * 2 - 4) * 2 * 3 * 2  # tolerances, less the excluded; sizes, seeds, types
 
 
 @pytest.mark.parametrize("name", ["my_method.py:TorchCheckpoint", "my_task.py:DampedOscillators"])
