@@ -7,6 +7,7 @@ from odegrad.reports import trace
 from odegrad.reports.figures.kinds import write_figures
 from odegrad.reports.frame import load, to_parquet
 from odegrad.reports.page.render import page
+from odegrad.reports.summary import Results
 from odegrad.reports.tables import to_csv, to_latex, to_markdown
 
 
@@ -39,14 +40,16 @@ def build_report(results: Path, out: Path | None = None) -> list[Path]:
         to_parquet(frame, records)
         points = folder / "trace.parquet"
         trace.write(frame, points)
-        written = [records, points, *write_figures(frame, folder / "figures")]
+        results_of = Results.of(frame)
+        files, figures = write_figures(results_of, folder / "figures")
+        written = [records, points, *files]
         tables = folder / "tables"
         tables.mkdir(exist_ok=True)
         texts = {
-            tables / "summary.md": to_markdown(frame),
-            tables / "summary.csv": to_csv(frame),
-            tables / "summary.tex": to_latex(frame),
-            folder / "report.html": page(frame),
+            tables / "summary.md": to_markdown(results_of),
+            tables / "summary.csv": to_csv(results_of),
+            tables / "summary.tex": to_latex(results_of),
+            folder / "report.html": page(results_of, figures),
         }
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")

@@ -13,10 +13,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from odegrad.record import COLUMNS
 from odegrad.reports import units
-from odegrad.reports.figures.kinds import KINDS, Kind, render
+from odegrad.reports.figures import style
+from odegrad.reports.figures.kinds import KINDS, Drawn, drawn, render
+from odegrad.reports.figures.panels import FEW_TASKS
 from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
-from odegrad.reports.summary import cells, failures, gap, rows_of, summary
+from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
 from odegrad.reports.tables import METRIC_DIGITS, NOTE, label
 
 MOST_RUNS = 2000
@@ -102,13 +104,15 @@ RUNS = (
 )
 
 
-def page(frame: pd.DataFrame) -> str:
+def page(frame: Source, figures: Sequence[Drawn] | None = None) -> str:
     """Return the page of ``frame`` as HTML.
 
     Parameters
     ----------
     frame
         Records from ``odegrad.reports.frame.load``; may be empty.
+    figures
+        As ``write_figures`` drew them; drawn here if left out.
 
     Returns
     -------
@@ -122,25 +126,31 @@ def page(frame: pd.DataFrame) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    suites = list(dict.fromkeys(frame["suite"].dropna()))
+    results = Results.of(frame)
+    every = results.frame
+    suites = list(dict.fromkeys(every["suite"].dropna()))
+    if figures is None:
+        figures = [each for kind in KINDS for each in drawn(kind, results, formats=("svg",))]
     return environment.get_template("page.html.j2").render(
         suites=joined(suites) or "no runs",
         folder=suites[0] if suites else "SUITE",
         commands=[shlex.join(["odegrad", "run", suite]) for suite in suites] or ["odegrad run SUITE"],
-        outcome=outcome(frame),
-        findings=findings(frame),
+        outcome=outcome(results),
+        findings=findings(results),
         note=NOTE,
-        results=_results(frame),
-        runs=_runs(frame.head(MOST_RUNS)),
-        left_out=max(0, len(frame) - MOST_RUNS),
-        figures=[_figure(kind, frame) for kind in KINDS],
-        failed=_failed(frame),
-        machines=_machines(frame),
+        results=_results(results),
+        runs=_runs(results.cells.head(MOST_RUNS)),
+        left_out=max(0, len(results.cells) - MOST_RUNS),
+        figures=[_figure(each) for each in figures if each.files],
+        not_drawn=[f"{each.kind.title}: {each.why_not}" for each in figures if each.why_not],
+        failed=_failed(results),
+        failed_left_out=max(0, len(results.failures) - MOST_RUNS),
+        machines=_machines(every),
         glossary=COLUMNS,
     )
 
 
-def _results(frame: pd.DataFrame) -> PageTable:
+def _results(frame: Source) -> PageTable:
     table = summary(frame)
     return _table(RESULTS, table.assign(
         label=[label(row) for row in rows_of(table)],
@@ -154,8 +164,7 @@ def _interval(low: float, high: float) -> str:
     return "" if math.isnan(low) else f"{_metric(low)} to {_metric(high)}"
 
 
-def _runs(frame: pd.DataFrame) -> PageTable:
-    table = cells(frame)
+def _runs(table: pd.DataFrame) -> PageTable:
     return _table(RUNS, table.assign(label=[label(row) for row in rows_of(table)]))
 
 
@@ -172,16 +181,20 @@ def _cell(column: PageColumn, value: Any) -> Cell:
     return Cell(column.text(value), str(value).replace("inf", "Infinity") if infinite else str(value))
 
 
-def _figure(kind: Kind, frame: pd.DataFrame) -> dict[str, str]:
-    wide, narrow = (_data_uri(render(kind.draw(frame, columns), "svg")) for columns in (2, 1))
-    return {"name": kind.name, "title": kind.title, "alt": kind.describe(frame), "wide": wide, "narrow": narrow}
+def _figure(each: Drawn) -> dict[str, str]:
+    """Return a figure with its text; where the tasks are few, a narrow one for phones too."""
+    wide = _data_uri(each.files["svg"])
+    few = len(style.tasks(each.results.table)) <= FEW_TASKS
+    narrow = _data_uri(render(each.kind.draw(each.results, 1), "svg")) if few else ""
+    alt = each.kind.describe(each.results)
+    return {"name": each.name, "title": each.kind.title, "alt": alt, "wide": wide, "narrow": narrow}
 
 
 def _data_uri(svg: bytes) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
-def _failed(frame: pd.DataFrame) -> list[dict[str, str]]:
+def _failed(frame: Source) -> list[dict[str, str]]:
     return [
         {
             "method": label(row),
@@ -190,13 +203,13 @@ def _failed(frame: pd.DataFrame) -> list[dict[str, str]]:
             "status": str(row.status),
             "message": str(row.message) or "no message",
         }
-        for row in rows_of(failures(frame))
+        for row in rows_of(failures(frame).head(MOST_RUNS))
     ]
 
 
 def _machines(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return each distinct machine with the number of its runs, the most used first."""
-    texts = frame["machine"].dropna().map(lambda machine: json.dumps(machine, sort_keys=False))
+    texts = frame["machine"].dropna().map(json.dumps)
     return [
         {"runs": int(number), "entries": [(k, _plain(k, v)) for k, v in json.loads(str(text)).items()]}
         for text, number in texts.value_counts().items()
