@@ -4,7 +4,7 @@ Failures are censored data: a failed or unfinished run costs infinity, and is ne
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from scipy import stats
 from odegrad.errors import UsageError
 from odegrad.record import Status
 from odegrad.reports.statistics import Interval, bootstrap_interval, median
-from odegrad.reports.summary import Source, cells, rows_of
+from odegrad.reports.summary import Results, Source
 
 BLOCK = ["task", "solver", "rtol", "atol", "device", "dtype", "seed"]
 """What two runs of unlike methods must share to be paired."""
@@ -42,9 +42,7 @@ def costs(frame: pd.DataFrame, column: str) -> pd.Series:
     return values.where(frame["status"] == Status.OK, math.inf)
 
 
-def paired_ratio(
-    frame: pd.DataFrame, column: str, method: str, baseline: str, seed: int = 0, level: float = 0.95
-) -> Ratio:
+def paired_ratio(frame: Source, column: str, method: str, baseline: str, seed: int = 0, level: float = 0.95) -> Ratio:
     """Return the median over common blocks of a method's cost over the baseline's, with a bootstrap interval.
 
     Parameters
@@ -65,7 +63,7 @@ def paired_ratio(
         Infinite in blocks where the method alone failed, 0 where the baseline alone did; blocks where both failed say
         nothing and are in ``n`` alone.
     """
-    every = cells(frame)
+    every = Results.of(frame).cells
     every = every.assign(cost=costs(every, column)).dropna(subset="cost")
     table = every.pivot_table(index=BLOCK, columns="method", values="cost", aggfunc="median", dropna=True)
     if method not in table or baseline not in table:
@@ -151,7 +149,7 @@ def cost_table(frame: Source, column: str) -> pd.DataFrame:
 
     Only methods that ran in a block are compared there: one that did not try has NaN. Variants share a median.
     """
-    every = cells(frame) if isinstance(frame, pd.DataFrame) else frame.cells
+    every = Results.of(frame).cells
     return every.assign(cost=costs(every, column)).pivot_table(
         index=BLOCK, columns="method", values="cost", aggfunc="median"
     )
@@ -165,8 +163,8 @@ def first_reached(metric: Sequence[float], points: Sequence[float], target: floa
     return float(places[:length][reached][0]) if reached.any() else math.inf
 
 
-def time_to_target(frame: pd.DataFrame, targets: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """Return the cells with ``target`` and the ``target_seconds`` and ``target_iterations`` after which they reached it.
+def time_to_target(frame: Source, targets: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """Return the cells with ``target``, and ``target_seconds`` and ``target_iterations`` until they reached it.
 
     Those of the first evaluation that is as good. Infinity (censored) where a run failed or never reached it; NaN
     where its task has no target.
@@ -178,22 +176,20 @@ def time_to_target(frame: pd.DataFrame, targets: Mapping[str, float] | None = No
     targets
         Task -> target; by default each task's own. ``baseline_targets`` makes them from a method.
     """
-    every = cells(frame)
+    every = Results.of(frame).cells
     wanted = every["metric_target"] if targets is None else every["task"].map(targets).astype("float64")
-    known = wanted.groupby(every["task"]).transform("first")  # a run that failed early does not hold its target
-    reached: dict[str, Callable[[Any], float]] = {
-        "target_seconds": lambda row: _reached(row, row.trace_seconds),
-        "target_iterations": lambda row: _reached(row, row.trace_iteration),
+    # a run that failed early does not hold its target: take that of its task
+    every = every.assign(target=wanted.groupby(every["task"]).transform("first").astype("float64"))
+    reached = {
+        f"target_{name}": [_reached(*row) for row in every[[*_TRACED, f"trace_{points}"]].itertuples(index=False)]
+        for name, points in (("seconds", "seconds"), ("iterations", "iteration"))
     }
-    with_target = every.assign(target=known.astype("float64"))
-    return with_target.assign(**{
-        name: np.array([of(row) for row in rows_of(with_target)], dtype=float) for name, of in reached.items()
-    })  # fmt: skip
+    return every.assign(**{name: np.array(values, dtype=float) for name, values in reached.items()})
 
 
-def baseline_targets(frame: pd.DataFrame, baseline: str) -> dict[str, float]:
+def baseline_targets(frame: Source, baseline: str) -> dict[str, float]:
     """Return for each task the best of the baseline's median metric over its evaluations, as a target for all."""
-    every = cells(frame)
+    every = Results.of(frame).cells
     mine = every[(every["method"] == baseline) & (every["status"] == Status.OK) & every["trace_metric"].notna()]
     targets = {}
     for task, rows in mine.groupby("task"):
@@ -204,9 +200,12 @@ def baseline_targets(frame: pd.DataFrame, baseline: str) -> dict[str, float]:
     return targets
 
 
-def _reached(row: Any, points: Any) -> float:
-    if math.isnan(row.target):
+_TRACED = ["target", "status", "metric_higher_is_better", "trace_metric"]
+
+
+def _reached(target: float, status: str, higher_is_better: Any, metric: Any, points: Any) -> float:
+    if math.isnan(target):
         return math.nan
-    if row.status != Status.OK or not isinstance(row.trace_metric, list) or not isinstance(points, list):
+    if status != Status.OK or not isinstance(metric, list) or not isinstance(points, list):
         return math.inf
-    return first_reached(row.trace_metric, points, row.target, bool(row.metric_higher_is_better))
+    return first_reached(metric, points, target, bool(higher_is_better))

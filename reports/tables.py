@@ -103,13 +103,13 @@ def failure_lines(failed: pd.DataFrame) -> Iterator[str]:
         yield f"{row.task}, {label(row)}, seed {units.count(row.seed)}: {row.status}: {message}"
 
 
-def to_markdown(frame: Source) -> str:
+def tomarkdown_text(frame: Source) -> str:
     """Return the table as Markdown, with the failed runs beneath it."""
-    rows = [[_markdown(c.text(row)) for c in COLUMNS_SHOWN] for row in rows_of(summary(frame))]
+    rows = [[markdown_text(c.text(row)) for c in COLUMNS_SHOWN] for row in rows_of(summary(frame))]
     heads = [c.heading for c in COLUMNS_SHOWN]
     rule = ["--:" if c.right else ":--" for c in COLUMNS_SHOWN]
     lines = [f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)]
-    failed = [f"* {_markdown(line)}" for line in failure_lines(failures(frame))]
+    failed = [f"* {markdown_text(line)}" for line in failure_lines(failures(frame))]
     return "\n".join([*lines, "", NOTE, *(["", "Failed runs:", "", *failed] if failed else []), ""])
 
 
@@ -181,7 +181,7 @@ def _empty_table(columns: list[tuple[str, bool]]) -> Table:
     return shown
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Return ``text`` with what Markdown and HTML would read as markup made harmless."""
     harmless = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", harmless)

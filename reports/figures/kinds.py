@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from odegrad.reports.figures import costs, log_norm, style, training, work_precision
+from odegrad.reports.figures import costs, integration_time, log_norm, style, targets, training, work_precision
 from odegrad.reports.figures.panels import MOST_TASKS
 from odegrad.reports.summary import Results, Source
 
@@ -28,6 +28,8 @@ class Kind:
     """``(frame, columns) -> Figure``."""
     describe: Callable[[Results], str]
     """``frame -> alt text``, from the same data."""
+    split: bool = True
+    """Whether tasks beyond ``MOST_TASKS`` go to further files; a figure over all tasks is one."""
 
 
 KINDS = (
@@ -55,6 +57,9 @@ KINDS = (
         )
     ),
     Kind("log_norm", log_norm.TITLE, log_norm.draw, log_norm.describe),
+    Kind("time_to_target", targets.TITLE, targets.draw, targets.describe),
+    Kind("performance_profiles", targets.PROFILES_TITLE, targets.draw_profiles, targets.describe_profiles, split=False),
+    Kind("integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe),
     Kind("costs", costs.TITLE, costs.draw, costs.describe),
 )
 
@@ -92,8 +97,9 @@ def drawn(kind: Kind, frame: Source, formats: Sequence[str] = FORMATS, columns: 
     """Draw one kind of figure, each figure once for all formats; yield its parts of ``MOST_TASKS`` tasks."""
     results = Results.of(frame)
     tasks = style.tasks(results.table)
-    for number, start in enumerate(range(0, max(len(tasks), 1), MOST_TASKS)):
-        few = len(tasks) <= MOST_TASKS
+    step = MOST_TASKS if kind.split else len(tasks) + 1
+    for number, start in enumerate(range(0, max(len(tasks), 1), step)):
+        few = len(tasks) <= MOST_TASKS or not kind.split
         part = results if few else results.of_tasks(tasks[start : start + MOST_TASKS])
         figure = kind.draw(part, columns)
         name = f"{kind.name}_{number + 1}" if number else kind.name

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from odegrad.reports import units
 from odegrad.reports.figures import style
 from odegrad.reports.figures.panels import by_task, labels_of, variant_number
-from odegrad.reports.names import joined, short
+from odegrad.reports.names import joined
 from odegrad.reports.summary import Results, Source, rows_of, summary
+from odegrad.reports.tables import label
 
 TITLES = {
     "seconds": "Metric against training time",
@@ -91,7 +92,7 @@ def describe(frame: Source, against: str = "seconds") -> str:
     for task in style.tasks(_traces(frame, against)):
         rows = table[(table["task"] == task) & (table["n_ok"] > 0)]
         ends = [
-            f"{short(r.method)} {units.significant(r.metric_value, 4)} after {units.seconds(r.train_seconds)}"
+            f"{label(r)} {units.significant(r.metric_value, 4)} after {units.seconds(r.train_seconds)}"
             for r in rows_of(rows)
         ]
         names = rows["metric_name"].dropna()

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from odegrad.record import COLUMNS
 from odegrad.reports import units
+from odegrad.reports.across import across
 from odegrad.reports.figures import style
 from odegrad.reports.figures.kinds import KINDS, Drawn, drawn, render
 from odegrad.reports.figures.panels import FEW_TASKS
@@ -20,6 +21,7 @@ from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
 from odegrad.reports.tables import METRIC_DIGITS, NOTE, label
+from odegrad.reports.tuning import trials
 
 MOST_RUNS = 2000
 """Runs that the page lists; a browser sorts more than that only slowly."""
@@ -90,6 +92,33 @@ RESULTS = (
     PageColumn("behind it", "gap", _metric),
     PageColumn("failures", "failures", right=False),
 )
+ACROSS = (
+    PageColumn("method", "method", right=False),
+    *(
+        PageColumn(f"{name}{shown}", f"{column}_{part}", write)
+        for column, name in (
+            ("target_seconds", "time to target"), ("train_seconds", "wall-clock"), ("peak_bytes", "peak memory"),
+        )
+        for part, shown, write in (
+            ("ratio", ", ratio", units.significant), ("low", ", low", units.significant),
+            ("high", ", high", units.significant), ("n_ok", ", ok pairs", units.count), ("n", ", pairs", units.count),
+        )
+    ),
+    PageColumn("score", "score", units.significant),
+    PageColumn("score, low", "score_low", units.significant),
+    PageColumn("score, high", "score_high", units.significant),
+    PageColumn("mean rank", "time_rank", units.significant),
+    PageColumn("ok", "n_ok", units.count),
+    PageColumn("runs", "n", units.count),
+)  # fmt: skip
+TUNING = (
+    *(PageColumn(name, name, right=False) for name in ("task", "method", "optimizer", "solver", "options")),
+    PageColumn("measures", "metric_name", right=False),
+    PageColumn("validation metric", "metric_value", _metric),
+    PageColumn("ok", "n_ok", units.count),
+    PageColumn("trials", "n", units.count),
+    PageColumn("chosen", "chosen", lambda chosen: "chosen" if chosen else "", right=False),
+)
 RUNS = (
     *NAMED,
     PageColumn("seed", "seed", units.count),
@@ -102,6 +131,17 @@ RUNS = (
     PageColumn("optimizer", "optimizer", right=False),
     PageColumn("run", "run_id", right=False),
 )
+
+
+def environment() -> Environment:
+    """Return where templates of pages come from; whatever is put into them is escaped."""
+    return Environment(
+        loader=PackageLoader("odegrad.reports.page", package_path=""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def page(frame: Source, figures: Sequence[Drawn] | None = None) -> str:
@@ -119,40 +159,39 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None) -> str:
     str
         The whole page, with style, script and figures inside.
     """
-    environment = Environment(
-        loader=PackageLoader("odegrad.reports.page", package_path=""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     results = Results.of(frame)
     every = results.frame
     suites = list(dict.fromkeys(every["suite"].dropna()))
     if figures is None:
         figures = [each for kind in KINDS for each in drawn(kind, results, formats=("svg",))]
-    return environment.get_template("page.html.j2").render(
-        suites=joined(suites) or "no runs",
-        folder=suites[0] if suites else "SUITE",
-        commands=[shlex.join(["odegrad", "run", suite]) for suite in suites] or ["odegrad run SUITE"],
-        outcome=outcome(results),
-        findings=findings(results),
-        note=NOTE,
-        results=_results(results),
-        runs=_runs(results.cells.head(MOST_RUNS)),
-        left_out=max(0, len(results.cells) - MOST_RUNS),
-        figures=[_figure(each) for each in figures if each.files],
-        not_drawn=[f"{each.kind.title}: {each.why_not}" for each in figures if each.why_not],
-        failed=_failed(results),
-        failed_left_out=max(0, len(results.failures) - MOST_RUNS),
-        machines=_machines(every),
-        glossary=COLUMNS,
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            suites=joined(suites) or "no runs",
+            folder=suites[0] if suites else "SUITE",
+            commands=[shlex.join(["odegrad", "run", suite]) for suite in suites] or ["odegrad run SUITE"],
+            outcome=outcome(results),
+            findings=findings(results),
+            note=NOTE,
+            results=_results(results),
+            across=page_table(ACROSS, across(results)),
+            tuning=page_table(TUNING, trials(every)),
+            runs=_runs(results.cells.head(MOST_RUNS)),
+            left_out=max(0, len(results.cells) - MOST_RUNS),
+            figures=[_figure(each) for each in figures if each.files],
+            not_drawn=[f"{each.kind.title}: {each.why_not}" for each in figures if each.why_not],
+            failed=_failed(results),
+            failed_left_out=max(0, len(results.failures) - MOST_RUNS),
+            machines=_machines(every),
+            glossary=COLUMNS,
+        )
     )
 
 
 def _results(frame: Source) -> PageTable:
     table = summary(frame)
-    return _table(RESULTS, table.assign(
+    return page_table(RESULTS, table.assign(
         label=[label(row) for row in rows_of(table)],
         ok=[f"{r.n_ok}/{r.n}" for r in rows_of(table)],
         gap=[gap(r) for r in rows_of(table)],
@@ -165,10 +204,11 @@ def _interval(low: float, high: float) -> str:
 
 
 def _runs(table: pd.DataFrame) -> PageTable:
-    return _table(RUNS, table.assign(label=[label(row) for row in rows_of(table)]))
+    return page_table(RUNS, table.assign(label=[label(row) for row in rows_of(table)]))
 
 
-def _table(columns: Sequence[PageColumn], table: pd.DataFrame) -> PageTable:
+def page_table(columns: Sequence[PageColumn], table: pd.DataFrame) -> PageTable:
+    """Return the rows of ``table`` as cells of text and value."""
     by_column = [[_cell(column, value) for value in table[column.value]] for column in columns]
     return PageTable(columns, list(zip(*by_column, strict=True)))
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from odegrad.record import Status
-from odegrad.reports.figures import costs, style, training, work_precision
+from odegrad.reports.figures import costs, integration_time, style, targets, training, work_precision
 from odegrad.reports.figures.kinds import KINDS, render, write_figures
 from odegrad.reports.figures.kinds import drawn as drawn_parts
 from odegrad.reports.names import METHOD_ORDER
@@ -285,3 +285,48 @@ def test_more_tasks_than_a_file_holds(record, frame_of):
     parts = list(drawn_parts(kind, results, formats=()))
     assert [p.name for p in parts] == ["costs", "costs_2"]
     assert [len(p.results.table) for p in parts] == [24, 1]
+
+
+def test_time_to_target_draws_medians_with_the_never_reached(record, frame_of):
+    """A dot a method at its median; where most seeds never reach the target it lies at the edge that says so."""
+    trace = {"trace_iteration": [0, 10, 20], "trace_seconds": [0.0, 1.0, 2.0], "metric_target": 0.8}
+    runs = [record(seed=s, trace_metric=[0.1, 0.8, 0.9], **trace) for s in range(3)]
+    runs += [record(method="adjoint", seed=s, trace_metric=[0.1, 0.2, 0.9 if s else 0.3], **trace) for s in range(3)]
+    runs += [record(method="anode", seed=s, status=Status.ERROR, message="x") for s in range(3)]
+    figure = targets.draw(frame_of(runs))
+    seconds, iterations = figure.axes
+    drawn = {x.get_marker(): float(x.get_xdata()[0]) for x in lines(seconds, "target_seconds")}
+    assert (drawn["o"], drawn["s"]) == (1.0, 2.0)
+    assert drawn["^"] > 2.0
+    assert any(t.get_text() == "not reached" for t in seconds.texts)
+    assert [float(x.get_xdata()[0]) for x in lines(iterations, "target_iterations")][:2] == [10.0, 20.0]
+    assert "anode not reached (0 of 3 runs)" in targets.describe(frame_of(runs))
+
+
+def test_profiles_are_drawn_as_steps(record, frame_of):
+    """By hand: naive is first on both problems; adjoint needs twice the memory on one and failed on the other."""
+    runs = [record(peak_bytes=10, seed=s) for s in (0, 1)]
+    runs += [
+        record(method="adjoint", peak_bytes=20),
+        record(method="adjoint", seed=1, status=Status.ERROR, message="x"),
+    ]
+    axis = targets.draw_profiles(frame_of(runs)).axes[2]
+    naive, adjoint = lines(axis, "profile")
+    assert naive.get_xdata().tolist()[:2] == adjoint.get_xdata().tolist()[:2] == [1.0, 2.0]
+    assert naive.get_ydata().tolist() == [1.0, 1.0, 1.0]
+    assert adjoint.get_ydata().tolist() == [0.0, 0.5, 0.5]
+    assert "adjoint 0% first, 50% at all" in targets.describe_profiles(frame_of(runs))
+
+
+def test_integration_time_is_drawn_where_it_is_trained(record, frame_of):
+    """End time of every iteration and f calls of every evaluation; runs without a trained end time are not there."""
+    runs = [
+        record(seed=s, train_end_time=[1.0, 0.9, 0.8 - 0.2 * s], trace_iteration=[0, 3], trace_nfe_forward=[20, 14])
+        for s in (0, 1)
+    ]
+    left, right = integration_time.draw(frame_of([*runs, record("circles")])).axes
+    assert lines(left, "median")[0].get_ydata().tolist() == pytest.approx([1.0, 0.9, 0.7])
+    assert lines(left, "median")[0].get_xdata().tolist() == [1, 2, 3]
+    assert lines(right, "median")[0].get_ydata().tolist() == [20.0, 14.0]
+    assert lines(right, "median")[0].get_xdata().tolist() == [0.0, 3.0]
+    assert not integration_time.draw(frame_of([record()])).axes
