@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import pandas as pd
 
@@ -71,7 +71,7 @@ class Results:
     @classmethod
     def of(cls, source: "pd.DataFrame | Results") -> Self:
         """Return ``source`` as results."""
-        return source if isinstance(source, cls) else cls(source)  # type: ignore[arg-type]
+        return source if isinstance(source, cls) else cls(source)
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -103,7 +103,7 @@ class Results:
         return part
 
 
-Source = pd.DataFrame | Results
+Source: TypeAlias = pd.DataFrame | Results
 """What tables and figures take: records from ``odegrad.reports.frame.load``, or results made of them once."""
 
 

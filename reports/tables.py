@@ -103,7 +103,7 @@ def failure_lines(failed: pd.DataFrame) -> Iterator[str]:
         yield f"{row.task}, {label(row)}, seed {units.count(row.seed)}: {row.status}: {message}"
 
 
-def tomarkdown_text(frame: Source) -> str:
+def to_markdown(frame: Source) -> str:
     """Return the table as Markdown, with the failed runs beneath it."""
     rows = [[markdown_text(c.text(row)) for c in COLUMNS_SHOWN] for row in rows_of(summary(frame))]
     heads = [c.heading for c in COLUMNS_SHOWN]
