@@ -45,7 +45,8 @@ def made_record(task: int, method: str, optimizer: str, seed: int, rng: np.rando
 def main(number: int) -> None:
     """Print the seconds of loading and of the whole report."""
     rng = np.random.default_rng(0)
-    grid = itertools.product(itertools.count(), range(TASKS), METHODS, OPTIMIZERS)
+    seeds = range(-(-number // (TASKS * len(METHODS) * len(OPTIMIZERS))))
+    grid = itertools.product(seeds, range(TASKS), METHODS, OPTIMIZERS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (folder / "records.jsonl").open("wb") as lines:

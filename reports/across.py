@@ -18,8 +18,8 @@ from odegrad.reports.comparing import (
 from odegrad.reports.names import sort_key
 from odegrad.reports.summary import Results, Source
 
-RATIOS = ("target_seconds", "train_seconds", "peak_bytes")
-"""Costs of which a row holds the ratio to the baseline."""
+RATIOS = {"target_seconds": "time to target", "train_seconds": "wall-clock", "peak_bytes": "peak memory"}
+"""Costs of which a row holds the ratio to the baseline, and what a table calls them."""
 COLUMNS = (
     "method", "baseline", *(f"{name}_{part}" for name in RATIOS for part in ("ratio", "low", "high", "n_ok", "n")),
     "score", "score_low", "score_high", "time_rank", "n_ok", "n",

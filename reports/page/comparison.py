@@ -9,7 +9,8 @@ import pandas as pd
 from odegrad.errors import ResultsError
 from odegrad.reports import units
 from odegrad.reports.changes import Changes
-from odegrad.reports.page.render import PageColumn, environment, page_table
+from odegrad.reports.page.columns import PageColumn
+from odegrad.reports.page.render import environment, page_table
 from odegrad.reports.tables import markdown_text
 
 NAMED = tuple(PageColumn(name, name, right=False) for name in ("task", "method", "variant"))

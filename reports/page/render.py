@@ -13,14 +13,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from odegrad.record import COLUMNS
 from odegrad.reports import units
-from odegrad.reports.across import across
+from odegrad.reports.across import RATIOS, across
 from odegrad.reports.figures import style
 from odegrad.reports.figures.kinds import KINDS, Drawn, drawn, render
 from odegrad.reports.figures.panels import FEW_TASKS
 from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
+from odegrad.reports.page.columns import ACROSS, RESULTS, RUNS, TUNING, PageColumn, metric
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
-from odegrad.reports.tables import METRIC_DIGITS, NOTE, label
+from odegrad.reports.tables import NOTE, label
 from odegrad.reports.tuning import trials
 
 MOST_RUNS = 2000
@@ -36,101 +37,11 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class PageColumn:
-    """One column of a table on the page."""
-
-    heading: str
-    value: str
-    """Column of the summary or of the records."""
-    text: Callable[[Any], str] = str
-    right: bool = True
-
-    @property
-    def hint(self) -> str:
-        """Return what the column means, from the glossary."""
-        return next((c.meaning for c in COLUMNS if c.name == self.value), "")
-
-
-@dataclass(frozen=True)
 class PageTable:
     """A table on the page."""
 
     columns: Sequence[PageColumn]
     rows: Sequence[Sequence[Cell]]
-
-
-def _metric(value: float) -> str:
-    return units.significant(value, METRIC_DIGITS)
-
-
-NAMED = (PageColumn("task", "task", right=False), PageColumn("method", "label", right=False))
-COSTS = (
-    PageColumn("NFE forward", "nfe_forward", units.count),
-    PageColumn("NFE backward", "nfe_backward", units.count),
-    PageColumn("gradient error", "gradient_relative_error", units.error),
-    PageColumn("gradient error, trained", "trained_gradient_relative_error", units.error),
-    PageColumn("peak memory", "peak_bytes", units.memory),
-    PageColumn("forward", "forward_seconds", units.seconds),
-    PageColumn("backward", "backward_seconds", units.seconds),
-    PageColumn("update", "update_seconds", units.seconds),
-    PageColumn("wall-clock", "train_seconds", units.seconds),
-)
-DETAILS = (
-    PageColumn("method error", "gradient_method_error", units.error),
-    PageColumn("saved memory", "saved_bytes", units.memory),
-)
-METRIC = PageColumn("metric", "metric_value", _metric)
-RESULTS = (
-    *NAMED,
-    PageColumn("measures", "metric_name", right=False),
-    METRIC,
-    *COSTS,
-    PageColumn("ok", "ok"),
-    *DETAILS,
-    PageColumn("metric, 95 % interval", "interval"),
-    PageColumn("metric's limit", "metric_limit", _metric),
-    PageColumn("behind it", "gap", _metric),
-    PageColumn("failures", "failures", right=False),
-)
-ACROSS = (
-    PageColumn("method", "method", right=False),
-    *(
-        PageColumn(f"{name}{shown}", f"{column}_{part}", write)
-        for column, name in (
-            ("target_seconds", "time to target"), ("train_seconds", "wall-clock"), ("peak_bytes", "peak memory"),
-        )
-        for part, shown, write in (
-            ("ratio", ", ratio", units.significant), ("low", ", low", units.significant),
-            ("high", ", high", units.significant), ("n_ok", ", ok pairs", units.count), ("n", ", pairs", units.count),
-        )
-    ),
-    PageColumn("score", "score", units.significant),
-    PageColumn("score, low", "score_low", units.significant),
-    PageColumn("score, high", "score_high", units.significant),
-    PageColumn("mean rank", "time_rank", units.significant),
-    PageColumn("ok", "n_ok", units.count),
-    PageColumn("runs", "n", units.count),
-)  # fmt: skip
-TUNING = (
-    *(PageColumn(name, name, right=False) for name in ("task", "method", "optimizer", "solver", "options")),
-    PageColumn("measures", "metric_name", right=False),
-    PageColumn("validation metric", "metric_value", _metric),
-    PageColumn("ok", "n_ok", units.count),
-    PageColumn("trials", "n", units.count),
-    PageColumn("chosen", "chosen", lambda chosen: "chosen" if chosen else "", right=False),
-)
-RUNS = (
-    *NAMED,
-    PageColumn("seed", "seed", units.count),
-    PageColumn("status", "status", right=False),
-    PageColumn("measures", "metric_name", right=False),
-    METRIC,
-    *COSTS,
-    *DETAILS,
-    PageColumn("solver", "solver", right=False),
-    PageColumn("optimizer", "optimizer", right=False),
-    PageColumn("run", "run_id", right=False),
-)
 
 
 def environment() -> Environment:
@@ -175,7 +86,7 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None) -> str:
             findings=findings(results),
             note=NOTE,
             results=_results(results),
-            across=page_table(ACROSS, across(results)),
+            across=_across(results),
             tuning=page_table(TUNING, trials(every)),
             runs=_runs(results.cells.head(MOST_RUNS)),
             left_out=max(0, len(results.cells) - MOST_RUNS),
@@ -199,8 +110,20 @@ def _results(frame: Source) -> PageTable:
     ))  # fmt: skip
 
 
-def _interval(low: float, high: float) -> str:
-    return "" if math.isnan(low) else f"{_metric(low)} to {_metric(high)}"
+def _across(frame: Source) -> PageTable:
+    table = across(frame)
+    texts = {"ok": [f"{r.n_ok}/{r.n}" for r in rows_of(table)]}
+    for name in (*RATIOS, "score"):
+        ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        texts[f"{name}_interval"] = [_interval(low, high, units.significant) for low, high in ends]
+    for name in RATIOS:
+        counts = zip(table[f"{name}_n_ok"], table[f"{name}_n"], strict=True)
+        texts[f"{name}_pairs"] = [f"{ok}/{number}" for ok, number in counts]
+    return page_table(ACROSS, table.assign(**texts))
+
+
+def _interval(low: float, high: float, text: Callable[[float], str] = metric) -> str:
+    return "" if math.isnan(low) else f"{text(low)} to {text(high)}"
 
 
 def _runs(table: pd.DataFrame) -> PageTable:
