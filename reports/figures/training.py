@@ -26,6 +26,9 @@ OPTIMIZERS_TITLE = "Optimizers: metric against training time"
 MOST_LINES = 12
 """Seeds of one method that are drawn as lines of their own."""
 
+MOST_CURVES = 16
+"""Medians in one panel beyond which seeds are not drawn and only the last point has its marker: one sees no more."""
+
 Points = NDArray[np.float64]
 
 
@@ -144,10 +147,14 @@ AXES = {
 
 def _panel(axis: Axes, runs: pd.DataFrame, labels: Sequence[tuple[str, str]], across: Across) -> None:
     left_out = 0
+    crowded = runs.groupby(["method", "variant"]).ngroups > MOST_CURVES
     for (method, variant), group in runs.groupby(["method", "variant"], sort=False):
         seeds = [_points(run) for run in rows_of(group)]
         keywords = style.line_style(str(method), variant_number(labels, str(method), str(variant)))
-        _spread(axis, seeds, keywords["color"])
+        if crowded:
+            keywords |= {"markevery": [-1]}
+        else:
+            _spread(axis, seeds, keywords["color"])
         left_out += sum(int((~np.isfinite(points)).any(axis=0).sum()) for points in seeds)
         axis.plot(
             *_finite(_quantile(seeds, 0.5)), **(keywords | {"markersize": 0.7 * keywords["markersize"]}), gid="median"

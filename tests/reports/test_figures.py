@@ -330,3 +330,12 @@ def test_integration_time_is_drawn_where_it_is_trained(record, frame_of):
     assert lines(right, "median")[0].get_ydata().tolist() == [20.0, 14.0]
     assert lines(right, "median")[0].get_xdata().tolist() == [0.0, 3.0]
     assert not integration_time.draw(frame_of([record()])).axes
+
+
+def test_crowded_panels_draw_medians_alone(record, frame_of):
+    """With more curves than one can follow, no seeds, and a marker at each end."""
+    runs = [record(seed=s, settings={"rtol": 10.0**-r}) for r in range(1, 18) for s in (0, 1)]
+    axis = training.draw(frame_of(runs)).axes[0]
+    assert len(lines(axis, "median")) == 17
+    assert lines(axis, "seed") == []
+    assert {str(x.get_markevery()) for x in lines(axis, "median")} == {"[-1]"}

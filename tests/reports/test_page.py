@@ -188,7 +188,7 @@ def test_report_is_built(mixed, write_results, tmp_path):
     }
     assert all(p.stat().st_size > 0 for p in written)
     assert len(read_parquet(folder / "records.parquet")) == len(mixed)
-    elsewhere = build_report(folder, tmp_path / "a" / "b")
+    elsewhere = build_report(folder, out=tmp_path / "a" / "b")
     assert elsewhere[-1] == tmp_path / "a" / "b" / "report.html"
 
 
@@ -196,7 +196,7 @@ def test_report_that_cannot_be_written(quick, write_results, tmp_path):
     """A file where the folder should be is an error with the way out."""
     (tmp_path / "taken").touch()
     with pytest.raises(ResultsError, match="expected a folder that can be written"):
-        build_report(write_results(quick), tmp_path / "taken")
+        build_report(write_results(quick), out=tmp_path / "taken")
 
 
 PROBE = """
