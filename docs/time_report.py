@@ -1,4 +1,4 @@
-"""Measure how long results take to load and to report: run it anywhere, it prints seconds, and those in which it was busy.
+"""Measure how long results take to load and to report: run it anywhere, it prints seconds, waiting left in and out.
 
 ``python docs/time_report.py [RECORDS]`` makes that many records (default 100 000) of a sweep: 20 tasks, 10 methods, 5
 optimizers and as many seeds as it takes, each with 100 losses and a trace of 9 points, as a run writes them.

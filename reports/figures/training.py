@@ -107,7 +107,11 @@ def _traces(frame: Source, against: str) -> pd.DataFrame:
     """Return the runs that ended ``ok`` and hold a trace, with ``x``: the points' places, in the order drawn."""
     kept = Results.of(frame).ok
     kept = kept[kept["trace_metric"].notna() & kept["trace_iteration"].notna() & kept["trace_seconds"].notna()]
-    return kept.assign(x=pd.Series([AXES[against].values(run) for run in rows_of(kept)], kept.index, dtype="object"))
+    places = pd.Series([AXES[against].values(run) for run in rows_of(kept)], kept.index, dtype="object")
+    return kept[_DRAWN].assign(x=places)  # rows of few columns: reading a row takes as long as it has columns
+
+
+_DRAWN = ["task", "method", "variant", "seed", "trace_metric", "metric_name", "metric_target"]
 
 
 def nfe_of(run: Any) -> list[float]:
