@@ -1,4 +1,4 @@
-"""The command line: ``odegrad run | plan | report | list | check | compare | diagnose | doctor``.
+"""The command line: ``odegrad run | plan | report | compare-results | list | check | compare | diagnose | doctor``.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 fine, 1 a check failed, 2 wrong
 usage, 3 some runs failed, 75 the machine failed (try again), 130 interrupted.
@@ -83,6 +83,9 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override the suite: seeds, iterations, rtol, ..."),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="auto: a CUDA device if there is one.")]
+AcrossOption = Annotated[
+    bool, typer.Option("--across-machines", help="Keep times of unlike machines; they do not compare.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -211,11 +214,41 @@ def plan(
 
 
 @app.command()
-def report(results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")]) -> None:
+def report(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="One or several results folders.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; default beside the records of the first.")] = None,
+    across_machines: AcrossOption = False,
+) -> None:
     """Print the table of RESULTS and write its figures and page."""
-    if not results.is_dir():
-        raise UsageError(f"results folder {results}: there is no such folder; give one that `odegrad run` wrote")
-    _report(results)
+    _check_folders(results)
+    _report(*results, out=out, across_machines=across_machines)
+
+
+@app.command("compare-results", epilog="Example: odegrad compare-results results/before results/after")
+def compare_results(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A results folder.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another one, with the same runs measured again.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write table and page; default B/changes.")] = None,
+    across_machines: AcrossOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what changed from A to B, run by run of the same content, with intervals; write it as table and page."""
+    from odegrad.reports.changes import changes
+    from odegrad.reports.frame import load
+    from odegrad.reports.page.comparison import rows, write
+
+    _check_folders([before, after])
+    old, new = (load(folder, across_machines=across_machines) for folder in (before, after))
+    found = changes(old, new, across_machines)
+    if as_json:
+        table = json.loads(found.table.to_json(orient="records", double_precision=15))
+        typer.echo(json.dumps({"said": found.sentences(), "changes": table}, indent=2))
+    else:
+        print_rows(rows(found.table), False, "what changed; change is after / before, of the metric after - before")
+        for line in found.sentences():
+            typer.echo(line)
+    written = write(found, str(before), str(after), out or after / "changes")
+    _log.info("wrote %s", written[-1])
 
 
 @app.command("list")
@@ -431,14 +464,20 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _report(folder: Path) -> None:
+def _check_folders(folders: list[Path]) -> None:
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"results folder {folder}: there is no such folder; give one that `odegrad run` wrote")
+
+
+def _report(*folders: Path, out: Path | None = None, across_machines: bool = False) -> None:
     from odegrad.reports.build import build_report
     from odegrad.reports.frame import load
     from odegrad.reports.tables import print_table
 
-    written = build_report(folder)
-    print_table(load(folder), output())
-    _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, folder)
+    written = build_report(*folders, out=out, across_machines=across_machines)
+    print_table(load(*folders, across_machines=across_machines), output())
+    _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, written[-1].parent)
 
 
 def main() -> None:

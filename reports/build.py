@@ -4,49 +4,58 @@ from pathlib import Path
 
 from odegrad.errors import ResultsError
 from odegrad.reports import trace
+from odegrad.reports.across import across
 from odegrad.reports.figures.kinds import write_figures
 from odegrad.reports.frame import load, to_parquet
 from odegrad.reports.page.render import page
+from odegrad.reports.summary import Results
 from odegrad.reports.tables import to_csv, to_latex, to_markdown
+from odegrad.reports.tuning import trials
 
 
-def build_report(results: Path, out: Path | None = None) -> list[Path]:
-    """Write the report of a results folder and return the files.
+def build_report(*results: Path, out: Path | None = None, across_machines: bool = False) -> list[Path]:
+    """Write the report of one or several results folders and return the files.
 
     Parameters
     ----------
     results
-        A folder that ``odegrad run`` wrote.
+        Folders that ``odegrad run`` wrote.
     out
-        Where to write; by default beside the records. Earlier files of a report are replaced.
+        Where to write; by default beside the records of the first. Earlier files of a report are replaced.
+    across_machines
+        As ``odegrad.reports.frame.load`` takes it.
 
     Returns
     -------
     list of pathlib.Path
         ``records.parquet``, ``trace.parquet`` (the training in long form), ``figures/*``,
-        ``tables/summary.{md,csv,tex}`` and, last, ``report.html``.
+        ``tables/summary.{md,csv,tex}``, ``tables/{across,tuning}.csv`` and, last, ``report.html``.
 
     Raises
     ------
     ResultsError
         If the records cannot be read or ``out`` cannot be written.
     """
-    frame = load(results)
-    folder = Path(out) if out is not None else Path(results)
+    frame = load(*results, across_machines=across_machines)
+    folder = Path(out) if out is not None else Path(results[0])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         records = folder / "records.parquet"
         to_parquet(frame, records)
         points = folder / "trace.parquet"
         trace.write(frame, points)
-        written = [records, points, *write_figures(frame, folder / "figures")]
+        results_of = Results.of(frame)
+        files, figures = write_figures(results_of, folder / "figures")
+        written = [records, points, *files]
         tables = folder / "tables"
         tables.mkdir(exist_ok=True)
         texts = {
-            tables / "summary.md": to_markdown(frame),
-            tables / "summary.csv": to_csv(frame),
-            tables / "summary.tex": to_latex(frame),
-            folder / "report.html": page(frame),
+            tables / "summary.md": to_markdown(results_of),
+            tables / "summary.csv": to_csv(results_of),
+            tables / "summary.tex": to_latex(results_of),
+            tables / "across.csv": str(across(results_of).to_csv(index=False)),
+            tables / "tuning.csv": str(trials(frame).to_csv(index=False)),
+            folder / "report.html": page(results_of, figures),
         }
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")

@@ -10,7 +10,7 @@ import pandas as pd
 from odegrad.record import Status
 from odegrad.reports import units
 from odegrad.reports.names import joined
-from odegrad.reports.summary import rows_of, summary
+from odegrad.reports.summary import Results, Source, rows_of, summary
 from odegrad.reports.tables import METRIC_DIGITS, label
 
 
@@ -24,8 +24,9 @@ class Finding:
     rest: str
 
 
-def outcome(frame: pd.DataFrame) -> str:
-    """Return how many runs there are and how they ended."""
+def outcome(source: Source) -> str:
+    """Return how many runs there are and how they ended; trials that choose settings are not counted."""
+    frame = Results.of(source).cells
     failed = int((frame["status"] != Status.OK).sum())
     if frame.empty:
         return "There is no run yet."
@@ -37,7 +38,7 @@ def outcome(frame: pd.DataFrame) -> str:
     return f"{runs}; {failed} failed, with the reason below, and are in no median."
 
 
-def findings(frame: pd.DataFrame) -> dict[str, list[Finding]]:
+def findings(frame: Source) -> dict[str, list[Finding]]:
     """Return for each task the best metric, the fastest training and iteration, the most exact and the leanest method.
 
     Medians over seeds. Methods whose values read the same at the digits shown share the place: a difference that the

@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from odegrad.errors import ResultsError
 from odegrad.record import COLUMNS, SCHEMA_VERSION, Column, Status
+from odegrad.reports.machines import without_times
 
 RECORDS = "records.jsonl"
 SHARDS = "records*.jsonl"
@@ -43,8 +44,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 @_no_garbage_collection()
-def load(results: Path | str) -> pd.DataFrame:
-    """Return the records of a results folder, one row a run, in the order in which the runs ended.
+def load(*results: Path | str, across_machines: bool = False) -> pd.DataFrame:
+    """Return the records of one or several results folders, one row a run, in the order in which the runs ended.
 
     A run that was measured more than once counts once: its latest ``ok`` record, or its latest one if none is ``ok``;
     files are read in the order of their names, ``records.jsonl`` first. A half-written last line (power cut, full
@@ -54,7 +55,10 @@ def load(results: Path | str) -> pd.DataFrame:
     Parameters
     ----------
     results
-        A folder that ``odegrad run`` wrote.
+        Folders that ``odegrad run`` wrote.
+    across_machines
+        Keep the times of records that come from unlike machines (another processor, GPU or number of threads); without
+        it they are NA, and a sentence is logged.
 
     Returns
     -------
@@ -66,23 +70,34 @@ def load(results: Path | str) -> pd.DataFrame:
     ResultsError
         If there is no record, a line cannot be read, or the records are of a newer odegrad.
     """
-    folder = Path(results)
+    if not results:
+        raise ResultsError("results: expected at least one folder, got none; give one that `odegrad run` wrote")
+    latest: dict[str, tuple[Any, ...]] = {}
+    for folder in map(Path, results):
+        for row in _rows_of_folder(folder):
+            _keep_latest(latest, row)
+    frame = _frame(list(latest.values()))
+    return frame if across_machines else without_times(frame)
+
+
+def _rows_of_folder(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield every record of a folder; refuse one without any."""
     if not folder.is_dir():
         raise ResultsError(
             f"results {folder}: expected a folder that holds {RECORDS}, got "
             f"{'a file' if folder.exists() else 'nothing there'}; `odegrad run SUITE --results {folder}` makes one"
         )
     paths = sorted(folder.glob(SHARDS), key=lambda path: (path.name != RECORDS, path.name))
-    latest: dict[str, tuple[Any, ...]] = {}
+    found = False
     for path in paths:
         for row in _rows(path):
-            _keep_latest(latest, row)
-    if not latest:
+            found = True
+            yield row
+    if not found:
         raise ResultsError(
             f"results {folder}: expected at least one record in {RECORDS}, got "
             f"{'none' if paths else 'no such file'}; measure some with `odegrad run SUITE --results {folder}`"
         )
-    return _frame(list(latest.values()))
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

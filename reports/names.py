@@ -76,16 +76,26 @@ def variants(frame: pd.DataFrame) -> pd.Series:
 
     A setting is named only if it varies within a task and method: a sweep over ``rtol`` gives ``rtol 0.001``.
     """
-    keys = [frame["task"].fillna(""), methods(frame)]
+    groups = frame["task"].fillna("").astype(str) + "\0" + methods(frame).astype(str)
+    group = pd.factorize(groups)[0]
     parts = []
     for setting in SETTINGS:
-        values = frame[setting].map(_plain)
-        varies = values.groupby(keys).transform("nunique") > 1
+        values = _texts(frame[setting])
+        varies = pd.Series(pd.factorize(values)[0], index=frame.index).groupby(group).transform("nunique") > 1
         if varies.any():
             named = f"{setting} " + values if setting in _NAMED else values
             parts.append(named.where(varies & (values != ""), ""))
     texts = [", ".join(word for word in row if word) for row in zip(*parts, strict=True)] if parts else ""
     return pd.Series(texts, index=frame.index, dtype="string")
+
+
+def _texts(values: pd.Series) -> pd.Series:
+    """Return each value as text; where values are hashable, each distinct one is written once."""
+    if values.dtype == object:
+        return values.map(_plain)
+    numbers, distinct = pd.factorize(values, use_na_sentinel=False)
+    texts = [_plain(value) for value in distinct.tolist()]
+    return pd.Series([texts[i] for i in numbers], index=values.index, dtype="object")
 
 
 def _plain(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +64,20 @@ def bootstrap_interval(
     if kept.size < 2:
         only = float(kept[0]) if kept.size else float("nan")
         return Interval(only, only)
-    draws = np.random.default_rng(seed).integers(0, kept.size, (resamples, kept.size))
+    lower, upper = _medians_of_draws(kept.size, seed, resamples)
+    ordered = np.sort(kept)
     tail = (1.0 - level) / 2.0
     with np.errstate(invalid="ignore"):
-        low, high = np.quantile(np.median(kept[draws], axis=1), [tail, 1.0 - tail])
+        medians = np.where(lower == upper, ordered[lower], (ordered[lower] + ordered[upper]) / 2.0)
+        low, high = np.quantile(medians, [tail, 1.0 - tail])
     return Interval(float(low), float(high))
+
+
+@lru_cache(maxsize=256)
+def _medians_of_draws(size: int, seed: int, resamples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each resample the places in order of the one or two values that its median is made of.
+
+    They depend on the number of values alone, so that a table of thousands of rows draws once.
+    """
+    draws = np.sort(np.random.default_rng(seed).integers(0, size, (resamples, size)), axis=1)
+    return draws[:, (size - 1) // 2], draws[:, size // 2]

@@ -1,13 +1,15 @@
 """From records to one row a task and method: medians over the seeds of the runs that ended ``ok``."""
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self, TypeAlias
 
 import pandas as pd
 
-from odegrad.record import Status
+from odegrad.record import TUNING, Status
 from odegrad.reports.names import methods, sort_key, variants
-from odegrad.reports.statistics import bootstrap_interval, median
+from odegrad.reports.statistics import bootstrap_interval
 
 MEDIANS = (
     "metric_value",
@@ -33,6 +35,9 @@ MEDIANS = (
 )
 """Columns of a record that the summary holds as medians over seeds, in the unit of the record."""
 
+KEY = ["task", "method", "variant"]
+"""What makes a row of the summary."""
+
 
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
     """Yield the rows of a table; columns are attributes."""
@@ -47,11 +52,62 @@ def gap(row: Any) -> float:
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the records with ``method`` filled, and ``variant``: what tells unlike runs of a method apart."""
-    return frame.assign(method=methods(frame), variant=variants(frame), task=frame["task"].fillna("").astype("string"))
+    """Return the records that count, with ``method`` filled, and ``variant``: what tells unlike runs of it apart.
+
+    Trials that choose settings (stage ``tuning``) are left out: ``odegrad.reports.tuning`` shows them.
+    """
+    counted = frame[frame["stage"].fillna("") != TUNING].reset_index(drop=True)
+    names = {"method": methods(counted), "task": counted["task"].fillna("").astype("string")}
+    return counted.assign(variant=variants(counted), **names)
 
 
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A result set with what every figure needs of it, each part computed once, on first use."""
+
+    frame: pd.DataFrame
+    """Records from ``odegrad.reports.frame.load``; they must not change afterwards."""
+
+    @classmethod
+    def of(cls, source: "pd.DataFrame | Results") -> Self:
+        """Return ``source`` as results."""
+        return source if isinstance(source, cls) else cls(source)
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """Return ``cells`` of the records."""
+        return cells(self.frame)
+
+    @cached_property
+    def ok(self) -> pd.DataFrame:
+        """Return the cells that ended ``ok``, by task, method, variant and seed, as figures draw them."""
+        ok = self.cells[self.cells["status"] == Status.OK]
+        return ok.assign(order=ok["method"].map(sort_key)).sort_values(["task", "order", "variant", "seed"])
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Return ``summary`` of the records."""
+        return _summary(self.cells)
+
+    @cached_property
+    def failures(self) -> pd.DataFrame:
+        """Return ``failures`` of the records."""
+        return _failures(self.cells)
+
+    def of_tasks(self, tasks: list[str]) -> "Results":
+        """Return the results on those tasks alone."""
+        part = Results(self.frame)
+        for name in ("cells", "ok", "table"):
+            whole = getattr(self, name)
+            part.__dict__[name] = whole[whole["task"].isin(tasks)]
+        return part
+
+
+Source: TypeAlias = pd.DataFrame | Results
+"""What tables and figures take: records from ``odegrad.reports.frame.load``, or results made of them once."""
+
+
+def summary(frame: Source) -> pd.DataFrame:
     """Return one row a (task, method, variant), by task and then in the order of methods.
 
     Parameters
@@ -66,36 +122,47 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         ended ``ok``; NaN if none did), ``metric_low, metric_high`` (95 % bootstrap interval of the median),
         ``n_ok, n`` (runs that ended ``ok``, all runs) and ``failures`` (``2 diverged, 1 timeout``; empty if none).
     """
-    rows = [_row(key, group) for key, group in cells(frame).groupby(["task", "method", "variant"])]
-    rows.sort(key=lambda row: (row["task"], sort_key(row["method"]), row["variant"]))
-    names = ("task", "method", "variant", "metric_name", "metric_higher_is_better", *MEDIANS)
-    table = pd.DataFrame(rows, columns=[*names, "metric_low", "metric_high", "n_ok", "n", "failures"])
-    text = dict.fromkeys(("task", "method", "variant", "metric_name", "failures"), "string")
-    numbers = dict.fromkeys((*MEDIANS, "metric_low", "metric_high"), "float64")
-    return table.astype(text | numbers | {"n_ok": "int64", "n": "int64", "metric_higher_is_better": "boolean"})
+    return Results.of(frame).table
 
 
-def failures(frame: pd.DataFrame) -> pd.DataFrame:
+def failures(frame: Source) -> pd.DataFrame:
     """Return every run that did not end ``ok``: ``task, method, variant, seed, status, message, run_id``."""
-    every = cells(frame)
+    return Results.of(frame).failures
+
+
+def _failures(every: pd.DataFrame) -> pd.DataFrame:
     failed = every[every["status"] != Status.OK]
     failed = failed.assign(message=failed["message"].fillna(""), order=failed["method"].map(sort_key))
     columns = ["task", "method", "variant", "seed", "status", "message", "run_id"]
     return failed.sort_values(["task", "order", "variant", "seed"])[columns].reset_index(drop=True)
 
 
-def _row(key: Any, group: pd.DataFrame) -> dict[str, Any]:
-    ok = group[group["status"] == Status.OK]
-    interval = bootstrap_interval(ok["metric_value"])
-    ended = group["status"].value_counts().drop(str(Status.OK), errors="ignore")
+def _summary(every: pd.DataFrame) -> pd.DataFrame:
+    values = every[list(MEDIANS)].astype("float64").where(every["status"] == Status.OK)
+    keys = [every[name] for name in KEY]
+    medians = values.groupby(keys).median()
+    rows = [
+        {**dict(zip(KEY, key, strict=True)), **_row(group), **dict(zip(MEDIANS, middle, strict=True))}
+        for (key, group), middle in zip(every.groupby(KEY), medians.to_numpy(), strict=True)
+    ]
+    rows.sort(key=lambda row: (row["task"], sort_key(row["method"]), row["variant"]))
+    names = (*KEY, "metric_name", "metric_higher_is_better", *MEDIANS)
+    table = pd.DataFrame(rows, columns=[*names, "metric_low", "metric_high", "n_ok", "n", "failures"])
+    text = dict.fromkeys((*KEY, "metric_name", "failures"), "string")
+    numbers = dict.fromkeys((*MEDIANS, "metric_low", "metric_high"), "float64")
+    return table.astype(text | numbers | {"n_ok": "int64", "n": "int64", "metric_higher_is_better": "boolean"})
+
+
+def _row(group: pd.DataFrame) -> dict[str, Any]:
+    ok = group["status"] == Status.OK
+    interval = bootstrap_interval(group["metric_value"][ok])
+    ended = group["status"][~ok].value_counts()
     return {
-        **dict(zip(("task", "method", "variant"), key, strict=True)),
         "metric_name": _first(group["metric_name"]),
         "metric_higher_is_better": _first(group["metric_higher_is_better"]),
-        **{name: median(ok[name].astype("float64")) for name in MEDIANS},
         "metric_low": interval.low,
         "metric_high": interval.high,
-        "n_ok": len(ok),
+        "n_ok": int(ok.sum()),
         "n": len(group),
         "failures": ", ".join(f"{number} {status}" for status, number in sorted(ended.items())),
     }

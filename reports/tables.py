@@ -14,7 +14,7 @@ from rich.text import Text
 
 from odegrad.reports import units
 from odegrad.reports.names import short
-from odegrad.reports.summary import failures, gap, rows_of, summary
+from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
 
 METRIC_DIGITS = 4
 NOTE = (
@@ -72,7 +72,7 @@ COLUMNS_SHOWN = (
 """What a table shows, in this order."""
 
 
-def print_table(frame: pd.DataFrame, console: Console) -> None:
+def print_table(frame: Source, console: Console) -> None:
     """Print the table of ``frame`` and beneath it every failed run with its status and message.
 
     Where the console is too narrow, tasks become headings, and then the times get a table of their own; no number is
@@ -90,7 +90,7 @@ def print_table(frame: pd.DataFrame, console: Console) -> None:
     console.print(Text(NOTE, style="dim"))
     failed = failures(frame)
     if len(failed):
-        console.print(Text(f"\n{len(failed)} of {len(frame)} runs failed:", style="bold"))
+        console.print(Text(f"\n{len(failed)} of {len(Results.of(frame).cells)} runs failed:", style="bold"))
     for line in failure_lines(failed):
         text = line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]} …"
         console.print(Text(f"  {text}"), soft_wrap=True)
@@ -103,22 +103,22 @@ def failure_lines(failed: pd.DataFrame) -> Iterator[str]:
         yield f"{row.task}, {label(row)}, seed {units.count(row.seed)}: {row.status}: {message}"
 
 
-def to_markdown(frame: pd.DataFrame) -> str:
+def to_markdown(frame: Source) -> str:
     """Return the table as Markdown, with the failed runs beneath it."""
-    rows = [[_markdown(c.text(row)) for c in COLUMNS_SHOWN] for row in rows_of(summary(frame))]
+    rows = [[markdown_text(c.text(row)) for c in COLUMNS_SHOWN] for row in rows_of(summary(frame))]
     heads = [c.heading for c in COLUMNS_SHOWN]
     rule = ["--:" if c.right else ":--" for c in COLUMNS_SHOWN]
     lines = [f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)]
-    failed = [f"* {_markdown(line)}" for line in failure_lines(failures(frame))]
+    failed = [f"* {markdown_text(line)}" for line in failure_lines(failures(frame))]
     return "\n".join([*lines, "", NOTE, *(["", "Failed runs:", "", *failed] if failed else []), ""])
 
 
-def to_csv(frame: pd.DataFrame) -> str:
+def to_csv(frame: Source) -> str:
     """Return the summary as CSV: full numbers, units in the columns' names, empty where nothing was measured."""
     return str(summary(frame).to_csv(index=False))
 
 
-def to_latex(frame: pd.DataFrame) -> str:
+def to_latex(frame: Source) -> str:
     r"""Return the table as a LaTeX ``tabular`` with booktabs rules; it needs ``\usepackage{booktabs}``."""
     lines, task = [], None
     for row in rows_of(summary(frame)):
@@ -181,7 +181,7 @@ def _empty_table(columns: list[tuple[str, bool]]) -> Table:
     return shown
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Return ``text`` with what Markdown and HTML would read as markup made harmless."""
     harmless = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", harmless)

@@ -31,15 +31,16 @@ def long_form(frame: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         Columns ``IDENTITY`` and the values of ``TRACES``, float64; NaN where a run has no such trace.
     """
-    rows = []
-    for record in frame[frame["trace_iteration"].notna()].to_dict("records"):
-        count = len(record["trace_iteration"])
-        own = {name: record[name] for name in IDENTITY}
-        lists = {new: _values(record[old], count) for old, new in TRACES.items()}
-        rows.append(pd.DataFrame({**own, **lists}))
-    if not rows:
+    traced = frame[frame["trace_iteration"].notna()]
+    if traced.empty:
         return pd.DataFrame(columns=[*IDENTITY, *TRACES.values()])
-    return pd.concat(rows, ignore_index=True)
+    counts = traced["trace_iteration"].map(len).to_numpy()
+    own = traced[list(IDENTITY)].loc[traced.index.repeat(counts)].reset_index(drop=True)
+    lists = {
+        new: np.concatenate([_values(values, count) for values, count in zip(traced[old], counts, strict=True)])
+        for old, new in TRACES.items()
+    }
+    return own.assign(**lists)
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:

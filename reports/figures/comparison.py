@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from odegrad.reports.figures import style
-from odegrad.reports.figures.work_precision import COSTS, name_missing, panel
+from odegrad.reports.figures.work_precision import name_missing, panel
 
 
 def draw(table: pd.DataFrame, columns: int = 2) -> Figure:
@@ -34,7 +34,7 @@ def draw(table: pd.DataFrame, columns: int = 2) -> Figure:
         if not rows["drawn"].any():
             return style.nothing_to_draw(columns, "its gradient error")
         figure, grid = style.grid(1, 2, columns, height=3.0)
-        for axis, cost in zip(grid[0], COSTS, strict=True):
+        for axis, cost in zip(grid[0], ("seconds", "peak_bytes"), strict=True):
             panel(axis, rows, cost, "gradient_relative_error")
         name_missing(grid[0][0], rows)
         style.legend(figure, [(method, "") for method in rows["method"][rows["drawn"]]], columns)

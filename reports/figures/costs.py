@@ -8,15 +8,22 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from odegrad.reports import units
-from odegrad.reports.figures import style
-from odegrad.reports.summary import rows_of, summary
+from odegrad.reports.figures import dots, style
+from odegrad.reports.figures.panels import FEW_TASKS
+from odegrad.reports.summary import Source, rows_of, summary
 from odegrad.reports.tables import label
 
 TITLE = "Function evaluations and memory of one iteration"
+MANY = (
+    dots.Quantity("nfe_forward", "f calls forward", units.count),
+    dots.Quantity("nfe_backward", "f calls backward", units.count),
+    dots.Quantity("peak_bytes", "peak memory", units.memory),
+)
+"""What the figure of more than ``FEW_TASKS`` tasks shows, as dots."""
 DARK, LIGHT, KEPT, PEAK = style.BLUE, style.SKY, style.GREEN, "#8FD3BF"
 
 
-def draw(frame: pd.DataFrame, columns: int = 2) -> Figure:
+def draw(frame: Source, columns: int = 2) -> Figure:
     """Return the figure: a row a task, bars of NFE and of memory, one bar a method.
 
     NFE forward and backward are stacked to their sum. Memory kept between the passes is part of the peak, so it lies
@@ -39,6 +46,8 @@ def draw(frame: pd.DataFrame, columns: int = 2) -> Figure:
         if not (table["n_ok"] > 0).any():
             return style.nothing_to_draw(columns, "its costs")
         tasks = style.tasks(table)
+        if len(tasks) > FEW_TASKS:
+            return dots.draw(table, MANY, columns)
         most = int(table.groupby("task").size().max())
         figure, grid = style.grid(len(tasks), 2, columns, height=0.8 + 0.24 * most)
         for task, (left, right) in zip(tasks, grid, strict=True):
@@ -52,7 +61,7 @@ def draw(frame: pd.DataFrame, columns: int = 2) -> Figure:
         return figure
 
 
-def describe(frame: pd.DataFrame) -> str:
+def describe(frame: Source) -> str:
     """Return the figure in words, for readers who cannot see it."""
     table = summary(frame)
     table = table[table["n_ok"] > 0]

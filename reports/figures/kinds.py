@@ -1,15 +1,17 @@
 """Every kind of figure by name, and writing all of them."""
 
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.figure import Figure
 
-from odegrad.reports.figures import costs, log_norm, style, training, work_precision
+from odegrad.reports.figures import costs, integration_time, log_norm, style, targets, training, work_precision
+from odegrad.reports.figures.panels import MOST_TASKS
+from odegrad.reports.summary import Results, Source
 
 FORMATS = ("svg", "pdf", "png")
 _METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -22,14 +24,25 @@ class Kind:
 
     name: str
     title: str
-    draw: Callable[[pd.DataFrame, int], Figure]
+    draw: Callable[..., Figure]
     """``(frame, columns) -> Figure``."""
-    describe: Callable[[pd.DataFrame], str]
+    describe: Callable[[Results], str]
     """``frame -> alt text``, from the same data."""
+    split: bool = True
+    """Whether tasks beyond ``MOST_TASKS`` go to further files; a figure over all tasks is one."""
 
 
 KINDS = (
-    Kind("training", training.TITLE, training.draw, training.describe),
+    *(
+        Kind(
+            name,
+            training.TITLES[against],
+            partial(training.draw, against=against),
+            partial(training.describe, against=against),
+        )
+        for name, against in (("training", "seconds"), ("training_iterations", "iterations"), ("training_nfe", "nfe"))
+    ),
+    Kind("optimizers", training.OPTIMIZERS_TITLE, training.draw_optimizers, training.describe_optimizers),
     *(
         Kind(
             name,
@@ -44,6 +57,9 @@ KINDS = (
         )
     ),
     Kind("log_norm", log_norm.TITLE, log_norm.draw, log_norm.describe),
+    Kind("time_to_target", targets.TITLE, targets.draw, targets.describe),
+    Kind("performance_profiles", targets.PROFILES_TITLE, targets.draw_profiles, targets.describe_profiles, split=False),
+    Kind("integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe),
     Kind("costs", costs.TITLE, costs.draw, costs.describe),
 )
 
@@ -62,8 +78,45 @@ def render(figure: Figure, format_name: str) -> bytes:
     return stream.getvalue()
 
 
-def write_figures(frame: pd.DataFrame, folder: Path, columns: int = 2) -> list[Path]:
-    """Write every kind of figure as PNG, PDF and SVG into ``folder``, which is made; return the files.
+@dataclass(frozen=True)
+class Drawn:
+    """A figure, or its part where the tasks are many, as the contents of files."""
+
+    kind: Kind
+    name: str
+    """Of the files, without their endings."""
+    results: Results
+    """What it shows."""
+    files: Mapping[str, bytes]
+    """Format -> content; empty where there is nothing to draw."""
+    why_not: str = ""
+    """Where nothing is drawn, why."""
+
+
+def drawn(kind: Kind, frame: Source, formats: Sequence[str] = FORMATS, columns: int = 2) -> Iterator[Drawn]:
+    """Draw one kind of figure, each figure once for all formats; yield its parts of ``MOST_TASKS`` tasks."""
+    results = Results.of(frame)
+    tasks = style.tasks(results.table)
+    step = MOST_TASKS if kind.split else len(tasks) + 1
+    for number, start in enumerate(range(0, max(len(tasks), 1), step)):
+        few = len(tasks) <= MOST_TASKS or not kind.split
+        part = results if few else results.of_tasks(tasks[start : start + MOST_TASKS])
+        figure = kind.draw(part, columns)
+        name = f"{kind.name}_{number + 1}" if number else kind.name
+        if not figure.axes:
+            yield Drawn(kind, name, part, {}, " ".join(text.get_text() for text in figure.texts))
+        else:
+            yield Drawn(kind, name, part, {format_name: render(figure, format_name) for format_name in formats})
+
+
+def write_figures(frame: Source, folder: Path, columns: int = 2) -> tuple[list[Path], list[Drawn]]:
+    """Write every kind of figure that has something to draw as PNG, PDF and SVG into ``folder``, which is made.
+
+    Returns
+    -------
+    list of pathlib.Path, list of Drawn
+        The files, and what was drawn, so that a page need not draw it again. Files of an earlier report that are not
+        written again are removed.
 
     Raises
     ------
@@ -71,11 +124,16 @@ def write_figures(frame: pd.DataFrame, folder: Path, columns: int = 2) -> list[P
         If the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    results = Results.of(frame)
+    written, every = [], []
     for kind in KINDS:
-        figure = kind.draw(frame, columns)
-        for format_name in FORMATS:
-            path = folder / f"{kind.name}.{format_name}"
-            path.write_bytes(render(figure, format_name))
-            written.append(path)
-    return written
+        for old in folder.glob(f"{kind.name}*"):
+            if re.fullmatch(rf"{kind.name}(_\d+)?\.({'|'.join(FORMATS)})", old.name):
+                old.unlink()
+        for each in drawn(kind, results, columns=columns):
+            every.append(each)
+            for format_name, content in each.files.items():
+                path = folder / f"{each.name}.{format_name}"
+                path.write_bytes(content)
+                written.append(path)
+    return written, every

@@ -5,11 +5,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from odegrad.record import Status
 from odegrad.reports import units
 from odegrad.reports.figures import style
+from odegrad.reports.figures.panels import by_task, labels_of, variant_number
 from odegrad.reports.names import joined, short, sort_key
-from odegrad.reports.summary import cells
+from odegrad.reports.summary import Results, Source
 
 TITLE = "Logarithmic norm during training"
 QUANTITIES = {"mu_2": (style.BLUE, "-", "mu_2(J)"), "mu_2_minus": (style.RED, (0, (4, 2)), "mu_2(-J)")}
@@ -134,7 +134,7 @@ def draw_law(frame: pd.DataFrame, columns: int = 1) -> Figure:
         return figure
 
 
-def draw(frame: pd.DataFrame, columns: int = 2) -> Figure:
+def draw(frame: Source, columns: int = 2) -> Figure:
     """Return the figure of a set of records: the largest ``mu_2(-J)`` during training, one panel a task.
 
     Parameters
@@ -153,21 +153,12 @@ def draw(frame: pd.DataFrame, columns: int = 2) -> Figure:
     with style.applied():
         if points.empty:
             return style.nothing_to_draw(columns, "its logarithmic norm during training")
-        tasks = style.tasks(points)
-        per_row = min(len(tasks), 2) if columns == 2 else 1
-        figure, grid = style.grid(-(-len(tasks) // per_row), per_row, columns, height=2.7)
-        axes = [axis for row in grid for axis in row]
-        keys = {(str(m), str(v)) for m, v in zip(points["method"], points["variant"], strict=True)}
-        labels = sorted(keys, key=lambda key: (sort_key(key[0]), key[1]))
-        for axis, task in zip(axes, tasks, strict=False):
-            _panel(axis, str(task), points[points["task"] == task], labels)
-        for axis in axes[len(tasks) :]:
-            axis.remove()
-        style.legend(figure, labels, columns)
-        return figure
+        labels = labels_of(points)
+        by = {str(task): rows for task, rows in points.groupby("task", sort=False)}
+        return by_task(list(by), labels, columns, lambda axis, task: _panel(axis, by[task], labels))
 
 
-def describe(frame: pd.DataFrame) -> str:
+def describe(frame: Source) -> str:
     """Return the figure in words, for readers who cannot see it."""
     points = _points(frame)
     parts = []
@@ -180,25 +171,23 @@ def describe(frame: pd.DataFrame) -> str:
     return f"{TITLE}, one panel a task. {'. '.join(parts) or 'No finished run'}."
 
 
-def _points(frame: pd.DataFrame) -> pd.DataFrame:
+def _points(frame: Source) -> pd.DataFrame:
     """Return one row for every run that ended ``ok`` and point of its training."""
-    kept = cells(frame)
-    kept = kept[(kept["status"] == Status.OK) & kept["trace_log_norm_minus_max"].notna()]
+    kept = Results.of(frame).ok
+    kept = kept[kept["trace_log_norm_minus_max"].notna()]
     wanted = ["task", "method", "variant", "seed", "trace_iteration", "trace_log_norm_minus_max"]
     points = kept[wanted].explode(["trace_iteration", "trace_log_norm_minus_max"], ignore_index=True)
     return points.astype({"trace_iteration": float, "trace_log_norm_minus_max": float})
 
 
-def _panel(axis: Axes, task: str, points: pd.DataFrame, labels: list[tuple[str, str]]) -> None:
-    seen: dict[str, int] = {}
+def _panel(axis: Axes, points: pd.DataFrame, labels: list[tuple[str, str]]) -> None:
     for method, variant in labels:
-        seen[method] = seen.get(method, -1) + 1
         rows = points[(points["method"] == method) & (points["variant"] == variant)]
         if rows.empty:
             continue
         values = rows.groupby("trace_iteration")["trace_log_norm_minus_max"].agg(["median", "min", "max"])
-        drawn = style.line_style(method, seen[method])
+        drawn = style.line_style(method, variant_number(labels, method, variant))
         axis.fill_between(values.index, values["min"], values["max"], color=drawn["color"], alpha=0.15, lw=0)
         axis.plot(values.index, values["median"], gid="median", **drawn)
     axis.axhline(0.0, color=style.GREY, linewidth=0.8)
-    axis.set(title=style.drawable(task), xlabel="iteration", ylabel="largest mu_2(-J) (1/time)")
+    axis.set(xlabel="iteration", ylabel="largest mu_2(-J) (1/time)")

@@ -18,7 +18,7 @@ from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from odegrad.reports.names import short
 
@@ -53,7 +53,7 @@ _SETTINGS: Any = {
     "legend.frameon": False,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "savefig.dpi": 200,
+    "savefig.dpi": 150,
     "pdf.fonttype": 42,  # fonts embedded as TrueType, which publishers ask for
     "ps.fonttype": 42,
     "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
@@ -85,6 +85,12 @@ _LOOKS = {
     "gauss_adjoint": Look(ORANGE, "s"),
     "forward_sensitivity": Look(ORANGE, "^"),
     "snopt": Look(PINK, "D"),
+    "adam": Look(BLUE, "o"),
+    "adamw": Look(SKY, "o"),
+    "sgd": Look(ORANGE, "P"),
+    "rmsprop": Look(GREEN, "X"),
+    "adagrad": Look(BLACK, "X"),
+    "lbfgs": Look(GREY, "X"),
     "torchdiffeq_naive": Look(GREY, "o", hollow=True),
     "torchdiffeq_adjoint": Look(ORANGE, "s", hollow=True),
     "torchdiffeq_seminorm": Look(RED, "D", hollow=True),
@@ -95,7 +101,7 @@ _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 
 
 def look(method: str) -> Look:
-    """Return how ``method`` is drawn: fixed for known names, for others drawn from a hash of the name."""
+    """Return how a method (or an optimizer) is drawn: fixed for known names, for others from a hash of the name."""
     if method in _LOOKS:
         return _LOOKS[method]
     number = int.from_bytes(hashlib.sha256(method.encode()).digest()[:8], "big")
@@ -160,7 +166,7 @@ def log_axis(axis: Axis, values: pd.Series, name: str, tick: Callable[[float], s
         axis.axes.set(yscale="log", ylim=(low / margin, high * margin), ylabel=name)
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100.0 else (1.0,), numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _place: tick(value)))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())  # dozens of ticks a panel take longer to draw than all else in it
 
 
 def drawable(text: str) -> str:

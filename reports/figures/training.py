@@ -1,6 +1,8 @@
-"""The metric against wall-clock during training: the median over seeds in bold, the seeds around it."""
+"""The metric during training, against seconds, iterations or f calls: the median over seeds, and the seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,21 +10,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from odegrad.record import Status
 from odegrad.reports import units
 from odegrad.reports.figures import style
-from odegrad.reports.names import joined, short, sort_key
-from odegrad.reports.summary import cells, rows_of, summary
+from odegrad.reports.figures.panels import by_task, labels_of, variant_number
+from odegrad.reports.names import joined
+from odegrad.reports.summary import Results, Source, rows_of, summary
+from odegrad.reports.tables import label
 
-TITLE = "Metric against training time"
+TITLES = {
+    "seconds": "Metric against training time",
+    "iterations": "Metric against iterations",
+    "nfe": "Metric against function evaluations",
+}
+OPTIMIZERS_TITLE = "Optimizers: metric against training time"
 MOST_LINES = 12
 """Seeds of one method that are drawn as lines of their own."""
+
+MOST_CURVES = 16
+"""Medians in one panel beyond which seeds are not drawn and only the last point has its marker: one sees no more."""
 
 Points = NDArray[np.float64]
 
 
-def draw(frame: pd.DataFrame, columns: int = 2) -> Figure:
-    """Return the figure: one panel a task, the metric over the seconds of training (evaluations left out).
+def draw(frame: Source, columns: int = 2, against: str = "seconds") -> Figure:
+    """Return the figure: one panel a task, the metric over the training (evaluations left out).
 
     The axis fits what comes after the first evaluation; a start beyond it is said on the axis, and drawn outside.
 
@@ -32,61 +43,122 @@ def draw(frame: pd.DataFrame, columns: int = 2) -> Figure:
         Records from ``odegrad.reports.frame.load``.
     columns
         1 or 2: columns of a page that the figure spans.
+    against
+        One of ``AXES``.
 
     Returns
     -------
     matplotlib.figure.Figure
         Lines carry the ``gid`` ``seed`` or ``median``. Points that are not finite are left out and counted.
     """
-    traces = _traces(frame)
+    traces = _traces(frame, against)
     with style.applied():
         if traces.empty:
             return style.nothing_to_draw(columns, "its metric during training")
-        tasks = style.tasks(traces)
-        per_row = min(len(tasks), 2) if columns == 2 else 1
-        rows = -(-len(tasks) // per_row)
-        figure, grid = style.grid(rows, per_row, columns, height=2.7)
-        axes = [axis for row in grid for axis in row]
-        keys = {(str(m), str(v)) for m, v in zip(traces["method"], traces["variant"], strict=True)}
-        labels = sorted(keys, key=lambda key: (sort_key(key[0]), key[1]))
-        for axis, task in zip(axes, tasks, strict=False):
-            _panel(axis, task, traces[traces["task"] == task], labels)
-        for axis in axes[len(tasks) :]:
-            axis.remove()
-        style.legend(figure, labels, columns)
-        return figure
+        labels = labels_of(traces)
+        by = {str(task): rows for task, rows in traces.groupby("task", sort=False)}
+        return by_task(list(by), labels, columns, lambda axis, task: _panel(axis, by[task], labels, AXES[against]))
 
 
-def describe(frame: pd.DataFrame) -> str:
+def draw_optimizers(frame: Source, columns: int = 2) -> Figure:
+    """Return the figure of optimizers: the metric over the seconds of training, a line and colour an optimizer.
+
+    Only tasks on which at least two optimizers were run; runs that differ in more, such as the gradient method, are
+    lines of their own.
+    """
+    with style.applied():
+        if not _several_optimizers(frame).any():
+            return style.nothing_to_draw(columns, "a task with more than one optimizer")
+    return draw(_by_optimizer(frame), columns)
+
+
+def describe_optimizers(frame: Source) -> str:
+    """Return the figure of optimizers in words, for readers who cannot see it."""
+    return describe(_by_optimizer(frame)).replace(TITLES["seconds"], OPTIMIZERS_TITLE)
+
+
+def _several_optimizers(frame: Source) -> pd.Series:
+    cells = Results.of(frame).cells
+    return cells["optimizer"].groupby(cells["task"]).transform("nunique") > 1
+
+
+def _by_optimizer(frame: Source) -> Results:
+    """Return the results with the optimizer in the place of the method."""
+    cells = Results.of(frame).cells[_several_optimizers(frame)]
+    return Results(cells.assign(method=cells["optimizer"]).drop(columns="variant"))
+
+
+def describe(frame: Source, against: str = "seconds") -> str:
     """Return the figure in words, for readers who cannot see it."""
     table = summary(frame)
     parts = []
-    for task in style.tasks(_traces(frame)):
+    for task in style.tasks(_traces(frame, against)):
         rows = table[(table["task"] == task) & (table["n_ok"] > 0)]
         ends = [
-            f"{short(r.method)} {units.significant(r.metric_value, 4)} after {units.seconds(r.train_seconds)}"
+            f"{label(r)} {units.significant(r.metric_value, 4)} after {units.seconds(r.train_seconds)}"
             for r in rows_of(rows)
         ]
         names = rows["metric_name"].dropna()
         parts.append(f"{task}: {names.iloc[0] if len(names) else 'metric'} ends at {joined(ends)}")
-    return f"{TITLE}, one panel a task. {'. '.join(parts) or 'No finished run'}."
+    return f"{TITLES[against]}, one panel a task. {'. '.join(parts) or 'No finished run'}."
 
 
-def _traces(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs that ended ``ok`` and hold a trace, in the order in which they are drawn."""
-    kept = cells(frame)
-    kept = kept[(kept["status"] == Status.OK) & kept["trace_metric"].notna() & kept["trace_seconds"].notna()]
-    order = kept["method"].map(sort_key)
-    return kept.assign(order=order).sort_values(["task", "order", "variant", "seed"])
+def _traces(frame: Source, against: str) -> pd.DataFrame:
+    """Return the runs that ended ``ok`` and hold a trace, with ``x``: the points' places, in the order drawn."""
+    kept = Results.of(frame).ok
+    kept = kept[kept["trace_metric"].notna() & kept["trace_iteration"].notna() & kept["trace_seconds"].notna()]
+    places = pd.Series([AXES[against].values(run) for run in rows_of(kept)], kept.index, dtype="object")
+    return kept[_DRAWN].assign(x=places)  # rows of few columns: reading a row takes as long as it has columns
 
 
-def _panel(axis: Axes, task: str, runs: pd.DataFrame, labels: Sequence[tuple[str, str]]) -> None:
+_DRAWN = ["task", "method", "variant", "seed", "trace_metric", "metric_name", "metric_target"]
+
+
+def nfe_of(run: Any) -> list[float]:
+    """Return the f calls, forward and backward, up to each point of a run's training.
+
+    Records hold the calls of one iteration at the initial and at the trained parameters; between them the calls of an
+    iteration are taken to change evenly. Without the latter they are taken to stay.
+    """
+    start = float(_number(run.nfe_forward) + _number(run.nfe_backward))
+    end = float(_number(run.trained_nfe_forward) + _number(run.trained_nfe_backward))
+    end = start if np.isnan(end) else end
+    iterations = np.asarray(run.trace_iteration, dtype=np.float64)
+    share = iterations / max(iterations[-1], 1.0) if iterations.size else iterations
+    return [float(v) for v in iterations * (start + 0.5 * share * (end - start))]
+
+
+def _number(value: Any) -> float:
+    return float("nan") if pd.isna(value) else float(value)
+
+
+@dataclass(frozen=True)
+class Across:
+    """What the horizontal axis is."""
+
+    name: str
+    values: Callable[[Any], Any]
+    """Run -> the place of each of its points."""
+
+
+AXES = {
+    "seconds": Across("training time (s)", lambda run: run.trace_seconds),
+    "iterations": Across("iteration", lambda run: run.trace_iteration),
+    "nfe": Across("f calls, forward and backward", nfe_of),
+}
+"""What the metric can be drawn against."""
+
+
+def _panel(axis: Axes, runs: pd.DataFrame, labels: Sequence[tuple[str, str]], across: Across) -> None:
     left_out = 0
+    crowded = runs.groupby(["method", "variant"]).ngroups > MOST_CURVES
     for (method, variant), group in runs.groupby(["method", "variant"], sort=False):
         seeds = [_points(run) for run in rows_of(group)]
-        index = [v for m, v in labels if m == method].index(str(variant))
-        keywords = style.line_style(str(method), index)
-        _spread(axis, seeds, keywords["color"])
+        keywords = style.line_style(str(method), variant_number(labels, str(method), str(variant)))
+        if crowded:
+            keywords |= {"markevery": [-1]}
+        else:
+            _spread(axis, seeds, keywords["color"])
         left_out += sum(int((~np.isfinite(points)).any(axis=0).sum()) for points in seeds)
         axis.plot(
             *_finite(_quantile(seeds, 0.5)), **(keywords | {"markersize": 0.7 * keywords["markersize"]}), gid="median"
@@ -95,10 +167,9 @@ def _panel(axis: Axes, task: str, runs: pd.DataFrame, labels: Sequence[tuple[str
     names = runs["metric_name"].dropna()
     targets = [float(target) for target in runs["metric_target"].dropna()]
     cut = _begin_after_start(axis, [_finite(_points(run)) for run in rows_of(runs)], targets)
-    axis.set_title(style.drawable(task))
-    axis.set_xlabel("training time (s)" + (f"\nleft out as not finite: {left_out}" if left_out else ""))
+    axis.set_xlabel(across.name + (f"\nleft out as not finite: {left_out}" if left_out else ""))
     name = style.drawable(names.iloc[0]) if len(names) else "metric"
-    axis.set_ylabel(f"{name}\n(untrained start beyond the axis)" if cut else name)
+    axis.set_ylabel(f"{name}\n(start beyond the axis)" if cut else name)
 
 
 def _begin_after_start(axis: Axes, traces: list[Points], targets: list[float]) -> bool:
@@ -124,25 +195,25 @@ def _target(axis: Axes, runs: pd.DataFrame) -> None:
 
 
 def _points(run: object) -> Points:
-    """Return seconds and metric of one run, ``[2, evaluations]``."""
-    seconds, metric = (np.array(getattr(run, n), dtype=np.float64) for n in ("trace_seconds", "trace_metric"))
-    length = min(len(seconds), len(metric))
-    return np.stack([seconds[:length], metric[:length]])
+    """Return the places and the metric of one run, ``[2, evaluations]``."""
+    places, metric = (np.array(getattr(run, n), dtype=np.float64) for n in ("x", "trace_metric"))
+    length = min(len(places), len(metric))
+    return np.stack([places[:length], metric[:length]])
 
 
 def _spread(axis: Axes, seeds: list[Points], colour: str) -> None:
     """Draw what lies around the median: a thin line a seed, or the band between the quartiles if seeds are many."""
     if len(seeds) > MOST_LINES:
         low, high = _quantile(seeds, 0.25), _quantile(seeds, 0.75)
-        seconds = _quantile(seeds, 0.5)[0]
-        axis.fill_between(seconds, low[1], high[1], color=colour, alpha=0.2, linewidth=0.0, gid="band")
+        places = _quantile(seeds, 0.5)[0]
+        axis.fill_between(places, low[1], high[1], color=colour, alpha=0.2, linewidth=0.0, gid="band")
     elif len(seeds) > 1:
         for points in seeds:
             axis.plot(*_finite(points), color=colour, linewidth=0.7, alpha=0.4, gid="seed")
 
 
 def _quantile(seeds: list[Points], level: float) -> Points:
-    """Return a quantile over seeds of seconds and metric at each evaluation that every seed reached."""
+    """Return a quantile over seeds of places and metric at each evaluation that every seed reached."""
     length = min(points.shape[1] for points in seeds)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.quantile([points[:, :length] for points in seeds], level, axis=0))

@@ -1,16 +1,18 @@
-"""Gradient error against what it costs: time of one forward and backward pass, and peak memory."""
+"""Gradient error against what it costs: time and f calls of one forward and backward pass, and peak memory."""
 
 import math
 import textwrap
+from collections.abc import Callable
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from odegrad.reports import units
-from odegrad.reports.figures import style
+from odegrad.reports.figures import dots, style
+from odegrad.reports.figures.panels import FEW_TASKS
 from odegrad.reports.names import joined, short, sort_key
-from odegrad.reports.summary import rows_of, summary
+from odegrad.reports.summary import Source, rows_of, summary
 from odegrad.reports.tables import label
 
 ERRORS = {
@@ -21,17 +23,26 @@ ERRORS = {
 """Columns that can stand on the error axis, and what the axis says."""
 
 TITLES = {
-    "gradient_relative_error": "Gradient error at the initial parameters against time and memory",
-    "trained_gradient_relative_error": "Gradient error at the trained parameters against time and memory",
-    "gradient_method_error": "The method's own share of the gradient error against time and memory",
+    "gradient_relative_error": "Gradient error at the initial parameters against time, f calls and memory",
+    "trained_gradient_relative_error": "Gradient error at the trained parameters against time, f calls and memory",
+    "gradient_method_error": "The method's own share of the gradient error against time, f calls and memory",
 }
-COSTS = {"seconds": "forward + backward time", "peak_bytes": "peak memory"}
+COSTS = {"seconds": "forward + backward time", "nfe": "f calls", "peak_bytes": "peak memory"}
+MANY = (
+    dots.Quantity("error", "gradient error", lambda value: f"{value:.0e}"),
+    dots.Quantity("seconds", "time of both passes", units.seconds),
+    dots.Quantity("nfe", COSTS["nfe"], units.count),
+    dots.Quantity("peak_bytes", COSTS["peak_bytes"], units.memory),
+)
+"""What the figure of more than ``FEW_TASKS`` tasks shows, as dots."""
 NOTE_WIDTH = 40
 """Characters of a line beneath a panel."""
 
 
-def draw(frame: pd.DataFrame, columns: int = 2, error: str = "gradient_relative_error") -> Figure:
-    """Return the figure: a row a task, error over time and error over memory, both axes logarithmic.
+def draw(frame: Source, columns: int = 2, error: str = "gradient_relative_error") -> Figure:
+    """Return the figure: a row a task, error over time, f calls and memory, all axes logarithmic.
+
+    A thin grey line joins the points that no other beats in both: the Pareto front.
 
     A logarithmic axis has no zero: an error of exactly 0 is drawn at a floor, a decade below the least other error,
     and the floor is labelled ``exactly 0``. What is not finite, or was not measured, is named beneath the first panel.
@@ -55,7 +66,9 @@ def draw(frame: pd.DataFrame, columns: int = 2, error: str = "gradient_relative_
         if not table["drawn"].any():
             return style.nothing_to_draw(columns, "its gradient error")
         tasks = style.tasks(table[table["drawn"]])
-        figure, grid = style.grid(len(tasks), 2, columns, height=2.5)
+        if len(tasks) > FEW_TASKS:
+            return dots.draw(table[table["task"].isin(tasks)], MANY, columns)
+        figure, grid = style.grid(len(tasks), len(COSTS), columns, height=2.5)
         for task, axes in zip(tasks, grid, strict=True):
             rows = table[table["task"] == task]
             for axis, cost in zip(axes, COSTS, strict=True):
@@ -66,14 +79,15 @@ def draw(frame: pd.DataFrame, columns: int = 2, error: str = "gradient_relative_
         return figure
 
 
-def describe(frame: pd.DataFrame, error: str = "gradient_relative_error") -> str:
+def describe(frame: Source, error: str = "gradient_relative_error") -> str:
     """Return the figure in words, for readers who cannot see it."""
     table = _points(frame, error)
     table = table[table["drawn"]]
     parts = []
     for task in style.tasks(table):
         points = [
-            f"{label(r)} {units.error(r.error)} in {units.seconds(r.seconds)} and {units.memory(r.peak_bytes)}"
+            f"{label(r)} {units.error(r.error)} in {units.seconds(r.seconds)}, {units.count(r.nfe)} f calls and "
+            f"{units.memory(r.peak_bytes)}"
             for r in rows_of(table[table["task"] == task])
         ]
         parts.append(f"{task}: {'; '.join(points)}")
@@ -86,9 +100,10 @@ def floor(errors: pd.Series) -> float:
     return float(10.0 ** (math.floor(math.log10(positive.min())) - 1)) if len(positive) else 1e-16
 
 
-def _points(frame: pd.DataFrame, error: str) -> pd.DataFrame:
+def _points(frame: Source, error: str) -> pd.DataFrame:
     table = summary(frame)
     table = table.assign(seconds=table["forward_seconds"] + table["backward_seconds"], error=table[error])
+    table = table.assign(nfe=table["nfe_forward"] + table["nfe_backward"])
     return table.assign(drawn=(table["error"] >= 0) & (table["error"] < math.inf))
 
 
@@ -104,9 +119,9 @@ def panel(axis: Axes, rows: pd.DataFrame, cost: str, error: str) -> None:
     for method, points in drawn.assign(height=heights).groupby("method", sort=False):
         ordered = points.sort_values(cost)
         axis.plot(ordered[cost], ordered["height"], **style.line_style(str(method)))
-    suited = units.seconds_unit if cost == "seconds" else units.memory_unit
-    scale, unit = suited(float(drawn[cost].max()))
-    style.log_axis(axis.xaxis, drawn[cost], f"{COSTS[cost]} ({unit})", lambda value: f"{value / scale:g}")
+    _mark_front(axis, drawn[cost], heights)
+    scale, unit = SUITED[cost](float(drawn[cost].max()))
+    style.log_axis(axis.xaxis, drawn[cost], f"{COSTS[cost]}{unit and f' ({unit})'}", lambda value: f"{value / scale:g}")
     exact = bool((drawn["error"] == 0).any())
     style.log_axis(
         axis.yaxis, heights, ERRORS[error],
@@ -116,9 +131,32 @@ def panel(axis: Axes, rows: pd.DataFrame, cost: str, error: str) -> None:
         axis.axhline(bottom, color=style.GREY, linewidth=1.0, linestyle=":", zorder=1, gid="floor")
 
 
+SUITED: dict[str, Callable[[float], tuple[float, str]]] = {
+    "seconds": units.seconds_unit, "nfe": lambda _largest: (1.0, ""), "peak_bytes": units.memory_unit,
+}  # fmt: skip
+"""Cost -> the unit that suits its largest value."""
+
+
+def pareto_front(costs: pd.Series, errors: pd.Series) -> pd.Series:
+    """Return which points no other point beats: none is as cheap and as exact, and better in one of the two."""
+    order = pd.DataFrame({"cost": costs, "error": errors}).sort_values(["cost", "error"])
+    least = order["error"].cummin().shift(fill_value=math.inf)
+    best = order.groupby("cost")["error"].transform("min")
+    before = least.groupby(order["cost"]).transform("first")  # the least error of all that are cheaper
+    return ((order["error"] == best) & (order["error"] < before)).reindex(costs.index)
+
+
+def _mark_front(axis: Axes, costs: pd.Series, heights: pd.Series) -> None:
+    front = pareto_front(costs, heights)
+    places = costs[front].sort_values()
+    if len(places) > 1:
+        axis.plot(places, heights[places.index], color=style.GREY, linewidth=0.9, alpha=0.7, zorder=1, gid="pareto")
+
+
 def name_missing(axis: Axes, rows: pd.DataFrame) -> None:
     """Name beneath ``axis`` the methods of its task that lack an error or a cost."""
-    lacking = rows[~(rows["drawn"] & (rows[list(COSTS)] > 0).all(axis=1))]
+    costs = [cost for cost in COSTS if cost in rows]
+    lacking = rows[~(rows["drawn"] & (rows[costs] > 0).all(axis=1))]
     names = list(dict.fromkeys(style.drawable(short(method)).strip() for method in lacking["method"]))
     if names:
         note = textwrap.fill(f"not measured or not finite: {joined(names)}", NOTE_WIDTH)

@@ -13,11 +13,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from odegrad.record import COLUMNS
 from odegrad.reports import units
-from odegrad.reports.figures.kinds import KINDS, Kind, render
+from odegrad.reports.across import RATIOS, across
+from odegrad.reports.figures import style
+from odegrad.reports.figures.kinds import KINDS, Drawn, drawn, render
+from odegrad.reports.figures.panels import FEW_TASKS
 from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
-from odegrad.reports.summary import cells, failures, gap, rows_of, summary
-from odegrad.reports.tables import METRIC_DIGITS, NOTE, label
+from odegrad.reports.page.columns import ACROSS, RESULTS, RUNS, TUNING, PageColumn, metric
+from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
+from odegrad.reports.tables import NOTE, label
+from odegrad.reports.tuning import trials
 
 MOST_RUNS = 2000
 """Runs that the page lists; a browser sorts more than that only slowly."""
@@ -32,22 +37,6 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class PageColumn:
-    """One column of a table on the page."""
-
-    heading: str
-    value: str
-    """Column of the summary or of the records."""
-    text: Callable[[Any], str] = str
-    right: bool = True
-
-    @property
-    def hint(self) -> str:
-        """Return what the column means, from the glossary."""
-        return next((c.meaning for c in COLUMNS if c.name == self.value), "")
-
-
-@dataclass(frozen=True)
 class PageTable:
     """A table on the page."""
 
@@ -55,94 +44,65 @@ class PageTable:
     rows: Sequence[Sequence[Cell]]
 
 
-def _metric(value: float) -> str:
-    return units.significant(value, METRIC_DIGITS)
-
-
-NAMED = (PageColumn("task", "task", right=False), PageColumn("method", "label", right=False))
-COSTS = (
-    PageColumn("NFE forward", "nfe_forward", units.count),
-    PageColumn("NFE backward", "nfe_backward", units.count),
-    PageColumn("gradient error", "gradient_relative_error", units.error),
-    PageColumn("gradient error, trained", "trained_gradient_relative_error", units.error),
-    PageColumn("peak memory", "peak_bytes", units.memory),
-    PageColumn("forward", "forward_seconds", units.seconds),
-    PageColumn("backward", "backward_seconds", units.seconds),
-    PageColumn("update", "update_seconds", units.seconds),
-    PageColumn("wall-clock", "train_seconds", units.seconds),
-)
-DETAILS = (
-    PageColumn("method error", "gradient_method_error", units.error),
-    PageColumn("saved memory", "saved_bytes", units.memory),
-)
-METRIC = PageColumn("metric", "metric_value", _metric)
-RESULTS = (
-    *NAMED,
-    PageColumn("measures", "metric_name", right=False),
-    METRIC,
-    *COSTS,
-    PageColumn("ok", "ok"),
-    *DETAILS,
-    PageColumn("metric, 95 % interval", "interval"),
-    PageColumn("metric's limit", "metric_limit", _metric),
-    PageColumn("behind it", "gap", _metric),
-    PageColumn("failures", "failures", right=False),
-)
-RUNS = (
-    *NAMED,
-    PageColumn("seed", "seed", units.count),
-    PageColumn("status", "status", right=False),
-    PageColumn("measures", "metric_name", right=False),
-    METRIC,
-    *COSTS,
-    *DETAILS,
-    PageColumn("solver", "solver", right=False),
-    PageColumn("optimizer", "optimizer", right=False),
-    PageColumn("run", "run_id", right=False),
-)
-
-
-def page(frame: pd.DataFrame) -> str:
-    """Return the page of ``frame`` as HTML.
-
-    Parameters
-    ----------
-    frame
-        Records from ``odegrad.reports.frame.load``; may be empty.
-
-    Returns
-    -------
-    str
-        The whole page, with style, script and figures inside.
-    """
-    environment = Environment(
+def environment() -> Environment:
+    """Return where templates of pages come from; whatever is put into them is escaped."""
+    return Environment(
         loader=PackageLoader("odegrad.reports.page", package_path=""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    suites = list(dict.fromkeys(frame["suite"].dropna()))
-    return environment.get_template("page.html.j2").render(
-        suites=joined(suites) or "no runs",
-        folder=suites[0] if suites else "SUITE",
-        commands=[shlex.join(["odegrad", "run", suite]) for suite in suites] or ["odegrad run SUITE"],
-        outcome=outcome(frame),
-        findings=findings(frame),
-        note=NOTE,
-        results=_results(frame),
-        runs=_runs(frame.head(MOST_RUNS)),
-        left_out=max(0, len(frame) - MOST_RUNS),
-        figures=[_figure(kind, frame) for kind in KINDS],
-        failed=_failed(frame),
-        machines=_machines(frame),
-        glossary=COLUMNS,
+
+
+def page(frame: Source, figures: Sequence[Drawn] | None = None) -> str:
+    """Return the page of ``frame`` as HTML.
+
+    Parameters
+    ----------
+    frame
+        Records from ``odegrad.reports.frame.load``; may be empty.
+    figures
+        As ``write_figures`` drew them; drawn here if left out.
+
+    Returns
+    -------
+    str
+        The whole page, with style, script and figures inside.
+    """
+    results = Results.of(frame)
+    every = results.frame
+    suites = list(dict.fromkeys(every["suite"].dropna()))
+    if figures is None:
+        figures = [each for kind in KINDS for each in drawn(kind, results, formats=("svg",))]
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            suites=joined(suites) or "no runs",
+            folder=suites[0] if suites else "SUITE",
+            commands=[shlex.join(["odegrad", "run", suite]) for suite in suites] or ["odegrad run SUITE"],
+            outcome=outcome(results),
+            findings=findings(results),
+            note=NOTE,
+            results=_results(results),
+            across=_across(results),
+            tuning=page_table(TUNING, trials(every)),
+            runs=_runs(results.cells.head(MOST_RUNS)),
+            left_out=max(0, len(results.cells) - MOST_RUNS),
+            figures=[_figure(each) for each in figures if each.files],
+            not_drawn=[f"{each.kind.title}: {each.why_not}" for each in figures if each.why_not],
+            failed=_failed(results),
+            failed_left_out=max(0, len(results.failures) - MOST_RUNS),
+            machines=_machines(every),
+            glossary=COLUMNS,
+        )
     )
 
 
-def _results(frame: pd.DataFrame) -> PageTable:
+def _results(frame: Source) -> PageTable:
     table = summary(frame)
-    return _table(RESULTS, table.assign(
+    return page_table(RESULTS, table.assign(
         label=[label(row) for row in rows_of(table)],
         ok=[f"{r.n_ok}/{r.n}" for r in rows_of(table)],
         gap=[gap(r) for r in rows_of(table)],
@@ -150,16 +110,28 @@ def _results(frame: pd.DataFrame) -> PageTable:
     ))  # fmt: skip
 
 
-def _interval(low: float, high: float) -> str:
-    return "" if math.isnan(low) else f"{_metric(low)} to {_metric(high)}"
+def _across(frame: Source) -> PageTable:
+    table = across(frame)
+    texts = {"ok": [f"{r.n_ok}/{r.n}" for r in rows_of(table)]}
+    for name in (*RATIOS, "score"):
+        ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        texts[f"{name}_interval"] = [_interval(low, high, units.significant) for low, high in ends]
+    for name in RATIOS:
+        counts = zip(table[f"{name}_n_ok"], table[f"{name}_n"], strict=True)
+        texts[f"{name}_pairs"] = [f"{ok}/{number}" for ok, number in counts]
+    return page_table(ACROSS, table.assign(**texts))
 
 
-def _runs(frame: pd.DataFrame) -> PageTable:
-    table = cells(frame)
-    return _table(RUNS, table.assign(label=[label(row) for row in rows_of(table)]))
+def _interval(low: float, high: float, text: Callable[[float], str] = metric) -> str:
+    return "" if math.isnan(low) else f"{text(low)} to {text(high)}"
 
 
-def _table(columns: Sequence[PageColumn], table: pd.DataFrame) -> PageTable:
+def _runs(table: pd.DataFrame) -> PageTable:
+    return page_table(RUNS, table.assign(label=[label(row) for row in rows_of(table)]))
+
+
+def page_table(columns: Sequence[PageColumn], table: pd.DataFrame) -> PageTable:
+    """Return the rows of ``table`` as cells of text and value."""
     by_column = [[_cell(column, value) for value in table[column.value]] for column in columns]
     return PageTable(columns, list(zip(*by_column, strict=True)))
 
@@ -172,16 +144,20 @@ def _cell(column: PageColumn, value: Any) -> Cell:
     return Cell(column.text(value), str(value).replace("inf", "Infinity") if infinite else str(value))
 
 
-def _figure(kind: Kind, frame: pd.DataFrame) -> dict[str, str]:
-    wide, narrow = (_data_uri(render(kind.draw(frame, columns), "svg")) for columns in (2, 1))
-    return {"name": kind.name, "title": kind.title, "alt": kind.describe(frame), "wide": wide, "narrow": narrow}
+def _figure(each: Drawn) -> dict[str, str]:
+    """Return a figure with its text; where the tasks are few, a narrow one for phones too."""
+    wide = _data_uri(each.files["svg"])
+    few = len(style.tasks(each.results.table)) <= FEW_TASKS
+    narrow = _data_uri(render(each.kind.draw(each.results, 1), "svg")) if few else ""
+    alt = each.kind.describe(each.results)
+    return {"name": each.name, "title": each.kind.title, "alt": alt, "wide": wide, "narrow": narrow}
 
 
 def _data_uri(svg: bytes) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
-def _failed(frame: pd.DataFrame) -> list[dict[str, str]]:
+def _failed(frame: Source) -> list[dict[str, str]]:
     return [
         {
             "method": label(row),
@@ -190,13 +166,13 @@ def _failed(frame: pd.DataFrame) -> list[dict[str, str]]:
             "status": str(row.status),
             "message": str(row.message) or "no message",
         }
-        for row in rows_of(failures(frame))
+        for row in rows_of(failures(frame).head(MOST_RUNS))
     ]
 
 
 def _machines(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return each distinct machine with the number of its runs, the most used first."""
-    texts = frame["machine"].dropna().map(lambda machine: json.dumps(machine, sort_keys=False))
+    texts = frame["machine"].dropna().map(json.dumps)
     return [
         {"runs": int(number), "entries": [(k, _plain(k, v)) for k, v in json.loads(str(text)).items()]}
         for text, number in texts.value_counts().items()

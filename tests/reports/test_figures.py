@@ -5,13 +5,15 @@ import math
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 from odegrad.record import Status
-from odegrad.reports.figures import costs, style, training, work_precision
+from odegrad.reports.figures import costs, integration_time, style, targets, training, work_precision
 from odegrad.reports.figures.kinds import KINDS, render, write_figures
+from odegrad.reports.figures.kinds import drawn as drawn_parts
 from odegrad.reports.names import METHOD_ORDER
-from odegrad.reports.summary import summary
+from odegrad.reports.summary import Results, summary
 
 
 def lines(axis, gid):
@@ -81,21 +83,24 @@ def test_work_precision_draws_medians(quick, frame_of):
     frame = frame_of(quick)
     table = summary(frame)
     figure = work_precision.draw(frame)
-    assert [a.get_title(loc="left") for a in figure.axes] == ["circles", "circles", "digits", "digits"]
+    assert [a.get_title(loc="left") for a in figure.axes] == ["circles"] * 3 + ["digits"] * 3
     for axis, (task, cost) in zip(
-        figure.axes, itertools.product(["circles", "digits"], ["seconds", "peak"]), strict=True
+        figure.axes, itertools.product(["circles", "digits"], ["seconds", "nfe", "peak_bytes"]), strict=True
     ):
         rows = table[table["task"] == task]
-        costs_of = rows["forward_seconds"] + rows["backward_seconds"] if cost == "seconds" else rows["peak_bytes"]
-        points = [(float(x.get_xdata()[0]), float(x.get_ydata()[0])) for x in axis.get_lines()]
-        assert points == list(zip(costs_of, rows["gradient_relative_error"], strict=True))
+        both = {
+            "seconds": rows["forward_seconds"] + rows["backward_seconds"],
+            "nfe": rows["nfe_forward"] + rows["nfe_backward"],
+        }
+        points = [(float(x.get_xdata()[0]), float(x.get_ydata()[0])) for x in lines(axis, None)]
+        assert points == list(zip(both.get(cost, rows["peak_bytes"]), rows["gradient_relative_error"], strict=True))
         assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
 
 
 def test_zero_error_is_drawn_at_a_labelled_floor(quick, frame_of):
     """Exact methods stay in the figure: a decade under the least error, on a line that says 0."""
     figure = work_precision.draw(frame_of(quick), error="gradient_method_error")
-    axis = figure.axes[2]  # digits: naive and anode 0, the least other 4.4e-4
+    axis = figure.axes[3]  # digits: naive and anode 0, the least other 4.4e-4
     heights = sorted(float(x.get_ydata()[0]) for x in axis.get_lines() if x.get_gid() is None)
     np.testing.assert_allclose(heights, [1e-5, 1e-5, 4.4e-4, 7.9e-4, 7.9e-4])
     assert lines(axis, "floor")[0].get_ydata()[0] == pytest.approx(1e-5)
@@ -126,7 +131,7 @@ def test_points_of_a_sweep_are_joined(record, frame_of):
         record(settings={"rtol": r}, forward_seconds=s, backward_seconds=s, gradient_relative_error=e)
         for r, s, e in sweep
     ])  # fmt: skip
-    (line,) = work_precision.draw(frame).axes[0].get_lines()
+    (line,) = lines(work_precision.draw(frame).axes[0], None)
     assert line.get_xdata().tolist() == [0.02, 0.04, 0.08]
     assert line.get_ydata().tolist() == [1e-2, 1e-4, 1e-6]
 
@@ -198,8 +203,8 @@ def test_alternative_text_holds_the_numbers(quick, frame_of):
     row = next(r for r in summary(frame).itertuples() if r.task == "digits" and r.method == "anode")
     said = {kind.name: kind.describe(frame) for kind in KINDS}
     assert f"anode {row.metric_value:.4f} after 4.41 s" in said["training"]
-    assert "anode 2.4e-04 in 55.1 ms and 12.7 MB" in said["work_precision"]
-    assert "anode 0 in 55.1 ms and 12.7 MB" in said["method_error"]
+    assert "anode 2.4e-04 in 55.1 ms, 40 f calls and 12.7 MB" in said["work_precision"]
+    assert "anode 0 in 55.1 ms, 40 f calls and 12.7 MB" in said["method_error"]
     assert "anode 20 forward and 20 backward calls, peak 12.7 MB" in said["costs"]
 
 
@@ -207,10 +212,10 @@ def test_files(quick, frame_of, tmp_path):
     """PNG of at least 150 dpi, PDF with TrueType fonts inside, SVG with text; the same frame gives the same SVG."""
     frame = frame_of(quick)
     before = dict(mpl.rcParams)
-    paths = write_figures(frame, tmp_path / "figures")
+    paths, drawn = write_figures(frame, tmp_path / "figures")
     assert dict(mpl.rcParams) == before
     assert {p.suffix for p in paths} == {".png", ".pdf", ".svg"}
-    assert len(paths) == 3 * len(KINDS)
+    assert len(paths) == 3 * sum(bool(each.files) for each in drawn) >= 3 * 7
     png = (tmp_path / "figures" / "training.png").read_bytes()
     assert int.from_bytes(png[16:20], "big") >= 150 * style.COLUMN_INCHES[2]
     pdf = (tmp_path / "figures" / "training.pdf").read_bytes()
@@ -219,3 +224,118 @@ def test_files(quick, frame_of, tmp_path):
     svg = (tmp_path / "figures" / "training.svg").read_text(encoding="utf-8")
     assert "torchdiffeq_adjoint</text>" in svg
     assert svg.encode() == render(training.draw(frame), "svg")
+
+
+def test_front_holds_what_no_other_point_beats():
+    """By hand: cheapest, most exact and what lies between; ties in cost keep the more exact one alone."""
+    costs = pd.Series([1.0, 1.0, 2.0, 3.0, 4.0, 4.0])
+    errors = pd.Series([5.0, 6.0, 5.0, 2.0, 3.0, 1.0])
+    assert work_precision.pareto_front(costs, errors).tolist() == [True, False, False, True, False, True]
+
+
+def test_front_is_that_of_every_pair():
+    """Against the definition, on random points with ties."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        c, e = rng.integers(0, 6, (2, 15)).astype(float)
+        beaten = [
+            any(c[j] <= c[i] and e[j] <= e[i] and (c[j] < c[i] or e[j] < e[i]) for j in range(15)) for i in range(15)
+        ]
+        assert work_precision.pareto_front(pd.Series(c), pd.Series(e)).tolist() == [not b for b in beaten]
+
+
+def test_training_against_iterations_and_calls(record, frame_of):
+    """The same metric at other places: calls grow from 56 to 92 an iteration, so 100 iterations are 7400 calls."""
+    run = record(
+        method="adjoint", trace_iteration=[0, 50, 100], trace_metric=[0.1, 0.5, 0.9], trace_seconds=[0.0, 1.0, 2.0],
+        nfe_forward=20, nfe_backward=36, trained_nfe_forward=32, trained_nfe_backward=60,
+    )  # fmt: skip
+    (line,) = lines(training.draw(frame_of([run]), against="iterations").axes[0], "median")
+    assert line.get_xdata().tolist() == [0.0, 50.0, 100.0]
+    (line,) = lines(training.draw(frame_of([run]), against="nfe").axes[0], "median")
+    assert line.get_xdata().tolist() == [0.0, 50 * 65.0, 100 * 74.0]
+
+
+def test_optimizers_are_lines_where_there_are_several(record, frame_of):
+    """A colour an optimizer, tasks with one optimizer left out; one optimizer alone is no comparison."""
+    runs = [record(settings={"optimizer": name}, seed=s) for name in ("adam", "sgd") for s in (0, 1)]
+    axes = training.draw_optimizers(frame_of([*runs, record(task="circles")])).axes
+    assert [axis.get_title(loc="left") for axis in axes] == ["digits"]
+    assert [x.get_color() for x in lines(axes[0], "median")] == [style.look(n).colour for n in ("adam", "sgd")]
+    assert not training.draw_optimizers(frame_of(runs[:2])).axes
+
+
+def test_many_tasks_are_dots(record, frame_of):
+    """More tasks than rows of panels: a row a task and a dot a method, with the medians' values."""
+    runs = [record(task=f"task {i}", method=m, nfe_forward=10 + i) for i in range(8) for m in ("naive", "adjoint")]
+    figure = costs.draw(frame_of(runs))
+    assert len(figure.axes) == 3
+    drawn = {x.get_marker(): x.get_xdata().tolist() for x in lines(figure.axes[0], "nfe_forward")}
+    assert drawn == {"o": list(range(10, 18)), "s": list(range(10, 18))}
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [f"task {i}" for i in range(8)]
+    exact = lines(costs.draw(frame_of(runs)).axes[1], "nfe_backward")[0]
+    assert len(set(exact.get_xdata())) == 1  # naive: no backward call, at the floor
+    assert any(t.get_text() == "exactly 0" for t in figure.axes[1].texts)
+
+
+def test_more_tasks_than_a_file_holds(record, frame_of):
+    """The 25th task goes to a second part; no task is lost or twice there."""
+    results = Results.of(frame_of([record(task=f"t{i:02d}") for i in range(25)]))
+    kind = next(k for k in KINDS if k.name == "costs")
+    parts = list(drawn_parts(kind, results, formats=()))
+    assert [p.name for p in parts] == ["costs", "costs_2"]
+    assert [len(p.results.table) for p in parts] == [24, 1]
+
+
+def test_time_to_target_draws_medians_with_the_never_reached(record, frame_of):
+    """A dot a method at its median; where most seeds never reach the target it lies at the edge that says so."""
+    trace = {"trace_iteration": [0, 10, 20], "trace_seconds": [0.0, 1.0, 2.0], "metric_target": 0.8}
+    runs = [record(seed=s, trace_metric=[0.1, 0.8, 0.9], **trace) for s in range(3)]
+    runs += [record(method="adjoint", seed=s, trace_metric=[0.1, 0.2, 0.9 if s else 0.3], **trace) for s in range(3)]
+    runs += [record(method="anode", seed=s, status=Status.ERROR, message="x") for s in range(3)]
+    figure = targets.draw(frame_of(runs))
+    seconds, iterations = figure.axes
+    drawn = {x.get_marker(): float(x.get_xdata()[0]) for x in lines(seconds, "target_seconds")}
+    assert (drawn["o"], drawn["s"]) == (1.0, 2.0)
+    assert drawn["^"] > 2.0
+    assert any(t.get_text() == "not reached" for t in seconds.texts)
+    assert [float(x.get_xdata()[0]) for x in lines(iterations, "target_iterations")][:2] == [10.0, 20.0]
+    assert "anode not reached (0 of 3 runs)" in targets.describe(frame_of(runs))
+
+
+def test_profiles_are_drawn_as_steps(record, frame_of):
+    """By hand: naive is first on both problems; adjoint needs twice the memory on one and failed on the other."""
+    runs = [record(peak_bytes=10, seed=s) for s in (0, 1)]
+    runs += [
+        record(method="adjoint", peak_bytes=20),
+        record(method="adjoint", seed=1, status=Status.ERROR, message="x"),
+    ]
+    axis = targets.draw_profiles(frame_of(runs)).axes[2]
+    naive, adjoint = lines(axis, "profile")
+    assert naive.get_xdata().tolist()[:2] == adjoint.get_xdata().tolist()[:2] == [1.0, 2.0]
+    assert naive.get_ydata().tolist() == [1.0, 1.0, 1.0]
+    assert adjoint.get_ydata().tolist() == [0.0, 0.5, 0.5]
+    assert "adjoint 0% first, 50% at all" in targets.describe_profiles(frame_of(runs))
+
+
+def test_integration_time_is_drawn_where_it_is_trained(record, frame_of):
+    """End time of every iteration and f calls of every evaluation; runs without a trained end time are not there."""
+    runs = [
+        record(seed=s, train_end_time=[1.0, 0.9, 0.8 - 0.2 * s], trace_iteration=[0, 3], trace_nfe_forward=[20, 14])
+        for s in (0, 1)
+    ]
+    left, right = integration_time.draw(frame_of([*runs, record("circles")])).axes
+    assert lines(left, "median")[0].get_ydata().tolist() == pytest.approx([1.0, 0.9, 0.7])
+    assert lines(left, "median")[0].get_xdata().tolist() == [1, 2, 3]
+    assert lines(right, "median")[0].get_ydata().tolist() == [20.0, 14.0]
+    assert lines(right, "median")[0].get_xdata().tolist() == [0.0, 3.0]
+    assert not integration_time.draw(frame_of([record()])).axes
+
+
+def test_crowded_panels_draw_medians_alone(record, frame_of):
+    """With more curves than one can follow, no seeds, and a marker at each end."""
+    runs = [record(seed=s, settings={"rtol": 10.0**-r}) for r in range(1, 18) for s in (0, 1)]
+    axis = training.draw(frame_of(runs)).axes[0]
+    assert len(lines(axis, "median")) == 17
+    assert lines(axis, "seed") == []
+    assert {str(x.get_markevery()) for x in lines(axis, "median")} == {"[-1]"}

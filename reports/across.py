@@ -1,0 +1,78 @@
+"""Methods over all tasks: costs over a baseline's in the same blocks, a score of the training, and ranks."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from odegrad.record import Status
+from odegrad.reports.comparing import (
+    cost_table,
+    interquartile_interval,
+    interquartile_mean,
+    paired_ratio,
+    ranks,
+    time_to_target,
+)  # fmt: skip
+from odegrad.reports.names import sort_key
+from odegrad.reports.summary import Results, Source
+
+RATIOS = {"target_seconds": "time to target", "train_seconds": "wall-clock", "peak_bytes": "peak memory"}
+"""Costs of which a row holds the ratio to the baseline, and what a table calls them."""
+COLUMNS = (
+    "method", "baseline", *(f"{name}_{part}" for name in RATIOS for part in ("ratio", "low", "high", "n_ok", "n")),
+    "score", "score_low", "score_high", "time_rank", "n_ok", "n",
+)  # fmt: skip
+
+
+def across(frame: Source, baseline: str | None = None) -> pd.DataFrame:
+    """Return one row a method.
+
+    Parameters
+    ----------
+    frame
+        Records from ``odegrad.reports.frame.load``.
+    baseline
+        The method whose costs are 1; by default the first in the order of methods, which is ``naive`` if it ran.
+
+    Returns
+    -------
+    pandas.DataFrame
+        For each of ``RATIOS`` the paired median ratio, its 95 % bootstrap interval over blocks, the blocks in which
+        both have a finite cost and all blocks that hold both. ``score``: the interquartile mean over tasks and seeds of
+        the training's success, the share of the way from the task's untrained start to its target that a run came (at
+        most 1; a failed run has 0), with its stratified bootstrap interval. ``time_rank``: the mean rank by time to
+        the target in the blocks that every method tried. ``n_ok, n``: runs.
+    """
+    runs = time_to_target(frame)
+    results = Results(runs.drop(columns="variant"))
+    names = sorted(set(runs["method"].astype(str)), key=sort_key)
+    base = baseline or (names[0] if names else "")
+    timed = cost_table(results, "target_seconds").dropna() if names else pd.DataFrame()
+    rank = ranks(timed) if len(timed) else pd.Series(dtype="float64")
+    scored = runs.assign(score=_scores(runs))
+    rows = []
+    for name in names:
+        mine = scored[scored["method"] == name]
+        row: dict[str, Any] = {"method": name, "baseline": base, "time_rank": float(rank.get(name, math.nan))}
+        for column in RATIOS:
+            ratio = paired_ratio(results, column, name, base)
+            ends = {"ratio": ratio.median, "low": ratio.interval.low, "high": ratio.interval.high}
+            row |= {f"{column}_{part}": v for part, v in (ends | {"n_ok": ratio.n_ok, "n": ratio.n}).items()}
+        known = mine.dropna(subset="score")
+        scores: Sequence[Any] = [group.to_numpy(dtype=float) for _, group in known.groupby("task")["score"]]
+        if scores:
+            interval = interquartile_interval(scores)
+            row |= {"score": interquartile_mean(scores), "score_low": interval.low, "score_high": interval.high}
+        rows.append(row | {"n_ok": int((mine["status"] == Status.OK).sum()), "n": len(mine)})
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _scores(runs: pd.DataFrame) -> pd.Series:
+    """Return how much of the way from the task's start (the median over all runs) to its target each run came."""
+    first = [v[0] if isinstance(v, list) and v else math.nan for v in runs["trace_metric"]]
+    start = pd.Series(first, runs.index, dtype="float64").groupby(runs["task"]).transform("median")
+    way = (runs["metric_value"].astype("float64") - start) / (runs["target"] - start)
+    way = way.clip(0.0, 1.0).where(runs["status"] == Status.OK, 0.0).fillna(0.0)
+    return way.where(runs["target"].notna() & start.notna() & (runs["target"] != start))

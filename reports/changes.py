@@ -1,0 +1,132 @@
+"""What changed between two result sets: the same runs before and after, paired by their id."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from odegrad.record import COLUMNS, Column, Status
+from odegrad.reports.machines import TIMINGS, unlike
+from odegrad.reports.names import sort_key
+from odegrad.reports.statistics import bootstrap_interval, median
+from odegrad.reports.summary import KEY, cells
+
+COMPARED = tuple(
+    c
+    for c in COLUMNS
+    if c.dtype in {"float64", "int64"} and (c.higher_is_better is not None or c.name == "metric_value")
+)
+"""Columns that are compared: those with a better direction."""
+LEAST_TIMED = 3
+"""Pairs of runs from which a change of a time is decided; what is deterministic is decided from one."""
+_TIMES = frozenset(column.name for column in TIMINGS)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Two result sets compared."""
+
+    table: pd.DataFrame
+    """A row a task, method, variant and column: ``n`` pairs that ended ``ok`` on both sides, the medians ``before`` and
+    ``after``, the median ``change`` of the pairs with its 95 % bootstrap interval ``low, high`` (a ratio after/before;
+    of the metric a difference), and ``verdict``: better, worse, changed, same or not decided."""
+    statuses: pd.DataFrame
+    """The runs that ended otherwise: ``task, method, variant, seed, before, after``."""
+    common: int
+    only_before: int
+    only_after: int
+    left_out: str = ""
+    """Why times are not compared; empty if they are."""
+
+    def sentences(self) -> list[str]:
+        """Return the outcome in words."""
+        said = [
+            f"{self.common} runs are in both result sets, {self.only_before} only before, {self.only_after} only after."
+        ]
+        verdicts = self.table["verdict"].value_counts()
+        told = [f"{verdicts[v]} {v}" for v in ("better", "worse", "changed", "same", "not decided") if v in verdicts]
+        if told:
+            said.append(f"Of {len(self.table)} comparisons: {', '.join(told)}.")
+        if len(self.statuses):
+            said.append(f"{len(self.statuses)} runs ended otherwise than before.")
+        return [*said, *([self.left_out] if self.left_out else [])]
+
+
+def changes(before: pd.DataFrame, after: pd.DataFrame, across_machines: bool = False) -> Changes:
+    """Return what changed from one result set to another.
+
+    Parameters
+    ----------
+    before, after
+        Records from ``odegrad.reports.frame.load``. A run's id does not hold its machine or version, so that the same
+        run of two versions is a pair.
+    across_machines
+        Compare times even if the sets come from unlike machines.
+
+    Returns
+    -------
+    Changes
+        Verdicts on times need ``LEAST_TIMED`` pairs. A deterministic value that differs in one pair alone is a change.
+    """
+    machines = unlike(pd.concat([before[["machine"]], after[["machine"]]]))
+    refused = len(machines) > 1 and not across_machines
+    columns = [c for c in COMPARED if not (refused and c.name in _TIMES)]
+    first, second = cells(before), cells(after)
+    pairs = first.merge(second, on="run_id", suffixes=("_before", "_after"))
+    for name in (*KEY, "seed"):
+        pairs[name] = pairs[f"{name}_after"]
+    ended = pairs["status_before"] != pairs["status_after"]
+    statuses = pairs.loc[ended, [*KEY, "seed", "status_before", "status_after"]]
+    fine = pairs[(pairs["status_before"] == Status.OK) & (pairs["status_after"] == Status.OK)]
+    rows = [
+        dict(zip(KEY, key, strict=True)) | row
+        for key, group in fine.groupby(KEY)
+        for row in (_row(column, group) for column in columns)
+        if row["n"]
+    ]
+    rows.sort(key=lambda row: (row["task"], sort_key(row["method"]), row["variant"]))
+    names = [*KEY, "column", "unit", "n", "before", "after", "change", "low", "high", "verdict"]
+    reason = (
+        f"Times are not compared: the sets come from unlike machines ({'; '.join(machines)}); --across-machines "
+        "compares them."
+    )
+    return Changes(
+        table=pd.DataFrame(rows, columns=names),
+        statuses=statuses.rename(columns={"status_before": "before", "status_after": "after"}).reset_index(drop=True),
+        common=len(pairs),
+        only_before=len(first) - len(pairs),
+        only_after=len(second) - len(pairs),
+        left_out=reason if refused else "",
+    )
+
+
+def _row(column: Column, group: pd.DataFrame) -> dict[str, Any]:
+    old, new = (group[f"{column.name}_{side}"].astype("float64").to_numpy(dtype=float) for side in ("before", "after"))
+    both = ~(np.isnan(old) | np.isnan(new))
+    old, new = old[both], new[both]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = new - old if column.name == "metric_value" else np.where(old == new, 1.0, new / old)
+    change = np.where(old == new, 0.0 if column.name == "metric_value" else 1.0, change)  # also of equal infinities
+    interval = bootstrap_interval(change)
+    upwards = column.higher_is_better
+    if column.name == "metric_value":
+        known = group["metric_higher_is_better_after"].dropna()
+        upwards = bool(known.iloc[0]) if len(known) else None
+    return {
+        "column": column.name, "unit": column.unit, "n": int(both.sum()), "before": median(old), "after": median(new),
+        "change": median(change), "low": interval.low, "high": interval.high,
+        "verdict": _verdict(column, bool((old == new).all()), interval.low, interval.high, len(old), upwards),
+    }  # fmt: skip
+
+
+def _verdict(column: Column, equal: bool, low: float, high: float, number: int, upwards: bool | None) -> str:
+    if equal:
+        return "same"
+    nothing = 0.0 if column.name == "metric_value" else 1.0
+    if (column.name in _TIMES and number < LEAST_TIMED) or math.isnan(low) or low <= nothing <= high:
+        return "not decided"
+    if upwards is None:
+        return "changed"
+    return "better" if (low > nothing) == upwards else "worse"

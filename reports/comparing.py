@@ -1,0 +1,211 @@
+"""Statistics that compare methods over tasks: paired ratios, interquartile means, profiles, targets, ranks.
+
+Failures are censored data: a failed or unfinished run costs infinity, and is never dropped from a comparison.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from odegrad.errors import UsageError
+from odegrad.record import Status
+from odegrad.reports.statistics import Interval, bootstrap_interval, median
+from odegrad.reports.summary import Results, Source
+
+BLOCK = ["task", "solver", "rtol", "atol", "device", "dtype", "seed"]
+"""What two runs of unlike methods must share to be paired."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A method's cost over another's, in the same blocks."""
+
+    median: float
+    interval: Interval
+    n_ok: int
+    """Blocks in which both have a finite cost."""
+    n: int
+    """Blocks that hold both."""
+
+
+def costs(frame: pd.DataFrame, column: str) -> pd.Series:
+    """Return a column as costs: infinity where a run failed, NaN only where an ``ok`` run did not measure it."""
+    values = frame[column].astype("float64")
+    return values.where(frame["status"] == Status.OK, math.inf)
+
+
+def paired_ratio(frame: Source, column: str, method: str, baseline: str, seed: int = 0, level: float = 0.95) -> Ratio:
+    """Return the median over common blocks of a method's cost over the baseline's, with a bootstrap interval.
+
+    Parameters
+    ----------
+    frame
+        Records from ``odegrad.reports.frame.load``.
+    column
+        A positive column: seconds, bytes, calls.
+    method, baseline
+        Names of methods; blocks that lack one of them are left out. A method with several variants in a block (a
+        sweep over its own options) counts with its median there.
+    seed, level
+        Of the bootstrap over blocks.
+
+    Returns
+    -------
+    Ratio
+        Infinite in blocks where the method alone failed, 0 where the baseline alone did; blocks where both failed say
+        nothing and are in ``n`` alone.
+    """
+    every = Results.of(frame).cells
+    every = every.assign(cost=costs(every, column)).dropna(subset="cost")
+    table = every.pivot_table(index=BLOCK, columns="method", values="cost", aggfunc="median", dropna=True)
+    if method not in table or baseline not in table:
+        return Ratio(math.nan, Interval(math.nan, math.nan), 0, 0)
+    pairs = table[[method]].assign(base=table[baseline]).dropna()
+    mine, base = pairs[method].to_numpy(dtype=float), pairs["base"].to_numpy(dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = mine / base  # inf / inf is NaN
+    both = int((np.isfinite(mine) & np.isfinite(base)).sum())
+    return Ratio(median(ratios), bootstrap_interval(ratios, seed, level), both, len(pairs))
+
+
+def interquartile_mean(scores: Sequence[Sequence[float]] | Floats) -> float:
+    """Return the mean of the middle half of all scores ``[task][seed]`` (Agarwal et al., 2021); no score may be NaN.
+
+    A quarter of the scores is cut off at each end, rounded down to whole scores.
+    """
+    every = np.concatenate([np.asarray(task, dtype=float) for task in scores])
+    with np.errstate(invalid="ignore"):
+        return float(stats.trim_mean(every, 0.25))
+
+
+def interquartile_interval(
+    scores: Sequence[Sequence[float]], seed: int = 0, level: float = 0.95, resamples: int = 1000
+) -> Interval:
+    """Return the percentile interval of the interquartile mean, seeds resampled within each task.
+
+    The stratified bootstrap of Agarwal et al. (2021): the tasks are fixed, the seeds are a sample.
+
+    Raises
+    ------
+    UsageError
+        If a score is NaN or there is none: a failed run has the worst score, not none.
+    """
+    tasks = [np.asarray(task, dtype=float) for task in scores]
+    if not tasks or any(not task.size or np.isnan(task).any() for task in tasks):
+        raise UsageError("scores: expected at least one number in every task and no NaN; give failed runs the worst")
+    rng = np.random.default_rng(seed)
+    drawn = np.concatenate([task[rng.integers(0, task.size, (resamples, task.size))] for task in tasks], axis=1)
+    tail = (1.0 - level) / 2.0
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(stats.trim_mean(drawn, 0.25, axis=1), [tail, 1.0 - tail])
+    return Interval(float(low), float(high))
+
+
+def performance_profile(table: pd.DataFrame) -> tuple[Floats, pd.DataFrame]:
+    """Return the performance profiles of methods (Dolan and More, 2002).
+
+    Parameters
+    ----------
+    table
+        Costs, a row a problem and a column a method; infinity or NaN where a problem was not solved.
+
+    Returns
+    -------
+    numpy.ndarray, pandas.DataFrame
+        Every ratio to the best method ``[n]``, from 1 upwards, and for each method (a column) the share of all
+        problems that it solves within each ratio. A problem that nobody solved is a problem still.
+    """
+    values = table.to_numpy(dtype=float)
+    values = np.where(np.isnan(values), math.inf, values)
+    best = values.min(axis=1, keepdims=True) if values.size else values
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = np.where(
+            np.isfinite(values), np.where(best > 0, values / best, np.where(values > 0, math.inf, 1.0)), math.inf
+        )
+    taus = np.unique(np.concatenate([[1.0], ratios[np.isfinite(ratios)]]))
+    shares = (ratios[:, :, None] <= taus).mean(axis=0) if len(table) else np.zeros((table.shape[1], taus.size))
+    return taus, pd.DataFrame(shares.T, index=pd.Index(taus, name="ratio"), columns=table.columns)
+
+
+def ranks(table: pd.DataFrame) -> pd.Series:
+    """Return each method's mean rank over problems, 1 the least cost; ties share their mean, failures rank last.
+
+    ``table`` as in ``performance_profile``.
+    """
+    worst = table.astype(float).fillna(math.inf)
+    return worst.rank(axis=1, method="average").mean(axis=0)
+
+
+def cost_table(frame: Source, column: str) -> pd.DataFrame:
+    """Return costs for profiles and ranks: a row a block (task, solver, tolerances, device, dtype, seed).
+
+    Only methods that ran in a block are compared there: one that did not try has NaN. Variants share a median.
+    """
+    every = Results.of(frame).cells
+    return every.assign(cost=costs(every, column)).pivot_table(
+        index=BLOCK, columns="method", values="cost", aggfunc="median"
+    )
+
+
+def first_reached(metric: Sequence[float], points: Sequence[float], target: float, higher_is_better: bool) -> float:
+    """Return the first of ``points`` at which ``metric`` is at least as good as ``target``; infinity if it never is."""
+    values, places = np.asarray(metric, dtype=float), np.asarray(points, dtype=float)
+    length = min(values.size, places.size)
+    reached = values[:length] >= target if higher_is_better else values[:length] <= target
+    return float(places[:length][reached][0]) if reached.any() else math.inf
+
+
+def time_to_target(frame: Source, targets: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """Return the cells with ``target``, and ``target_seconds`` and ``target_iterations`` until they reached it.
+
+    Those of the first evaluation that is as good. Infinity (censored) where a run failed or never reached it; NaN
+    where its task has no target.
+
+    Parameters
+    ----------
+    frame
+        Records from ``odegrad.reports.frame.load``.
+    targets
+        Task -> target; by default each task's own. ``baseline_targets`` makes them from a method.
+    """
+    every = Results.of(frame).cells
+    wanted = every["metric_target"] if targets is None else every["task"].map(targets).astype("float64")
+    # a run that failed early does not hold its target: take that of its task
+    every = every.assign(target=wanted.groupby(every["task"]).transform("first").astype("float64"))
+    reached = {
+        f"target_{name}": [_reached(*row) for row in every[[*_TRACED, f"trace_{points}"]].itertuples(index=False)]
+        for name, points in (("seconds", "seconds"), ("iterations", "iteration"))
+    }
+    return every.assign(**{name: np.array(values, dtype=float) for name, values in reached.items()})
+
+
+def baseline_targets(frame: Source, baseline: str) -> dict[str, float]:
+    """Return for each task the best of the baseline's median metric over its evaluations, as a target for all."""
+    every = Results.of(frame).cells
+    mine = every[(every["method"] == baseline) & (every["status"] == Status.OK) & every["trace_metric"].notna()]
+    targets = {}
+    for task, rows in mine.groupby("task"):
+        length = min(len(values) for values in rows["trace_metric"])
+        middle = np.median([values[:length] for values in rows["trace_metric"]], axis=0)
+        upwards = bool(rows["metric_higher_is_better"].iloc[0])
+        targets[str(task)] = float(np.nanmax(middle) if upwards else np.nanmin(middle))
+    return targets
+
+
+_TRACED = ["target", "status", "metric_higher_is_better", "trace_metric"]
+
+
+def _reached(target: float, status: str, higher_is_better: Any, metric: Any, points: Any) -> float:
+    if math.isnan(target):
+        return math.nan
+    if status != Status.OK or not isinstance(metric, list) or not isinstance(points, list):
+        return math.inf
+    return first_reached(metric, points, target, bool(higher_is_better))
