@@ -118,13 +118,14 @@ class SNOpt(optim.Optimizer):
         self._named_missing: set[str] = set()
 
     def next_tap(self) -> Tap | None:
-        """Return the tap for the coming backward pass if it refreshes the factors, otherwise None."""
-        if self.iteration % self.update_freq != 0:
-            return None
-        self._drop_hooks()
-        self._sums = {name: FactorSum() for name in self.layers}
-        self._hooks = OutsideHooks(self.outside, self._sums)
-        return CurvatureTap(self.inside, self._sums, self.step_size)
+        """Return the tap for the coming backward pass if it refreshes the factors or moves t1, otherwise None."""
+        tap: Tap | None = None
+        if self.iteration % self.update_freq == 0:
+            self._drop_hooks()
+            self._sums = {name: FactorSum() for name in self.layers}
+            self._hooks = OutsideHooks(self.outside, self._sums)
+            tap = CurvatureTap(self.inside, self._sums, self.step_size)
+        return tap if self.integration_time is None else self.integration_time.tap(tap)
 
     def sample(self, solve: Solve, batch: Any) -> bool:
         """Take the samples of the last tap, which watches ``solve``, by backward passes from R terminal vectors.
@@ -141,6 +142,8 @@ class SNOpt(optim.Optimizer):
                 total.rank = len(terms)
             pull_back_each(terms, parameters)
         self._drop_hooks()
+        if self.integration_time is not None:
+            self.integration_time.forget()
         return True
 
     @torch.no_grad()
