@@ -21,7 +21,7 @@ from odegrad.methods.optimizers.snopt.layers import (
     trained_parameters,
 )
 from odegrad.methods.optimizers.snopt.low_rank import LowRank, pull_back_each
-from odegrad.methods.optimizers.snopt.preconditioner import precondition, update_curvature
+from odegrad.methods.optimizers.snopt.preconditioner import Move, clip, precondition, update_curvature
 from odegrad.methods.optimizers.snopt.tap import CurvatureTap, OutsideHooks, undisturbed
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,9 @@ class SNOpt(optim.Optimizer):
     step_size
         Largest distance between curvature samples, in units of the ODE's time: the factors' error goes as its square.
         Gradient methods that sample at step ends take all of those instead.
+    kl_clip
+        Largest change of the model's predictions in one step, as the Kullback-Leibler divergence (in nats) that the
+        curvature foresees; a longer step is shortened (see ``clip``). No limit if None.
     full_precond
         Whether layers outside of the fields get (ordinary) Kronecker factors too.
     low_rank
@@ -86,11 +89,12 @@ class SNOpt(optim.Optimizer):
         alpha: float = 0.75,
         update_freq: int = 100,
         step_size: float = 0.2,
+        kl_clip: float | None = None,
         full_precond: bool = False,
         low_rank: LowRank | None = None,
         integration_time: IntegrationTime | None = None,
     ) -> None:
-        check_options(model, eps, alpha, update_freq, step_size)
+        check_options(model, eps, alpha, update_freq, step_size, kl_clip)
         fields = [fields] if isinstance(fields, nn.Module) else fields
         check_arguments(fields, base)
         self.inside = preconditionable(fields, model)
@@ -105,6 +109,7 @@ class SNOpt(optim.Optimizer):
         self.layers: dict[str, Layer] = {**self.inside, **self.outside}
         name_the_rest(model, [model] if full_precond else fields, list(self.layers.values()))
         self.eps, self.alpha, self.update_freq, self.step_size = eps, alpha, update_freq, step_size
+        self.kl_clip = kl_clip
         self.base = base(model.parameters())
         super().__init__(self.base.param_groups, self.base.defaults)
         self.param_groups = self.base.param_groups
@@ -162,7 +167,24 @@ class SNOpt(optim.Optimizer):
         refreshed = self._refresh()
         if self.integration_time is not None:
             self.integration_time.before_step(self._trained())
-        originals: list[tuple[Tensor, Tensor]] = []
+        moves = self._preconditioned(refreshed)
+        if self.kl_clip is not None:
+            clip(moves, self.base.param_groups, self.kl_clip)
+        try:
+            for p, _, move in moves:
+                p.grad = move
+            self.base.step()
+        finally:
+            for p, grad, _ in moves:
+                p.grad = grad
+        if self.integration_time is not None:
+            self.integration_time.after_step(self._trained())
+        self.iteration += 1
+        return None
+
+    def _preconditioned(self, refreshed: set[str]) -> list[Move]:
+        """Return every preconditioned parameter with its gradient and its move; the running curvature moves along."""
+        moves: list[Move] = []
         for name, layer in self.layers.items():
             basis, gradient = self.bases.get(name), gradient_matrix(layer)
             if basis is None or gradient is None:
@@ -172,17 +194,8 @@ class SNOpt(optim.Optimizer):
             parts = split_matrix(layer, precondition(basis, gradient, self.eps))
             for p, part in zip(trained_parameters(layer), parts, strict=True):
                 if p.grad is not None:
-                    originals.append((p, p.grad))
-                    p.grad = part.contiguous()
-        try:
-            self.base.step()
-        finally:
-            for p, grad in originals:
-                p.grad = grad
-        if self.integration_time is not None:
-            self.integration_time.after_step(self._trained())
-        self.iteration += 1
-        return None
+                    moves.append((p, p.grad, part.contiguous()))
+        return moves
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base optimizer's state, the iteration and the eigenbases; between two steps."""
