@@ -145,8 +145,13 @@ def plan(
 
     with redirect_stdout(sys.stderr):
         loaded = load_suite(suite, overrides or ())
-    rows = [{"run_id": run.run_id, **run.to_dict()} for run in loaded.runs(_device(device))]
-    print_rows(rows if as_json else [{k: row[k] for k in PLANNED} for row in rows], as_json, f"{len(rows)} runs")
+    where = _device(device)
+    trials, counting = loaded.trials(where), loaded.runs(where)
+    open_yet = dict.fromkeys(("run_id", "gradient_options", "optimizer_options")) if trials else {}
+    rows: list[dict[str, Any]] = [{"run_id": run.run_id, **run.to_dict()} for run in trials]
+    rows += [{"run_id": run.run_id, **run.to_dict(), **open_yet} for run in counting]  # trials choose what is open
+    title = f"{len(trials)} trials and {len(counting)} runs" if trials else f"{len(counting)} runs"
+    print_rows(rows if as_json else [{k: row[k] for k in PLANNED} for row in rows], as_json, title)
 
 
 @app.command()

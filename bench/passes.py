@@ -24,7 +24,7 @@ from odegrad.meters import memory_meter
 from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.probe import largest_norms
-from odegrad.record import TUNING, Run
+from odegrad.record import PASSES, TUNING, Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 from odegrad.timing import BUDGET_SECONDS, time_iterations
 from odegrad.training import Progress, next_solve, next_tap, samples_by_itself, solve_with, tapped, train
@@ -279,12 +279,6 @@ def diagnose(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
     }
 
 
-_PASSES: dict[str, Callable[[Run, Path, Progress], dict[str, Any]]] = {
-    "count": count,
-    "memory": memory,
-    "time": time_pass,
-    "train": train_pass,
-    "diagnose": diagnose,
-}
-PASSES = tuple(_PASSES)
-"""The passes in their order."""
+_PASSES: dict[str, Callable[[Run, Path, Progress], dict[str, Any]]] = dict(
+    zip(PASSES, (count, memory, time_pass, train_pass, diagnose), strict=True)
+)

@@ -15,8 +15,16 @@ from typing import Any
 SCHEMA_VERSION = 1
 """Version of the record's columns. 1: first."""
 
+PASSES = ("count", "memory", "time", "train", "diagnose")
+"""The passes of a run, in their order."""
+
+EVALUATIONS = 8
+"""How many times the metric is evaluated during a training, the start left out, unless a run says otherwise."""
+
 TUNING = "tuning"
 """The stage of a trial that chooses settings."""
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 Options = tuple[tuple[str, str | int | float | bool], ...]
 """Options as sorted pairs, so that a run is hashable."""
@@ -66,7 +74,7 @@ class Run:
     """``tuning`` for a trial that chooses settings, judged on the validation split; empty for a run that counts."""
     passes: str = ""
     """The passes to measure, separated by commas; empty for all."""
-    evaluations: int = 8
+    evaluations: int = EVALUATIONS
     """How many times the metric is evaluated during the training, the start left out."""
 
     @property
@@ -75,13 +83,16 @@ class Run:
 
         Fields of ``LATER`` count only where they differ from their default, so that older results keep their ids.
         """
-        content = {k: v for k, v in self.to_dict().items() if k not in LATER or v != LATER[k]}
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        content = self.to_dict()
+        for name, default in LATER.items():
+            if content[name] == default:
+                del content[name]
+        text = _CANONICAL.encode(content)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; options become dictionaries."""
-        out = dataclasses.asdict(self)
+        out = dict(self.__dict__)
         for key in ("gradient_options", "optimizer_options", "solver_options"):
             out[key] = dict(out[key])
         return out

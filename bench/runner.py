@@ -11,12 +11,12 @@ from rich.console import Console
 
 from odegrad.executors.local import LocalExecutor
 from odegrad.executors.process import prepare
-from odegrad.passes import PASSES
 from odegrad.progress import Watcher, watch
-from odegrad.record import Record, Run, Status
+from odegrad.record import PASSES, Record, Run, Status
 from odegrad.registry import gradients, optimizers, tasks
 from odegrad.store import Store, SuiteIdentity
 from odegrad.suite import Suite
+from odegrad.tuning import Choice, choose
 from odegrad.worker import Worker
 
 FAILED = frozenset({Status.DIVERGED, Status.OUT_OF_MEMORY, Status.TIMEOUT, Status.ERROR})
@@ -46,6 +46,16 @@ class Outcome:
     infrastructure: int
     """How many of those measured now failed because of the machine."""
     interrupted: bool = False
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        """Return how both stand together."""
+        return Outcome(
+            statuses=Counter(self.statuses) + Counter(other.statuses),
+            total=self.total + other.total,
+            measured=self.measured + other.measured,
+            infrastructure=self.infrastructure + other.infrastructure,
+            interrupted=self.interrupted or other.interrupted,
+        )
 
     @property
     def failed(self) -> int:
@@ -154,11 +164,32 @@ def run_suite(
     """
     builtin = [target for registry in (gradients, optimizers, tasks) for target in registry.builtin.values()]
     prepare([PASSES_MODULE, *sorted({target.partition(":")[0] for target in builtin})])
-    worker = Worker(PASSES, f"{PASSES_MODULE}:run_pass", threads, timeout, str(suite.folder))
-    runs = suite.runs(device)
+    executor = LocalExecutor(Worker(PASSES, f"{PASSES_MODULE}:run_pass", threads, timeout, str(suite.folder)))
     with Store(folder, SuiteIdentity(suite.name, suite.digest)) as store:
-        todo = missing(runs, store.statuses(), rerun_failed=rerun_failed)
-        done = len(runs) - len(todo)
-        _log.info("%s: %d runs on %s, %d finished before; results in %s", suite.name, len(runs), device, done, folder)
-        with watch(console, len(runs), done) as watcher:
-            return sweep(runs, todo, store, LocalExecutor(worker), watcher)
+
+        def stage(runs: Sequence[Run], what: str) -> Outcome:
+            todo = missing(runs, store.statuses(), rerun_failed=rerun_failed)
+            done = len(runs) - len(todo)
+            _log.info("%s: %d %s, %d finished before; results in %s", suite.name, len(runs), what, done, folder)
+            with watch(console, len(runs), done) as watcher:
+                return sweep(runs, todo, store, executor, watcher)
+
+        if not suite.tuned:
+            return stage(suite.runs(device), f"runs on {device}")
+        trials = suite.trials(device)
+        tried = stage(trials, f"trials on {device}, which choose settings on the validation split")
+        if tried.interrupted:
+            return tried
+        choices = choose(trials, store.rows({trial.run_id for trial in trials}))
+        for choice in choices.values():
+            _log.info("%s", chosen_in_words(choice))
+        runs = suite.runs(device, {cell: choice.point for cell, choice in choices.items()})
+        return tried + stage(runs, f"runs on {device} with the settings chosen")
+
+
+def chosen_in_words(choice: Choice) -> str:
+    """Return which settings a method's trials chose, in one line."""
+    options = {**dict(choice.trial.gradient_options), **dict(choice.trial.optimizer_options)}
+    named = ", ".join(f"{key} {value}" for key, value in options.items()) or "the defaults"
+    value = "none ended well" if choice.value is None else f"{choice.value:.4g} on validation"
+    return f"{choice.trial.task} {choice.trial.method}: {named}; best of {choice.trials} trials, {value}"

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,8 @@ from odegrad.errors import ResultsError
 from odegrad.record import Record, Status
 
 RECORDS, SUITE, LOCK = "records.jsonl", "suite.json", ".lock"
+RECORD_FILES = "records*.jsonl"
+"""What is read: ``records.jsonl``, and the files that shards write beside it."""
 
 LEADING = ("run_id", "status")
 """Columns that stand first in a line, so that resuming need not read the rest of it."""
@@ -122,6 +125,10 @@ class Store:
         """Return the last status of every recorded run by its id."""
         return read_statuses(self.folder)
 
+    def rows(self, run_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Return the last row of each of these runs by its id; those that are not recorded are left out."""
+        return read_rows(self.folder, run_ids)
+
     def _open(self, name: str, flags: int) -> int:
         descriptor = os.open(self.folder / name, flags | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._descriptors.append(descriptor)
@@ -165,26 +172,65 @@ class Store:
             os.fsync(self._records)
 
 
+def record_files(folder: Path) -> list[Path]:
+    """Return the files that hold records: ``records.jsonl``, then those that shards write beside it."""
+    return sorted(folder.glob(RECORD_FILES), key=lambda path: (path.name != RECORDS, path.name))
+
+
 def read_statuses(folder: Path) -> dict[str, Status]:
     """Return the last status of every run in ``folder`` by its id; empty if there are no records.
+
+    Of a run that two files hold an ``ok`` counts.
 
     Raises
     ------
     ResultsError
         If a line that is not the last one cannot be read.
     """
-    path, found = folder / RECORDS, {}
-    if not path.is_file():
-        return {}
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+    found: dict[str, Status] = {}
+    for path in record_files(folder):
+        mine: dict[str, Status] = {}
+        for number, line in _lines(path):
             head = _HEAD.fullmatch(line)
             if head is not None and head[2] in _STATUSES:
-                found[head[1].decode()] = _STATUSES[head[2]]
-            elif line.endswith(b"\n"):
+                mine[head[1].decode()] = _STATUSES[head[2]]
+            else:
                 row = _parse(path, number, line)
-                found[row["run_id"]] = Status(row["status"])
+                mine[row["run_id"]] = Status(row["status"])
+        found |= {run: status for run, status in mine.items() if found.get(run) is not Status.OK}
     return found
+
+
+def read_rows(folder: Path, run_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the last row of each of these runs by its id; of a run that two files hold an ``ok`` counts.
+
+    Raises
+    ------
+    ResultsError
+        If a line that is not the last one cannot be read.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in record_files(folder):
+        mine: dict[str, dict[str, Any]] = {}
+        for number, line in _lines(path):
+            head = _HEAD.fullmatch(line)
+            if head is not None and head[1].decode() not in run_ids:
+                continue
+            row = _parse(path, number, line)
+            if row["run_id"] in run_ids:
+                mine[row["run_id"]] = row
+        for run, row in mine.items():
+            if run not in found or found[run]["status"] != Status.OK:
+                found[run] = row
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the whole lines of ``path`` with their numbers; an unfinished last one is left out."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.endswith(b"\n"):
+                yield number, line
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:

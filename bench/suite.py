@@ -2,20 +2,21 @@
 
 import hashlib
 import importlib.resources
+import itertools
 import random
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from odegrad.contracts import Training
 from odegrad.errors import SuiteError, UnknownNameError
-from odegrad.record import Run, freeze_options
-from odegrad.registry import code_fingerprint, resolve_method
+from odegrad.record import PASSES, TUNING, Run
+from odegrad.registry import code_fingerprint
+from odegrad.suites.grid import MethodCell, Picker, Point, SolverCell, TaskCell
 from odegrad.suites.lookup import located, look_up
-from odegrad.suites.schema import MethodEntry, SolverEntry, SuiteFile, TaskEntry, validate
+from odegrad.suites.schema import SuiteFile, validate
 
 PER_TASK = ("size", "rtol", "atol", "iterations")
 """Keys that an override sets for every task."""
@@ -24,22 +25,39 @@ TOP = tuple(key for key in SuiteFile.model_fields if key not in {"name", "tasks"
 """Keys at the top of a suite file that an override sets."""
 
 
+Cell = tuple[Any, ...]
+"""What tells one method on one task from another, whatever the seed."""
+
+
+def cell_of(run: Run) -> Cell:
+    """Return the cell of the grid that ``run`` stands in, its seed, stage and tuned options left out."""
+    return (
+        run.method, run.task, run.size, run.solver, run.solver_options, run.rtol, run.atol, run.device, run.dtype,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Suite:
-    """A checked suite: methods x solvers x tasks x seeds.
+    """A checked suite: methods x solvers x tasks x seeds x devices x floating-point types.
 
     Parameters
     ----------
     content
         What the file says, overrides included.
-    trainings
-        How each of its tasks is trained.
+    methods
+        Gradient method, optimizer and options of each row.
+    solvers
+        Solvers at their tolerances.
+    tasks
+        Its tasks, at one size each, with how they are trained.
     folder
         Where relative names such as ``my_method.py:MyMethod`` are looked up.
     """
 
     content: SuiteFile
-    trainings: tuple[Training, ...]
+    methods: tuple[MethodCell, ...]
+    solvers: tuple[SolverCell, ...]
+    tasks: tuple[TaskCell, ...]
     folder: Path
 
     @property
@@ -52,60 +70,95 @@ class Suite:
         """Return a hash of the content: 16 hexadecimal digits."""
         return hashlib.sha256(self.content.model_dump_json().encode()).hexdigest()[:16]
 
-    def runs(self, device: str = "cpu") -> list[Run]:
-        """Return every run in the order of execution, on ``device`` (``cpu`` or ``cuda``).
+    @property
+    def tuned(self) -> bool:
+        """Return whether settings are chosen by trials before the runs that count."""
+        return self.content.tuning is not None
+
+    def runs(self, device: str = "cpu", settings: Mapping[Cell, Point] | None = None) -> list[Run]:
+        """Return every run that counts, in the order of execution.
 
         The order is one of randomised complete blocks: a block holds every method for one (seed, task, solver), in
         random order, so that a drift of the machine does not always hit the same method. The order depends on
         nothing but the suite's name and the block.
-        """
-        return list(self._blocks(device))
 
-    def _blocks(self, device: str) -> Iterator[Run]:
+        Parameters
+        ----------
+        device
+            ``cpu`` or ``cuda``, unless the suite names its devices.
+        settings
+            Of a suite that tunes: the point that its trials chose for each cell; without one, the first of the grid.
+        """
+        chosen = settings or {}
+
+        def points(method: MethodCell, fields: Mapping[str, Any]) -> Sequence[Point]:
+            if len(method.points) == 1:
+                return method.points
+            place = cell_of(Run(**fields))
+            return (chosen.get(place, method.points[0]),)
+
+        return list(self._blocks(device, self.content.seeds, points, {}))
+
+    def trials(self, device: str = "cpu") -> list[Run]:
+        """Return the trials that choose settings, one a point of each method's grid; none if the suite does not tune.
+
+        A trial is trained with the seed of the tuning, only trained, and judged on the validation split.
+        """
+        tuning = self.content.tuning
+        if tuning is None:
+            return []
+        changes: dict[str, Any] = {"stage": TUNING, "passes": "train"}
+        if tuning.iterations is not None:
+            changes["iterations"] = tuning.iterations
+        return list(self._blocks(device, [tuning.seed], lambda method, _: method.points, changes))
+
+    def _blocks(
+        self,
+        device: str,
+        seeds: Sequence[int],
+        points: Callable[[MethodCell, Mapping[str, Any]], Sequence[Point]],
+        changes: Mapping[str, Any],
+    ) -> Iterator[Run]:
+        belongs = Picker(tuple(self.content.include), tuple(self.content.exclude))
+        devices: Sequence[str] = self.content.devices or [device]
+
         @cache
         def fingerprint(*names: str) -> str:
             return code_fingerprint(*(located(name, self.folder) for name in names))
 
-        pairs = {method.shown: resolve_method(method.gradient) for method in self.content.methods}
-        for seed in self.content.seeds:
-            for task, training in zip(self.content.tasks, self.trainings, strict=True):
-                for place, solver in enumerate(self.content.solvers):
-                    order = random.Random(f"{self.name}/{seed}/{task.name}/{task.size}/{place}")  # noqa: S311
-                    for method in order.sample(self.content.methods, len(self.content.methods)):
-                        gradient, optimizer = pairs[method.shown]
-                        optimizer = method.optimizer or optimizer or training.default_optimizer
-                        yield Run(
-                            **_of_method(method),
-                            **_of_task(task, solver, training),
-                            suite=self.name,
-                            gradient=gradient,
-                            optimizer=optimizer,
-                            seed=seed,
-                            device=device,
-                            dtype=self.content.dtype,
-                            code=fingerprint(gradient, optimizer, task.name),
-                        )
+        for seed, where, dtype in itertools.product(seeds, devices, self.content.dtype):
+            for task, (place, solver) in itertools.product(self.tasks, enumerate(self.solvers)):
+                order = random.Random(f"{self.name}/{seed}/{task.entry.name}/{task.size}/{place}")  # noqa: S311
+                fields = self._of_block(task, solver) | {"seed": seed, "device": where, "dtype": dtype}
+                for method in order.sample(self.methods, len(self.methods)):
+                    optimizer = method.optimizer or task.training.default_optimizer
+                    mine = fields | {
+                        "method": method.shown,
+                        "gradient": method.gradient,
+                        "optimizer": optimizer,
+                        "code": fingerprint(method.gradient, optimizer, task.entry.name),
+                    }
+                    for point in points(method, mine):
+                        options = {"gradient_options": point.gradient_options}
+                        run = Run(**{**mine, **options, **changes}, optimizer_options=point.optimizer_options)
+                        if belongs(run):
+                            yield run
 
-
-def _of_method(method: MethodEntry) -> dict[str, Any]:
-    return {
-        "method": method.shown,
-        "gradient_options": freeze_options(method.gradient_options),
-        "optimizer_options": freeze_options(method.optimizer_options),
-    }
-
-
-def _of_task(task: TaskEntry, solver: SolverEntry, training: Training) -> dict[str, Any]:
-    """Return a run's task and solver; a task's own tolerances and iterations win over the solver's and the default."""
-    return {
-        "task": task.name,
-        "size": task.size,
-        "iterations": task.iterations or training.iterations,
-        "solver": solver.name,
-        "solver_options": freeze_options(solver.options),
-        "rtol": solver.rtol if task.rtol is None else task.rtol,
-        "atol": solver.atol if task.atol is None else task.atol,
-    }
+    def _of_block(self, task: TaskCell, solver: SolverCell) -> dict[str, Any]:
+        """Return what a block's runs share; a task's own tolerances win over the solver's, but not over a sweep's."""
+        entry, wanted = task.entry, tuple(name for name in PASSES if name in self.content.passes)
+        return {
+            "suite": self.name,
+            "task": entry.name,
+            "size": task.size,
+            "iterations": entry.iterations or task.training.iterations,
+            "solver": solver.name,
+            "solver_options": solver.options,
+            "rtol": solver.rtol if entry.rtol is None or solver.swept else entry.rtol,
+            "atol": solver.atol if entry.atol is None or solver.swept else entry.atol,
+            "passes": "" if wanted in {(), PASSES} else ",".join(wanted),
+            "evaluations": self.content.evaluations,
+        }
 
 
 def suite_names() -> list[str]:
@@ -167,7 +220,8 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
     """
     data, source, folder = read_suite(name_or_path)
     content = validate(override(data, overrides), source)
-    return Suite(content, look_up(content, source, folder), folder)
+    methods, solvers, tasks = look_up(content, source, folder)
+    return Suite(content, methods, solvers, tasks, folder)
 
 
 def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -24,12 +24,10 @@ from odegrad.contracts import (
 from odegrad.counting import CountedField, Counts
 from odegrad.errors import NonFiniteError, UnsupportedError
 from odegrad.meters import Clock
+from odegrad.record import EVALUATIONS
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Told of the state of a pass: ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``."""
-
-EVALUATIONS = 8
-"""How many times the metric is evaluated during a training, the start left out."""
 
 PROGRESS_SECONDS = 0.1
 """Least time between two reports of progress."""

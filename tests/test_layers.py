@@ -18,7 +18,7 @@ LAYERS = [
     {"odegrad.passes", "odegrad.training", "odegrad.timing", "odegrad.suite", "odegrad.suites"}
     | {"odegrad.check", "odegrad.checks"}
     | {"odegrad.interface", "odegrad.models"}
-    | {f"odegrad.{m}" for m in ("costates", "bounds", "diagnosis", "verdict", "probe", "field_checks")},
+    | {f"odegrad.{m}" for m in ("costates", "bounds", "diagnosis", "verdict", "probe", "field_checks", "tuning")},
     {"odegrad.worker", "odegrad.store", "odegrad.executors", "odegrad.progress", "odegrad.printing"},
     {"odegrad.runner", "odegrad.listing", "odegrad.reports"},
     {"odegrad.comparison", "odegrad.examine"},

@@ -1,16 +1,19 @@
 """Looks up every name in a suite and tries every option, so that a mistake is answered before anything runs."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from odegrad.contracts import Problem, Training
+from odegrad.contracts import Problem
 from odegrad.errors import OdegradError, SuiteError, UnknownNameError, UnsupportedError
-from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, optimizers, resolve_method
-from odegrad.suites.schema import MethodEntry, SolverEntry, SuiteFile, TaskEntry
+from odegrad.record import Run
+from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, optimizers
+from odegrad.suites.grid import MethodCell, SolverCell, TaskCell, method_cells, rule_fields, solver_cells
+from odegrad.suites.schema import SuiteFile, TaskEntry
 
 
 def located(name: str, folder: Path) -> str:
@@ -18,29 +21,40 @@ def located(name: str, folder: Path) -> str:
     return str(folder / Path(name).expanduser()) if ".py:" in name else name
 
 
-def look_up(content: SuiteFile, source: str, folder: Path) -> tuple[Training, ...]:
-    """Return how each task of the suite is trained, with everything else in the suite tried.
+def look_up(
+    content: SuiteFile, source: str, folder: Path
+) -> tuple[tuple[MethodCell, ...], tuple[SolverCell, ...], tuple[TaskCell, ...]]:
+    """Return the methods, solvers and tasks that the suite expands to, with everything in it tried.
 
     A task is built, on the CPU, only where a method brings options for its optimizer: those are tried on a model.
 
     Raises
     ------
     SuiteError
-        If a name is unknown, an option is refused, or two methods are shown under one name; says ``source`` and key.
+        If a name is unknown, an option is refused, two methods are shown under one name, or methods do not have the
+        same number of trials; says ``source`` and key.
     """
-    trainings, problems = [], []
-    for place, task in enumerate(content.tasks):
+    tasks = []
+    for place, entry in enumerate(content.tasks):
         with _blamed(f"{source}: tasks.{place}"):
-            trainings.append(_training(task, folder))
-        problems.append(_builder(task, folder))
+            tasks += [_task(entry, size, folder, place) for size in entry.size]
+    solvers = solver_cells(content)
     for place, solver in enumerate(content.solvers):
         with _blamed(f"{source}: solvers.{place}"):
             build_solver(solver.name, solver.rtol, solver.atol, solver.options)
-    for place, method in enumerate(content.methods):
+    methods: list[MethodCell] = []
+    for place in range(len(content.methods)):
         with _blamed(f"{source}: methods.{place}"):
-            _try_method(method, trainings, problems, folder)
-    _refuse_twins(content, source)
-    return tuple(trainings)
+            methods += method_cells(content, place)
+    problems = [_builder(task, folder) for task in tasks]
+    for method in methods:
+        with _blamed(f"{source}: methods.{method.place}"):
+            _try_method(method, tasks, problems, folder)
+    _refuse_twins(content, methods, solvers, tasks, source)
+    _check_tuning(content, methods, source)
+    _check_passes(content, source)
+    _check_rules(content, source)
+    return tuple(methods), solvers, tuple(tasks)
 
 
 @contextlib.contextmanager
@@ -53,53 +67,97 @@ def _blamed(place: str) -> Iterator[None]:
         raise SuiteError(f"{place}: {text}") from error
 
 
-def _training(entry: TaskEntry, folder: Path) -> Training:
+def _task(entry: TaskEntry, size: str, folder: Path, place: int) -> TaskCell:
     task = build_task(located(entry.name, folder))
-    if entry.size not in task.info.sizes:
-        raise UnknownNameError(f"size of task {entry.name!r}", entry.size, task.info.sizes)
-    return task.training(entry.size)
+    if size not in task.info.sizes:
+        raise UnknownNameError(f"size of task {entry.name!r}", size, task.info.sizes)
+    return TaskCell(entry, size, task.training(size), place)
 
 
-def _builder(entry: TaskEntry, folder: Path) -> Callable[[], Problem]:
+def _builder(cell: TaskCell, folder: Path) -> Callable[[], Problem]:
     """Return a function that builds the task at its first call."""
 
     @cache
     def build() -> Problem:
-        return build_task(located(entry.name, folder)).build(entry.size, 0, torch.device("cpu"), torch.float32)
+        return build_task(located(cell.entry.name, folder)).build(cell.size, 0, torch.device("cpu"), torch.float32)
 
     return build
 
 
 def _try_method(
-    entry: MethodEntry, trainings: list[Training], problems: list[Callable[[], Problem]], folder: Path
+    method: MethodCell, tasks: Sequence[TaskCell], problems: Sequence[Callable[[], Problem]], folder: Path
 ) -> None:
-    gradient, optimizer = resolve_method(entry.gradient)
-    build_gradient(located(gradient, folder), entry.gradient_options)
-    optimizer = entry.optimizer or optimizer
-    if optimizer is not None:
-        optimizers.get(located(optimizer, folder))
-    for training, build in zip(trainings, problems, strict=True) if entry.optimizer_options else ():
-        name = optimizer or training.default_optimizer
-        with contextlib.suppress(UnsupportedError):  # a refusal becomes a row of the results
-            build_optimizer(located(name, folder), build(), entry.optimizer_options)
+    if method.optimizer is not None:
+        optimizers.get(located(method.optimizer, folder))
+    for point in method.points:
+        build_gradient(located(method.gradient, folder), dict(point.gradient_options))
+        for task, build in zip(tasks, problems, strict=True) if point.optimizer_options else ():
+            name = method.optimizer or task.training.default_optimizer
+            with contextlib.suppress(UnsupportedError):  # a refusal becomes a row of the results
+                build_optimizer(located(name, folder), build(), dict(point.optimizer_options))
 
 
-def _refuse_twins(content: SuiteFile, source: str) -> None:
+def _refuse_twins(
+    content: SuiteFile,
+    methods: Sequence[MethodCell],
+    solvers: Sequence[SolverCell],
+    tasks: Sequence[TaskCell],
+    source: str,
+) -> None:
     """Refuse entries that would give the same run twice, or two methods that a table could not tell apart."""
-    entries: dict[str, list[object]] = {
-        "methods": [method.shown for method in content.methods],
-        "solvers": [_solver_key(solver) for solver in content.solvers],
-        "tasks": [(task.name, task.size) for task in content.tasks],
-        "seeds": list(content.seeds),
+    axes: dict[str, list[tuple[Any, int]]] = {
+        "methods": [(method.shown, method.place) for method in methods],
+        "solvers": [((s.name, s.rtol, s.atol, s.options), i) for i, s in enumerate(solvers)],
+        "tasks": [((task.entry.name, task.size), task.place) for task in tasks],
+        "seeds": [(seed, i) for i, seed in enumerate(content.seeds)],
+        "devices": [(device, i) for i, device in enumerate(content.devices)],
+        "dtype": [(dtype, i) for i, dtype in enumerate(content.dtype)],
     }
-    for key, values in entries.items():
-        for place, value in enumerate(values):
-            if value in values[:place]:
+    for key, entries in axes.items():
+        known: dict[Any, int] = {}
+        for value, place in entries:
+            if value in known:
                 raise SuiteError(
                     f"{source}: {key}.{place}: expected entries that differ, got the same as {key}."
-                    f"{values.index(value)}; leave one out, or give a method a name of its own"
+                    f"{known[value]}; leave one out, or give a method a name of its own"
                 )
+            known[value] = place
 
 
-def _solver_key(solver: SolverEntry) -> tuple[object, ...]:
-    return solver.name, solver.rtol, solver.atol, tuple(sorted(solver.options.items()))
+def _check_tuning(content: SuiteFile, methods: Sequence[MethodCell], source: str) -> None:
+    """Refuse an unequal number of trials, which would favour a method, and trials on a seed that counts."""
+    if content.tuning is None:
+        return
+    if content.tuning.seed in content.seeds:
+        raise SuiteError(
+            f"{source}: tuning.seed: expected a seed that no run has, got {content.tuning.seed}, which is one of "
+            "seeds; choose another one"
+        )
+    numbers = {method.shown: len(method.points) for method in methods}
+    if len(set(numbers.values())) > 1:
+        told = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise SuiteError(
+            f"{source}: tuning: expected the same number of trials for every method, got {told}; lengthen or shorten "
+            "the lists in their options"
+        )
+
+
+def _check_passes(content: SuiteFile, source: str) -> None:
+    """Refuse a diagnosis without the training whose states it looks at."""
+    if "diagnose" in content.passes and "train" not in content.passes:
+        raise SuiteError(
+            f"{source}: passes: expected 'train' where there is 'diagnose', which looks at the states that the "
+            "training leaves; add it"
+        )
+
+
+def _check_rules(content: SuiteFile, source: str) -> None:
+    """Refuse a rule about something that is no field of a run."""
+    for key in ("include", "exclude"):
+        for place, rule in enumerate(getattr(content, key)):
+            for field in rule:
+                name, dot, _ = field.partition(".")
+                options = {f for f in Run.__dataclass_fields__ if f.endswith("_options")}
+                if name not in rule_fields() or bool(dot) != (name in options):
+                    known = [each if each not in options else f"{each}.NAME" for each in rule_fields()]
+                    raise SuiteError(f"{source}: {key}.{place}: {UnknownNameError('field of a run', field, known)}")

@@ -6,10 +6,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from odegrad.errors import SuiteError, UnknownNameError
+from odegrad.record import EVALUATIONS
 
-Options = dict[str, str | int | float | bool]
+Value = str | int | float | bool
+Options = dict[str, Value]
+OneOrMore = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
+"""Takes a single value for a list of one."""
+Grid = dict[str, Annotated[list[Value], OneOrMore, Field(min_length=1)]]
+"""Options, of which a list stands for each of its values."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]
+Precision = Literal["float32", "float64"]
+PassName = Literal["count", "memory", "time", "train", "diagnose"]
+Rule = dict[str, Annotated[list[Value], OneOrMore, Field(min_length=1)]]
+"""Fields of a run -> the value, or values, that it picks out; text may hold ``*`` and ``?``."""
 
 
 class _Table(BaseModel):
@@ -21,14 +32,21 @@ class MethodEntry(_Table):
 
     gradient: str
     optimizer: str | None = None
-    gradient_options: Options = {}
-    optimizer_options: Options = {}
+    gradient_options: Grid = {}
+    optimizer_options: Grid = {}
     name: str | None = None
 
     @property
     def shown(self) -> str:
         """Return the name shown in tables and figures."""
         return self.name or (f"{self.gradient}+{self.optimizer}" if self.optimizer else self.gradient)
+
+
+class OptimizerEntry(_Table):
+    """An optimizer that every method without one of its own is run with."""
+
+    name: str
+    options: Grid = {}
 
 
 class SolverEntry(_Table):
@@ -40,36 +58,81 @@ class SolverEntry(_Table):
     options: Options = {}
 
 
+class ToleranceEntry(_Table):
+    """Tolerances that every solver and task is run at."""
+
+    rtol: Positive
+    atol: Positive
+
+
 class TaskEntry(_Table):
-    """A task at one size; what is left open is the task's own, or the solver's."""
+    """A task at one size or several; what is left open is the task's own, or the solver's."""
 
     name: str
-    size: str = "default"
+    size: Annotated[list[str], OneOrMore, Field(min_length=1)] = ["default"]
     rtol: Positive | None = None
     atol: Positive | None = None
     iterations: Count | None = None
 
 
-def _as_table(value: Any) -> Any:
-    if not isinstance(value, (str, dict)):
-        raise PydanticCustomError("method", "a string or a table")
-    return {"gradient": value} if isinstance(value, str) else value
+class TuningEntry(_Table):
+    """How settings are chosen before the runs that count: one trial a point of a method's grid of options."""
+
+    seed: Seed = 1000
+    """Of the trials; none of the suite's own."""
+    iterations: Count | None = None
+    """Of a trial; the run's own if left out."""
+
+
+def _as_table(key: str) -> BeforeValidator:
+    """Return a validator that takes a name for a table with nothing else in it."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, (str, dict)):
+            raise PydanticCustomError("method", "a string or a table")
+        return {key: value} if isinstance(value, str) else value
+
+    return BeforeValidator(convert)
+
+
+def _as_tolerances(value: Any) -> Any:
+    """Take one number for both tolerances."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, dict)):
+        raise PydanticCustomError("tolerance", "a number or a table of rtol and atol")
+    return value if isinstance(value, dict) else {"rtol": float(value), "atol": float(value)}
 
 
 class SuiteFile(_Table):
-    """A whole suite file: methods x solvers x tasks x seeds."""
+    """A whole suite file: methods x optimizers x solvers x tolerances x tasks x sizes x seeds x devices x dtypes."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
-    methods: Annotated[list[Annotated[MethodEntry, BeforeValidator(_as_table)]], Field(min_length=1)]
+    methods: Annotated[list[Annotated[MethodEntry, _as_table("gradient")]], Field(min_length=1)]
+    optimizers: list[Annotated[OptimizerEntry, _as_table("name")]] = []
     solvers: Annotated[list[SolverEntry], Field(min_length=1)]
+    tolerances: list[Annotated[ToleranceEntry, BeforeValidator(_as_tolerances)]] = []
     tasks: Annotated[list[TaskEntry], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
-    dtype: Literal["float32", "float64"] = "float32"
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    devices: list[Literal["cpu", "cuda"]] = []
+    dtype: Annotated[list[Precision], OneOrMore, Field(min_length=1)] = ["float32"]
+    passes: list[PassName] = []
+    evaluations: Count = EVALUATIONS
+    tuning: TuningEntry | None = None
+    include: list[Rule] = []
+    exclude: list[Rule] = []
 
 
-ENTRIES: dict[str, type[_Table]] = {"methods": MethodEntry, "solvers": SolverEntry, "tasks": TaskEntry}
+ENTRIES: dict[str, type[_Table]] = {
+    "methods": MethodEntry,
+    "optimizers": OptimizerEntry,
+    "solvers": SolverEntry,
+    "tolerances": ToleranceEntry,
+    "tasks": TaskEntry,
+    "tuning": TuningEntry,
+}
 """The tables inside a suite file."""
+
+OPTION_TABLES = frozenset({"options", "gradient_options", "optimizer_options"})
 
 EXPECTED = {
     "bool_type": "true or false",
@@ -106,13 +169,13 @@ def validate(data: dict[str, Any], source: str) -> SuiteFile:
 def explain(problem: dict[str, Any], source: str) -> str:
     """Return one of pydantic's findings as a sentence with the file, the key, what was expected and what came."""
     place = problem["loc"]
-    of_option = any(str(part).endswith("_options") or part == "options" for part in place[:-1])
-    key = ".".join(str(part) for part in (place[:-1] if of_option else place))
+    option = next((i + 2 for i, part in enumerate(place[:-1]) if part in OPTION_TABLES), None)
+    key = ".".join(str(part) for part in place[:option])
     if problem["type"] == "extra_forbidden":
         table = ENTRIES.get(str(place[0]), SuiteFile) if len(place) > 1 else SuiteFile
         return f"{source}: {key}: {UnknownNameError('key', str(place[-1]), table.model_fields)}"
     if problem["type"] == "missing":
         return f"{source}: {key}: expected a value, got nothing; add this key"
     words = EXPECTED.get(problem["type"], problem["msg"].replace("Input should be ", ""))
-    expected = "a string, a number or a boolean" if of_option else words.format(**problem.get("ctx", {}))
+    expected = "a string, a number or a boolean" if option else words.format(**problem.get("ctx", {}))
     return f"{source}: {key}: expected {expected}, got {problem['input']!r}"

@@ -1,11 +1,13 @@
 """Runs and workers on fake passes; the command line in this process."""
 
+import io
 import logging
 import signal
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from odegrad.cli import main
 from odegrad.executors.process import prepare
@@ -48,6 +50,12 @@ def make_worker(monkeypatch):
         return Worker(passes, "fake_passes:run_pass", **settings)
 
     return make
+
+
+@pytest.fixture
+def silent_console():
+    """Return a console that shows nothing and is no terminal."""
+    return Console(file=io.StringIO())
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import torch
 from odegrad import passes
 from odegrad.certificate import certify
 from odegrad.errors import InfrastructureError, NonFiniteError, UnknownNameError, UnsupportedError
-from odegrad.passes import PASSES
-from odegrad.record import COLUMNS, Run
+from odegrad.record import COLUMNS, PASSES, Run
 from odegrad.registry import build_gradient, build_solver, build_task
 from odegrad.timing import time_iterations
 from odegrad.training import evaluation_points, solve_with

@@ -1,0 +1,134 @@
+"""The axes of a suite: lists of options, optimizers, tolerances, sizes, types, devices and rules."""
+
+import textwrap
+from collections import Counter
+
+import pytest
+
+from odegrad.errors import SuiteError
+from odegrad.record import Run
+from odegrad.suite import load_suite
+
+SMALL = """
+name = "small"
+methods = ["naive", "adjoint"]
+
+[[solvers]]
+name = "dopri5"
+
+[[tasks]]
+name = "linear"
+size = "tiny"
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Return a function that loads the small suite with more at its top, and with overrides."""
+
+    def load_with(top="", *overrides):
+        path = tmp_path / "my.toml"
+        path.write_text(textwrap.dedent(top) + SMALL)
+        return load_suite(str(path), overrides)
+
+    return load_with
+
+
+def test_every_axis_multiplies_the_runs(load):
+    """Methods x optimizers x tolerances x sizes x seeds x devices x types, each cell once."""
+    suite = load(
+        """
+        optimizers = ["adam", {name = "sgd", options = {lr = 0.1}}]
+        tolerances = [1e-3, {rtol = 1e-5, atol = 1e-7}]
+        seeds = [0, 1]
+        devices = ["cpu", "cuda"]
+        dtype = ["float32", "float64"]
+        """,
+        "size=['tiny', 'default']",
+    )
+    runs = suite.runs()
+    assert len(runs) == len({run.run_id for run in runs}) == 2 * 2 * 2 * 2 * 2 * 2 * 2
+    assert {run.method for run in runs} == {"naive+adam", "naive+sgd", "adjoint+adam", "adjoint+sgd"}
+    assert {(run.rtol, run.atol) for run in runs} == {(1e-3, 1e-3), (1e-5, 1e-7)}
+    assert {run.device for run in runs} == {"cpu", "cuda"}
+    assert {run.optimizer_options for run in runs if run.optimizer == "sgd"} == {(("lr", 0.1),)}
+    assert {run.optimizer_options for run in runs if run.optimizer == "adam"} == {()}
+
+
+def test_swept_tolerances_win_over_a_task_s_own(load):
+    """A sweep that a task overrode would give the same run twice."""
+    runs = load("tolerances = [1e-3, 1e-6]\n", "rtol=1e-2").runs()
+    assert {run.rtol for run in runs} == {1e-3, 1e-6}
+
+
+def test_pair_keeps_its_optimizer(load):
+    """Methods with an optimizer of their own are not crossed with the others."""
+    runs = load('optimizers = ["adam"]\n', 'methods=["naive", "snopt", {gradient="anode", optimizer="sgd"}]').runs()
+    assert Counter(run.method for run in runs) == {"naive+adam": 1, "snopt": 1, "anode+sgd": 1}
+
+
+def test_list_of_options_is_a_method_a_value(load):
+    """Every point of the grid has the options that vary in its name."""
+    grid = '[{gradient = "interpolation", gradient_options = {num_nodes = [4, 8], kind = "second"}}]'
+    runs = load("", f"methods={grid}").runs()
+    found = {run.method: dict(run.gradient_options) for run in runs}
+    assert found == {
+        "interpolation num_nodes=4": {"num_nodes": 4, "kind": "second"},
+        "interpolation num_nodes=8": {"num_nodes": 8, "kind": "second"},
+    }
+
+
+def test_rules_pick_and_drop_runs(load):
+    """A run must match a rule of include, in all the fields that the rule names, and none of exclude."""
+    seeds = "seeds = [0, 1, 2]\n"
+    rules = 'include = [{method = "nai*"}, {seed = 1}]\nexclude = [{method = "naive", seed = [0, 2]}]\n'
+    assert cells(load(seeds)) == {(m, s) for m in ("naive", "adjoint") for s in (0, 1, 2)}
+    assert cells(load(seeds + rules)) == {("naive", 1), ("adjoint", 1)}
+
+
+def cells(suite):
+    return {(run.method, run.seed) for run in suite.runs()}
+
+
+def test_rule_about_an_option(load):
+    """A dot leads to one option; a run without it does not match."""
+    grid = 'methods=["naive", {gradient = "interpolation", gradient_options = {num_nodes = [4, 8]}}]'
+    runs = load('exclude = [{"gradient_options.num_nodes" = 8}]\n', grid).runs()
+    assert {run.method for run in runs} == {"naive", "interpolation num_nodes=4"}
+
+
+@pytest.mark.parametrize(
+    ("top", "message"),
+    [
+        ('exclude = [{methd = "naive"}]', r"exclude\.0: unknown field of a run 'methd': did you mean 'method'"),
+        ('include = [{gradient_options = "x"}]', r"include\.0: unknown field of a run 'gradient_options'"),
+        ("tolerances = [true]", r"tolerances\.0: expected a number or a table of rtol and atol, got True"),
+        ("tolerances = [-1.0]", r"tolerances\.0\.rtol: expected a number greater than 0\.0, got -1\.0"),
+        ('devices = ["tpu"]', r"devices\.0: expected 'cpu' or 'cuda', got 'tpu'"),
+        ('devices = ["cpu", "cpu"]', r"devices\.1: expected entries that differ"),
+        ('passes = ["count", "diagnose"]', r"passes: expected 'train' where there is 'diagnose'"),
+        ('passes = ["tim"]', r"passes\.0: expected 'count', 'memory', 'time', 'train' or 'diagnose', got 'tim'"),
+        ('optimizers = ["adm"]', r"methods\.0: unknown optimizer 'adm': did you mean 'adam'"),
+        ('optimizers = ["adam", "adam"]', r"methods\.0: expected entries that differ"),
+        ("tuning = {seed = 0}", r"tuning\.seed: expected a seed that no run has, got 0"),
+        ("tuning = {seeds = 0}", r"tuning\.seeds: unknown key 'seeds': did you mean 'seed'"),
+    ],
+)
+def test_mistake_on_an_axis_is_answered(load, top, message):
+    """Everything is checked before anything runs."""
+    with pytest.raises(SuiteError, match=message):
+        load(top + "\n")
+
+
+def test_passes_are_in_the_run_and_all_of_them_are_the_default(load):
+    """The order is that of the passes, whatever the file's; ids of runs with every pass stay as they were."""
+    assert {run.passes for run in load("", 'passes=["train", "count"]').runs()} == {"count,train"}
+    every = load("", 'passes=["count", "memory", "time", "train", "diagnose"]').runs()
+    assert [run.run_id for run in every] == [run.run_id for run in load().runs()]
+
+
+def test_later_fields_leave_older_ids_alone():
+    """The id of a run that uses none of the newer fields is the one it had before there were any."""
+    old = Run("quick", "digits", "tiny", "naive", "adam", "dopri5", 0, 1e-3, 1e-3, 80, method="naive")
+    assert old.run_id == "4936439e15061823"
+    assert Run(**{**old.__dict__, "evaluations": 40}).run_id != old.run_id
