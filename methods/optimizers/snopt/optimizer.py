@@ -12,16 +12,9 @@ from odegrad.errors import UsageError
 from odegrad.methods.optimizers.integration_time import IntegrationTime
 from odegrad.methods.optimizers.snopt.checks import check_arguments, check_options, check_state
 from odegrad.methods.optimizers.snopt.factors import Eigenbasis, FactorSum, eigenbasis
-from odegrad.methods.optimizers.snopt.layers import (
-    Layer,
-    gradient_matrix,
-    name_the_rest,
-    preconditionable,
-    split_matrix,
-    trained_parameters,
-)
+from odegrad.methods.optimizers.snopt.layers import Layer, name_the_rest, preconditionable
 from odegrad.methods.optimizers.snopt.low_rank import LowRank, pull_back_each
-from odegrad.methods.optimizers.snopt.preconditioner import Move, clip, precondition, update_curvature
+from odegrad.methods.optimizers.snopt.preconditioner import clip, layer_moves
 from odegrad.methods.optimizers.snopt.tap import CurvatureTap, OutsideHooks, undisturbed
 
 log = logging.getLogger(__name__)
@@ -167,7 +160,10 @@ class SNOpt(optim.Optimizer):
         refreshed = self._refresh()
         if self.integration_time is not None:
             self.integration_time.before_step(self._trained())
-        moves = self._preconditioned(refreshed)
+        moves = []
+        for name, basis in self.bases.items():
+            alpha = None if name in refreshed else self.alpha
+            moves += layer_moves(self.layers[name], basis, self.eps, alpha)
         if self.kl_clip is not None:
             clip(moves, self.base.param_groups, self.kl_clip)
         try:
@@ -181,21 +177,6 @@ class SNOpt(optim.Optimizer):
             self.integration_time.after_step(self._trained())
         self.iteration += 1
         return None
-
-    def _preconditioned(self, refreshed: set[str]) -> list[Move]:
-        """Return every preconditioned parameter with its gradient and its move; the running curvature moves along."""
-        moves: list[Move] = []
-        for name, layer in self.layers.items():
-            basis, gradient = self.bases.get(name), gradient_matrix(layer)
-            if basis is None or gradient is None:
-                continue
-            if name not in refreshed:
-                update_curvature(basis, gradient, self.alpha)
-            parts = split_matrix(layer, precondition(basis, gradient, self.eps))
-            for p, part in zip(trained_parameters(layer), parts, strict=True):
-                if p.grad is not None:
-                    moves.append((p, p.grad, part.contiguous()))
-        return moves
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base optimizer's state, the iteration and the eigenbases; between two steps."""

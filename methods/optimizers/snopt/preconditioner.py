@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.optimizers.snopt.factors import Eigenbasis
+from odegrad.methods.optimizers.snopt.layers import Layer, gradient_matrix, split_matrix, trained_parameters
 
 Move = tuple[Tensor, Tensor, Tensor]
 """A parameter, its gradient, and its preconditioned gradient."""
@@ -26,6 +27,21 @@ def precondition(basis: Eigenbasis, gradient: Tensor, eps: float) -> Tensor:
     scaled = _rotate(basis, gradient) / (basis.curvature + eps)
     update: Tensor = basis.output_basis @ scaled @ basis.input_basis.mT
     return update.to(gradient.dtype)
+
+
+def layer_moves(layer: Layer, basis: Eigenbasis, eps: float, alpha: float | None) -> list[Move]:
+    """Return the moves of the layer's parameters; none if one has no gradient.
+
+    The running curvature moves first, by ``alpha``; it stays where that is None, since the basis is fresh.
+    """
+    gradient = gradient_matrix(layer)
+    if gradient is None:
+        return []
+    if alpha is not None:
+        update_curvature(basis, gradient, alpha)
+    parts = split_matrix(layer, precondition(basis, gradient, eps))
+    pairs = zip(trained_parameters(layer), parts, strict=True)
+    return [(p, p.grad, part.contiguous()) for p, part in pairs if p.grad is not None]
 
 
 def clip(moves: Sequence[Move], groups: Sequence[Mapping[str, Any]], most: float) -> None:
