@@ -11,6 +11,7 @@ import pytest
 import odegrad.suites
 from odegrad.datasets.digits import Digits
 from odegrad.errors import SuiteError, UnknownNameError
+from odegrad.record import EVALUATIONS
 from odegrad.registry import tasks
 from odegrad.suite import load_suite, override, suite_description, suite_names
 
@@ -240,6 +241,31 @@ def test_quick_holds_the_five_methods_on_two_tasks():
     assert {r.method for r in runs} == five | {"torchdiffeq_naive", "torchdiffeq_adjoint"}
     assert {r.task for r in runs} == {"digits", "circles"}
     assert len(runs) == 7 * 2 * 2
+
+
+@pytest.mark.parametrize("name", ["snopt-digits", "snopt-circles", "snopt-vowels"])
+def test_optimizers_are_compared_by_equal_budgets(name):
+    """Adam, SGD with momentum and SNOpt: one gradient method, the same number of trials, three seeds of none of them."""
+    suite = load_suite(name)
+    trials, cells = suite.trials(), suite.content
+    assert Counter(trial.optimizer for trial in trials) == {"adam": 4, "sgd": 4, "snopt": 4}
+    assert {trial.gradient for trial in trials} == {"adjoint"}
+    assert {trial.seed for trial in trials}.isdisjoint(cells.seeds)
+    assert len(cells.seeds) >= 3
+    assert {dict(t.optimizer_options)["momentum"] for t in trials if t.optimizer == "sgd"} == {0.9}
+    assert all(trial.evaluations > EVALUATIONS for trial in trials)
+
+
+def test_end_times_are_compared_with_one_optimizer():
+    """The horizon suite varies the policy of the end time and nothing else."""
+    runs = load_suite("snopt-horizon").runs()
+    options = {run.method: dict(run.optimizer_options) for run in runs}
+    policies = {method: found.pop("t1_policy", None) for method, found in options.items()}
+    assert policies == {"fixed": None, "baseline": "baseline", "feedback": "feedback"}
+    own = [{k: v for k, v in found.items() if not k.startswith("t1_")} for found in options.values()]
+    assert own[0] == own[1] == own[2]
+    assert options["baseline"] == options["feedback"]
+    assert len(runs) == 9
 
 
 def test_tasks_tiny_holds_every_offline_task():
