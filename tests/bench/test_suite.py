@@ -245,7 +245,7 @@ def test_quick_holds_the_five_methods_on_two_tasks():
 
 @pytest.mark.parametrize("name", ["snopt-digits", "snopt-circles", "snopt-vowels"])
 def test_optimizers_are_compared_by_equal_budgets(name):
-    """Adam, SGD with momentum and SNOpt: one gradient method, the same number of trials, three seeds of none of them."""
+    """Adam, SGD with momentum and SNOpt: one gradient method, four trials each, three seeds that are none of theirs."""
     suite = load_suite(name)
     trials, cells = suite.trials(), suite.content
     assert Counter(trial.optimizer for trial in trials) == {"adam": 4, "sgd": 4, "snopt": 4}
