@@ -306,6 +306,16 @@ def test_digits_train_their_end_time():
     assert fresh.dynamics(fresh.probe_batch())[2][1].item() == pytest.approx(problem.end_time.item())
 
 
+def test_passes_of_the_curvature_do_not_count_as_slopes():
+    """With R = 10 a refresh walks back from vectors of its own: only the other iterations tell the loss's slopes."""
+    problem = build_task("digits_mlp").build("tiny", 0, CPU, torch.float32)
+    optimizer = snopt(problem, curvature="gauss_newton", update_freq=2, t1_policy="feedback", t1_update_freq=4)
+    train(problem, build_gradient("adjoint"), make_solver("rk4", num_steps=2), optimizer, 4, lambda _: None)
+    assert optimizer.integration_time.steps == 4
+    assert optimizer.integration_time.seen == 2
+    assert problem.end_time.item() != 1.0
+
+
 def test_a_run_records_the_end_time(tmp_path):
     """The train pass fills the columns; without a policy they are empty."""
     values = {
