@@ -63,9 +63,10 @@ def test_unknown_size_names_the_known_ones() -> None:
 @pytest.mark.parametrize("name", ["digits", "circles", "wine_density", "vae_digits", "japanese_vowels"])
 def test_held_out_loss_is_the_loss_of_the_held_out_batch(name: str) -> None:
     """Against the training's own loss of the same data, and the metric where the loss is one."""
-    problem: Any = build_task(name).build("tiny", 0, torch.device("cpu"), torch.float64)
+    built = build_task(name).build("tiny", 0, torch.device("cpu"), torch.float64)
+    assert isinstance(built, HeldOutLoss)
+    problem: Any = built
     solve = solve_with(build_gradient("naive"), build_solver("rk4", 1e-3, 1e-3, {"num_steps": 2}))
-    assert isinstance(problem, HeldOutLoss)
     if name == "digits":
         batch = problem.data.validation
     elif name == "wine_density":
