@@ -257,15 +257,16 @@ def test_optimizers_are_compared_by_equal_budgets(name):
 
 
 def test_end_times_are_compared_with_one_optimizer():
-    """The horizon suite varies the policy of the end time and nothing else."""
+    """The horizon suite varies the policy of the end time, and for the first-order one its step size."""
     runs = load_suite("snopt-horizon").runs()
     options = {run.method: dict(run.optimizer_options) for run in runs}
-    policies = {method: found.pop("t1_policy", None) for method, found in options.items()}
-    assert policies == {"fixed": None, "baseline": "baseline", "feedback": "feedback"}
+    policies = {method: found.pop("t1_policy", "") for method, found in options.items()}
+    assert policies == {"fixed": "", "baseline": "baseline", "baseline, 5 x lr": "baseline", "feedback": "feedback"}
     own = [{k: v for k, v in found.items() if not k.startswith("t1_")} for found in options.values()]
-    assert own[0] == own[1] == own[2]
+    assert all(each == own[0] for each in own)
     assert options["baseline"] == options["feedback"]
-    assert len(runs) == 9
+    assert options["baseline, 5 x lr"] == options["baseline"] | {"t1_lr": 5 * options["baseline"]["t1_lr"]}
+    assert len(runs) == 12
 
 
 def test_tasks_tiny_holds_every_offline_task():
