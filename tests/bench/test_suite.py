@@ -15,6 +15,8 @@ from odegrad.record import EVALUATIONS
 from odegrad.registry import tasks
 from odegrad.suite import load_suite, override, suite_description, suite_names
 
+POLICIES = ("baseline", "feedback")
+
 SMALL = """
 name = "small"
 methods = ["naive", {gradient = "interpolation", gradient_options = {num_nodes = 6}, name = "six nodes"}]
@@ -257,16 +259,16 @@ def test_optimizers_are_compared_by_equal_budgets(name):
 
 
 def test_end_times_are_compared_with_one_optimizer():
-    """The horizon suite varies the policy of the end time, and for the first-order one its step size."""
+    """The horizon suite varies the policy of the end time, each at the same two step sizes, and nothing else."""
     runs = load_suite("snopt-horizon").runs()
     options = {run.method: dict(run.optimizer_options) for run in runs}
-    policies = {method: found.pop("t1_policy", "") for method, found in options.items()}
-    assert policies == {"fixed": "", "baseline": "baseline", "baseline, 5 x lr": "baseline", "feedback": "feedback"}
-    own = [{k: v for k, v in found.items() if not k.startswith("t1_")} for found in options.values()]
-    assert all(each == own[0] for each in own)
-    assert options["baseline"] == options["feedback"]
-    assert options["baseline, 5 x lr"] == options["baseline"] | {"t1_lr": 5 * options["baseline"]["t1_lr"]}
-    assert len(runs) == 12
+    found = {method: (each.pop("t1_policy", ""), each.pop("t1_lr", 0.0)) for method, each in options.items()}
+    wanted = {f"{policy}{shown}": (policy, lr) for policy in POLICIES for shown, lr in (("", 0.2), (", 5 x lr", 1.0))}
+    assert found == {"fixed": ("", 0.0), **wanted}
+    penalised = options.pop("baseline")
+    assert all(each in (penalised, options["fixed"]) for each in options.values())
+    assert penalised == options["fixed"] | {"t1_update_freq": 10, "t1_penalty": 0.05}
+    assert len(runs) == 15
 
 
 def test_tasks_tiny_holds_every_offline_task():
