@@ -360,6 +360,18 @@ class ScoringProblem(Protocol):
 
 
 @runtime_checkable
+class HeldOutLoss(Protocol):
+    """A problem that also tells its loss on held-out data, by which settings are chosen and targets set."""
+
+    def held_out_loss(self, solve: Solve, split: Split) -> float:
+        """Return the mean loss on held-out data, without a graph.
+
+        The same for the same parameters: where the training's loss draws random numbers, these are frozen.
+        """
+        ...
+
+
+@runtime_checkable
 class TrainableEndTime(Protocol):
     """A problem whose integration time can be trained."""
 

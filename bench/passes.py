@@ -210,6 +210,7 @@ def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
         "train_end_time": trace.end_times or None,
         "trace_iteration": trace.iterations,
         "trace_metric": trace.metrics,
+        "trace_validation_loss": trace.validation_losses or None,
         "trace_seconds": trace.seconds,
         "trace_nfe_forward": trace.nfe_forward or None,
     } | ({} if run.stage == TUNING else _at_the_end(run, built.uncompiled(), progress))

@@ -202,6 +202,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("train_end_time", "object", "time", "end time of the ODE in every iteration, where it is trained"),
     Column("trace_iteration", "object", "", "iterations at which the metric was evaluated during training"),
     Column("trace_metric", "object", "", "the metric at trace_iteration"),
+    Column(
+        "trace_validation_loss",
+        "object",
+        "",
+        "mean loss on the validation split at trace_iteration, where more than 8 evaluations are asked for",
+    ),
     Column("trace_seconds", "object", "s", "training wall-clock at trace_iteration", None, False),
     Column(
         "trace_nfe_forward", "object", "calls", "nfe_forward at trace_iteration, where the ODE's end time is trained"

@@ -13,6 +13,7 @@ from odegrad.contracts import (
     CurvatureConsumer,
     CurvaturePasses,
     GradientMethod,
+    HeldOutLoss,
     Problem,
     Solve,
     Split,
@@ -39,6 +40,8 @@ class Trace:
     losses: list[float] = field(default_factory=list)
     iterations: list[int] = field(default_factory=list)
     metrics: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
+    """The loss on the validation split at ``iterations``, where asked for and the problem tells it."""
     seconds: list[float] = field(default_factory=list)
     end_times: list[float] = field(default_factory=list)
     """The end time of every iteration, where it is trained."""
@@ -144,7 +147,8 @@ def train(
     """Train for ``iterations`` and return the trace; its seconds leave evaluations out, and ``at_point``.
 
     ``at_point`` is called with the iteration wherever the metric has been evaluated: on ``split``, at the start and
-    ``evaluations`` times after it.
+    ``evaluations`` times after it. The loss on the validation split is taken there too where ``evaluations`` is more
+    than the default: whoever wants a fine trace wants the time to a target.
 
     Raises
     ------
@@ -157,11 +161,14 @@ def train(
     schedule = problem.training.schedule
     rates = scheduled(optimizer, schedule) if schedule else None
     trace, clock, wanted = Trace(), Clock(device), set(evaluation_points(iterations, evaluations))
+    told = problem if isinstance(problem, HeldOutLoss) and evaluations > EVALUATIONS else None
     end_time, reported = trained_end_time(problem), 0.0
     for i in range(iterations + 1):
         if i in wanted:
             trace.iterations.append(i)
             trace.metrics.append(problem.evaluate(solve_with(method, solver), split))
+            if told is not None:
+                trace.validation_losses.append(told.held_out_loss(solve_with(method, solver), "validation"))
             trace.seconds.append(clock.seconds)
             if at_point is not None:
                 at_point(i)

@@ -150,11 +150,18 @@ class ClassificationProblem:
 
     def evaluate(self, solve: Solve, split: Split = "test") -> float:
         """Return the fraction of held-out images whose class has the highest score, ``EVALUATION_IMAGES`` at a time."""
+        scores, labels = self._held_out_scores(solve, split)
+        return float((scores.argmax(1) == labels).double().mean())
+
+    def held_out_loss(self, solve: Solve, split: Split) -> float:
+        """Return the mean cross-entropy of held-out images in nats, ``EVALUATION_IMAGES`` at a time."""
+        return float(nn.functional.cross_entropy(*self._held_out_scores(solve, split)))
+
+    def _held_out_scores(self, solve: Solve, split: Split) -> tuple[Tensor, Tensor]:
         images, labels = self.data.validation if split == "validation" else self.data.test
         with torch.no_grad(), evaluating(self.net):
-            parts = torch.split(images, EVALUATION_IMAGES)
-            guesses = torch.cat([self.net(solve, part).argmax(1) for part in parts])
-        return float((guesses == labels).double().mean())
+            scores = torch.cat([self.net(solve, part) for part in torch.split(images, EVALUATION_IMAGES)])
+        return scores, labels
 
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
         """Return the ODE block, the stem's output for ``batch`` (detached) and the times ``[2]``."""

@@ -126,7 +126,7 @@ class Digits(Sized[DigitsSettings]):
             deep_stem=True,
             shift=1,
             training=trained(
-                500, adam=3e-3, sgd=0.1, snopt=0.02, weight_decay=1e-4, eps=0.05, update_freq=100, full_precond=True
+                500, adam=3e-3, sgd=0.1, snopt=0.05, weight_decay=1e-4, eps=0.05, kl_clip=3e-4, full_precond=True
             ),
         ),
         "paper": DigitsSettings(

@@ -141,6 +141,11 @@ class SeriesProblem:
             guesses = self.net(solve, values, seen, self.ts).argmax(1)
         return float((guesses == labels).double().mean())
 
+    def held_out_loss(self, solve: Solve, split: Split) -> float:
+        """Return the mean cross-entropy of held-out series in nats."""
+        with torch.no_grad():
+            return float(self.loss(solve, self._parts(self.held_out[split])))
+
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
         """Return the field, the state after the first observation (detached) and the first two times."""
         values, seen, _ = batch

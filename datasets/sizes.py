@@ -53,17 +53,20 @@ def trained(
     momentum: float = 0.9,
     eps: float = 0.1,
     update_freq: int = 20,
+    kl_clip: float | None = None,
     full_precond: bool = False,
 ) -> Training:
     """Return a training of ``iterations`` by each optimizer's learning rate.
 
     ``weight_decay`` is Adam's, ``momentum`` that of the others' base; ``snopt`` is None where the field has no layer
-    that it could precondition; ``eps`` and ``update_freq`` are its damping and refresh interval.
+    that it could precondition; ``eps``, ``update_freq`` and ``kl_clip`` are its damping, its refresh
+    interval and the bound on its steps, if any.
     """
     optimizers: dict[str, Mapping[str, Scalar]] = {
         "adam": {"lr": adam} | ({} if weight_decay is None else {"weight_decay": weight_decay}),
         "sgd": {"lr": sgd, "momentum": momentum},
     }
     if snopt is not None:
-        optimizers["snopt"] = {"lr": snopt, "momentum": 0.9, "eps": eps, "update_freq": update_freq}
+        bound = {} if kl_clip is None else {"kl_clip": kl_clip}
+        optimizers["snopt"] = {"lr": snopt, "momentum": 0.9, "eps": eps, "update_freq": update_freq} | bound
     return Training(iterations, optimizers, full_precond=full_precond)

@@ -144,6 +144,10 @@ class ToyDensityProblem:
         with torch.no_grad():
             return float(self.loss(solve, self.held_out[split]))
 
+    def held_out_loss(self, solve: Solve, split: Split) -> float:
+        """Return the mean negative log-density of held-out points in nats: the metric."""
+        return self.evaluate(solve, split)
+
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
         """Return the flow's vector field, the state that starts at ``batch`` and the times ``[2]``."""
         return self.field, initial_state(batch), self.ts

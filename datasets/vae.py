@@ -164,6 +164,10 @@ class VAEProblem:
         with torch.no_grad():
             return float(self.loss(solve, self.held_out[split]))
 
+    def held_out_loss(self, solve: Solve, split: Split) -> float:
+        """Return the mean negative evidence lower bound of held-out images in nats, their noise frozen: the metric."""
+        return self.evaluate(solve, split)
+
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
         """Return the first flow's field, its state at the posteriors' means (detached) and the times ``[2]``."""
         with torch.no_grad():

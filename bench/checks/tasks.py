@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odegrad.checks.problems import relative
 from odegrad.checks.result import CheckResult, at_most
-from odegrad.contracts import Problem, Solve, Task, TaskInfo
+from odegrad.contracts import HeldOutLoss, Problem, Solve, Split, Task, TaskInfo
 from odegrad.errors import DataError, UnknownNameError
 from odegrad.registry import build_gradient, build_optimizer, build_solver
 from odegrad.training import solve_with
@@ -25,6 +25,7 @@ LEAST_FALL = 0.1
 TASK_MEMBERS = ("info", "training", "build")
 PROBLEM_MEMBERS = ("model", "fields", "training", "batch", "probe_batch", "loss", "evaluate", "dynamics")
 SEED, OTHER_SEED = 0, 1
+SPLITS: tuple[Split, ...] = get_args(Split)
 KINDS: tuple[str, ...] = get_args(get_type_hints(TaskInfo)["kind"])
 
 TaskCheck = Callable[[Task], Iterator[CheckResult]]
@@ -253,7 +254,7 @@ def learning(task: Task) -> Iterator[CheckResult]:
 
 
 def evaluation(task: Task) -> Iterator[CheckResult]:
-    """T8: evaluation on either split repeats, leaves no graph, no gradient, and the model as it was."""
+    """T8: evaluation on either split, and the held-out loss if told, repeats and leaves everything as it was."""
     problem = _built(task)
     before = [x.detach().clone() for x in problem.model.state_dict().values()]
     attached: list[bool] = []
@@ -263,11 +264,13 @@ def evaluation(task: Task) -> Iterator[CheckResult]:
         attached.extend(x.requires_grad for x in tensors(ys))
         return ys
 
-    first = [problem.evaluate(watched, "validation"), problem.evaluate(watched, "test")]
-    again = [problem.evaluate(watched, "validation"), problem.evaluate(watched, "test")]
+    told: list[Callable[[Solve, Split], float]] = [problem.evaluate]
+    if isinstance(problem, HeldOutLoss):
+        told.append(problem.held_out_loss)
+    first, again = ([tell(watched, split) for tell in told for split in SPLITS] for _ in range(2))
     unlike = sum(a != b for a, b in zip(first, again, strict=True))
-    yield at_most("T8 evaluation", unlike, 0, "splits whose metric differs when asked again")
-    yield at_most("T8 evaluation", sum(not isinstance(x, float) for x in first), 0, "metrics that are no float")
+    yield at_most("T8 evaluation", unlike, 0, "metrics and held-out losses that differ when asked again")
+    yield at_most("T8 evaluation", sum(not isinstance(x, float) for x in first), 0, "of them that are no float")
     yield at_most("T8 evaluation", sum(attached), 0, "solutions that carry a graph")
     given = sum(p.grad is not None for p in problem.model.parameters())
     yield at_most("T8 evaluation", given, 0, "parameters that have a gradient afterwards")

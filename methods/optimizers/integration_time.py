@@ -1,7 +1,9 @@
 """The end time t1 of an ODE as a trained variable, with a quadratic penalty (Liu et al. 2021, section 3.4).
 
-With the loss ``L(t1, theta) + (c/2) t1^2`` and ``m = dL/dt1``, which is ``f(t1, z1) . dL/dz1``:
-``Q_T = c t1 + m``, ``Q_TT ~ c + m^2`` and ``Q_Ttheta ~ m dL/dtheta`` (Gauss-Newton), all as running averages.
+With the loss ``L(t1, theta) + (c/2) t1^2``, its slope ``m = dL/dt1`` and that of each sample ``m_i = F_i . dPhi_i/dz``
+at the end: ``Q_T = c t1 + m``, ``Q_TT ~ c + E[m_i^2]`` (Gauss-Newton) and ``Q_Ttheta ~ m dL/dtheta``, all as running
+averages. Of ``Q_Ttheta = E[m_i dPhi_i/dtheta]`` that is the part of the means: the rest would take every sample's own
+gradient. ``E[m_i^2]`` instead of ``m^2`` keeps the step small where samples disagree about the slope.
 """
 
 import math
@@ -11,7 +13,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from odegrad.contracts import Tap
 from odegrad.errors import NonFiniteError, UsageError
+from odegrad.methods.optimizers.end_slope import EndSlope
 
 Policy = Literal["baseline", "feedback"]
 """``baseline``: ``dt1 = -lr Q_T``. ``feedback``: ``dt1 = -(lr Q_T + Q_Ttheta . dtheta) / Q_TT`` with the parameters'
@@ -21,7 +25,8 @@ step just taken: where the parameters have already lowered the slope in t1, t1 n
 class IntegrationTime:
     """Moves ``end_time`` every ``update_freq`` steps of an optimizer, which calls ``before_step`` and ``after_step``.
 
-    The loss's gradient with respect to ``end_time`` costs two f calls in each forward pass.
+    The loss's gradient with respect to ``end_time`` costs two f calls in each forward pass. ``feedback`` needs every
+    sample's slope too: ``tap`` must watch the backward pass of each iteration, for one more f call.
 
     Parameters
     ----------
@@ -63,9 +68,23 @@ class IntegrationTime:
         self.lr, self.penalty, self.update_freq, self.memory, self.least = lr, penalty, update_freq, memory, least
         self.steps = 0
         self.slope, self.square = 0.0, 0.0
+        self.seen = 0
+        """Batches in ``square``: one fewer than ``steps`` for each iteration that no tap has watched."""
         self.mixed: list[Tensor] | None = None
-        """``memory``'s averages, which start from zero, of m, m^2 and m dL/dtheta."""
+        """``memory``'s averages, which start from zero, of m, the mean of m_i^2, and m dL/dtheta."""
         self._before: list[Tensor] | None = None
+        self._noted: float | None = None
+
+    def tap(self, beside: Tap | None) -> Tap | None:
+        """Return the tap for the coming backward pass, which feeds ``beside`` along; ``baseline`` needs none itself."""
+        return beside if self.policy == "baseline" else EndSlope(self.end_time, self._note, beside)
+
+    def forget(self) -> None:
+        """Drop what the tap has seen since the last step: it was of another backward pass than the loss's."""
+        self._noted = None
+
+    def _note(self, slopes: Tensor) -> None:
+        self._noted = slopes.double().square().mean().item()
 
     @torch.no_grad()
     def before_step(self, parameters: Iterable[Tensor]) -> None:
@@ -74,7 +93,7 @@ class IntegrationTime:
         Raises
         ------
         UsageError
-            If the loss has left no gradient on ``end_time``.
+            If the loss has left no gradient on ``end_time``, or no tap of ``feedback`` has watched until a move is due.
         NonFiniteError
             If that gradient is not finite.
         """
@@ -89,7 +108,13 @@ class IntegrationTime:
         self.end_time.grad = None
         self.steps += 1
         self.slope = self._averaged(self.slope, m)
-        self.square = self._averaged(self.square, m * m)
+        if self._noted is not None:
+            self.square, self.seen, self._noted = self._averaged(self.square, self._noted), self.seen + 1, None
+        elif self.policy == "feedback" and self.seen == 0 and self.steps % self.update_freq == 0:
+            raise UsageError(
+                "t1_policy: 'feedback' expected a tap to watch the backward pass, got no sample of the end: call "
+                "next_tap() before each forward pass and give it to the solve (odeint(..., tap=tap))"
+            )
         if self.policy == "feedback":
             self._average_mixed(list(parameters), m)
 
@@ -103,14 +128,14 @@ class IntegrationTime:
         slope = self.penalty * t1 + self.slope / counted
         move = -self.lr * slope
         if self.policy == "feedback":
-            curvature = self.penalty + self.square / counted
+            curvature = self.penalty + self.square / (1.0 - self.memory**self.seen)
             move = (move - self._answer(list(parameters)) / counted) / curvature
         self.end_time.fill_(max(self.least, t1 + move))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the end time and the averages; between two steps."""
         mixed = None if self.mixed is None else [x.clone() for x in self.mixed]
-        averages = {"slope": self.slope, "square": self.square, "mixed": mixed}
+        averages = {"slope": self.slope, "square": self.square, "seen": self.seen, "mixed": mixed}
         return {"end_time": self.end_time.item(), "steps": self.steps, **averages}
 
     @torch.no_grad()
@@ -118,6 +143,7 @@ class IntegrationTime:
         """Continue from ``state_dict()``."""
         self.end_time.fill_(state_dict["end_time"])
         self.steps, self.slope, self.square = state_dict["steps"], state_dict["slope"], state_dict["square"]
+        self.seen = state_dict["seen"]
         mixed = state_dict["mixed"]
         self.mixed = None if mixed is None else [x.to(self.end_time.device, copy=True) for x in mixed]
 

@@ -1,5 +1,6 @@
 """The passes on a task whose every number is known in closed form."""
 
+import dataclasses
 import json
 import math
 import os
@@ -122,6 +123,16 @@ def test_train_follows_gradient_descent():
     assert found["trained_nfe_forward"] > 0
 
 
+def test_a_fine_trace_has_the_validation_loss():
+    """Asked for more than 8 evaluations, a task that tells its held-out loss is asked for that of validation."""
+    telling = _run(task=f"{HERE / 'tiny_task.py'}:Telling", iterations=10)
+    found = run_pass("train", dataclasses.replace(telling, evaluations=10), _nothing)
+    assert found["trace_iteration"] == list(range(11))
+    assert found["trace_validation_loss"] == pytest.approx([0.5 * x for x in found["trace_metric"]], rel=1e-12)
+    assert run_pass("train", telling, _nothing)["trace_validation_loss"] is None
+    assert run_pass("train", _run(iterations=10, evaluations=10), _nothing)["trace_validation_loss"] is None
+
+
 def test_diagnosis_reads_the_states_along_the_training(tmp_path):
     """The field is theta y over one unit of time: mu_2(J) is theta at every point of the descent, mu_2(-J) -theta."""
     trained = run_pass("train", _run(), _nothing, tmp_path)
@@ -238,7 +249,7 @@ def test_curvature_consumers_run_in_every_pass(name):
     if name == "train":
         assert found["train_loss"] == plain["train_loss"]
     else:
-        assert len(found["forward_seconds_raw"]) >= 5
+        assert len(found["forward_seconds_raw"]) >= 3
 
 
 def test_timing_leaves_parameters_and_optimizer_where_they_were():

@@ -11,8 +11,11 @@ import pytest
 import odegrad.suites
 from odegrad.datasets.digits import Digits
 from odegrad.errors import SuiteError, UnknownNameError
+from odegrad.record import EVALUATIONS
 from odegrad.registry import tasks
 from odegrad.suite import load_suite, override, suite_description, suite_names
+
+POLICIES = ("baseline", "feedback")
 
 SMALL = """
 name = "small"
@@ -240,6 +243,32 @@ def test_quick_holds_the_five_methods_on_two_tasks():
     assert {r.method for r in runs} == five | {"torchdiffeq_naive", "torchdiffeq_adjoint"}
     assert {r.task for r in runs} == {"digits", "circles"}
     assert len(runs) == 7 * 2 * 2
+
+
+@pytest.mark.parametrize("name", ["snopt-digits", "snopt-circles", "snopt-vowels"])
+def test_optimizers_are_compared_by_equal_budgets(name):
+    """Adam, SGD with momentum and SNOpt: one gradient method, four trials each, three seeds that are none of theirs."""
+    suite = load_suite(name)
+    trials, cells = suite.trials(), suite.content
+    assert Counter(trial.optimizer for trial in trials) == {"adam": 4, "sgd": 4, "snopt": 4}
+    assert {trial.gradient for trial in trials} == {"adjoint"}
+    assert {trial.seed for trial in trials}.isdisjoint(cells.seeds)
+    assert len(cells.seeds) >= 3
+    assert {dict(t.optimizer_options)["momentum"] for t in trials if t.optimizer == "sgd"} == {0.9}
+    assert all(trial.evaluations > EVALUATIONS for trial in trials)
+
+
+def test_end_times_are_compared_with_one_optimizer():
+    """The horizon suite varies the policy of the end time, each at the same two step sizes, and nothing else."""
+    runs = load_suite("snopt-horizon").runs()
+    options = {run.method: dict(run.optimizer_options) for run in runs}
+    found = {method: (each.pop("t1_policy", ""), each.pop("t1_lr", 0.0)) for method, each in options.items()}
+    wanted = {f"{policy}{shown}": (policy, lr) for policy in POLICIES for shown, lr in (("", 0.2), (", 5 x lr", 1.0))}
+    assert found == {"fixed": ("", 0.0), **wanted}
+    penalised = options.pop("baseline")
+    assert all(each in (penalised, options["fixed"]) for each in options.values())
+    assert penalised == options["fixed"] | {"t1_update_freq": 10, "t1_penalty": 0.05}
+    assert len(runs) == 15
 
 
 def test_tasks_tiny_holds_every_offline_task():

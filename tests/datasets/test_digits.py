@@ -1,8 +1,10 @@
 """The digits' split, scaling and batches."""
 
+import math
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
@@ -92,3 +94,5 @@ def test_loss_of_even_scores_is_log_ten() -> None:
             parameter.zero_()
     loss = built.loss(lambda field, y0, ts: torch.stack([y0, y0]), built.probe_batch())
     torch.testing.assert_close(loss.detach(), torch.tensor(10.0, dtype=torch.float64).log())
+    held_out = built.held_out_loss(lambda field, y0, ts: torch.stack([y0, y0]), "validation")
+    assert held_out == pytest.approx(math.log(10.0), rel=1e-12)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from odegrad.check import check, is_task, run_check
 from odegrad.checks.tasks import TASK_CHECKS, tensors
-from odegrad.contracts import TaskInfo, Training
+from odegrad.contracts import HeldOutLoss, TaskInfo, Training
 from odegrad.datasets import mat_images
 from odegrad.errors import DataError, UnknownNameError, UsageError
-from odegrad.registry import build_task, tasks
+from odegrad.registry import build_gradient, build_solver, build_task, tasks
+from odegrad.training import solve_with
 
 OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]
 WITHOUT_LAYERS = {"logistic", "rotation", "cifar10_resnet4"}
@@ -57,6 +58,30 @@ def test_unknown_size_names_the_known_ones() -> None:
         build_task("digits").training("tinny")
     with pytest.raises(UsageError, match=r"known are default, irregular, paper, tiny"):
         build_task("japanese_vowels").training("huge")
+
+
+@pytest.mark.parametrize("name", ["digits", "circles", "wine_density", "vae_digits", "japanese_vowels"])
+def test_held_out_loss_is_the_loss_of_the_held_out_batch(name: str) -> None:
+    """Against the training's own loss of the same data, and the metric where the loss is one."""
+    built = build_task(name).build("tiny", 0, torch.device("cpu"), torch.float64)
+    assert isinstance(built, HeldOutLoss)
+    problem: Any = built
+    solve = solve_with(build_gradient("naive"), build_solver("rk4", 1e-3, 1e-3, {"num_steps": 2}))
+    if name == "digits":
+        batch = problem.data.validation
+    elif name == "wine_density":
+        rows = problem.held_out["validation"]
+        batch = rows, rows.new_empty((len(problem.flows), 0, 0))
+    elif name == "japanese_vowels":
+        series = problem.held_out["validation"]
+        batch = series.values, series.seen, series.labels
+    else:
+        batch = problem.held_out["validation"]
+    found = problem.held_out_loss(solve, "validation")
+    assert found == pytest.approx(problem.loss(solve, batch).item(), rel=1e-12)
+    assert problem.held_out_loss(solve, "test") != found
+    if build_task(name).info.metric_name != "accuracy":
+        assert found == problem.evaluate(solve, "validation")
 
 
 class Field(nn.Module):

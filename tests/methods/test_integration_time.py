@@ -9,6 +9,7 @@ from torch import nn
 
 from odegrad.contracts import ScoringProblem, TrainableEndTime, Training
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
+from odegrad.methods.optimizers.end_slope import EndSlope
 from odegrad.methods.optimizers.integration_time import IntegrationTime
 from odegrad.methods.optimizers.snopt.factory import snopt
 from odegrad.methods.optimizers.snopt.optimizer import SNOpt
@@ -63,15 +64,67 @@ def test_gradient_of_the_end_time_is_the_fields_product_with_the_costate(name):
     assert abs(slope) > 1e-6
 
 
+@pytest.mark.parametrize("name", ["adjoint", "naive", "interpolation", "symplectic_adjoint", "anode", "aca"])
+def test_samples_slopes_are_those_of_their_own_losses(name):
+    """The tap's m_i against dL_i/dT of each sample's own loss, and their mean against the batch's gradient."""
+    problem, seen = build_task("digits_mlp").build("tiny", 0, CPU, F64), []
+    images, labels = (part[:5] for part in problem.batch(0))
+    problem.end_time.fill_(0.7).requires_grad_()
+    method, solver = build_gradient(name), make_solver("rk4", num_steps=3)
+    tap = EndSlope(problem.end_time, seen.append)
+    problem.loss(solve_with(method.with_tap(tap), solver), (images, labels)).backward()
+    (slopes,) = seen
+    assert torch.allclose(slopes.mean(), problem.end_time.grad, rtol=1e-12)
+    for i, slope in enumerate(slopes):
+        (alone,) = torch.autograd.grad(
+            problem.loss(solve_with(method, solver), (images[i : i + 1], labels[i : i + 1])), problem.end_time
+        )
+        assert torch.allclose(alone, slope, rtol=1e-10)
+
+
+def test_a_tap_beside_sees_what_it_would_see_alone():
+    """Same sample times, states, costates and weights; the slopes come once."""
+    problem, slopes = build_task("digits_mlp").build("tiny", 0, CPU, F64), []
+
+    class Noting:
+        def __init__(self):
+            self.seen = []
+
+        def sample_times(self, t0, t1):
+            return [t0, (t0 + t1) / 2, t1]
+
+        def observe(self, field, t, y, a, weight):
+            self.seen.append((t, y.sum().item(), a.abs().sum().item(), weight))
+
+    alone, beside = Noting(), Noting()
+    for tap in (alone, EndSlope(problem.end_time, slopes.append, beside)):
+        method = build_gradient("adjoint").with_tap(tap)
+        problem.loss(solve_with(method, make_solver("dopri5", rtol=1e-4, atol=1e-4)), problem.probe_batch()).backward()
+    assert alone.seen == beside.seen
+    assert [t for t, *_ in alone.seen] == [1.0, 0.5, 0.0]
+    assert len(slopes) == 1
+
+
+def _watch(policy, slopes):
+    """Let the policy's tap see samples of these slopes, and leave their mean as the gradient."""
+    m = torch.tensor(slopes, dtype=F64)[:, None]
+    tap = policy.tap(None)
+    if tap is not None:
+        tap.observe(lambda _t, y: torch.ones_like(y), policy.end_time.item(), torch.zeros_like(m), m / len(m), 1.0)
+    policy.end_time.grad = m.mean()
+
+
 @pytest.mark.parametrize("policy", ["baseline", "feedback"])
 def test_policies_reach_the_optimum_of_a_parabola(policy):
     """With L = (T - a)^2 / 2 and the penalty c T^2 / 2 the optimum is a / (1 + c), for either policy."""
     a, penalty, t1, field = 2.0, 0.5, _time(), _Constant()
     policy = IntegrationTime(t1, policy, lr=0.2, penalty=penalty, update_freq=1, memory=0.0)
     for _ in range(400):
-        y = build_gradient("adjoint")(
-            field, make_solver("rk4", num_steps=1), torch.zeros(1, 1, dtype=F64), torch.stack([_time(0.0), t1])
-        )[-1]
+        method, tap = build_gradient("adjoint"), policy.tap(None)
+        method = method if tap is None else method.with_tap(tap)
+        y = method(field, make_solver("rk4", num_steps=1), torch.zeros(1, 1, dtype=F64), torch.stack([_time(0.0), t1]))[
+            -1
+        ]
         (0.5 * (y - a) ** 2).sum().backward()
         parameters = list(field.parameters())
         policy.before_step(parameters)
@@ -84,18 +137,20 @@ def test_feedback_move_in_closed_form():
     """Three steps of averages, then dt1 = -(lr Q_T + Q_Ttheta . dtheta) / Q_TT by hand; in between t1 rests."""
     t1, p, memory, c, lr = _time(1.8), nn.Parameter(_randn(3)), 0.9, 0.05, 0.3
     policy = IntegrationTime(t1, "feedback", lr=lr, penalty=c, update_freq=3, memory=memory)
-    slopes, moves = [0.4, -0.2, 0.7], [_randn(3, seed=i + 20) for i in range(3)]
+    slopes = [[0.4, 1.4], [-0.2, -0.6], [0.7, -1.7]]
+    moves = [_randn(3, seed=i + 20) for i in range(3)]
     for i in range(3):
         assert t1.item() == 1.8
-        t1.grad, p.grad = _time(slopes[i]), _randn(3, seed=i + 10)
+        _watch(policy, slopes[i])
+        p.grad = _randn(3, seed=i + 10)
         policy.before_step([p])
         p.data += moves[i]
         policy.after_step([p])
     weights = torch.tensor([memory**2, memory, 1.0], dtype=F64)
     weights /= weights.sum()
-    m = torch.tensor(slopes, dtype=F64)
+    m, squares = torch.tensor(slopes, dtype=F64).mean(1), torch.tensor(slopes, dtype=F64).square().mean(1)
     grads = torch.stack([_randn(3, seed=i + 10) for i in range(3)])
-    q_t, q_tt = c * 1.8 + weights @ m, c + weights @ m**2
+    q_t, q_tt = c * 1.8 + weights @ m, c + weights @ squares
     q_t_theta = (weights * m) @ grads
     assert t1.item() == pytest.approx((1.8 - (lr * q_t + q_t_theta @ moves[2]) / q_tt).item(), rel=1e-12)
 
@@ -107,6 +162,8 @@ def test_feedback_answers_where_the_parameters_have_done_the_work():
     for step in (0.0, moved):
         t1, w = _time(), nn.Parameter(_time(1.0))
         policy = IntegrationTime(t1, "feedback", lr=lr, penalty=c, update_freq=1, memory=0.5)
+        _watch(policy, [(w * t1 - a).item() * w.item()])
+        t1.grad = None
         (0.5 * (w * t1 - a) ** 2).backward()
         policy.before_step([w])
         w.data += step
@@ -115,6 +172,26 @@ def test_feedback_answers_where_the_parameters_have_done_the_work():
     m, slope_w = (1.0 - a) * 1.0, (1.0 - a) * 1.0
     assert found[0] == pytest.approx(1.0 - lr * (c + m) / (c + m * m), rel=1e-12)
     assert found[1] - found[0] == pytest.approx(-m * slope_w * moved / (c + m * m), rel=1e-12)
+
+
+def test_samples_that_disagree_shorten_the_step():
+    """Slopes -1 and 1.2 have the mean 0.1: by its square the Newton step would be 10, by theirs it is 0.08."""
+    t1 = _time(2.0)
+    policy = IntegrationTime(t1, "feedback", lr=1.0, penalty=1e-6, update_freq=1, memory=0.5)
+    _watch(policy, [-1.0, 1.2])
+    policy.before_step([])
+    policy.after_step([])
+    assert t1.item() == pytest.approx(2.0 - (0.1 + 2e-6) / (1.22 + 1e-6), rel=1e-12)
+
+
+def test_feedback_without_a_tap_is_named():
+    """A gradient alone does not tell the samples' slopes; what another pass has shown does not count."""
+    t1 = _time()
+    policy = IntegrationTime(t1, "feedback", update_freq=1)
+    _watch(policy, [1.0])
+    policy.forget()
+    with pytest.raises(UsageError, match="t1_policy: 'feedback' expected a tap to watch the backward pass"):
+        policy.before_step([])
 
 
 def test_end_time_stays_above_the_least():
@@ -227,6 +304,16 @@ def test_digits_train_their_end_time():
     fresh = build_task("digits_mlp").build("tiny", 0, CPU, F64)
     fresh.model.load_state_dict({k: v.double() for k, v in problem.model.state_dict().items()})
     assert fresh.dynamics(fresh.probe_batch())[2][1].item() == pytest.approx(problem.end_time.item())
+
+
+def test_passes_of_the_curvature_do_not_count_as_slopes():
+    """With R = 10 a refresh walks back from vectors of its own: only the other iterations tell the loss's slopes."""
+    problem = build_task("digits_mlp").build("tiny", 0, CPU, torch.float32)
+    optimizer = snopt(problem, curvature="gauss_newton", update_freq=2, t1_policy="feedback", t1_update_freq=4)
+    train(problem, build_gradient("adjoint"), make_solver("rk4", num_steps=2), optimizer, 4, lambda _: None)
+    assert optimizer.integration_time.steps == 4
+    assert optimizer.integration_time.seen == 2
+    assert problem.end_time.item() != 1.0
 
 
 def test_a_run_records_the_end_time(tmp_path):

@@ -278,6 +278,7 @@ def test_only_refresh_iterations_sample():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
+        ({"kl_clip": 0.0}, "kl_clip: expected a positive number of nats"),
         ({"eps": 0.0}, "eps: expected a positive number"),
         ({"eps": -1.0}, "eps: expected a positive number"),
         ({"alpha": 1.0}, r"alpha: expected a number in \[0, 1\)"),

@@ -67,6 +67,29 @@ def test_running_curvature_and_weight_decay():
     assert torch.allclose(field.shift.detach(), shift, rtol=1e-12)
 
 
+@pytest.mark.parametrize("most", [1e-4, 1e3])
+def test_a_step_changes_the_predictions_by_no_more_than_asked(most):
+    """The step against the dense Fisher matrix F = A (x) B of a layer: lr^2 d^T (F + eps) d is the bound, or free.
+
+    Only preconditioned parameters are shortened, and each counts with its own group's learning rate.
+    """
+    field, lr, eps = _Linear(), 0.3, 0.2
+    groups = [{"params": [field.layer.weight], "lr": lr}, {"params": [field.shift], "lr": 0.1}]
+    optimizer = SNOpt(field, [field], lambda _: torch.optim.SGD(groups), eps=eps, kl_clip=most)
+    A, B = _sampled(optimizer, field)
+    _set_gradients(field, 0)
+    before = [p.detach().clone() for p in (field.layer.weight, field.shift)]
+    optimizer.step()
+    dense = torch.kron(B, A) + eps * torch.eye(9, dtype=F64)
+    newton = lr * torch.linalg.solve(dense, field.layer.weight.grad.reshape(-1))
+    foreseen = newton @ dense @ newton
+    step = (before[0] - field.layer.weight.detach()).reshape(-1)
+    assert 1e-3 < foreseen < 1e2
+    assert torch.allclose(step @ dense @ step, foreseen.clamp(max=most), rtol=1e-10)
+    assert torch.nn.functional.cosine_similarity(step, newton, dim=0) == pytest.approx(1.0, rel=1e-12)
+    assert torch.allclose(before[1] - field.shift.detach(), 0.1 * field.shift.grad, rtol=1e-12)
+
+
 def test_any_base_optimizer_with_its_own_groups():
     """Adam over two groups: it sees dW, keeps its learning rates, and shares its groups with schedulers."""
     field, mirror = _Linear(), _Linear()

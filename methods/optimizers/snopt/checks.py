@@ -10,7 +10,9 @@ from odegrad.errors import UsageError
 from odegrad.methods.optimizers.snopt.layers import Layer, matrix_shape
 
 
-def check_options(model: nn.Module, eps: float, alpha: float, update_freq: int, step_size: float) -> None:
+def check_options(
+    model: nn.Module, eps: float, alpha: float, update_freq: int, step_size: float, kl_clip: float | None = None
+) -> None:
     """Raise UsageError if an option is out of range, or parameters lie on two devices."""
     if not (math.isfinite(eps) and eps > 0):
         raise UsageError(f"eps: expected a positive number, got {eps!r}; 0.03 to 0.1 are usual")
@@ -20,6 +22,8 @@ def check_options(model: nn.Module, eps: float, alpha: float, update_freq: int, 
         raise UsageError(f"update_freq: expected a positive whole number, got {update_freq!r}; 100 is usual")
     if not step_size > 0:
         raise UsageError(f"step_size: expected a positive time, got {step_size!r}; a fifth of the interval is usual")
+    if kl_clip is not None and not kl_clip > 0:
+        raise UsageError(f"kl_clip: expected a positive number of nats, got {kl_clip!r}; 1e-3 is usual, None for none")
     devices = {str(p.device) for p in model.parameters()}
     if len(devices) > 1:
         raise UsageError(f"model: expected all parameters on one device, got {sorted(devices)}; move it with .to()")

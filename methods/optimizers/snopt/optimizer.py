@@ -12,16 +12,9 @@ from odegrad.errors import UsageError
 from odegrad.methods.optimizers.integration_time import IntegrationTime
 from odegrad.methods.optimizers.snopt.checks import check_arguments, check_options, check_state
 from odegrad.methods.optimizers.snopt.factors import Eigenbasis, FactorSum, eigenbasis
-from odegrad.methods.optimizers.snopt.layers import (
-    Layer,
-    gradient_matrix,
-    name_the_rest,
-    preconditionable,
-    split_matrix,
-    trained_parameters,
-)
+from odegrad.methods.optimizers.snopt.layers import Layer, name_the_rest, preconditionable
 from odegrad.methods.optimizers.snopt.low_rank import LowRank, pull_back_each
-from odegrad.methods.optimizers.snopt.preconditioner import precondition, update_curvature
+from odegrad.methods.optimizers.snopt.preconditioner import clip, layer_moves
 from odegrad.methods.optimizers.snopt.tap import CurvatureTap, OutsideHooks, undisturbed
 
 log = logging.getLogger(__name__)
@@ -62,6 +55,9 @@ class SNOpt(optim.Optimizer):
     step_size
         Largest distance between curvature samples, in units of the ODE's time: the factors' error goes as its square.
         Gradient methods that sample at step ends take all of those instead.
+    kl_clip
+        Largest change of the model's predictions in one step, as the Kullback-Leibler divergence (in nats) that the
+        curvature foresees; a longer step is shortened (see ``clip``). No limit if None.
     full_precond
         Whether layers outside of the fields get (ordinary) Kronecker factors too.
     low_rank
@@ -86,11 +82,12 @@ class SNOpt(optim.Optimizer):
         alpha: float = 0.75,
         update_freq: int = 100,
         step_size: float = 0.2,
+        kl_clip: float | None = None,
         full_precond: bool = False,
         low_rank: LowRank | None = None,
         integration_time: IntegrationTime | None = None,
     ) -> None:
-        check_options(model, eps, alpha, update_freq, step_size)
+        check_options(model, eps, alpha, update_freq, step_size, kl_clip)
         fields = [fields] if isinstance(fields, nn.Module) else fields
         check_arguments(fields, base)
         self.inside = preconditionable(fields, model)
@@ -105,6 +102,7 @@ class SNOpt(optim.Optimizer):
         self.layers: dict[str, Layer] = {**self.inside, **self.outside}
         name_the_rest(model, [model] if full_precond else fields, list(self.layers.values()))
         self.eps, self.alpha, self.update_freq, self.step_size = eps, alpha, update_freq, step_size
+        self.kl_clip = kl_clip
         self.base = base(model.parameters())
         super().__init__(self.base.param_groups, self.base.defaults)
         self.param_groups = self.base.param_groups
@@ -118,13 +116,14 @@ class SNOpt(optim.Optimizer):
         self._named_missing: set[str] = set()
 
     def next_tap(self) -> Tap | None:
-        """Return the tap for the coming backward pass if it refreshes the factors, otherwise None."""
-        if self.iteration % self.update_freq != 0:
-            return None
-        self._drop_hooks()
-        self._sums = {name: FactorSum() for name in self.layers}
-        self._hooks = OutsideHooks(self.outside, self._sums)
-        return CurvatureTap(self.inside, self._sums, self.step_size)
+        """Return the tap for the coming backward pass if it refreshes the factors or moves t1, otherwise None."""
+        tap: Tap | None = None
+        if self.iteration % self.update_freq == 0:
+            self._drop_hooks()
+            self._sums = {name: FactorSum() for name in self.layers}
+            self._hooks = OutsideHooks(self.outside, self._sums)
+            tap = CurvatureTap(self.inside, self._sums, self.step_size)
+        return tap if self.integration_time is None else self.integration_time.tap(tap)
 
     def sample(self, solve: Solve, batch: Any) -> bool:
         """Take the samples of the last tap, which watches ``solve``, by backward passes from R terminal vectors.
@@ -141,6 +140,8 @@ class SNOpt(optim.Optimizer):
                 total.rank = len(terms)
             pull_back_each(terms, parameters)
         self._drop_hooks()
+        if self.integration_time is not None:
+            self.integration_time.forget()
         return True
 
     @torch.no_grad()
@@ -159,22 +160,18 @@ class SNOpt(optim.Optimizer):
         refreshed = self._refresh()
         if self.integration_time is not None:
             self.integration_time.before_step(self._trained())
-        originals: list[tuple[Tensor, Tensor]] = []
-        for name, layer in self.layers.items():
-            basis, gradient = self.bases.get(name), gradient_matrix(layer)
-            if basis is None or gradient is None:
-                continue
-            if name not in refreshed:
-                update_curvature(basis, gradient, self.alpha)
-            parts = split_matrix(layer, precondition(basis, gradient, self.eps))
-            for p, part in zip(trained_parameters(layer), parts, strict=True):
-                if p.grad is not None:
-                    originals.append((p, p.grad))
-                    p.grad = part.contiguous()
+        moves = []
+        for name, basis in self.bases.items():
+            alpha = None if name in refreshed else self.alpha
+            moves += layer_moves(self.layers[name], basis, self.eps, alpha)
+        if self.kl_clip is not None:
+            clip(moves, self.base.param_groups, self.kl_clip)
         try:
+            for p, _, move in moves:
+                p.grad = move
             self.base.step()
         finally:
-            for p, grad in originals:
+            for p, grad, _ in moves:
                 p.grad = grad
         if self.integration_time is not None:
             self.integration_time.after_step(self._trained())
