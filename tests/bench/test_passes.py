@@ -281,7 +281,7 @@ def test_relative_interval_by_hand():
     """Of nine iterations of 1 to 9 s the median's interval is from the second to the ninth: (9 - 2) / 2 of 5."""
     timings = Timings(forward=[9.0, 1.0], backward=[0.0] * 2, update=[0.0] * 2)
     assert timings.relative_interval() == math.inf
-    timings.forward += [4.0, 5.0, 7.0, 6.0, 7.5]
+    timings.forward += [3.0, 2.0, 4.0, 5.0, 7.0, 6.0, 7.5]
     timings.backward, timings.update = [0.0] * 8 + [0.25], [0.0] * 8 + [0.25]
     assert timings.relative_interval() == pytest.approx(3.5 / 5)
     assert not timings.settled()
