@@ -89,8 +89,18 @@ class ContinuousMethod(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
-        calls = costate_calls(steps)
+        calls = costate_calls(self._backward(steps))
         return Calls(forward_calls(steps), calls, calls)
+
+    def _backward(self, steps: StepCounts) -> StepCounts:
+        """Return ``steps`` as the backward solve takes them: it chooses its first step, and may have its own solver."""
+        if self.solver is None:
+            return dataclasses.replace(steps, start=2 if steps.adaptive else steps.start)
+        tableau = TABLEAUS[self.solver]
+        adaptive, restart = steps.adaptive and tableau.error is not None, int(tableau.fsal)
+        return dataclasses.replace(
+            steps, evaluations=tableau.evaluations, adaptive=adaptive, restart=restart, start=2 if adaptive else restart
+        )
 
 
 class BackSolve(Route):

@@ -51,6 +51,17 @@ def solvers(method):
     return choice if method.refuses(choice[0]) is None else leapfrogs
 
 
+@pytest.mark.parametrize("backward", [None, "bosh3", "rk4"])
+@pytest.mark.parametrize("first_step", [None, 0.1])
+@pytest.mark.parametrize("name", ["adjoint", "interpolation"])
+def test_predictions_know_the_options_of_the_solves(name, backward, first_step):
+    """A solver of the backward solve's own, and a first step that is given forward and chosen backward."""
+    method = build_gradient(name, {} if backward is None else {"solver": backward})
+    found = columns(method, make_solver("dopri5", rtol=1e-4, atol=1e-4, first_step=first_step))
+    for column in ("nfe_forward", "nfe_backward", "vjps"):
+        assert found[f"predicted_{column}"] == found[column]
+
+
 @pytest.mark.parametrize("name", shared_loop_methods())
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_predicted_calls_are_the_counted_ones(name, adaptive):
