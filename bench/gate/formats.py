@@ -81,4 +81,4 @@ def markdown(verdict: Verdict, suite: str) -> str:
 
 def _cell(text: str) -> str:
     """Return ``text`` so that Markdown and HTML show it as it is, in one cell of a table."""
-    return text.translate(str.maketrans(_MARKDOWN))
+    return "".join(_MARKDOWN.get(character, character) for character in text)
