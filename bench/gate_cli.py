@@ -29,7 +29,12 @@ _log = logging.getLogger("odegrad")
 
 def gate(
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="gate, another suite, or a path to a .toml file.")],
-    baseline: Annotated[Path, typer.Option(help="The baseline: what was accepted last.")],
+    baseline: Annotated[Path | None, typer.Option(help="The baseline: what was accepted last.")] = None,
+    base: Annotated[str, typer.Option(metavar="REV", help="Time against this git revision instead.")] = "",
+    base_python: Annotated[
+        str, typer.Option(metavar="PATH", help="Time against the odegrad of this interpreter instead.")
+    ] = "",
+    budget: Annotated[float, typer.Option(min=1, help="Seconds of timing, until all is decided.")] = 300.0,
     update: Annotated[bool, typer.Option("--update", help="Accept what is measured now; needs --reason.")] = False,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why it is accepted; the baseline keeps it.")] = "",
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML.")] = None,
@@ -43,24 +48,35 @@ def gate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Hold counts, bytes and gradients of SUITE against a baseline: 0 fine or undecided, 1 changed, 75 try again.
+    """Hold SUITE against a baseline, or its times against another revision: 0 fine or undecided, 1 not, 75 try again.
 
     Every run is measured twice in fresh processes; what the two agree on must be equal to the baseline on the same
     machine class and versions, and within the baseline's bands elsewhere. A win fails as well until it is accepted.
+
+    Times are compared in pairs of fresh processes on one core; only what is slower in two independent batches fails.
     """
     from odegrad.gate.command import GateOptions, run_gate
+    from odegrad.gate.time_command import TimeOptions, run_time_gate
 
+    if sum(map(bool, (baseline, base, base_python))) != 1:
+        raise UsageError("--baseline FILE, --base REV, --base-python PATH: expected one of them")
+    if baseline is None and (update or reason):
+        raise UsageError("--update, --reason: expected --baseline beside them; times have no baseline")
     for option, path in (("--junit", junit), ("--markdown", markdown)):
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{option} {path}: there is no folder {path.parent}; make it, or give another file")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    options = GateOptions(suite, baseline, tuple(overrides or ()), update, reason, workers, threads, timeout)
+    settings = tuple(overrides or ())
     try:
-        verdict = run_gate(options, Console(stderr=True))
+        if baseline is None:
+            verdict = run_time_gate(TimeOptions(suite, base, base_python, budget, settings, threads))
+        else:
+            options = GateOptions(suite, baseline, settings, update, reason, workers, threads, timeout)
+            verdict = run_gate(options, Console(stderr=True))
     except KeyboardInterrupt:
         _log.warning("interrupted: nothing was judged or written")
         raise typer.Exit(INTERRUPTED) from None
-    _show(verdict, suite, baseline, junit, markdown, github=github, as_json=as_json, update=update)
+    _show(verdict, suite, baseline or Path(suite), junit, markdown, github=github, as_json=as_json, update=update)
     if not update and verdict.code:
         raise typer.Exit(verdict.code)
 
@@ -78,7 +94,15 @@ def _show(
         typer.echo(json.dumps({"code": verdict.code, "findings": found, "sentences": verdict.sentences()}, indent=2))
     else:
         if rows:
-            print_rows(rows, False, "accepted" if update else "not as in the baseline, or not judged")
+            print_rows(
+                rows,
+                False,
+                "accepted"
+                if update
+                else "times of head / base"
+                if verdict.timed
+                else "not as in the baseline, or not judged",
+            )
         if not update:
             for line in verdict.sentences():
                 typer.echo(line)

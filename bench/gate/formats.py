@@ -40,7 +40,7 @@ def _kind(states: set[State]) -> str | None:
         return "failure"
     if State.MACHINE in states:
         return "error"
-    return "skipped" if states else None
+    return "skipped" if states - {State.FINE} else None
 
 
 def _printable(text: str) -> str:
@@ -50,7 +50,7 @@ def _printable(text: str) -> str:
 
 def github(verdict: Verdict, file: str) -> list[str]:
     """Return the verdict as GitHub's workflow commands, one annotation a finding, at the baseline ``file``."""
-    level = {State.MACHINE: "warning", State.UNDECIDED: "warning", State.NEW: "notice"}
+    level = {State.MACHINE: "warning", State.UNDECIDED: "warning", State.NEW: "notice", State.FINE: "notice"}
     lines = []
     for finding in verdict.findings:
         title = _property(f"gate: {finding.run}")

@@ -19,6 +19,7 @@ class State(StrEnum):
     GONE = "gone"
     NEW = "new"
     UNDECIDED = "undecided"
+    FINE = "fine"
     MACHINE = "machine failed"
 
 
@@ -82,6 +83,10 @@ class Verdict:
     """When, at which commit and why the baseline was accepted."""
     command: str = ""
     """What repeats this gate."""
+    notes: tuple[str, ...] = ()
+    """More sentences."""
+    timed: bool = False
+    """Whether times were compared, which no update accepts."""
 
     @property
     def code(self) -> int:
@@ -96,22 +101,23 @@ class Verdict:
 
     def sentences(self) -> list[str]:
         """Return what was compared, against what, and what to do next."""
-        lines = [
-            f"{len(self.compared)} runs compared: {self.exact} figures exactly, {self.banded} within bands"
-            + (f"; baseline of {self.since}" if self.since else "")
-        ]
+        what = "times" if self.timed else f"{self.exact} figures exactly, {self.banded} within bands"
+        against = f"; base {self.since}" if self.timed else f"; baseline of {self.since}" if self.since else ""
+        lines = [f"{len(self.compared)} runs compared: {what}{against}", *self.notes]
         if self.machine:
-            what = ", ".join(f"{key} {shown(old)} -> {shown(new)}" for key, (old, new) in self.machine.items())
-            lines.append(f"another machine class than the baseline's, so bands instead of equal figures: {what}")
+            changed = ", ".join(f"{key} {shown(old)} -> {shown(new)}" for key, (old, new) in self.machine.items())
+            lines.append(f"another machine class than the baseline's, so bands instead of equal figures: {changed}")
         inexact = sorted({f.metric for f in self.findings if f.state is State.UNDECIDED})
-        if inexact:
+        if inexact and not self.timed:
             lines.append(f"left out of the exact figures, because two measurements differ: {', '.join(inexact)}")
         counts = {state: sum(f.state is state for f in self.findings) for state in State}
         found = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        word = {FINE: "fine", FAILED: "not as the baseline says", TRY_AGAIN: "the machine failed; try again"}[self.code]
+        moved = "slower than the base" if self.timed else "not as the baseline says"
+        word = {FINE: "fine", FAILED: moved, TRY_AGAIN: "the machine failed; try again"}[self.code]
         lines.append(f"gate: {word}{f' ({found})' if found else ''}")
         if self.code == FAILED:
             lines.append(f"repeat: {self.command}")
+        if self.code == FAILED and not self.timed:
             lines.append(f"accept: {self.command} --update --reason TEXT")
         return lines
 
