@@ -15,7 +15,7 @@ from odegrad.gate.side import Environment, Side
 from odegrad.gate.verdict import Finding, State, Verdict
 from odegrad.record import Run
 
-ROUNDS = 5
+ROUNDS = 3
 """A B B A in a pair and cell; their median is the pair's datum."""
 
 BLOCK_SECONDS = 0.02
@@ -93,21 +93,23 @@ def _one_pair(
 ) -> None:  # fmt: skip
     """Add a pair's datum of every cell, and of the control on the first cell that both sides can run."""
     with ExitStack() as stack:
-        base, again, head = (stack.enter_context(Side(each, cores, threads)) for each in environments)
-        first = True
-        for run in runs:
-            name = run_name(run)
-            if name in found.failed or not _built(run, name, (base, again, head), found):
-                continue
-            if first:
-                found.control.append(log_ratio(_timer(base, name), _timer(again, name), flip))
-                first = False
-            found.cells.setdefault(name, []).append(log_ratio(_timer(base, name), _timer(head, name), flip))
+        sides = [stack.enter_context(Side(each, threads)) for each in environments]
+        names = [run_name(run) for run in runs if run_name(run) not in found.failed and _built(run, sides, found)]
+        for side in sides:
+            side.ask({"cores": list(cores)})
+        for place, name in enumerate(names):
+            base, again, head = (_timer(side, name) for side in sides)
+            if place == 0:
+                found.control.append(log_ratio(base, again, flip))
+            found.cells.setdefault(name, []).append(log_ratio(base, head, flip))
 
 
-def _built(run: Run, name: str, sides: Sequence[Side], found: Measured) -> bool:
-    """Return whether all sides could build the cell; if not, note which could not."""
-    answers = [side.ask({"cell": name, "run": run.to_dict()}) for side in sides]
+def _built(run: Run, sides: Sequence[Side], found: Measured) -> bool:
+    """Return whether all sides could build the cell, which they do at the same time; if not, note which could not."""
+    name = run_name(run)
+    for side in sides:
+        side.send({"cell": name, "run": run.to_dict()})
+    answers = [side.answer() for side in sides]
     errors = [each.get("error") for each in answers]
     if not any(errors):
         return True

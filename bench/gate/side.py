@@ -6,7 +6,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -45,16 +45,16 @@ class Environment:
 
 
 class Side:
-    """A timed process, pinned to ``cores``; a context manager that ends it."""
+    """A timed process; a context manager that ends it."""
 
-    def __init__(self, environment: Environment, cores: Sequence[int], threads: int) -> None:
+    def __init__(self, environment: Environment, threads: int) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(  # noqa: S603
             [environment.python, "-P", str(SCRIPT)],
             cwd=environment.folder, env=environment.variables(threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._log, start_new_session=True,
         )  # fmt: skip
-        self._send({"threads": threads, "cores": list(cores)})
+        self.send({"threads": threads})
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return the process's answer.
@@ -64,10 +64,11 @@ class Side:
         InfrastructureError
             If the process has ended or hangs; the message ends with the last of what it printed.
         """
-        self._send(request)
+        self.send(request)
         return self.answer()
 
-    def _send(self, request: Mapping[str, Any]) -> None:
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Send a request; raises what ``ask`` raises."""
         pipe = self._process.stdin
         if pipe is None:
             raise InfrastructureError("a timed process has no standard input")

@@ -51,7 +51,11 @@ def block(iterate: Callable[[], float], seconds: float) -> float:
 
 
 def answer(request: Mapping[str, Any], cells: dict[str, Callable[[], float]]) -> dict[str, Any]:
-    """Return the answer to one request: build a cell, or time a block of it."""
+    """Return the answer to one request: keep to some cores, build a cell, or time a block of it."""
+    if "cores" in request:
+        if request["cores"] and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, request["cores"])
+        return {}
     name = request["cell"]
     try:
         if "run" in request:
@@ -68,8 +72,6 @@ def main() -> None:
     os.dup2(2, 1)
     settings = json.loads(sys.stdin.readline())
     torch.set_num_threads(settings["threads"])
-    if settings["cores"] and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, settings["cores"])
     cells: dict[str, Callable[[], float]] = {}
     for line in sys.stdin:
         replies.write(json.dumps(answer(json.loads(line), cells)) + "\n")
