@@ -13,9 +13,9 @@ from rich.console import Console
 
 from odegrad.errors import InfrastructureError, UsageError
 from odegrad.executors.slots import available_cores
-from odegrad.gate.baseline import Baseline, Reason, baseline_of, read_baseline
-from odegrad.gate.exact import judge
-from odegrad.gate.measure import measure_twice
+from odegrad.gate.baseline import Baseline, Reason, baseline_of, read_baseline, run_name
+from odegrad.gate.exact import in_common, judge
+from odegrad.gate.measure import gated_runs, measure_twice
 from odegrad.gate.verdict import Verdict
 from odegrad.machine import commit
 from odegrad.record import Record, Status
@@ -83,6 +83,8 @@ def run_gate(options: GateOptions, console: Console) -> Verdict:
         suite = load_suite(options.suite, options.overrides)
     fresh = options.update and not options.baseline.exists()
     old = None if fresh else read_baseline(options.baseline, suite.name)
+    if old is not None and not options.update:
+        in_common(old, [run_name(run) for run in gated_runs(suite, "cpu")])  # said before anything is measured
     workers = options.workers or max(1, len(available_cores()) // options.threads)
     settings = Settings(threads=options.threads, timeout=options.timeout, workers=workers, exclusive=False)
     pairs = measure_twice(suite, settings, console)

@@ -1,6 +1,6 @@
 """The exact gate: each run's figures, measured twice, against the baseline's; a pure function."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from odegrad.errors import BaselineError
@@ -28,14 +28,9 @@ def judge(baseline: Baseline, pairs: Pairs, whole: bool = True) -> Verdict:
     Raises
     ------
     BaselineError
-        If the baseline and the measurement have no run in common.
+        If the baseline and the measurement have no run or no figure in common.
     """
-    common = [name for name in pairs if name in baseline.runs]
-    if not common:
-        raise BaselineError(
-            f"baseline of the suite {baseline.suite!r}: expected runs in common with the suite, got none of "
-            f"{len(baseline.runs)}; the suite has changed throughout: accept it with --update --reason TEXT"
-        )
+    common = in_common(baseline, pairs)
     now = machine_class(pairs[common[0]][0].machine)
     before = {key: baseline.machine.get(key) for key in now}
     differing = {key: (before[key], now[key]) for key in now if before[key] != now[key]}
@@ -51,7 +46,29 @@ def judge(baseline: Baseline, pairs: Pairs, whole: bool = True) -> Verdict:
     if whole:
         gone = sorted(set(baseline.runs) - set(pairs))
         findings += [Finding(name, "run", State.GONE, "measured", None, "no longer in the suite") for name in gone]
+    if not (exact or banded or any(finding.state is not State.NEW for finding in findings)):
+        raise BaselineError(
+            f"baseline of the suite {baseline.suite!r}: expected figures in common with the suite, got none in "
+            f"{len(common)} runs; accept what is measured with --update --reason TEXT"
+        )
     return Verdict(tuple(findings), tuple(sorted(common)), exact, banded, differing)
+
+
+def in_common(baseline: Baseline, names: Iterable[str]) -> list[str]:
+    """Return which of the runs ``names`` the baseline holds.
+
+    Raises
+    ------
+    BaselineError
+        If it holds none.
+    """
+    common = [name for name in names if name in baseline.runs]
+    if not common:
+        raise BaselineError(
+            f"baseline of the suite {baseline.suite!r}: expected runs in common with the suite, got none of "
+            f"{len(baseline.runs)}; the suite has changed throughout: accept it with --update --reason TEXT"
+        )
+    return common
 
 
 def _judge_run(

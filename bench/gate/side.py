@@ -40,8 +40,9 @@ class Environment:
 
     def variables(self, threads: int) -> dict[str, str]:
         """Return the environment variables of its processes."""
-        paths = [] if self.path is None else [str(self.path)]
-        return {**ALLOCATOR, **os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths)}
+        paths = [*([] if self.path is None else [str(self.path)]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        own = {"OMP_NUM_THREADS": str(threads)} | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
+        return {**ALLOCATOR, **os.environ, **own}
 
 
 class Side:

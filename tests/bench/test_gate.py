@@ -174,6 +174,13 @@ def test_no_runs_in_common_cannot_be_judged():
         judge(BASELINE, {"another": (record(), record())})
 
 
+def test_no_figures_in_common_cannot_be_judged():
+    """A baseline whose runs hold no metric compares nothing."""
+    empty = replace(BASELINE, runs={run_name(RUN): {"status": "ok"}})
+    with pytest.raises(BaselineError, match="expected figures in common with the suite, got none in 1 runs"):
+        judge(empty, pair())
+
+
 def test_fingerprint_of_a_users_file_does_not_name_a_run():
     """A changed method file is the same run, so that it is compared; every option is part of the name."""
     assert run_name(replace(RUN, code="abc")) == run_name(RUN)

@@ -179,6 +179,24 @@ def test_wrong_use_is_exit_2(run_main, tmp_path, monkeypatch, arguments, message
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 0}, "expected a baseline of schema 1, got 0"),
+        ({"suite": "quick"}, "expected a baseline of the suite 'gate', got one of 'quick'"),
+        ({"runs": {"gone": {"status": "ok"}}}, "expected runs in common with the suite, got none of 1"),
+    ],
+)
+def test_baseline_of_something_else_is_exit_2_before_anything_is_measured(run_main, tmp_path, change, message):
+    """This project's own baseline with one key changed."""
+    data = json.loads((ROOT / "tests" / "gate_baseline.json").read_text(encoding="utf-8"))
+    (tmp_path / "gate.json").write_text(json.dumps(data | change), encoding="utf-8")
+    code, out, err = run_main("gate", "gate", "--baseline", str(tmp_path / "gate.json"))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "1/80" not in err
+
+
 def test_own_baseline_is_that_of_the_gate_suite():
     """The committed baseline holds every run of the suite, ok, exact, with every figure at frozen parameters."""
     baseline = read_baseline(ROOT / "tests" / "gate_baseline.json", "gate")
