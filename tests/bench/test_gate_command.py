@@ -188,7 +188,7 @@ def test_wrong_use_is_exit_2(run_main, tmp_path, monkeypatch, arguments, message
     ],
 )
 def test_baseline_of_something_else_is_exit_2_before_anything_is_measured(run_main, tmp_path, change, message):
-    """This project's own baseline with one key changed."""
+    """The committed baseline with one key changed."""
     data = json.loads((ROOT / "tests" / "gate_baseline.json").read_text(encoding="utf-8"))
     (tmp_path / "gate.json").write_text(json.dumps(data | change), encoding="utf-8")
     code, out, err = run_main("gate", "gate", "--baseline", str(tmp_path / "gate.json"))
