@@ -1,5 +1,6 @@
 """The gradient certificate: distance to the float64 reference, and to naive backprop on the same grid."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ class Certificate:
     """``||g - g_naive|| / ||g_naive||`` on the same accepted grid: the method alone; None on another loop's grid."""
     cosine: float
     """Cosine of the angle between ``g`` and ``g_ref``."""
+    digest: str
+    """First 16 hexadecimal digits of the SHA-256 of the bits of ``g``."""
 
 
 def parameter_gradient(problem: Problem, solve: Solve) -> Tensor:
@@ -28,6 +31,11 @@ def parameter_gradient(problem: Problem, solve: Solve) -> Tensor:
     grads = torch.autograd.grad(loss, parameters, allow_unused=True)
     flat = [(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in zip(parameters, grads, strict=True)]
     return torch.cat(flat).double().cpu()
+
+
+def digest(vector: Tensor) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of the bits of a vector on the CPU."""
+    return hashlib.sha256(vector.numpy().tobytes()).hexdigest()[:16]
 
 
 def certify(build: Callable[[], Problem], method: Solve, reference: Solve, naive: Solve | None) -> Certificate:
@@ -52,4 +60,5 @@ def certify(build: Callable[[], Problem], method: Solve, reference: Solve, naive
         relative_error=float(norm(found - true) / norm(true)),
         method_error=None if same_grid is None else float(norm(found - same_grid) / norm(same_grid)),
         cosine=float(cosine),
+        digest=digest(found),
     )

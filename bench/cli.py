@@ -1,4 +1,4 @@
-"""The command line: ``odegrad run | plan | report | compare-results | list | check | compare | diagnose | doctor``.
+"""The command line: ``odegrad COMMAND``; ``odegrad --help`` names the commands.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 fine, 1 a check failed, 2 wrong
 usage, 3 some runs failed, 75 the machine failed (try again), 130 interrupted.
@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from odegrad.errors import InfrastructureError, OdegradError, UsageError
+from odegrad.gate_cli import gate
 from odegrad.printing import output, print_rows
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
             "odegrad compare my_model.py:build",
             "odegrad diagnose my_model.py:build",
             "odegrad doctor",
+            "odegrad gate gate --baseline gate.json",
         )
     )
 )
@@ -416,6 +418,12 @@ def doctor(
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
         print_rows(found.rows(), False, "what makes timings untrustworthy here")
+
+
+app.command(
+    epilog="Examples: odegrad gate gate --baseline gate.json --update --reason 'first baseline' | "
+    "odegrad gate gate --baseline gate.json --junit gate.xml"
+)(gate)
 
 
 def _check_figure(figure: Path | None) -> None:

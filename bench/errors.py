@@ -7,6 +7,7 @@
     │   ├── UnknownNameError             a name that no registry holds
     │   ├── SuiteError                   a suite file with a wrong key, type or value
     │   ├── ResultsError                 a results folder that cannot be used
+    │   ├── BaselineError                a gate's baseline that cannot be used
     │   └── UnsupportedError             a combination that a method states it cannot do
     ├── SolverError (also RuntimeError)  a solve that cannot go on
     │   ├── NonFiniteError               the field or the state is not finite
@@ -34,6 +35,10 @@ class SuiteError(UsageError):
 
 class ResultsError(UsageError):
     """A results folder belongs to something else, or cannot be read or written."""
+
+
+class BaselineError(UsageError):
+    """A gate's baseline is missing, broken, of something else, or has nothing to compare."""
 
 
 class UnsupportedError(UsageError):

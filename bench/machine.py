@@ -34,6 +34,7 @@ def machine() -> dict[str, Any]:
     """
     return {
         "cpu": cpu_model(),
+        "cpu_model": cpu_numbers(),
         "cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(logical=True),
         "memory_bytes": psutil.virtual_memory().total,
@@ -64,13 +65,23 @@ def machine_of_process(_progress: object) -> dict[str, Any]:
 
 def cpu_model() -> str:
     """Return the processor's model name."""
+    return cpu_info().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_numbers() -> str | None:
+    """Return the processor's family and model numbers: on a virtual machine one name covers several."""
+    found = cpu_info()
+    return "/".join(found[key] for key in ("cpu family", "model") if key in found) or None
+
+
+def cpu_info() -> dict[str, str]:
+    """Return what Linux says of the first processor; nothing elsewhere."""
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    if not info.is_file():
+        return {}
+    first = info.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def package_version(name: str) -> str | None:
@@ -109,13 +120,14 @@ def commit_of_version(text: str) -> str | None:
     return None if found is None else found[1] + ("-dirty" if found[2] else "")
 
 
-def commit() -> str | None:
-    """Return the short commit of the checkout that odegrad is imported from, with ``-dirty`` if files are changed.
+def commit(folder: Path | None = None) -> str | None:
+    """Return the short commit of the checkout around ``folder``, with ``-dirty`` if files are changed.
 
-    None if odegrad was installed without its checkout, or there is no git.
+    Without a folder it is that of the checkout that odegrad is imported from; None if odegrad was installed without
+    one, or there is no checkout or no git.
     """
-    root, git = Path(__file__).resolve().parent.parent, shutil.which("git")
-    if git is None or not (root / ".git").exists():
+    root, git = folder or Path(__file__).resolve().parent.parent, shutil.which("git")
+    if git is None or (folder is None and not (root / ".git").exists()):
         return None
     answers = []
     for arguments in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):

@@ -140,6 +140,7 @@ def _certificate(run: Run, built: _Built, state: State) -> dict[str, Any]:
         "gradient_relative_error": found.relative_error,
         "gradient_method_error": found.method_error,
         "gradient_cosine": found.cosine,
+        "gradient_digest": found.digest,
     }
 
 

@@ -270,6 +270,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("compile_seconds", "float64", "s", "time that compiling the solver's step took, if it is", False, False),
     Column("gradient_relative_error", "float64", "", "distance to the float64 reference gradient, relative", False),
     Column("gradient_method_error", "float64", "", "distance to naive on the same grid in float64, relative", False),
+    Column(
+        "gradient_digest", "string", "", "hash of the float64 gradient's bits: exact on one machine class, not across"
+    ),
     Column("gradient_cosine", "float64", "", "cosine between gradient and reference", True),
     Column("log_norm_max", "float64", "1/time", "largest mu_2 of the Jacobian along the probe batch's trajectory"),
     Column("log_norm_minus_max", "float64", "1/time", "largest mu_2(-J) there: growth of errors backward in time"),

@@ -1,0 +1,96 @@
+"""Slower, fine or undecided: what pairs of processes say about a change of time; pure, tested by simulation."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+
+from scipy import stats
+
+LEVEL = 0.99
+"""Of every one-sided bound."""
+
+LEAST_DELTA = 0.05
+"""A smaller slow-down is not looked for: identical code in two environments may differ by as much."""
+
+UNFIT = 0.15
+"""A control that allows no smaller slow-down than this says that the machine cannot time anything now."""
+
+LEAST_PAIRS = 10
+"""Of a decision, five in each of the two batches."""
+
+
+class Decision(StrEnum):
+    """What is known about a change of time."""
+
+    SLOWER = "slower"
+    FINE = "fine"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """One-sided 99 % bounds (Student's t) of the mean log-ratio of head to base."""
+
+    low: float
+    mean: float
+    high: float
+
+
+@cache
+def quantile(freedom: int) -> float:
+    """Return the quantile of Student's t at ``LEVEL`` with ``freedom`` degrees of freedom."""
+    return float(stats.t.ppf(LEVEL, freedom))
+
+
+def bounds(ratios: Sequence[float]) -> Bounds:
+    """Return the bounds from the log-ratios of independent pairs; infinite with fewer than two."""
+    if len(ratios) < 2:
+        return Bounds(-math.inf, ratios[0] if ratios else math.nan, math.inf)
+    mean = statistics.fmean(ratios)
+    half = quantile(len(ratios) - 1) * statistics.stdev(ratios) / math.sqrt(len(ratios))
+    return Bounds(mean - half, mean, mean + half)
+
+
+def floor(control: Sequence[float]) -> float:
+    """Return the smallest slow-down that cannot be noise, from pairs of the base and itself: their farther bound."""
+    found = bounds(control)
+    return math.expm1(max(abs(found.low), abs(found.high)))
+
+
+def delta(control: Sequence[float]) -> float:
+    """Return the slow-down that is looked for: 5 %, or twice what base and base differ by."""
+    return max(LEAST_DELTA, 2 * floor(control))
+
+
+def decide(ratios: Sequence[float], least: float) -> Decision:
+    """Return the decision about a cell.
+
+    Parameters
+    ----------
+    ratios
+        Log-ratio of head to base of every pair; even and odd ones are two independent batches.
+    least
+        The slow-down that is looked for, from ``delta``.
+
+    Returns
+    -------
+    Decision
+        ``slower`` if in each batch the lower bound is beyond ``least``; ``fine`` if the upper bound of all is below.
+    """
+    wanted = math.log1p(least)
+    if len(ratios) < LEAST_PAIRS:
+        return Decision.UNDECIDED
+    if all(bounds(ratios[batch::2]).low > wanted for batch in range(2)):
+        return Decision.SLOWER
+    return Decision.FINE if bounds(ratios).high < wanted else Decision.UNDECIDED
+
+
+def decide_all(cells: Sequence[Sequence[float]], control: Sequence[float]) -> list[Decision]:
+    """Return the decision about every cell; on a machine that is unfit none is made."""
+    least = delta(control)
+    if least > UNFIT:
+        return [Decision.UNDECIDED] * len(cells)
+    return [decide(ratios, least) for ratios in cells]

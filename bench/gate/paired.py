@@ -1,0 +1,163 @@
+"""Base and head beside each other: pairs of fresh pinned processes, more of them until decided or out of budget."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from odegrad.errors import InfrastructureError
+from odegrad.executors.slots import available_cores
+from odegrad.gate.baseline import run_name
+from odegrad.gate.decision import LEAST_PAIRS, Decision, bounds, decide_all, delta, floor
+from odegrad.gate.side import Environment, Side
+from odegrad.gate.verdict import Finding, State, Verdict
+from odegrad.record import Run
+
+ROUNDS = 3
+"""A B B A in a pair and cell; their median is the pair's datum."""
+
+BLOCK_SECONDS = 0.02
+"""Least time of one block of iterations."""
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class Measured:
+    """The log-ratios so far: of every cell, and of the control, which is the base and itself on one of the cells."""
+
+    cells: dict[str, list[float]] = field(default_factory=dict)
+    control: list[float] = field(default_factory=list)
+    failed: dict[str, Finding] = field(default_factory=dict)
+    """Cells that one side cannot run."""
+
+    def decisions(self) -> dict[str, Decision]:
+        """Return what is known about every cell."""
+        names = list(self.cells)
+        return dict(zip(names, decide_all([self.cells[name] for name in names], self.control), strict=True))
+
+
+def log_ratio(base: Callable[[], float], head: Callable[[], float], flip: bool) -> float:
+    """Return the median over rounds of the log-ratio of head to base, in the order A B B A; ``flip`` starts with B."""
+    rounds = []
+    for _ in range(ROUNDS):
+        order = (head, base, base, head) if flip else (base, head, head, base)
+        seconds = [math.log(each()) for each in order]
+        outer, inner = (seconds[0] + seconds[3]) / 2, (seconds[1] + seconds[2]) / 2
+        rounds.append(outer - inner if flip else inner - outer)
+    return statistics.median(rounds)
+
+
+def measure_pairs(
+    runs: Sequence[Run], base: Environment, head: Environment, budget: float, threads: int = 1,
+    told: Callable[[Measured, int], None] = lambda _measured, _pairs: None, clock: Clock = time.monotonic,
+) -> Measured:  # fmt: skip
+    """Return the log-ratios of pairs, until every cell is decided or ``budget`` seconds are spent.
+
+    Parameters
+    ----------
+    runs
+        The cells.
+    base, head
+        Where the two sides run; the control is a second process of the base.
+    budget
+        Seconds; a pair that has begun is finished.
+    threads
+        Threads of one tensor operation; the processes of a pair share as many cores.
+    told
+        Hears of every pair.
+    clock
+        Measures the budget.
+
+    Raises
+    ------
+    InfrastructureError
+        If a process cannot be started, or ends early.
+    """
+    started, found, pairs = clock(), Measured(), 0
+    cores = available_cores()[-threads:]
+    while True:
+        _one_pair(runs, (base, base, head), cores, threads, found, flip=pairs % 4 in {1, 2})
+        pairs += 1
+        told(found, pairs)
+        decided = pairs >= LEAST_PAIRS and Decision.UNDECIDED not in found.decisions().values()
+        if decided or not found.cells or clock() - started > budget:
+            return found
+
+
+def _one_pair(
+    runs: Sequence[Run], environments: Sequence[Environment], cores: Sequence[int], threads: int, found: Measured,
+    flip: bool,
+) -> None:  # fmt: skip
+    """Add a pair's datum of every cell, and of the control on the first cell that both sides can run."""
+    with ExitStack() as stack:
+        sides = [stack.enter_context(Side(each, threads)) for each in environments]
+        names = [run_name(run) for run in runs if run_name(run) not in found.failed and _built(run, sides, found)]
+        for side in sides:
+            side.ask({"cores": list(cores)})
+        for place, name in enumerate(names):
+            base, again, head = timers = [_timer(side, name) for side in sides]
+            for timer in timers:
+                timer()  # not counted: the first block on a core finds its caches cold
+            if place == 0:
+                found.control.append(log_ratio(base, again, flip))
+            found.cells.setdefault(name, []).append(log_ratio(base, head, flip))
+
+
+def _built(run: Run, sides: Sequence[Side], found: Measured) -> bool:
+    """Return whether all sides could build the cell, which they do at the same time; if not, note which could not."""
+    name = run_name(run)
+    for side in sides:
+        side.send({"cell": name, "run": run.to_dict()})
+    answers = [side.answer() for side in sides]
+    errors = [each.get("error") for each in answers]
+    if not any(errors):
+        return True
+    if errors[2] is not None and errors[0] is None:
+        finding = Finding(name, "time", State.REGRESSED, "ok", "error", str(errors[2]))
+    elif errors[2] is None:
+        finding = Finding(name, "time", State.NEW, "error", "ok", f"the base cannot run it: {errors[0] or errors[1]}")
+    else:
+        finding = Finding(name, "time", State.UNDECIDED, "error", "error", str(errors[2]))
+    found.failed[name] = finding
+    found.cells.pop(name, None)
+    return False
+
+
+def _timer(side: Side, name: str) -> Callable[[], float]:
+    def seconds() -> float:
+        answer = side.ask({"cell": name, "seconds": BLOCK_SECONDS})
+        if "error" in answer:
+            raise InfrastructureError(f"{name}: {answer['error']}")
+        return float(answer["seconds"])
+
+    return seconds
+
+
+def time_verdict(found: Measured, since: str, command: str) -> Verdict:
+    """Return the verdict of the paired times; what is undecided is always among its findings."""
+    least = delta(found.control)
+    states: Mapping[Decision, State] = {
+        Decision.SLOWER: State.REGRESSED, Decision.FINE: State.FINE, Decision.UNDECIDED: State.UNDECIDED,
+    }  # fmt: skip
+    findings = list(found.failed.values())
+    for name, decision in found.decisions().items():
+        known = bounds(found.cells[name])
+        low, high = math.exp(known.low), math.exp(known.high)
+        pairs = f"{len(found.cells[name])} pairs, limit {1 + least:.3f}"
+        why = f"{decision}: 99 % bounds {low:.3f} and {high:.3f} from {pairs}"
+        findings.append(Finding(name, "time", states[decision], 1.0, math.exp(known.mean), why))
+    control = f"control (base against itself): slow-downs from {floor(found.control):.1%} can be told from noise"
+    return Verdict(
+        tuple(sorted(findings, key=lambda f: f.run)),
+        tuple(sorted(found.cells)),
+        0,
+        0,
+        {},
+        since,
+        command,
+        (control,),
+        True,
+    )

@@ -1,0 +1,87 @@
+"""One side of a process pair: builds every cell once, then times a block of one whenever it is told to.
+
+Run by its path under the base's and the head's environment alike, so that both are measured by the same code. It reads
+requests and writes answers as JSON lines; what a user's own file prints goes to standard error.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from odegrad.record import Run
+from odegrad.registry import build_gradient, build_solver, build_task
+from odegrad.training import solve_with
+
+WARM_UPS = 3
+LEAST_REPEATS = 3
+
+
+def iteration_of(run: Run) -> Callable[[], float]:
+    """Return a function that times one forward and backward pass of ``run`` on its first batch, in seconds.
+
+    With one thread it is the process's own time on its core, which leaves out what other processes take; with more the
+    wall clock.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    torch.manual_seed(run.seed)
+    method = build_gradient(run.gradient, dict(run.gradient_options))
+    solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options))
+    dtype = torch.float64 if run.dtype == "float64" else torch.float32
+    problem = build_task(run.task).build(run.size, run.seed, torch.device("cpu"), dtype)
+    batch, solve = problem.batch(0), solve_with(method, solver)
+
+    def iterate() -> float:
+        problem.model.zero_grad(set_to_none=True)
+        start = clock()
+        problem.loss(solve, batch).backward()  # type: ignore[no-untyped-call]
+        return clock() - start
+
+    for _ in range(WARM_UPS):
+        iterate()
+    return iterate
+
+
+def block(iterate: Callable[[], float], seconds: float) -> float:
+    """Return the median iteration of at least three that take ``seconds`` together."""
+    found = [iterate() for _ in range(LEAST_REPEATS)]
+    while sum(found) < seconds:
+        found.append(iterate())
+    return statistics.median(found)
+
+
+def answer(request: Mapping[str, Any], cells: dict[str, Callable[[], float]]) -> dict[str, Any]:
+    """Return the answer to one request: keep to some cores, build a cell, or time a block of it."""
+    if "cores" in request:
+        if request["cores"] and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, request["cores"])
+        return {}
+    name = request["cell"]
+    try:
+        if "run" in request:
+            cells[name] = iteration_of(Run.from_dict(request["run"]))
+            return {"built": name}
+        return {"seconds": block(cells[name], request["seconds"])}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    settings = json.loads(sys.stdin.readline())
+    torch.set_num_threads(settings["threads"])
+    cells: dict[str, Callable[[], float]] = {}
+    for line in sys.stdin:
+        replies.write(json.dumps(answer(json.loads(line), cells)) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The base beside the head, with real git, pip and processes: who runs which code; how fast decides nothing."""
+
+import importlib.metadata
+import math
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from odegrad.errors import BaselineError, InfrastructureError
+from odegrad.gate.base import built_base
+from odegrad.gate.baseline import run_name
+from odegrad.gate.paired import measure_pairs
+from odegrad.gate.side import Environment, Side
+from odegrad.gate.verdict import State
+from odegrad.record import Run
+
+METHOD = """
+from dataclasses import dataclass
+
+from odegrad.methods.gradients.naive import Naive
+
+
+@dataclass(frozen=True)
+class Mine(Naive):
+    def __call__(self, field, solver, y0, ts):
+        print("a word on standard output")
+        {body}
+        return super().__call__(field, solver, y0, ts)
+"""
+
+BACKEND = """
+import zipfile
+
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    name, info = "thing-1.0-py3-none-any.whl", "thing-1.0.dist-info"
+    with zipfile.ZipFile(f"{wheel_directory}/{name}", "w") as wheel:
+        wheel.write("thing.py")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: thing\\nVersion: 1.0\\n")
+        tags = "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        wheel.writestr(f"{info}/WHEEL", tags)
+        wheel.writestr(f"{info}/RECORD", "")
+    return name
+"""
+
+PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+
+
+def git(*arguments, cwd):
+    """Run git with an author of its own; return what it printed."""
+    author = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    command = [shutil.which("git"), *author, *arguments]
+    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit(folder, **files):
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(textwrap.dedent(text), encoding="utf-8")
+    git("add", "-A", cwd=folder)
+    git("commit", "-q", "-m", "a change", cwd=folder)
+    return git("rev-parse", "HEAD", cwd=folder)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Return an empty git repository."""
+    git("init", "-q", str(tmp_path), cwd=tmp_path)
+    return tmp_path
+
+
+def test_base_is_the_revisions_files_and_packages_and_leaves_nothing(repository):
+    """The worktree holds the old file, the packages the old wheel; both are gone afterwards, and so is git's note."""
+    first = commit(repository, thing__py="VALUE = 1", backend__py=BACKEND, pyproject__toml=PROJECT)
+    commit(repository, thing__py="VALUE = 2")
+    with built_base("HEAD~1", repository) as (environment, since):
+        assert since == first[:12]
+        assert (environment.folder / "thing.py").read_text(encoding="utf-8") == "VALUE = 1"
+        assert [each.version for each in importlib.metadata.distributions(name="thing", path=[str(environment.path)])]
+        code = "import thing; print(thing.VALUE)"
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code], env=environment.variables(1), capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == "1"
+    assert not environment.folder.exists()
+    assert len(git("worktree", "list", cwd=repository).splitlines()) == 1
+
+
+def test_base_that_does_not_build_says_what_pip_said(repository):
+    """A backend that fails, and a revision that is not there: the worktree is removed all the same."""
+    commit(repository, backend__py="def build_wheel(*_): raise RuntimeError('no wheel today')", pyproject__toml=PROJECT)
+    with pytest.raises(BaselineError, match=r"(?s)--base HEAD: cannot be built.*"), built_base("HEAD", repository):
+        pass
+    with pytest.raises(BaselineError, match=r"--base nowhere: .* ended with 128"), built_base("nowhere", repository):
+        pass
+    assert len(git("worktree", "list", cwd=repository).splitlines()) == 1
+
+
+def test_folder_that_the_base_lacks_is_named(repository):
+    """A suite in a folder that is new."""
+    commit(repository, a__txt="a")
+    (repository / "new").mkdir()
+    with (
+        pytest.raises(BaselineError, match=r"expected the folder .*new in that revision, got none"),
+        built_base("HEAD", repository / "new"),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_one_pair_times_both_sides_and_names_what_one_cannot_run(tmp_path):
+    """A sound method, one that is broken in the head, one that the base lacks: datum, regressed, new."""
+    bodies = {
+        "base": {"sound": "pass", "broken": "pass"},
+        "head": {"sound": "pass", "broken": "1 / 0", "added": "pass"},
+    }
+    for side, methods in bodies.items():
+        (tmp_path / side).mkdir()
+        for name, body in methods.items():
+            (tmp_path / side / f"{name}.py").write_text(METHOD.format(body=body), encoding="utf-8")
+    runs = {
+        name: Run("s", "linear", "tiny", f"{name}.py:Mine", "adam", "rk4", 0, 1e-3, 1e-3, 1, method=name,
+                  solver_options=(("num_steps", 2),))
+        for name in ("broken", "sound", "added")
+    }  # fmt: skip
+    base, head = (Environment(folder=tmp_path / side) for side in ("base", "head"))
+    found = measure_pairs(list(runs.values()), base, head, budget=0.0)
+    assert list(found.cells) == [run_name(runs["sound"])]
+    assert len(found.control) == 1
+    assert math.isfinite(found.cells[run_name(runs["sound"])][0])
+    states = {name: found.failed[run_name(runs[name])] for name in ("broken", "added")}
+    assert states["broken"].state is State.REGRESSED
+    assert "ZeroDivisionError" in states["broken"].why
+    assert states["added"].state is State.NEW
+
+
+def test_process_that_ends_early_is_the_machines_failure(tmp_path):
+    """An interpreter that is none; its last words are in the message."""
+    shell = tmp_path / "python"
+    shell.write_text("#!/bin/sh\nread line\necho no torch here >&2\nexit 1\n", encoding="utf-8")
+    shell.chmod(0o700)
+    with (
+        Side(Environment(str(shell), Path(tmp_path)), threads=1) as side,
+        pytest.raises(InfrastructureError, match="ended early: no torch here"),
+    ):
+        side.answer()

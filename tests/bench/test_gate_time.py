@@ -1,0 +1,129 @@
+"""Paired times: the decision by simulation, the order of a pair, and the verdict; no clock decides a test."""
+
+import math
+
+import numpy as np
+import pytest
+
+from odegrad.errors import BaselineError
+from odegrad.gate.base import built_base
+from odegrad.gate.decision import LEAST_PAIRS, Decision, bounds, decide_all, delta, floor
+from odegrad.gate.paired import Measured, log_ratio, time_verdict
+from odegrad.gate.verdict import State
+
+PINNED, UNPINNED = (0.026, 0.043), 0.085
+"""Standard deviations of the log-ratio of two processes of identical code, as measured on two machines."""
+
+CELLS, MOST_PAIRS = 4, 60
+
+
+def gate_decisions(generator, slow_down, deviation, heavy=False):
+    """Simulate one gate: pairs are added until all is decided or there are ``MOST_PAIRS``."""
+    draw = generator.standard_t(3, (CELLS + 1, MOST_PAIRS)) / math.sqrt(3) if heavy else None
+    noise = deviation * (generator.standard_normal((CELLS + 1, MOST_PAIRS)) if draw is None else draw)
+    noise[1:] += math.log1p(slow_down)
+    for pairs in range(LEAST_PAIRS, MOST_PAIRS + 1, 5):
+        decisions = decide_all([list(row[:pairs]) for row in noise[1:]], list(noise[0, :pairs]))
+        if Decision.UNDECIDED not in decisions:
+            break
+    return decisions
+
+
+@pytest.mark.parametrize(("deviation", "heavy"), [*((each, False) for each in (*PINNED, UNPINNED)), (0.043, True)])
+def test_false_alarms_are_rarer_than_one_in_a_hundred_gates(deviation, heavy):
+    """2000 gates of four cells without a change, looked at after every five pairs."""
+    generator = np.random.default_rng(0)
+    gates = [gate_decisions(generator, 0.0, deviation, heavy) for _ in range(2000)]
+    assert sum(Decision.SLOWER in decisions for decisions in gates) <= 20
+
+
+@pytest.mark.parametrize("deviation", PINNED)
+def test_ten_percent_is_found_on_a_pinned_machine(deviation):
+    """At least 95 % of cells in 300 gates."""
+    generator = np.random.default_rng(1)
+    found = [each for _ in range(300) for each in gate_decisions(generator, 0.10, deviation)]
+    assert np.mean([each is Decision.SLOWER for each in found]) >= 0.95
+
+
+def test_bad_machine_costs_power_but_not_truth():
+    """With the spread of unpinned processes 10 % is never called fine in more than one cell of a hundred."""
+    generator = np.random.default_rng(2)
+    found = [each for _ in range(200) for each in gate_decisions(generator, 0.10, UNPINNED)]
+    assert np.mean([each is Decision.FINE for each in found]) <= 0.01
+
+
+def test_bounds_are_students():
+    """Against the closed form: values 0 and 2, one degree of freedom, t = tan(pi (p - 1/2))."""
+    found = bounds([0.0, 2.0])
+    assert found.high == pytest.approx(1.0 + math.tan(math.pi * 0.49))
+    assert found.low == pytest.approx(1.0 - math.tan(math.pi * 0.49))
+    assert bounds([1.0]).high == math.inf
+
+
+def test_noisy_control_widens_what_is_looked_for_or_ends_all_decisions():
+    """Delta is 5 %, or twice the floor; an unfit machine decides nothing."""
+    assert delta([0.001, -0.001] * 10) == pytest.approx(0.05)
+    noisy = [0.05, -0.05] * 10
+    assert delta(noisy) == pytest.approx(2 * floor(noisy))
+    assert 0.05 < delta(noisy) < 0.15
+    slow = [0.3 + 0.001 * (i % 3) for i in range(20)]
+    assert decide_all([slow], noisy) == [Decision.SLOWER]
+    assert decide_all([slow], [0.5, -0.5] * 10) == [Decision.UNDECIDED]
+
+
+def test_one_batch_alone_is_no_alarm():
+    """Ten pairs of which only every other one is slow."""
+    ratios = [0.3 if i % 2 else 0.0 for i in range(10)]
+    assert decide_all([ratios], [0.001, -0.001] * 5) == [Decision.UNDECIDED]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_steady_drift_cancels_and_the_order_is_abba(flip):
+    """A machine that slows down by a constant factor a block; head takes 1.2 times as long."""
+    calls = []
+
+    def side(name, seconds):
+        def block():
+            calls.append(name)
+            return seconds * 1.01 ** len(calls)
+
+        return block
+
+    assert log_ratio(side("A", 1.0), side("B", 1.2), flip) == pytest.approx(math.log(1.2))
+    assert "".join(calls[:4]) == ("BAAB" if flip else "ABBA")
+
+
+def test_verdict_names_what_is_slower_and_prints_what_is_undecided():
+    """Slower fails, undecided does not; both are in the findings with their bounds."""
+    steady = [0.001 * (-1) ** i for i in range(10)]
+    wide = [0.2 * (-1) ** (i // 2) for i in range(10)]
+    found = Measured({"slow": [r + 0.2 for r in steady], "same": steady, "wide": wide}, steady)
+    verdict = time_verdict(found, "abc", "odegrad gate x --base abc")
+    states = {f.run: f.state for f in verdict.findings}
+    assert states == {"slow": State.REGRESSED, "same": State.FINE, "wide": State.UNDECIDED}
+    assert verdict.code == 1
+    assert "gate: slower than the base (1 regressed, 1 undecided, 1 fine)" in verdict.sentences()
+    assert not any("accept" in line for line in verdict.sentences())
+    assert time_verdict(Measured({"wide": wide}, steady), "abc", "").code == 0
+
+
+def test_base_that_cannot_be_built_is_wrong_use(tmp_path):
+    """No checkout, and no such revision."""
+    with pytest.raises(BaselineError, match=r"--base main: .*git .* ended with 128"), built_base("main", tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--baseline FILE, --base REV, --base-python PATH: expected one of them"),
+        (("--base", "x", "--base-python", "y"), "expected one of them"),
+        (("--base", "x", "--update"), "--update, --reason: expected --baseline beside them"),
+        (("--base-python", "no/python"), "--base-python no/python: expected an interpreter, got no such file"),
+    ],
+)
+def test_wrong_use_of_the_times_is_exit_2(run_main, arguments, message):
+    """Said before anything is built."""
+    code, _, err = run_main("gate", "gate-time", *arguments)
+    assert code == 2
+    assert message in err
