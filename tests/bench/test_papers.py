@@ -11,7 +11,7 @@ from odegrad.record import Record, Status
 from odegrad.reports.frame import from_rows
 from odegrad.reports.papers.effects import matches
 from odegrad.reports.summary import cells
-from odegrad.store import RECORDS
+from odegrad.store import RECORDS, Store, SuiteIdentity
 
 
 def test_the_command_knows_every_paper():
@@ -48,9 +48,10 @@ def test_unknown_size_is_refused():
 
 
 def _results(folder, backward):
-    folder.mkdir()
-    lines = []
-    for run in load_paper("irdm", "tiny").suite.runs():
+    suite = load_paper("irdm", "tiny").suite
+    with Store(folder, SuiteIdentity(suite.name, suite.digest)):
+        lines = []
+    for run in suite.runs():
         seconds = {"adjoint": 2.0}.get(run.gradient, 1.0)
         upwards = run.task == "digits"
         measured = {
