@@ -196,10 +196,7 @@ def paper(
 ) -> None:
     """Measure what is missing of a PAPER's experiments, write the report, and say which of its claims hold."""
     from odegrad.papers import load_paper
-    from odegrad.reports.frame import load
     from odegrad.reports.papers.table import text_rows
-    from odegrad.reports.papers.verdict import decide
-    from odegrad.reports.summary import Results
     from odegrad.runner import Settings, fitting_workers, run_suite
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -208,8 +205,7 @@ def paper(
     settings = Settings(_device(device), workers=workers or fitting_workers(loaded.suite, 1))
     outcome = run_suite(loaded.suite, folder, _errors, settings)
     _check_measured(outcome, folder)
-    records = Results.of(load(folder))
-    verdicts = [decide(claim, records) for claim in loaded.claims]
+    verdicts = loaded.decide(folder)
     _report(folder, verdicts=verdicts)
     print_rows(text_rows(verdicts), False, f"claims of {name}, tasks at size {size}")
     for verdict in verdicts:

@@ -9,6 +9,9 @@ from odegrad.errors import UsageError
 from odegrad.record import Options
 from odegrad.reports.papers.quantity import columns_of
 
+SAME_METRIC = 0.02
+"""By how much a final metric may be worse, relative to its size, and still count as the same; our choice."""
+
 
 class Statistic(StrEnum):
     """What number a pair of runs, or the runs of one arm, give."""

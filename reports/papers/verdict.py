@@ -97,10 +97,11 @@ def _of_task(claim: Claim, task: str, rows: pd.DataFrame) -> Finding:
 
 
 def _why_nothing(claim: Claim, rows: int) -> str:
-    if rows == 0 and claim.baseline is not None:
+    if claim.baseline is None:
+        return "nothing measured: no run that it could be read from"
+    if rows == 0:
         return "nothing measured: no run of the method has one of the baseline beside it"
-    return "nothing measured: " + ("both failed in every pair, or never got there" if rows and claim.baseline else
-                                   "no run that it could be read from")  # fmt: skip
+    return "nothing measured: both failed in every pair, or never got there"
 
 
 def _answer(claim: Claim, low: float, high: float, seeds: int) -> tuple[Answer, str]:
