@@ -28,7 +28,10 @@ from odegrad.gate_cli import gate
 from odegrad.printing import output, print_rows
 
 if TYPE_CHECKING:
-    from odegrad.runner import Connect, Settings
+    from collections.abc import Sequence
+
+    from odegrad.reports.papers.verdict import Verdict
+    from odegrad.runner import Connect, Outcome, Settings
 
 FAILED_CHECK, USAGE, FAILED_RUNS, TRY_AGAIN, INTERRUPTED = 1, 2, 3, 75, 130
 FIGURE_KINDS = (".png", ".svg", ".pdf")
@@ -59,6 +62,21 @@ class ExecutorName(StrEnum):
 
     LOCAL = "local"
     DASK = "dask"
+
+
+class PaperName(StrEnum):
+    """A paper whose experiments are made again."""
+
+    IRDM = "irdm"
+    SNOPT = "snopt"
+
+
+class Size(StrEnum):
+    """How large a paper's tasks are."""
+
+    TINY = "tiny"
+    DEFAULT = "default"
+    PAPER = "paper"
 
 
 class ClusterName(StrEnum):
@@ -97,6 +115,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
             "odegrad run quick",
             "odegrad run my_suite.toml --results out --set 'seeds=[0, 1]'",
             "odegrad report results/quick",
+            "odegrad paper irdm",
             "odegrad list methods",
             "odegrad check my_method.py:MyMethod",
             "odegrad compare my_model.py:build",
@@ -164,6 +183,40 @@ def run(
     elif address is not None or cluster_options:
         raise UsageError("--address, --cluster-option: expected --executor dask beside them; add it")
     outcome = run_suite(loaded, folder, _errors, settings, connect)
+    _check_measured(outcome, folder)
+    _report(folder)
+    _check_failed(outcome)
+
+
+@app.command(epilog="Example: odegrad paper irdm --size tiny; the same command again continues.")
+def paper(
+    name: Annotated[PaperName, typer.Argument(metavar="PAPER", help="irdm or snopt.")],
+    size: Annotated[Size, typer.Option(help="Of every task.")] = Size.TINY,
+    results: Annotated[Path | None, typer.Option(help="Results folder; default results/paper-NAME-SIZE.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default the suite's.")] = None,
+    device: DeviceOption = Device.AUTO,
+) -> None:
+    """Measure what is missing of a PAPER's experiments, write the report, and say which of its claims hold."""
+    from odegrad.papers import load_paper
+    from odegrad.reports.papers.table import text_rows
+    from odegrad.runner import Settings, fitting_workers, run_suite
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    loaded = load_paper(str(name), str(size))
+    folder = results or Path("results") / loaded.folder
+    settings = Settings(_device(device), workers=workers or fitting_workers(loaded.suite, 1))
+    outcome = run_suite(loaded.suite, folder, _errors, settings)
+    _check_measured(outcome, folder)
+    verdicts = loaded.decide(folder)
+    _report(folder, verdicts=verdicts)
+    print_rows(text_rows(verdicts), False, f"claims of {name}, tasks at size {size}")
+    for verdict in verdicts:
+        typer.echo(f"{verdict.claim.identifier}: {verdict.overall.answer}. {verdict.claim.sentence}")
+    _check_failed(outcome)
+
+
+def _check_measured(outcome: "Outcome", folder: Path) -> None:
+    """End the command if the sweep was interrupted or the machine failed."""
     if outcome.interrupted:
         _log.warning(
             "interrupted: %d of %d runs are finished and in %s; the same command again runs the others",
@@ -173,7 +226,10 @@ def run(
     if outcome.infrastructure * 2 > outcome.measured:
         _log.error("%d of %d runs failed because of this machine", outcome.infrastructure, outcome.measured)
         raise typer.Exit(TRY_AGAIN)
-    _report(folder)
+
+
+def _check_failed(outcome: "Outcome") -> None:
+    """End the command with a code of its own if some runs failed."""
     if outcome.failed:
         _log.warning(
             "%d of %d runs failed; their rows say why, --rerun-failed measures them again",
@@ -478,12 +534,14 @@ def _check_folders(folders: list[Path]) -> None:
             raise UsageError(f"results folder {folder}: there is no such folder; give one that `odegrad run` wrote")
 
 
-def _report(*folders: Path, out: Path | None = None, across_machines: bool = False) -> None:
+def _report(
+    *folders: Path, out: Path | None = None, across_machines: bool = False, verdicts: "Sequence[Verdict]" = ()
+) -> None:
     from odegrad.reports.build import build_report
     from odegrad.reports.frame import load
     from odegrad.reports.tables import print_table
 
-    written = build_report(*folders, out=out, across_machines=across_machines)
+    written = build_report(*folders, out=out, across_machines=across_machines, verdicts=verdicts)
     print_table(load(*folders, across_machines=across_machines), output())
     _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, written[-1].parent)
 

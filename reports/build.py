@@ -1,5 +1,6 @@
 """From a results folder to everything that people read: Parquet, figures, tables and one page."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from odegrad.errors import ResultsError
@@ -8,12 +9,16 @@ from odegrad.reports.across import across
 from odegrad.reports.figures.kinds import write_figures
 from odegrad.reports.frame import load, to_parquet
 from odegrad.reports.page.render import page
+from odegrad.reports.papers import table as claims_text
+from odegrad.reports.papers.verdict import Verdict
 from odegrad.reports.summary import Results
 from odegrad.reports.tables import to_csv, to_latex, to_markdown
 from odegrad.reports.tuning import trials
 
 
-def build_report(*results: Path, out: Path | None = None, across_machines: bool = False) -> list[Path]:
+def build_report(
+    *results: Path, out: Path | None = None, across_machines: bool = False, verdicts: Sequence[Verdict] = ()
+) -> list[Path]:
     """Write the report of one or several results folders and return the files.
 
     Parameters
@@ -24,12 +29,15 @@ def build_report(*results: Path, out: Path | None = None, across_machines: bool 
         Where to write; by default beside the records of the first. Earlier files of a report are replaced.
     across_machines
         As ``odegrad.reports.frame.load`` takes it.
+    verdicts
+        On the claims of a paper, from the same records.
 
     Returns
     -------
     list of pathlib.Path
         ``records.parquet``, ``trace.parquet`` (the training in long form), ``figures/*``,
-        ``tables/summary.{md,csv,tex}``, ``tables/{across,tuning}.csv`` and, last, ``report.html``.
+        ``tables/summary.{md,csv,tex}``, ``tables/{across,tuning}.csv``, with verdicts ``tables/claims.{md,csv}`` and,
+        last, ``report.html``.
 
     Raises
     ------
@@ -55,8 +63,11 @@ def build_report(*results: Path, out: Path | None = None, across_machines: bool 
             tables / "summary.tex": to_latex(results_of),
             tables / "across.csv": str(across(results_of).to_csv(index=False)),
             tables / "tuning.csv": str(trials(frame).to_csv(index=False)),
-            folder / "report.html": page(results_of, figures),
         }
+        if verdicts:
+            texts[tables / "claims.md"] = claims_text.to_markdown(verdicts)
+            texts[tables / "claims.csv"] = claims_text.to_csv(verdicts)
+        texts[folder / "report.html"] = page(results_of, figures, verdicts)
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -18,7 +18,7 @@ from odegrad.record import Status
 from odegrad.reports.statistics import Interval, bootstrap_interval, median
 from odegrad.reports.summary import Results, Source
 
-BLOCK = ["task", "solver", "rtol", "atol", "device", "dtype", "seed"]
+BLOCK = ["task", "size", "solver", "rtol", "atol", "device", "dtype", "seed"]
 """What two runs of unlike methods must share to be paired."""
 
 Floats = NDArray[np.float64]
@@ -63,17 +63,30 @@ def paired_ratio(frame: Source, column: str, method: str, baseline: str, seed: i
         Infinite in blocks where the method alone failed, 0 where the baseline alone did; blocks where both failed say
         nothing and are in ``n`` alone.
     """
-    every = Results.of(frame).cells
-    every = every.assign(cost=costs(every, column)).dropna(subset="cost")
+    pairs = paired_costs(Results.of(frame).cells, column, method, baseline)
+    ratios = cost_ratios(pairs)
+    both = int(np.isfinite(pairs.to_numpy(dtype=float)).all(axis=1).sum())
+    return Ratio(median(ratios), bootstrap_interval(ratios, seed, level), both, len(pairs))
+
+
+def paired_costs(cells: pd.DataFrame, column: str, method: str, baseline: str) -> pd.DataFrame:
+    """Return the costs ``mine`` and ``base`` of two methods in each block that holds both; the index is ``BLOCK``.
+
+    ``cells`` are those of ``odegrad.reports.summary``; costs as ``costs`` makes them; variants share a median.
+    """
+    every = cells.assign(cost=costs(cells, column)).dropna(subset="cost")
     table = every.pivot_table(index=BLOCK, columns="method", values="cost", aggfunc="median", dropna=True)
     if method not in table or baseline not in table:
-        return Ratio(math.nan, Interval(math.nan, math.nan), 0, 0)
-    pairs = table[[method]].assign(base=table[baseline]).dropna()
-    mine, base = pairs[method].to_numpy(dtype=float), pairs["base"].to_numpy(dtype=float)
+        nothing = pd.MultiIndex.from_arrays([[]] * len(BLOCK), names=BLOCK)
+        return pd.DataFrame({"mine": [], "base": []}, index=nothing, dtype="float64")
+    return pd.DataFrame({"mine": table[method], "base": table[baseline]}).dropna()
+
+
+def cost_ratios(pairs: pd.DataFrame) -> Floats:
+    """Return ``mine / base`` of ``paired_costs``, ``[n]``: NaN where both are infinite."""
+    mine, base = pairs["mine"].to_numpy(dtype=float), pairs["base"].to_numpy(dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = mine / base  # inf / inf is NaN
-    both = int((np.isfinite(mine) & np.isfinite(base)).sum())
-    return Ratio(median(ratios), bootstrap_interval(ratios, seed, level), both, len(pairs))
+        return np.asarray(mine / base)
 
 
 def interquartile_mean(scores: Sequence[Sequence[float]] | Floats) -> float:
@@ -145,7 +158,7 @@ def ranks(table: pd.DataFrame) -> pd.Series:
 
 
 def cost_table(frame: Source, column: str) -> pd.DataFrame:
-    """Return costs for profiles and ranks: a row a block (task, solver, tolerances, device, dtype, seed).
+    """Return costs for profiles and ranks: a row a block (task, size, solver, tolerances, device, dtype, seed).
 
     Only methods that ran in a block are compared there: one that did not try has NaN. Variants share a median.
     """
@@ -178,8 +191,9 @@ def time_to_target(frame: Source, targets: Mapping[str, float] | None = None) ->
     """
     every = Results.of(frame).cells
     wanted = every["metric_target"] if targets is None else every["task"].map(targets).astype("float64")
-    # a run that failed early does not hold its target: take that of its task
-    every = every.assign(target=wanted.groupby(every["task"]).transform("first").astype("float64"))
+    # a run that failed early does not hold its target: take that of its task at its size
+    of_task = wanted.groupby([every["task"], every["size"]])
+    every = every.assign(target=of_task.transform("first").astype("float64"))
     reached = {
         f"target_{name}": [_reached(*row) for row in every[[*_TRACED, f"trace_{points}"]].itertuples(index=False)]
         for name, points in (("seconds", "seconds"), ("iterations", "iteration"))

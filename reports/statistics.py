@@ -69,7 +69,10 @@ def bootstrap_interval(
     tail = (1.0 - level) / 2.0
     with np.errstate(invalid="ignore"):
         medians = np.where(lower == upper, ordered[lower], (ordered[lower] + ordered[upper]) / 2.0)
-        low, high = np.quantile(medians, [tail, 1.0 - tail])
+        if np.isfinite(medians).all():
+            low, high = np.quantile(medians, [tail, 1.0 - tail])
+        else:  # between infinities there is nothing to interpolate: the drawn medians next to the ends, outwards
+            low, high = np.quantile(medians, tail, method="lower"), np.quantile(medians, 1.0 - tail, method="higher")
     return Interval(float(low), float(high))
 
 

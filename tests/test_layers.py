@@ -22,7 +22,7 @@ LAYERS = [
     | {"odegrad.shard", "odegrad.rounds", "odegrad.untouched"},
     {"odegrad.worker", "odegrad.store", "odegrad.executors", "odegrad.progress", "odegrad.printing"},
     {"odegrad.runner", "odegrad.listing", "odegrad.planning", "odegrad.reports", "odegrad.gate"},
-    {"odegrad.comparison", "odegrad.examine", "odegrad.noise", "odegrad.doctor"},
+    {"odegrad.comparison", "odegrad.examine", "odegrad.noise", "odegrad.doctor", "odegrad.papers"},
     {"odegrad.cli", "odegrad.gate_cli"},
 ]
 """From the bottom up; a package stands for all modules in it."""

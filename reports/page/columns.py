@@ -96,3 +96,16 @@ RUNS = (
     PageColumn("optimizer", "optimizer", right=False),
     PageColumn("run", "run_id", right=False),
 )
+
+CLAIMS = (
+    PageColumn("claim", "claim", right=False),
+    PageColumn("task", "task", right=False),
+    PageColumn("verdict", "verdict", right=False),
+    PageColumn("effect", "effect", units.significant),
+    PageColumn("interval", "interval"),
+    PageColumn("needed", "needed", right=False),
+    PageColumn("pairs", "pairs", units.count),
+    PageColumn("seeds", "seeds", units.count),
+    PageColumn("seeds needed", "least_seeds", units.count),
+    PageColumn("reason", "reason", right=False),
+)

@@ -19,7 +19,9 @@ from odegrad.reports.figures.kinds import KINDS, Drawn, drawn, render
 from odegrad.reports.figures.panels import FEW_TASKS
 from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
-from odegrad.reports.page.columns import ACROSS, RESULTS, RUNS, TUNING, PageColumn, metric
+from odegrad.reports.page.columns import ACROSS, CLAIMS, RESULTS, RUNS, TUNING, PageColumn, metric
+from odegrad.reports.papers.table import claims_table, interval
+from odegrad.reports.papers.verdict import Verdict
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
 from odegrad.reports.tables import NOTE, label
 from odegrad.reports.tuning import trials
@@ -55,7 +57,7 @@ def environment() -> Environment:
     )
 
 
-def page(frame: Source, figures: Sequence[Drawn] | None = None) -> str:
+def page(frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequence[Verdict] = ()) -> str:
     """Return the page of ``frame`` as HTML.
 
     Parameters
@@ -64,6 +66,8 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None) -> str:
         Records from ``odegrad.reports.frame.load``; may be empty.
     figures
         As ``write_figures`` drew them; drawn here if left out.
+    verdicts
+        On the claims of a paper; without any the page has no section of claims.
 
     Returns
     -------
@@ -84,6 +88,8 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None) -> str:
             commands=[shlex.join(["odegrad", "run", suite]) for suite in suites] or ["odegrad run SUITE"],
             outcome=outcome(results),
             findings=findings(results),
+            verdicts=verdicts,
+            claims=_claims(verdicts),
             note=NOTE,
             results=_results(results),
             across=_across(results),
@@ -108,6 +114,12 @@ def _results(frame: Source) -> PageTable:
         gap=[gap(r) for r in rows_of(table)],
         interval=[_interval(r.metric_low, r.metric_high) for r in rows_of(table)],
     ))  # fmt: skip
+
+
+def _claims(verdicts: Sequence[Verdict]) -> PageTable:
+    table = claims_table(verdicts)
+    ends = zip(table["low"], table["high"], strict=True)
+    return page_table(CLAIMS, table.assign(interval=[interval(low, high) for low, high in ends]))
 
 
 def _across(frame: Source) -> PageTable:

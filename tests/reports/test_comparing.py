@@ -168,3 +168,13 @@ def test_cost_table_has_failures_as_infinity(record, frame_of):
     assert table["adjoint"].tolist()[0] == INF
     assert math.isnan(table["adjoint"].tolist()[1])
     assert len(table) == 2
+
+
+def test_a_failed_run_has_the_target_of_its_size(record, frame_of):
+    """Sizes have targets of their own, and runs of unlike sizes are no pair."""
+    sizes = {"tiny": 0.8, "default": 0.9}
+    runs = [record(settings={"size": size}, metric_target=target) for size, target in sizes.items()]
+    runs += [record(method="adjoint", status=Status.ERROR, message="x", settings={"size": size}) for size in sizes]
+    assert comparing.time_to_target(frame_of(runs))["target"].tolist() == [0.8, 0.9, 0.8, 0.9]
+    unlike = [runs[0], record(method="adjoint", settings={"size": "default"})]
+    assert comparing.paired_ratio(frame_of(unlike), "train_seconds", "adjoint", "naive").n == 0

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from odegrad.errors import UsageError
-from odegrad.reports.statistics import bootstrap_interval, finite, median
+from odegrad.reports.statistics import Interval, bootstrap_interval, finite, median
 
 
 def test_median_leaves_out_nan_and_none():
@@ -54,3 +54,10 @@ def test_level_is_checked(level):
     """A level in per cent is refused."""
     with pytest.raises(UsageError, match="level: expected a number between 0 and 1"):
         bootstrap_interval([1.0, 2.0], level=level)
+
+
+def test_interval_with_infinities_has_no_nan():
+    """Ends are drawn medians: all infinite, or from a finite value to infinity; opposite ones reach both ways."""
+    assert bootstrap_interval([math.inf] * 3) == Interval(math.inf, math.inf)
+    assert bootstrap_interval([0.5, 0.6, math.inf]) == Interval(0.5, math.inf)
+    assert bootstrap_interval([-math.inf, 0.0, math.inf]) == Interval(-math.inf, math.inf)

@@ -1,0 +1,1 @@
+"""The claims of papers as declared objects, and their verdicts from records."""

@@ -1,0 +1,80 @@
+"""Papers: their suites load and hold the runs that their claims need; the command on results that are there."""
+
+import json
+
+import pytest
+
+from odegrad.cli import PaperName, Size
+from odegrad.errors import SuiteError
+from odegrad.papers import CLAIMS, load_paper
+from odegrad.record import Record, Status
+from odegrad.reports.frame import from_rows
+from odegrad.reports.papers.effects import matches
+from odegrad.reports.summary import cells
+from odegrad.store import RECORDS, Store, SuiteIdentity
+
+
+def test_the_command_knows_every_paper():
+    """The names on the command line are those with claims."""
+    assert {str(name) for name in PaperName} == set(CLAIMS)
+
+
+@pytest.mark.parametrize("size", list(Size))
+@pytest.mark.parametrize("name", list(CLAIMS))
+def test_suite_is_at_the_size(name, size):
+    """Every task is at the size asked for; the folder's name says it."""
+    paper = load_paper(name, str(size))
+    assert {run.size for run in paper.suite.runs()} == {str(size)}
+    assert paper.folder == f"paper-{name}-{size}"
+
+
+@pytest.mark.parametrize("name", list(CLAIMS))
+def test_suite_has_the_runs_of_every_claim(name):
+    """Each arm of each claim has runs on each of its tasks with at least as many seeds as it needs."""
+    paper = load_paper(name, "tiny")
+    every = cells(from_rows(Record(run, Status.OK).to_row() for run in paper.suite.runs()))
+    for claim in paper.claims:
+        for arm in filter(None, (claim.method, claim.baseline)):
+            mine = every[matches(every, arm)]
+            for task in claim.tasks:
+                seeds = mine[mine["task"] == task]["seed"].nunique()
+                assert seeds >= claim.least_seeds, f"{claim.identifier} on {task}: {arm}"
+
+
+def test_unknown_size_is_refused():
+    """A size that no task has ends with the sizes there are."""
+    with pytest.raises(SuiteError, match="huge"):
+        load_paper("irdm", "huge")
+
+
+def _results(folder, backward):
+    suite = load_paper("irdm", "tiny").suite
+    with Store(folder, SuiteIdentity(suite.name, suite.digest)):
+        lines = []
+    for run in suite.runs():
+        seconds = {"adjoint": 2.0}.get(run.gradient, 1.0)
+        upwards = run.task == "digits"
+        measured = {
+            "metric_name": "accuracy" if upwards else "nll", "metric_value": 0.95 if upwards else 3.0,
+            "metric_higher_is_better": upwards, "metric_target": 0.9 if upwards else 3.5, "train_seconds": seconds,
+            "trace_iteration": [0, 1], "trace_metric": [0.1, 0.95] if upwards else [9.0, 3.0],
+            "trace_seconds": [0.0, seconds], "train_loss": [1.0, 0.5],
+            "nfe_backward": {"adjoint": 30}.get(run.gradient, backward), "nfe_forward": 20,
+        }  # fmt: skip
+        lines.append(json.dumps(Record(run, Status.OK, "", measured, {"cpu": "x"}).to_row()))
+    (folder / RECORDS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(("backward", "said"), [(20, "irdm-2: holds."), (40, "irdm-2: does not hold.")])
+def test_command_decides_on_results(backward, said, tmp_path, run_main):
+    """Complete results are not measured again: twice as fast, with fewer or more backward evaluations."""
+    _results(tmp_path / "out", backward)
+    before = (tmp_path / "out" / RECORDS).read_bytes()
+    code, out, err = run_main("paper", "irdm", "--results", str(tmp_path / "out"), "--device", "cpu")
+    assert code == 0, err
+    assert (tmp_path / "out" / RECORDS).read_bytes() == before
+    assert "irdm-1: holds." in out
+    assert said in out
+    table = (tmp_path / "out" / "tables" / "claims.csv").read_text(encoding="utf-8")
+    assert table.count("irdm-1") == 4  # overall and three tasks
+    assert "Claims</h2>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
