@@ -78,7 +78,7 @@ def examine_machine(pairs: int = 30, seed: int = 0) -> Examination:
     after = snapshot()
     throttles = thermal_throttles()
     prepare(["odegrad.noise"])
-    described = _in_worker("odegrad.worker:machine_of_process")
+    described = _in_worker("odegrad.machine:machine_of_process")
     timed = _in_worker("odegrad.noise:measured_ratios", pairs, seed)
     circumstances = described.value if described.status is Status.OK else machine()
     found = noise(timed.value, seed) if timed.status is Status.OK else None

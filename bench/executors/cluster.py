@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import dask
 from dask.utils import parse_bytes
 from dask_jobqueue.slurm import SLURMCluster
 from distributed import Client, Future, LocalCluster
@@ -162,6 +163,7 @@ def on_this_machine(workers: int, device: str, worker: Worker, preload: Sequence
     """Start a scheduler and ``workers`` workers on this machine, and end them afterwards."""
     resources = {"GPU": 1} if device == "cuda" else {}
     with (
+        dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),  # it would change this process's environment
         LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", resources=resources,
             silence_logs=logging.ERROR,

@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from odegrad.errors import InfrastructureError
-from odegrad.executors.process import memory_limit, prepare
+from odegrad.executors.process import ALLOCATOR, memory_limit, prepare
 from odegrad.record import Run
 from odegrad.worker import Worker
 
@@ -65,9 +65,15 @@ def _server() -> subprocess.Popen[str]:
         _servers.clear()
     if not _servers:
         command = [sys.executable, "-m", "odegrad.executors.remote"]
+        environment = {**os.environ, **ALLOCATOR}  # Dask sets an allocator's threshold of its own for its workers
         _servers.append(
             subprocess.Popen(  # noqa: S603
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                env=environment,
             )
         )
     return _servers[0]

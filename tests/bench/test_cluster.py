@@ -16,6 +16,7 @@ pytest.importorskip("distributed")
 
 from odegrad.errors import InfrastructureError
 from odegrad.executors.cluster import at_address, on_this_machine, slurm_cluster
+from odegrad.executors.process import ALLOCATOR
 from odegrad.progress import LogLines
 from odegrad.record import COLUMNS, Record, Status
 from odegrad.runner import missing, sweep
@@ -104,6 +105,7 @@ def test_what_a_cluster_s_worker_imports_is_small():
 
 def test_every_run_has_its_record(worker, make_run, tmp_path):
     """Failures are rows here too, with the circumstances of the process that measured."""
+    before = {name: os.environ.get(name) for name in ALLOCATOR}
     runs = [make_run(), make_run("killed"), make_run("diverges"), make_run("machine_fails"), make_run(seed=2)]
     with Store(tmp_path, FAKE) as store, on_this_machine(2, "cpu", worker) as executor:
         outcome = sweep(runs, runs, store, executor, LogLines(len(runs)))
@@ -111,6 +113,8 @@ def test_every_run_has_its_record(worker, make_run, tmp_path):
     expected = [Status.OK, Status.ERROR, Status.DIVERGED, Status.INFRASTRUCTURE, Status.OK]
     assert [records[run].status for run in runs] == expected
     assert all(record.machine["threads"] == 1 for record in records.values())
+    assert all(record.machine["malloc"].items() >= ALLOCATOR.items() for record in records.values())
+    assert {name: os.environ.get(name) for name in ALLOCATOR} == before
     assert (outcome.measured, outcome.infrastructure) == (5, 1)
 
 
@@ -182,6 +186,7 @@ iterations = 3
 def test_dask_and_local_give_the_same_records(run_main, tmp_path, monkeypatch):
     """Every deterministic column of every run is equal, bit for bit."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("odegrad.cli._report", lambda folder: None)
     Path("two.toml").write_text(SUITE)
     found = {}
     for executor in ("local", "dask"):
