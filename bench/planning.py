@@ -20,6 +20,7 @@ from odegrad.cost import SolveCost, predicted_bytes, predicted_calls
 from odegrad.costates import parts
 from odegrad.errors import OdegradError
 from odegrad.meters import synchronize
+from odegrad.passes import DTYPES
 from odegrad.record import Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 from odegrad.suite import Cell, cell_of
@@ -30,8 +31,6 @@ REPEATS = 5
 
 PROBES = ("adjoint", "naive")
 """The method of the one iteration that is looked at; the next where the solver is refused."""
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)

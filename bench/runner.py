@@ -13,7 +13,7 @@ from rich.console import Console
 
 from odegrad.errors import InfrastructureError
 from odegrad.executors.local import LocalExecutor, block_of
-from odegrad.executors.process import memory_limit, prepare
+from odegrad.executors.process import memory_share, prepare
 from odegrad.executors.slots import available_cores, slots, visible_gpus
 from odegrad.progress import Watcher, watch
 from odegrad.record import PASSES, Record, Run, Status
@@ -31,9 +31,6 @@ FAILED = frozenset({Status.DIVERGED, Status.OUT_OF_MEMORY, Status.TIMEOUT, Statu
 _log = logging.getLogger(__name__)
 
 PASSES_MODULE = "odegrad.passes"
-
-MEMORY_SHARE = 0.9
-"""How much of the machine's memory the runs may allocate together, unless told otherwise."""
 
 
 class Executor(Protocol):
@@ -241,7 +238,7 @@ def local_executor(suite: Suite, settings: Settings) -> LocalExecutor:
     prepare(preload())
     gpus = visible_gpus() if settings.device == "cuda" else ()
     places = slots(available_cores(), gpus, settings.workers, settings.threads)
-    limit = settings.memory_bytes or int(memory_limit() * MEMORY_SHARE) // settings.workers
+    limit = settings.memory_bytes or memory_share(settings.workers)
     worker = replace(worker_of(suite, settings), memory_bytes=limit)
     return LocalExecutor(
         tuple(replace(worker, cores=place.cores, gpu=place.gpu) for place in places), settings.exclusive

@@ -36,6 +36,9 @@ START_SECONDS = 60.0
 WATCH_SECONDS = 0.2
 """How often the resident size is read."""
 
+MEMORY_SHARE = 0.9
+"""How much of the machine's memory the runs may allocate together, unless told otherwise."""
+
 BASE_BYTES = 2**30
 """What a process may hold beside its memory limit: Python, torch and the libraries under it."""
 
@@ -233,6 +236,11 @@ def memory_limit() -> int:
         if text.isdigit():
             limits.append(int(text))
     return min(limits)
+
+
+def memory_share(runs: int) -> int:
+    """Return the bytes that each of ``runs`` runs at a time may allocate, unless told otherwise."""
+    return int(memory_limit() * MEMORY_SHARE) // runs
 
 
 def _resident(pid: int | None) -> int:

@@ -13,16 +13,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
 from odegrad.errors import InfrastructureError
-from odegrad.executors.process import ALLOCATOR, memory_limit, prepare
+from odegrad.executors.process import ALLOCATOR, memory_share, prepare
 from odegrad.record import Run
 from odegrad.worker import Worker
-
-MEMORY_SHARE = 0.9
-"""How much of a host's memory the runs on it may allocate together, unless told otherwise."""
 
 _turn = threading.Lock()
 """One run at a time, however many threads the cluster's worker has."""
@@ -89,8 +87,7 @@ def main() -> None:
         prepare(job["preload"])
         worker = Worker(**{**job["worker"], "passes": tuple(job["worker"]["passes"])})
         if worker.memory_bytes is None:
-            share = int(memory_limit() * MEMORY_SHARE) // job["neighbours"]
-            worker = Worker(**{**worker.__dict__, "memory_bytes": share})
+            worker = replace(worker, memory_bytes=memory_share(job["neighbours"]))
         circumstances = circumstances or worker.machine()
         record = worker.measure(Run.from_dict(job["run"]), circumstances, lambda _message: None)
         print(json.dumps(record.to_row()), flush=True)
