@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -87,9 +88,12 @@ class _Watch:
 def prepare(modules: list[str]) -> None:
     """Have the fork server import ``modules`` when it starts; a module that cannot be imported is left out.
 
-    ``torch._dynamo`` is among them because the first optimizer of a process imports it, which takes about a second.
+    ``torch._dynamo`` is among them because the first optimizer of a process imports it, which takes about a second. So
+    is what this process has imported of odegrad, because every process runs this one's main module again and with it
+    the imports there.
     """
-    _context.set_forkserver_preload(["torch", "torch._dynamo", "odegrad.executors.child", *modules])
+    ours = sorted(name for name in sys.modules if name.partition(".")[0] == "odegrad")
+    _context.set_forkserver_preload(["torch", "torch._dynamo", "odegrad.executors.child", *ours, *modules])
 
 
 def call_in_process(

@@ -183,7 +183,7 @@ def test_check_prints_figures_and_fails_if_one_fails(run_main, monkeypatch):
 def test_exit_code_says_how_the_sweep_went(run_main, monkeypatch, suite, outcome, code, words):
     """0 fine, 3 some runs failed, 75 the machine failed, 130 interrupted."""
     monkeypatch.setattr(odegrad.runner, "run_suite", lambda *a, **k: outcome)
-    monkeypatch.setattr("odegrad.cli._report", lambda folder: None)
+    monkeypatch.setattr("odegrad.commands.running.write_report", lambda folder: None)
     found, _, error = run_main("run", str(suite), "--device", "cpu")
     assert (found, words in error) == (code, True), error
 

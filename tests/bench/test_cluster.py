@@ -186,7 +186,7 @@ iterations = 3
 def test_dask_and_local_give_the_same_records(run_main, tmp_path, monkeypatch):
     """Every deterministic column of every run is equal, bit for bit."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("odegrad.cli._report", lambda folder: None)
+    monkeypatch.setattr("odegrad.commands.running.write_report", lambda folder: None)
     Path("two.toml").write_text(SUITE)
     found = {}
     for executor in ("local", "dask"):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from odegrad.cli import PaperName, Size
+from odegrad.commands.running import PaperName, Size
 from odegrad.errors import SuiteError
 from odegrad.papers import CLAIMS, load_paper
 from odegrad.record import Record, Status

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from odegrad.executors import process
 from odegrad.executors.child import describe, not_plain, status_of
 from odegrad.executors.link import Call
 from odegrad.executors.process import ALLOCATOR, call_in_process, death
@@ -134,3 +135,11 @@ def test_errors_are_described_in_few_words():
     assert describe(KeyError()) == "KeyError"
     assert len(describe(ValueError("x" * 10_000))) < 600
     assert status_of(MemoryError()) is Status.OUT_OF_MEMORY
+
+
+def test_the_server_imports_what_this_process_has_imported(monkeypatch):
+    """Otherwise every process would import it again with the main module that it runs: the start took three times."""
+    asked = []
+    monkeypatch.setattr(process._context, "set_forkserver_preload", asked.extend)
+    process.prepare(["json"])
+    assert {"torch", "json", "odegrad.executors.process", "odegrad.record"} <= set(asked)

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from odegrad.commands.exits import INTERRUPTED
 from odegrad.errors import UsageError
 from odegrad.printing import print_rows
 
 if TYPE_CHECKING:
     from odegrad.gate.verdict import Verdict
-
-INTERRUPTED = 130
 
 _log = logging.getLogger("odegrad")
 

@@ -1,0 +1,1 @@
+"""The commands of ``odegrad``, by what they are about; ``odegrad.cli`` gives them their names."""

@@ -1,0 +1,83 @@
+"""The commands about what there is: ``list`` and ``check``."""
+
+# ruff: noqa: PLC0415
+# Commands import what they need, so that --help is quick and reading results needs no torch.
+
+import json
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from odegrad.commands.exits import FAILED_CHECK
+from odegrad.commands.options import JsonOption
+from odegrad.errors import UsageError
+from odegrad.printing import print_rows
+
+
+class Kind(StrEnum):
+    """What ``odegrad list`` lists."""
+
+    METHODS = "methods"
+    OPTIMIZERS = "optimizers"
+    SOLVERS = "solvers"
+    TASKS = "tasks"
+    SUITES = "suites"
+
+
+def list_names(
+    kind: Annotated[
+        Kind | None,
+        typer.Argument(metavar="[KIND]", help="methods, optimizers, solvers, tasks or suites; everything if left out."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List methods, optimizers, solvers, tasks and suites."""
+    from odegrad.listing import LEGENDS, LISTINGS, SHOWN
+
+    kinds = list(Kind) if kind is None else [kind]
+    rows = {str(k): LISTINGS[str(k)]() for k in kinds}
+    if as_json:
+        typer.echo(json.dumps(rows if kind is None else rows[str(kind)], indent=2))
+        return
+    for name, each in rows.items():
+        print_rows([{column: row[column] for column in SHOWN[name]} for row in each], False, name)
+        if name in LEGENDS:
+            typer.echo(LEGENDS[name])
+
+
+def check(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A gradient method or a task, or file.py:Class of either.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Check every method on the shared loop.")] = False,
+    solver: Annotated[str | None, typer.Option(help="An adaptive solver; default dopri5, or alf for mali.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that NAME keeps the contract of a gradient method or a task; print each figure with its threshold."""
+    from odegrad.check import check as check_one
+    from odegrad.check import shared_loop_methods
+
+    if (name is None) != every:
+        raise UsageError("NAME, --all: expected one of them; odegrad check adjoint, or odegrad check --all")
+    rows: list[dict[str, Any]] = []
+    failed = 0
+    for each in shared_loop_methods() if name is None else [name]:
+        with redirect_stdout(sys.stderr):
+            results = list(check_one(each, solver))
+        mine = [{"name": each, **asdict(r)} for r in results]
+        failed += sum(not r.passed for r in results)
+        rows += mine
+        if not as_json:
+            passed = sum(r.passed for r in results)
+            shown = [{k: v for k, v in row.items() if k != "name"} for row in mine]
+            print_rows(shown, False, f"{each}: {passed} of {len(results)} checks passed")
+    if as_json:
+        print_rows(rows, True, "")
+    elif every:
+        typer.echo(f"{len(rows) - failed} of {len(rows)} checks passed")
+    if failed:
+        raise typer.Exit(FAILED_CHECK)

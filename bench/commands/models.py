@@ -1,0 +1,103 @@
+"""The commands that look at one model: ``compare`` and ``diagnose``."""
+
+# ruff: noqa: PLC0415
+# Commands import what they need, so that --help is quick and reading results needs no torch.
+
+import json
+import logging
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated
+
+import typer
+
+from odegrad.commands.options import FigureOption, JsonOption, check_figure
+from odegrad.errors import UsageError
+from odegrad.printing import print_rows
+
+_log = logging.getLogger("odegrad")
+
+
+def compare(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="file.py:function that returns (func, y0, t) or (func, y0, t, loss)."),
+    ],
+    gradients: Annotated[
+        str | None, typer.Option(help="Gradient methods, separated by commas; default all but forward_sensitivity.")
+    ] = None,
+    solver: Annotated[str, typer.Option(help="One of odegrad list solvers.")] = "dopri5",
+    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
+    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of every method.")] = 5,
+    figure: FigureOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare gradient methods on a MODEL of your own and say which one to take."""
+    from odegrad.comparison import compare_gradients
+    from odegrad.models import load_model
+
+    check_figure(figure)
+    with redirect_stdout(sys.stderr):
+        built = load_model(model)
+        table = compare_gradients(
+            built.field, built.y0, built.ts, loss=built.loss, method=solver, rtol=rtol, atol=atol, rounds=rounds,
+            gradients=None if gradients is None else [name.strip() for name in gradients.split(",")],
+        )  # fmt: skip
+    if as_json:
+        rows = json.loads(table.to_json(orient="records", double_precision=15))
+        typer.echo(json.dumps({"advice": table.advice, "methods": rows}, indent=2))
+    else:
+        print_rows(table.printed(), False, f"gradient methods on {model}, {solver} at rtol {rtol:g}, atol {atol:g}")
+        for line in [*table.reasons(), table.advice]:
+            typer.echo(line)
+    if figure is not None:
+        table.plot().savefig(figure)
+        _log.info("wrote %s", figure)
+
+
+def diagnose(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A task, or file.py:Task, or file.py:function as in compare.")
+    ] = None,
+    law: Annotated[bool, typer.Option("--law", help="Show the log-norm law on contracting problems.")] = False,
+    size: Annotated[str, typer.Option(help="A task's size.")] = "tiny",
+    seed: Annotated[int, typer.Option(min=0, help="A task's seed.")] = 0,
+    train: Annotated[int, typer.Option(min=0, help="Train a task for so many iterations first.")] = 0,
+    gradients: Annotated[str | None, typer.Option(help="Gradient methods, separated by commas.")] = None,
+    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
+    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
+    error: Annotated[float, typer.Option(help="Largest relative gradient error that counts as safe.")] = 1e-2,
+    figure: FigureOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why gradient methods fail on a task or a model: logarithmic norms, predicted errors, a verdict."""
+    from odegrad.examine import examine, write_figure
+    from odegrad.examine import law as law_of
+    from odegrad.reports.figures.log_norm import draw_law
+
+    if (name is None) != law:
+        raise UsageError("NAME, --law: expected one of them; odegrad diagnose circles, or odegrad diagnose --law")
+    check_figure(figure)
+    chosen = None if gradients is None else [each.strip() for each in gradients.split(",")]
+    if name is None:
+        table = law_of(*([] if chosen is None else [tuple(chosen)]))
+        rows = json.loads(table.to_json(orient="records", double_precision=15))
+        print_rows(rows, as_json, "gradient errors on y' = A y with eigenvalues -1 and -mu_2(-A), T = 1, rtol 1e-6")
+        if figure is not None:
+            write_figure(draw_law(table), figure)
+        return
+    with redirect_stdout(sys.stderr):
+        found = examine(
+            name, size=size, seed=seed, train=train, rtol=rtol, atol=atol, wanted=error, methods=chosen
+        )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        for title, rows in found.tables():
+            print_rows(rows, False, title)
+        for line in found.sentences():
+            typer.echo(line)
+    if figure is not None:
+        write_figure(found.figure(), figure)
+        _log.info("wrote %s", figure)

@@ -1,0 +1,70 @@
+"""The commands that read results: ``report`` and ``compare-results``."""
+
+# ruff: noqa: PLC0415
+# Commands import what they need, so that --help is quick and reading results needs no torch.
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from odegrad.commands.options import AcrossOption, JsonOption, check_folders
+from odegrad.printing import output, print_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from odegrad.reports.papers.verdict import Verdict
+
+_log = logging.getLogger("odegrad")
+
+
+def report(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="One or several results folders.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; default beside the records of the first.")] = None,
+    across_machines: AcrossOption = False,
+) -> None:
+    """Print the table of RESULTS and write its figures and page."""
+    check_folders(results)
+    write_report(*results, out=out, across_machines=across_machines)
+
+
+def compare_results(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A results folder.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another one, with the same runs measured again.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write table and page; default B/changes.")] = None,
+    across_machines: AcrossOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what changed from A to B, run by run of the same content, with intervals; write it as table and page."""
+    from odegrad.reports.changes import changes
+    from odegrad.reports.frame import load
+    from odegrad.reports.page.comparison import rows, write
+
+    check_folders([before, after])
+    old, new = (load(folder, across_machines=across_machines) for folder in (before, after))
+    found = changes(old, new, across_machines)
+    if as_json:
+        table = json.loads(found.table.to_json(orient="records", double_precision=15))
+        typer.echo(json.dumps({"said": found.sentences(), "changes": table}, indent=2))
+    else:
+        print_rows(rows(found.table), False, "what changed; change is after / before, of the metric after - before")
+        for line in found.sentences():
+            typer.echo(line)
+    written = write(found, str(before), str(after), out or after / "changes")
+    _log.info("wrote %s", written[-1])
+
+
+def write_report(
+    *folders: Path, out: Path | None = None, across_machines: bool = False, verdicts: "Sequence[Verdict]" = ()
+) -> None:
+    """Write the report of ``folders`` and print its table."""
+    from odegrad.reports.build import build_report
+    from odegrad.reports.frame import load
+    from odegrad.reports.tables import print_table
+
+    written = build_report(*folders, out=out, across_machines=across_machines, verdicts=verdicts)
+    print_table(load(*folders, across_machines=across_machines), output())
+    _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, written[-1].parent)

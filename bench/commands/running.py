@@ -1,0 +1,218 @@
+"""The commands that measure: ``run``, ``paper`` and ``plan``."""
+
+# ruff: noqa: PLC0415
+# Commands import what they need, so that --help is quick and reading results needs no torch.
+
+import logging
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from odegrad.commands.exits import FAILED_RUNS, INTERRUPTED, TRY_AGAIN, end_politely
+from odegrad.commands.options import Device, DeviceOption, JsonOption, SetOption, SuiteArgument, device_name
+from odegrad.commands.results import write_report
+from odegrad.errors import UsageError
+from odegrad.printing import print_rows
+
+if TYPE_CHECKING:
+    from odegrad.runner import Connect, Outcome, Settings
+
+ERRORS = Console(stderr=True)
+_log = logging.getLogger("odegrad")
+
+
+class ExecutorName(StrEnum):
+    """Where runs are measured."""
+
+    LOCAL = "local"
+    DASK = "dask"
+
+
+class PaperName(StrEnum):
+    """A paper whose experiments are made again."""
+
+    IRDM = "irdm"
+    SNOPT = "snopt"
+
+
+class Size(StrEnum):
+    """How large a paper's tasks are."""
+
+    TINY = "tiny"
+    DEFAULT = "default"
+    PAPER = "paper"
+
+
+class ClusterName(StrEnum):
+    """What Dask runs on, if it does not run yet."""
+
+    LOCAL = "local"
+    SLURM = "slurm"
+
+
+def run(
+    suite: SuiteArgument,
+    results: Annotated[Path | None, typer.Option(help="Results folder; default results/NAME.")] = None,
+    device: DeviceOption = Device.AUTO,
+    rerun_failed: Annotated[bool, typer.Option("--rerun-failed", help="Measure failed runs again.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one tensor operation.")] = 1,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds that one run may take.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="What one run may allocate on the CPU: 4GB, 500MiB, ...")
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, help="More tries of what failed because of the machine.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at a time, each on cores or a GPU of its own; default 1, or the suite's."),
+    ] = None,
+    shared_clock: Annotated[
+        bool, typer.Option("--shared-clock", help="Take times while other runs are measured, too.")
+    ] = False,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Run only the I-th of N parts of the suite.")] = "1/1",
+    executor: Annotated[ExecutorName, typer.Option(help="Where runs are measured.")] = ExecutorName.LOCAL,
+    address: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask scheduler, for --executor dask.")
+    ] = None,
+    cluster: Annotated[ClusterName, typer.Option(help="What to start for --executor dask.")] = ClusterName.LOCAL,
+    cluster_options: Annotated[
+        list[str] | None,
+        typer.Option("--cluster-option", metavar="KEY=VALUE", help="Of the cluster: queue, walltime, memory, ..."),
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Measure every run of SUITE that is not yet in the results folder, then print the table and write the report."""
+    from odegrad.runner import Settings, fitting_workers, run_suite
+    from odegrad.shard import Shard
+    from odegrad.suite import key_values, load_suite
+
+    end_politely()
+    with redirect_stdout(sys.stderr):  # a user's own file may print
+        loaded = load_suite(suite, overrides or ())
+    folder = results or Path("results") / loaded.name
+    at_a_time = workers or fitting_workers(loaded, threads)
+    settings = Settings(
+        device_name(device), rerun_failed, threads, timeout, _bytes(memory), retries, at_a_time, not shared_clock,
+        Shard.parse(shard),
+    )  # fmt: skip
+    connect = None
+    if executor is ExecutorName.DASK:
+        connect = _dask(address, cluster, key_values(cluster_options or (), "--cluster-option"), settings)
+    elif address is not None or cluster_options:
+        raise UsageError("--address, --cluster-option: expected --executor dask beside them; add it")
+    outcome = run_suite(loaded, folder, ERRORS, settings, connect)
+    _check_measured(outcome, folder)
+    write_report(folder)
+    _check_failed(outcome)
+
+
+def paper(
+    name: Annotated[PaperName, typer.Argument(metavar="PAPER", help="irdm or snopt.")],
+    size: Annotated[Size, typer.Option(help="Of every task.")] = Size.TINY,
+    results: Annotated[Path | None, typer.Option(help="Results folder; default results/paper-NAME-SIZE.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default the suite's.")] = None,
+    device: DeviceOption = Device.AUTO,
+) -> None:
+    """Measure what is missing of a PAPER's experiments, write the report, and say which of its claims hold."""
+    from odegrad.papers import load_paper
+    from odegrad.reports.papers.table import text_rows
+    from odegrad.runner import Settings, fitting_workers, run_suite
+
+    end_politely()
+    loaded = load_paper(str(name), str(size))
+    folder = results or Path("results") / loaded.folder
+    settings = Settings(device_name(device), workers=workers or fitting_workers(loaded.suite, 1))
+    outcome = run_suite(loaded.suite, folder, ERRORS, settings)
+    _check_measured(outcome, folder)
+    verdicts = loaded.decide(folder)
+    write_report(folder, verdicts=verdicts)
+    print_rows(text_rows(verdicts), False, f"claims of {name}, tasks at size {size}")
+    for verdict in verdicts:
+        typer.echo(f"{verdict.claim.identifier}: {verdict.overall.answer}. {verdict.claim.sentence}")
+    _check_failed(outcome)
+
+
+def plan(
+    suite: SuiteArgument,
+    device: DeviceOption = Device.AUTO,
+    predict: Annotated[bool, typer.Option(help="Look at each problem once to say what its runs will cost.")] = True,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the grid of SUITE with each run's predicted time and memory, and what will be refused and why.
+
+    --json prints every run in the order of execution.
+    """
+    from odegrad.planning import forecast, plan_rows
+    from odegrad.suite import cell_of, load_suite
+
+    with redirect_stdout(sys.stderr):
+        loaded = load_suite(suite, overrides or ())
+        where = device_name(device)
+        trials, counting = loaded.trials(where), loaded.runs(where)
+        expected = forecast(counting, loaded.folder) if predict else {}
+    title = f"{len(trials)} trials and {len(counting)} runs" if trials else f"{len(counting)} runs"
+    if not as_json:
+        print_rows(plan_rows([*trials, *counting], expected), False, title)
+        return
+    open_yet = dict.fromkeys(("run_id", "gradient_options", "optimizer_options")) if trials else {}
+    rows: list[dict[str, Any]] = [{"run_id": run.run_id, **run.to_dict()} for run in trials]
+    for run in counting:  # of a suite that tunes, the trials choose what is left open
+        said = {f"predicted_{k}": v for k, v in asdict(expected[cell_of(run)]).items()} if predict else {}
+        rows.append({"run_id": run.run_id, **run.to_dict(), **open_yet, **said})
+    print_rows(rows, True, title)
+
+
+def _check_measured(outcome: "Outcome", folder: Path) -> None:
+    """End the command if the sweep was interrupted or the machine failed."""
+    if outcome.interrupted:
+        _log.warning(
+            "interrupted: %d of %d runs are finished and in %s; the same command again runs the others",
+            outcome.finished, outcome.total, folder,
+        )  # fmt: skip
+        raise typer.Exit(INTERRUPTED)
+    if outcome.infrastructure * 2 > outcome.measured:
+        _log.error("%d of %d runs failed because of this machine", outcome.infrastructure, outcome.measured)
+        raise typer.Exit(TRY_AGAIN)
+
+
+def _check_failed(outcome: "Outcome") -> None:
+    """End the command with a code of its own if some runs failed."""
+    if outcome.failed:
+        _log.warning(
+            "%d of %d runs failed; their rows say why, --rerun-failed measures them again",
+            outcome.failed,
+            outcome.total,
+        )
+        raise typer.Exit(FAILED_RUNS)
+
+
+def _dask(address: str | None, cluster: ClusterName, options: dict[str, Any], settings: "Settings") -> "Connect":
+    try:
+        from odegrad.executors import cluster as dask
+    except ImportError as error:
+        raise UsageError(
+            f"--executor dask: expected the packages of odegrad[cluster] ({error}); pip install 'odegrad[cluster]'"
+        ) from error
+    if address is not None:
+        return partial(dask.at_address, address)
+    if cluster is ClusterName.SLURM:
+        return partial(dask.on_slurm, settings.workers, settings.device, options)
+    return partial(dask.on_this_machine, settings.workers, settings.device)
+
+
+def _bytes(text: str | None) -> int | None:
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    if text is None:
+        return None
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError as error:
+        raise UsageError(f"--memory {text}: expected a number of bytes such as 4GB or 500MiB") from error
