@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from odegrad.errors import ResultsError
 from odegrad.reports import trace
 from odegrad.reports.across import across
-from odegrad.reports.figures.kinds import write_figures
+from odegrad.reports.figures.drawing import write_figures
 from odegrad.reports.frame import load, to_parquet
 from odegrad.reports.page.render import page
 from odegrad.reports.papers import table as claims_text
@@ -44,8 +46,12 @@ def build_report(
     ResultsError
         If the records cannot be read or ``out`` cannot be written.
     """
-    frame = load(*results, across_machines=across_machines)
     folder = Path(out) if out is not None else Path(results[0])
+    return write_report(load(*results, across_machines=across_machines), folder, verdicts)
+
+
+def write_report(frame: pd.DataFrame, folder: Path, verdicts: Sequence[Verdict] = ()) -> list[Path]:
+    """Write the report of ``frame``, records from ``odegrad.reports.frame.load``, as ``build_report`` does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         records = folder / "records.parquet"

@@ -61,10 +61,11 @@ def write_report(
     *folders: Path, out: Path | None = None, across_machines: bool = False, verdicts: "Sequence[Verdict]" = ()
 ) -> None:
     """Write the report of ``folders`` and print its table."""
-    from odegrad.reports.build import build_report
+    from odegrad.reports import build
     from odegrad.reports.frame import load
     from odegrad.reports.tables import print_table
 
-    written = build_report(*folders, out=out, across_machines=across_machines, verdicts=verdicts)
-    print_table(load(*folders, across_machines=across_machines), output())
+    frame = load(*folders, across_machines=across_machines)
+    written = build.write_report(frame, out or folders[0], verdicts)
+    print_table(frame, output())
     _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, written[-1].parent)

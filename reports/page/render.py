@@ -14,9 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from odegrad.record import COLUMNS
 from odegrad.reports import units
 from odegrad.reports.across import RATIOS, across
-from odegrad.reports.figures import style
-from odegrad.reports.figures.kinds import KINDS, Drawn, drawn, render
-from odegrad.reports.figures.panels import FEW_TASKS
+from odegrad.reports.figures.drawing import Drawn, draw_all
 from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
 from odegrad.reports.page.columns import ACROSS, CLAIMS, RESULTS, RUNS, TUNING, PageColumn, metric
@@ -78,7 +76,7 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequen
     every = results.frame
     suites = list(dict.fromkeys(every["suite"].dropna()))
     if figures is None:
-        figures = [each for kind in KINDS for each in drawn(kind, results, formats=("svg",))]
+        figures = draw_all(results, formats=("svg",))
     return (
         environment()
         .get_template("page.html.j2")
@@ -97,7 +95,7 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequen
             runs=_runs(results.cells.head(MOST_RUNS)),
             left_out=max(0, len(results.cells) - MOST_RUNS),
             figures=[_figure(each) for each in figures if each.files],
-            not_drawn=[f"{each.kind.title}: {each.why_not}" for each in figures if each.why_not],
+            not_drawn=[f"{each.title}: {each.why_not}" for each in figures if each.why_not],
             failed=_failed(results),
             failed_left_out=max(0, len(results.failures) - MOST_RUNS),
             machines=_machines(every),
@@ -158,11 +156,14 @@ def _cell(column: PageColumn, value: Any) -> Cell:
 
 def _figure(each: Drawn) -> dict[str, str]:
     """Return a figure with its text; where the tasks are few, a narrow one for phones too."""
-    wide = _data_uri(each.files["svg"])
-    few = len(style.tasks(each.results.table)) <= FEW_TASKS
-    narrow = _data_uri(render(each.kind.draw(each.results, 1), "svg")) if few else ""
-    alt = each.kind.describe(each.results)
-    return {"name": each.name, "title": each.kind.title, "alt": alt, "wide": wide, "narrow": narrow}
+    narrow = _data_uri(each.narrow) if each.narrow else ""
+    return {
+        "name": each.name,
+        "title": each.title,
+        "alt": each.alt,
+        "wide": _data_uri(each.files["svg"]),
+        "narrow": narrow,
+    }
 
 
 def _data_uri(svg: bytes) -> str:
