@@ -10,6 +10,7 @@ from odegrad.reports import trace
 from odegrad.reports.across import across
 from odegrad.reports.figures.drawing import write_figures
 from odegrad.reports.frame import load, to_parquet
+from odegrad.reports.optimizers import optimizers
 from odegrad.reports.page.render import page
 from odegrad.reports.papers import table as claims_text
 from odegrad.reports.papers.verdict import Verdict
@@ -38,8 +39,8 @@ def build_report(
     -------
     list of pathlib.Path
         ``records.parquet``, ``trace.parquet`` (the training in long form), ``figures/*``,
-        ``tables/summary.{md,csv,tex}``, ``tables/{across,tuning}.csv``, with verdicts ``tables/claims.{md,csv}`` and,
-        last, ``report.html``.
+        ``tables/summary.{md,csv,tex}``, ``tables/{across,optimizers,tuning}.csv``, with verdicts
+        ``tables/claims.{md,csv}`` and, last, ``report.html``.
 
     Raises
     ------
@@ -68,6 +69,7 @@ def write_report(frame: pd.DataFrame, folder: Path, verdicts: Sequence[Verdict] 
             tables / "summary.csv": to_csv(results_of),
             tables / "summary.tex": to_latex(results_of),
             tables / "across.csv": str(across(results_of).to_csv(index=False)),
+            tables / "optimizers.csv": str(optimizers(results_of).to_csv(index=False)),
             tables / "tuning.csv": str(trials(frame).to_csv(index=False)),
         }
         if verdicts:

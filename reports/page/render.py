@@ -17,7 +17,8 @@ from odegrad.reports.across import RATIOS, across
 from odegrad.reports.figures.drawing import Drawn, draw_all
 from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
-from odegrad.reports.page.columns import ACROSS, CLAIMS, RESULTS, RUNS, TUNING, PageColumn, metric
+from odegrad.reports.optimizers import optimizers
+from odegrad.reports.page.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS, RUNS, TUNING, PageColumn, metric
 from odegrad.reports.papers.table import claims_table, interval
 from odegrad.reports.papers.verdict import Verdict
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
@@ -91,6 +92,7 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequen
             note=NOTE,
             results=_results(results),
             across=_across(results),
+            optimizers=_optimizers(results),
             tuning=page_table(TUNING, trials(every)),
             runs=_runs(results.cells.head(MOST_RUNS)),
             left_out=max(0, len(results.cells) - MOST_RUNS),
@@ -130,6 +132,19 @@ def _across(frame: Source) -> PageTable:
         counts = zip(table[f"{name}_n_ok"], table[f"{name}_n"], strict=True)
         texts[f"{name}_pairs"] = [f"{ok}/{number}" for ok, number in counts]
     return page_table(ACROSS, table.assign(**texts))
+
+
+def _optimizers(frame: Source) -> PageTable:
+    table = optimizers(frame)
+    texts = {
+        f"{name}_interval": [
+            _interval(low, high, text) for low, high in zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        ]
+        for name, text in (("iterations", units.significant), ("seconds", units.seconds))
+    }
+    texts["label"] = [label(row) for row in rows_of(table)]
+    texts["reached"] = [f"{row.n_reached}/{row.n}" for row in rows_of(table)]
+    return page_table(OPTIMIZERS, table.assign(**texts))
 
 
 def _interval(low: float, high: float, text: Callable[[float], str] = metric) -> str:
