@@ -6,9 +6,8 @@ first use.
 
 # ruff: noqa: PLC0415
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -48,23 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "--odegrad: expected pytest-benchmark, which times the cases, got none: pip install pytest-benchmark"
         )
-    config.stash[_suite] = _answered(lambda: _runs(suite), f"; tests to run beside it come after --odegrad={suite}")
-
-
-def _runs(suite: str) -> "tuple[dict[str, Run], Path]":
-    """Return a suite's runs by the names of their cases, and the folder of its relative names."""
+    from odegrad.errors import OdegradError
     from odegrad.testing.cases import runs_of_suite
 
-    return runs_of_suite(suite)
-
-
-def _answered(action: Callable[[], Any], hint: str = "") -> Any:
-    """Return what ``action`` does; an error that odegrad raises on purpose is pytest's message and exit code."""
-    from odegrad.errors import OdegradError
-
     try:
-        return action()
+        config.stash[_suite] = runs_of_suite(suite)
     except OdegradError as error:
+        taken = not suite.endswith(".toml") and Path(suite.partition("::")[0]).exists()
+        hint = f"; for the suite gate beside those tests write --odegrad=gate {suite}" if taken else ""
         raise pytest.UsageError(f"--odegrad: {error}{hint}") from error
 
 
