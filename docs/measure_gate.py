@@ -17,10 +17,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-EXACT = """
-name = "two"
-methods = ["adjoint", "interpolation"]
-passes = ["count", "memory"]
+SUITE = """
+name = "measured"
+methods = {methods}
+passes = {passes}
 
 [[solvers]]
 name = "dopri5"
@@ -31,21 +31,8 @@ atol = 1e-4
 name = "linear"
 size = "tiny"
 """
-
-TIMES = """
-name = "slowed"
-methods = [{ gradient = "slowed.py:Slowed", name = "slowed" }]
-passes = ["time"]
-
-[[solvers]]
-name = "dopri5"
-rtol = 1e-4
-atol = 1e-4
-
-[[tasks]]
-name = "linear"
-size = "tiny"
-"""
+EXACT = SUITE.format(methods='["adjoint", "interpolation"]', passes='["count", "memory"]')
+TIMES = SUITE.format(methods='[{ gradient = "slowed.py:Slowed", name = "slowed" }]', passes='["time"]')
 
 SLOWED = '''
 """The adjoint method; between two f calls of the backward pass it spends SLOW_DOWN of the time that passed."""
@@ -120,14 +107,14 @@ def gate(folder, *arguments, **environment):
 
 def exact(folder, gates, load):
     """Gate the same code ``gates`` times beside ``load`` busy processes."""
-    (folder / "two.toml").write_text(EXACT)
+    (folder / "exact.toml").write_text(EXACT)
     with busy(load):
-        code, _, _ = gate(folder, "two.toml", "--baseline", "gate.json", "--update", "--reason", "to be measured")
+        code, _, _ = gate(folder, "exact.toml", "--baseline", "gate.json", "--update", "--reason", "to be measured")
         if code:
             sys.exit(f"no baseline could be made: exit code {code}")
         codes = Counter()
         for number in range(1, gates + 1):
-            code, found, seconds = gate(folder, "two.toml", "--baseline", "gate.json")
+            code, found, seconds = gate(folder, "exact.toml", "--baseline", "gate.json")
             codes[code] += 1
             said = "" if code == 0 else f" {found}"
             print(f"{number} gates, exit codes {dict(codes)}, this one {seconds:.1f} s{said}", flush=True)
@@ -135,7 +122,7 @@ def exact(folder, gates, load):
 
 def times(folder, tries, load, slow_down, budget):
     """Gate the same code against itself, and with a slower backward pass, ``tries`` times each in turn."""
-    (folder / "slowed.toml").write_text(TIMES)
+    (folder / "times.toml").write_text(TIMES)
     (folder / "slowed.py").write_text(SLOWED)
     base = folder / "base-python"
     base.write_text(f'#!/bin/sh\nODEGRAD_SLOW_DOWN=0 exec {sys.executable} "$@"\n')
@@ -145,7 +132,7 @@ def times(folder, tries, load, slow_down, budget):
         for _ in range(tries):
             for injected, counter in codes.items():
                 code, found, seconds = gate(
-                    folder, "slowed.toml", "--base-python", base, "--budget", budget, ODEGRAD_SLOW_DOWN=str(injected)
+                    folder, "times.toml", "--base-python", base, "--budget", budget, ODEGRAD_SLOW_DOWN=str(injected)
                 )
                 why = "; ".join([each["why"] for each in found["findings"]] or found["sentences"])
                 word = {0: "fine or undecided", 1: "slower"}.get(code, f"exit code {code}")

@@ -135,6 +135,19 @@ def test_pytest_command_in_the_documents_is_one(tmp_path, arguments):
     assert "odegrad::test_gradient[" in done.stdout
 
 
+def test_test_in_the_documents_passes(tmp_path):
+    """The test of docs/regressions.md beside the example method."""
+    (block,) = [text for page, text in _blocks("python") if page == "regressions.md"]
+    shutil.copy(ROOT / "docs" / "examples" / "my_method.py", tmp_path)
+    (tmp_path / "test_mine.py").write_text(block, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-W", "error"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
 @pytest.mark.parametrize("page", ["ci-github.md", "ci-gitlab.md"])
 def test_recipe_gates_times_and_benchmarks(page):
     """The YAML parses, and its scripts hold the exact gate, its update, the times and the benchmarks."""
