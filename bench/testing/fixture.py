@@ -186,8 +186,9 @@ class GradientBenchmark:
             raise UsageError(
                 f"method: expected a name, my_method.py:MyMethod, or a class with traits and a call, got {method!r}"
             )
+        shown: str = method.traits.name
         if isinstance(method, type):
-            return method, method.traits.name, None
+            return method, shown, None
         if options:
             raise UsageError(f"options: expected none beside an object, which has its own, got {dict(options)}")
-        return (lambda: method), method.traits.name, None
+        return (lambda: method), shown, None

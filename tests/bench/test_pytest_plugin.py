@@ -225,6 +225,7 @@ def test_plain_run_does_not_import_torch(pytester):
     )
 
 
+@pytest.mark.slow
 def test_cases_of_a_suite_and_a_users_test(pytester, users_folder):
     """Times and exact numbers in the JSON, refusals skipped; a second run compares itself with the first."""
     pytester.makepyfile(USERS_TEST)
