@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from odegrad.errors import OdegradError, UnknownNameError, UsageError
+from odegrad.errors import OdegradError, SuiteError, UnknownNameError, UsageError
+from odegrad.gate.baseline import run_name
 from odegrad.methods.gradients.anode import Anode
 from odegrad.record import Run
 from odegrad.registry import load_from_file
+from odegrad.suite import load_suite
+from odegrad.testing.cases import runs_of_suite
 from odegrad.testing.fixture import GradientBenchmark
 from odegrad.worker import Worker
 
@@ -264,3 +267,25 @@ def test_wrong_suite_is_pytests_usage_error(pytester):
     refused = pytester.runpytest_subprocess("--odegrad", "test_mine.py")
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
     refused.stderr.fnmatch_lines(["*unknown suite 'test_mine.py'*--odegrad=gate test_mine.py*"])
+
+
+def test_cases_are_named_as_in_a_baseline():
+    """One case a run, in the suite's order."""
+    runs, folder = runs_of_suite("gate-time")
+    assert list(runs.values()) == load_suite("gate-time").runs()
+    assert set(runs) == {run_name(run) for run in runs.values()}
+    assert folder == Path.cwd()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("tuning = { seed = 7 }", "suite mine: expected fixed settings, got tuning"),
+        ('include = [{ method = "aca" }]', "suite mine: expected runs, got none"),
+    ],
+)
+def test_suite_without_cases_is_refused(users_folder, line, message):
+    """A suite that tunes has no settings yet; one that leaves everything out has no runs."""
+    (users_folder / "mine.toml").write_text(SUITE.replace("seeds = [0]", line), encoding="utf-8")
+    with pytest.raises(SuiteError, match=message):
+        runs_of_suite(str(users_folder / "mine.toml"))
