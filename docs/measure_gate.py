@@ -15,7 +15,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+
+from rich.console import Console
+
+from odegrad.gate.command import GateOptions, run_gate
 
 SUITE = """
 name = "measured"
@@ -76,8 +81,6 @@ class Slowed(Adjoint):
         return ys
 '''
 
-GATE = [sys.executable, "-m", "odegrad.cli", "gate"]
-
 
 @contextlib.contextmanager
 def busy(number):
@@ -91,33 +94,38 @@ def busy(number):
             process.wait()
 
 
-def gate(folder, *arguments, **environment):
-    """Run one gate; return its exit code, its findings and its seconds."""
+def exact(folder, gates, load):
+    """Gate the same code ``gates`` times beside ``load`` busy processes; each pass in a process of its own as ever."""
+    (folder / "exact.toml").write_text(EXACT)
+    quiet = Console(stderr=True, quiet=True)
+    options = GateOptions(str(folder / "exact.toml"), folder / "gate.json")
+    with busy(load):
+        run_gate(replace(options, update=True, reason="to be measured"), quiet)
+        codes = Counter()
+        for number in range(1, gates + 1):
+            begin = time.monotonic()
+            verdict = run_gate(options, quiet)
+            codes[verdict.code] += 1
+            said = "" if not verdict.code else f" {verdict.findings}"
+            seconds = time.monotonic() - begin
+            print(f"{number} gates, exit codes {dict(codes)}, this one {seconds:.1f} s{said}", flush=True)
+
+
+def time_gate(folder, base, budget, slow_down):
+    """Run one time gate of an interpreter against itself; return its exit code, what it says and its seconds."""
     begin = time.monotonic()
+    command = [sys.executable, "-m", "odegrad.cli", "gate", "times.toml", "--base-python", base, "--budget", budget]
     done = subprocess.run(
-        [*GATE, *map(str, arguments), "--json"],
-        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+        [*map(str, command), "--json"],
+        cwd=folder, env={**os.environ, "ODEGRAD_SLOW_DOWN": str(slow_down)}, capture_output=True, text=True,
+        check=False,
     )  # fmt: skip
     seconds = time.monotonic() - begin
     try:
-        return done.returncode, json.loads(done.stdout), seconds
+        found = json.loads(done.stdout)
     except json.JSONDecodeError:
-        return done.returncode, {"findings": [], "sentences": [done.stderr[-500:]]}, seconds
-
-
-def exact(folder, gates, load):
-    """Gate the same code ``gates`` times beside ``load`` busy processes."""
-    (folder / "exact.toml").write_text(EXACT)
-    with busy(load):
-        code, _, _ = gate(folder, "exact.toml", "--baseline", "gate.json", "--update", "--reason", "to be measured")
-        if code:
-            sys.exit(f"no baseline could be made: exit code {code}")
-        codes = Counter()
-        for number in range(1, gates + 1):
-            code, found, seconds = gate(folder, "exact.toml", "--baseline", "gate.json")
-            codes[code] += 1
-            said = "" if code == 0 else f" {found}"
-            print(f"{number} gates, exit codes {dict(codes)}, this one {seconds:.1f} s{said}", flush=True)
+        return done.returncode, done.stderr[-500:], seconds
+    return done.returncode, "; ".join([*(each["why"] for each in found["findings"]), *found["sentences"]]), seconds
 
 
 def times(folder, tries, load, slow_down, budget):
@@ -131,12 +139,9 @@ def times(folder, tries, load, slow_down, budget):
     with busy(load):
         for _ in range(tries):
             for injected, counter in codes.items():
-                code, found, seconds = gate(
-                    folder, "times.toml", "--base-python", base, "--budget", budget, ODEGRAD_SLOW_DOWN=str(injected)
-                )
-                why = "; ".join([each["why"] for each in found["findings"]] or found["sentences"])
-                word = {0: "fine or undecided", 1: "slower"}.get(code, f"exit code {code}")
-                counter[next((w for w in ("undecided", "slower", "fine") if why.startswith(w)), word)] += 1
+                code, why, seconds = time_gate(folder, base, budget, injected)
+                words = (word for word in ("undecided", "slower", "fine") if why.startswith(f"{word}:"))
+                counter[next(words, f"exit code {code}")] += 1
                 print(f"injected {injected:.0%}: {dict(counter)}; this one {seconds:.0f} s: {why}", flush=True)
 
 
