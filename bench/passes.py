@@ -5,29 +5,27 @@
 Instruments never share a pass with the clock.
 """
 
-import dataclasses
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from odegrad.building import Built, State, build, set_state
 from odegrad.call_counts import count_columns, counted_iteration
 from odegrad.certificate import certify
 from odegrad.conditions import snapshot, taints
-from odegrad.contracts import GradientMethod, Problem, Solve, Split, Task, equivalent_solver
+from odegrad.contracts import Solve, Split, equivalent_solver
 from odegrad.errors import InfrastructureError, UnknownNameError
 from odegrad.meters import memory_meter
 from odegrad.methods.solvers.compiled import compile_seconds
-from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.probe import largest_norms
 from odegrad.record import PASSES, TUNING, Run
-from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
+from odegrad.registry import build_gradient, build_solver, build_task
 from odegrad.timing import BUDGET_SECONDS, time_iterations
 from odegrad.training import Progress, next_solve, next_tap, solve_with, train
 from odegrad.untouched import untouched
@@ -37,26 +35,6 @@ REFERENCES = {True: ("dopri8", 1e-13), False: ("dopri5", 1e-8)}
 converges slowly whatever the solver: there the reference is good to about four digits."""
 SNAPSHOT = ".state.pt"
 """Behind the iteration, the name of a model's state in the scratch folder."""
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-State = Mapping[str, torch.Tensor]
-"""A model's state dictionary."""
-
-
-@dataclass(frozen=True)
-class _Built:
-    """Everything that a pass needs, afresh."""
-
-    task: Task
-    problem: Problem
-    method: GradientMethod
-    solver: OneStepSolver
-    optimizer: torch.optim.Optimizer
-
-    def uncompiled(self) -> "_Built":
-        """Return the same without compiled steps, in which function calls and allocations would not be seen."""
-        return dataclasses.replace(self, solver=self.solver.uncompiled())
 
 
 def run_pass(name: str, run: Run, scratch: str, progress: Progress) -> dict[str, Any]:
@@ -87,43 +65,25 @@ def run_pass(name: str, run: Run, scratch: str, progress: Progress) -> dict[str,
     return _PASSES[name](run, Path(scratch), progress)
 
 
-def _build(run: Run) -> _Built:
-    method = build_gradient(run.gradient, dict(run.gradient_options))
-    solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options))
-    check_supported(method, solver)
-    task = build_task(run.task)
-    problem = task.build(run.size, run.seed, torch.device(run.device), DTYPES[run.dtype])
-    optimizer = build_optimizer(run.optimizer, problem, dict(run.optimizer_options))
-    return _Built(task, problem, method, solver, optimizer)
-
-
 def count(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
     """Count one forward and one backward pass on the first batch, predict them, and certify the gradient.
 
     All of it at the initial parameters, which are the same for every method.
     """
-    built = _build(run).uncompiled()
+    return count_built(build(run), progress)
+
+
+def count_built(built: Built, progress: Progress) -> dict[str, Any]:
+    """Return the columns of the count pass on what was built."""
+    built = built.uncompiled()
     tap = next_tap(built.optimizer)
-    with untouched(built.problem.model, run.method or run.gradient):
+    with untouched(built.problem.model, built.run.method or built.run.gradient):
         columns = count_columns(built.problem, built.method, built.solver, built.optimizer, tap)
     progress({"pass": "count", "what": "certificate"})
-    state = built.problem.model.state_dict()
-    return columns | _certificate(run, built, state)
+    return columns | _certificate(built, built.problem.model.state_dict())
 
 
-def _build64(run: Run, task: Task, state: State) -> Problem:
-    """Return the run's problem in float64 with the parameters of ``state``."""
-    problem = task.build(run.size, run.seed, torch.device(run.device), torch.float64)
-    _set_state(problem, state)
-    return problem
-
-
-def _set_state(problem: Problem, state: State) -> None:
-    """Give a float64 problem's model the parameters of ``state``."""
-    problem.model.load_state_dict({k: v.double() if v.is_floating_point() else v for k, v in state.items()})
-
-
-def _certificate(run: Run, built: _Built, state: State) -> dict[str, Any]:
+def _certificate(built: Built, state: State) -> dict[str, Any]:
     exact = build_gradient("naive")
     name, tolerance = REFERENCES[built.task.info.smooth]
     tight = build_solver(name, tolerance, tolerance)
@@ -131,7 +91,7 @@ def _certificate(run: Run, built: _Built, state: State) -> dict[str, Any]:
         solve_with(exact, equivalent_solver(built.method, built.solver)) if built.method.traits.shared_loop else None
     )
     found = certify(
-        lambda: _build64(run, built.task, state),
+        lambda: built.problem_in_float64(state),
         solve_with(built.method, built.solver),
         solve_with(exact, tight),
         naive,
@@ -149,11 +109,16 @@ def memory(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # no
 
     An optimizer that learns from curvature samples takes them in the measured pass: its peak is that of a refresh.
     """
-    built = _build(run).uncompiled()
+    return measure_memory(build(run))
+
+
+def measure_memory(built: Built) -> dict[str, Any]:
+    """Return the columns of the memory pass on what was built."""
+    built = built.uncompiled()
     batch = built.problem.batch(0)
     built.problem.loss(solve_with(built.method, built.solver), batch).backward()  # type: ignore[no-untyped-call]
     gc.collect()
-    with memory_meter(torch.device(run.device)) as meter:
+    with memory_meter(torch.device(built.run.device)) as meter:
         solve = next_solve(built.optimizer, built.method, built.solver, batch)
         loss = built.problem.loss(solve, batch)
         saved = meter.current_bytes()
@@ -164,7 +129,7 @@ def memory(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # no
 
 def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
     """Time forward, backward and update apart, with a bare field, and say what disturbed the machine meanwhile."""
-    built = _build(run)
+    built = build(run)
     before = snapshot(run.device)
     timings = time_iterations(built.problem, built.method, built.solver, built.optimizer, BUDGET_SECONDS)
     after = snapshot(run.device)
@@ -185,7 +150,7 @@ def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  #
 
 def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
     """Train, evaluate the metric on the way, and leave the model's states there for the diagnosis."""
-    built = _build(run)
+    built = build(run)
 
     def keep(iteration: int) -> None:
         torch.save(built.problem.model.state_dict(), scratch / f"{iteration}{SNAPSHOT}")
@@ -214,15 +179,15 @@ def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
         "trace_validation_loss": trace.validation_losses or None,
         "trace_seconds": trace.seconds,
         "trace_nfe_forward": trace.nfe_forward or None,
-    } | ({} if run.stage == TUNING else _at_the_end(run, built.uncompiled(), progress))
+    } | ({} if run.stage == TUNING else _at_the_end(built.uncompiled(), progress))
 
 
-def _at_the_end(run: Run, built: _Built, progress: Progress) -> dict[str, Any]:
+def _at_the_end(built: Built, progress: Progress) -> dict[str, Any]:
     """Return calls and certificate at the trained parameters, after the clock has stopped."""
     progress({"pass": "train", "what": "certificate"})
     counts, _ = counted_iteration(built.problem, built.method, built.solver, built.optimizer, None)
     state = {k: v.detach().clone() for k, v in built.problem.model.state_dict().items()}
-    certificate = _certificate(run, built, state)
+    certificate = _certificate(built, state)
     return {
         "trained_nfe_forward": counts.calls["forward"],
         "trained_nfe_backward": counts.calls[built.method.traits.backward_phase],
@@ -239,7 +204,7 @@ def diagnose(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
     found = []
     for iteration, path in kept:
         progress({"pass": "diagnose", "iteration": iteration, "of": run.iterations})
-        _set_state(problem, torch.load(path, map_location=run.device, weights_only=True))
+        set_state(problem, torch.load(path, map_location=run.device, weights_only=True))
         found.append(largest_norms(problem))
     if not found:
         raise InfrastructureError(f"scratch {scratch}: expected the states that the train pass leaves, got none")

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from odegrad.building import DTYPES
 from odegrad.call_counts import SolveLog, counted_iteration, left_as_it_was, solve_costs
 from odegrad.contracts import CurvatureConsumer, GradientMethod, Problem, State, Tappable
 from odegrad.cost import SolveCost, predicted_bytes, predicted_calls
 from odegrad.costates import parts
 from odegrad.errors import OdegradError
 from odegrad.meters import synchronize
-from odegrad.passes import DTYPES
 from odegrad.record import Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 from odegrad.suite import Cell, cell_of

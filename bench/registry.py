@@ -231,14 +231,18 @@ def resolve_method(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def build_gradient(name: str, options: Mapping[str, Scalar] | None = None) -> GradientMethod:
-    """Return the gradient method ``name`` with its ``options``.
+def build_gradient(
+    name: str | Callable[..., GradientMethod], options: Mapping[str, Scalar] | None = None
+) -> GradientMethod:
+    """Return the gradient method ``name``, a registered name, ``file.py:Class`` or a class, with its ``options``.
 
     Raises
     ------
     UsageError
         If an option is unknown or has a value the method refuses.
     """
+    if not isinstance(name, str):
+        return _construct(name, "gradient method", name_of(name), options)  # type: ignore[no-any-return]
     if name in PAIRS:
         pair = PAIRS[name]
         raise UsageError(
@@ -263,9 +267,15 @@ def build_optimizer(name: str, problem: Problem, options: Mapping[str, Scalar] |
     return _construct(factory, "optimizer", name, settings, problem)  # type: ignore[no-any-return]
 
 
-def build_task(name: str) -> Task:
-    """Return the task ``name``."""
-    return _construct(tasks.get(name), "task", name, None)  # type: ignore[no-any-return]
+def build_task(name: str | Callable[..., Task]) -> Task:
+    """Return the task ``name``, a registered name, ``file.py:Class`` or a class."""
+    factory = tasks.get(name) if isinstance(name, str) else name
+    return _construct(factory, "task", name_of(name), None)  # type: ignore[no-any-return]
+
+
+def name_of(name: Any) -> str:
+    """Return a name as it is, and that of a class or function."""
+    return name if isinstance(name, str) else getattr(name, "__name__", type(name).__name__)
 
 
 def check_supported(method: GradientMethod, solver: OneStepSolver) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from odegrad.cli import app
 from odegrad.suite import load_suite
@@ -82,22 +83,80 @@ def _blocks(language):
             yield page.name, block
 
 
-def _commands():
-    """Yield every odegrad command line in the README and the docs."""
-    for page, block in _blocks("sh"):
-        for line in block.replace("\\\n", " ").splitlines():
-            for part in line.partition("#")[0].split("&&"):
-                if part.strip().startswith("odegrad "):
-                    yield pytest.param(shlex.split(part)[1:], id=f"{page}: {part.strip()}")
+SCRIPTS = ("run", "script", "before_script", "after_script")
+"""Keys of a CI recipe whose text a shell runs."""
 
 
-@pytest.mark.parametrize("arguments", list(_commands()))
+def _scripts(node):
+    """Yield every shell script in the data of a CI recipe."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in SCRIPTS and isinstance(value, str | list):
+                yield "\n".join([value] if isinstance(value, str) else value)
+            else:
+                yield from _scripts(value)
+    elif isinstance(node, list):
+        for each in node:
+            yield from _scripts(each)
+
+
+def _commands(program):
+    """Yield the arguments of every call of ``program`` in the README, the docs and the recipes in them."""
+    scripts = [*_blocks("sh")]
+    scripts += [(page, text) for page, block in _blocks("yaml") for text in _scripts(yaml.safe_load(block))]
+    for page, script in scripts:
+        for line in script.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|;|\|\|", line.partition(" #")[0]):
+                words = part.strip().removeprefix("then ")
+                if words.startswith(f"{program} "):
+                    yield pytest.param(shlex.split(words)[1:], id=f"{page}: {words}")
+
+
+@pytest.mark.parametrize("arguments", list(_commands("odegrad")))
 def test_command_in_the_documents_is_one(arguments):
     """Every command line parses: the command, its options and their values exist."""
     main = typer.main.get_command(app)
     with main.make_context("odegrad", arguments[:1], resilient_parsing=True) as context:
         name, command, rest = main.resolve_command(context, arguments)
         command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize("arguments", list(_commands("pytest")))
+def test_pytest_command_in_the_documents_is_one(tmp_path, arguments):
+    """Pytest knows every option, and the suite's cases are collected."""
+    (tmp_path / "tests" / "benchmarks").mkdir(parents=True)
+    shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
+    words = [word.replace("$TIMES", "gate-time") for word in arguments if word != "--benchmark-compare"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "--collect-only", "-q"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "odegrad::test_gradient[" in done.stdout
+
+
+def test_test_in_the_documents_passes(tmp_path):
+    """The test of docs/regressions.md beside the example method."""
+    (block,) = [text for page, text in _blocks("python") if page == "regressions.md"]
+    shutil.copy(ROOT / "docs" / "examples" / "my_method.py", tmp_path)
+    (tmp_path / "test_mine.py").write_text(block, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-W", "error"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+@pytest.mark.parametrize("page", ["ci-github.md", "ci-gitlab.md"])
+def test_recipe_gates_times_and_benchmarks(page):
+    """The YAML parses, and its scripts hold the exact gate, its update, the times and the benchmarks."""
+    (block,) = [text for name, text in _blocks("yaml") if name == page]
+    scripts = "\n".join(_scripts(yaml.safe_load(block)))
+    for words in ("pip install", "--baseline", "--update --reason", "--base ", "--junit", "--markdown", "pytest "):
+        assert words in scripts
+    programs = [parameter.id for each in ("odegrad", "pytest") for parameter in _commands(each)]
+    assert sum(name.startswith(f"{page}: ") for name in programs) == 4
 
 
 def test_suite_in_the_documents_loads(tmp_path):

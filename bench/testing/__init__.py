@@ -1,0 +1,1 @@
+"""The pytest plug-in: exact numbers of a gradient to assert on, and a suite's runs as benchmarks."""
