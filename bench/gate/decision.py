@@ -16,7 +16,7 @@ LEAST_DELTA = 0.05
 """A smaller slow-down is not looked for: identical code in two environments may differ by as much."""
 
 UNFIT = 0.15
-"""A control that allows no smaller slow-down than this says that the machine cannot time anything now."""
+"""A control that allows no smaller slow-down than this says that the machine cannot tell what is fine now."""
 
 LEAST_PAIRS = 10
 """Of a decision, five in each of the two batches."""
@@ -78,19 +78,20 @@ def decide(ratios: Sequence[float], least: float) -> Decision:
     Returns
     -------
     Decision
-        ``slower`` if in each batch the lower bound is beyond ``least``; ``fine`` if the upper bound of all is below.
+        ``slower`` if in each batch the lower bound is beyond ``least``; ``fine`` if the upper bound of all is below
+        5 %, however much more a noisy machine must show to be told from noise.
     """
     wanted = math.log1p(least)
     if len(ratios) < LEAST_PAIRS:
         return Decision.UNDECIDED
     if all(bounds(ratios[batch::2]).low > wanted for batch in range(2)):
         return Decision.SLOWER
-    return Decision.FINE if bounds(ratios).high < wanted else Decision.UNDECIDED
+    return Decision.FINE if bounds(ratios).high < math.log1p(LEAST_DELTA) else Decision.UNDECIDED
 
 
 def decide_all(cells: Sequence[Sequence[float]], control: Sequence[float]) -> list[Decision]:
-    """Return the decision about every cell; on a machine that is unfit none is made."""
+    """Return the decision about every cell; on a machine that is unfit none is called fine."""
     least = delta(control)
-    if least > UNFIT:
-        return [Decision.UNDECIDED] * len(cells)
-    return [decide(ratios, least) for ratios in cells]
+    decisions = [decide(ratios, least) for ratios in cells]
+    unfit = least > UNFIT
+    return [Decision.UNDECIDED if unfit and each is Decision.FINE else each for each in decisions]

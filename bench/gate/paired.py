@@ -21,33 +21,45 @@ ROUNDS = 3
 BLOCK_SECONDS = 0.02
 """Least time of one block of iterations."""
 
+PARTS = ("time", "backward time")
+"""What a block says: the forward and backward pass together, in which a slow-down of one may drown, and the latter."""
+
 Clock = Callable[[], float]
+Timer = Callable[[], Sequence[float]]
+"""Times a block: the seconds of each of ``PARTS``."""
+Cell = tuple[str, str]
+"""A run's name, and one of ``PARTS``."""
 
 
 @dataclass
 class Measured:
     """The log-ratios so far: of every cell, and of the control, which is the base and itself on one of the cells."""
 
-    cells: dict[str, list[float]] = field(default_factory=dict)
+    cells: dict[Cell, list[float]] = field(default_factory=dict)
     control: list[float] = field(default_factory=list)
     failed: dict[str, Finding] = field(default_factory=dict)
     """Cells that one side cannot run."""
 
-    def decisions(self) -> dict[str, Decision]:
+    def decisions(self) -> dict[Cell, Decision]:
         """Return what is known about every cell."""
         names = list(self.cells)
         return dict(zip(names, decide_all([self.cells[name] for name in names], self.control), strict=True))
 
 
-def log_ratio(base: Callable[[], float], head: Callable[[], float], flip: bool) -> float:
-    """Return the median over rounds of the log-ratio of head to base, in the order A B B A; ``flip`` starts with B."""
+def log_ratios(base: Timer, head: Timer, flip: bool) -> list[float]:
+    """Return the medians over rounds of the log-ratios of head to base, in the order A B B A; ``flip`` starts with B.
+
+    One of every part that the timers tell.
+    """
     rounds = []
     for _ in range(ROUNDS):
         order = (head, base, base, head) if flip else (base, head, head, base)
-        seconds = [math.log(each()) for each in order]
-        outer, inner = (seconds[0] + seconds[3]) / 2, (seconds[1] + seconds[2]) / 2
-        rounds.append(outer - inner if flip else inner - outer)
-    return statistics.median(rounds)
+        first, second, third, fourth = ([math.log(part) for part in each()] for each in order)
+        rounds.append([
+            (a + d - b - c) / 2 if flip else (b + c - a - d) / 2
+            for a, b, c, d in zip(first, second, third, fourth, strict=True)
+        ])  # fmt: skip
+    return [statistics.median(part) for part in zip(*rounds, strict=True)]
 
 
 def measure_pairs(
@@ -102,8 +114,9 @@ def _one_pair(
             for timer in timers:
                 timer()  # not counted: the first block on a core finds its caches cold
             if place == 0:
-                found.control.append(log_ratio(base, again, flip))
-            found.cells.setdefault(name, []).append(log_ratio(base, head, flip))
+                found.control.append(max(log_ratios(base, again, flip), key=abs))
+            for part, ratio in zip(PARTS, log_ratios(base, head, flip), strict=True):
+                found.cells.setdefault((name, part), []).append(ratio)
 
 
 def _built(run: Run, sides: Sequence[Side], found: Measured) -> bool:
@@ -122,16 +135,17 @@ def _built(run: Run, sides: Sequence[Side], found: Measured) -> bool:
     else:
         finding = Finding(name, "time", State.UNDECIDED, "error", "error", str(errors[2]))
     found.failed[name] = finding
-    found.cells.pop(name, None)
+    for part in PARTS:
+        found.cells.pop((name, part), None)
     return False
 
 
-def _timer(side: Side, name: str) -> Callable[[], float]:
-    def seconds() -> float:
+def _timer(side: Side, name: str) -> Timer:
+    def seconds() -> list[float]:
         answer = side.ask({"cell": name, "seconds": BLOCK_SECONDS})
         if "error" in answer:
             raise InfrastructureError(f"{name}: {answer['error']}")
-        return float(answer["seconds"])
+        return [float(part) for part in answer["seconds"]]
 
     return seconds
 
@@ -143,16 +157,16 @@ def time_verdict(found: Measured, since: str, command: str) -> Verdict:
         Decision.SLOWER: State.REGRESSED, Decision.FINE: State.FINE, Decision.UNDECIDED: State.UNDECIDED,
     }  # fmt: skip
     findings = list(found.failed.values())
-    for name, decision in found.decisions().items():
-        known = bounds(found.cells[name])
+    for (name, part), decision in found.decisions().items():
+        known = bounds(found.cells[name, part])
         low, high = math.exp(known.low), math.exp(known.high)
-        pairs = f"{len(found.cells[name])} pairs, limit {1 + least:.3f}"
+        pairs = f"{len(found.cells[name, part])} pairs, limit {1 + least:.3f}"
         why = f"{decision}: 99 % bounds {low:.3f} and {high:.3f} from {pairs}"
-        findings.append(Finding(name, "time", states[decision], 1.0, math.exp(known.mean), why))
+        findings.append(Finding(name, part, states[decision], 1.0, math.exp(known.mean), why))
     control = f"control (base against itself): slow-downs from {floor(found.control):.1%} can be told from noise"
     return Verdict(
         tuple(sorted(findings, key=lambda f: f.run)),
-        tuple(sorted(found.cells)),
+        tuple(sorted({name for name, _ in found.cells})),
         0,
         0,
         {},

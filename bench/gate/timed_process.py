@@ -22,8 +22,12 @@ WARM_UPS = 3
 LEAST_REPEATS = 3
 
 
-def iteration_of(run: Run) -> Callable[[], float]:
-    """Return a function that times one forward and backward pass of ``run`` on its first batch, in seconds.
+Iteration = Callable[[], tuple[float, float]]
+"""Times one forward and backward pass: the seconds of both, and of the backward pass."""
+
+
+def iteration_of(run: Run) -> Iteration:
+    """Return a function that times one forward and backward pass of ``run`` on its first batch.
 
     With one thread it is the process's own time on its core, which leaves out what other processes take; with more the
     wall clock.
@@ -36,26 +40,29 @@ def iteration_of(run: Run) -> Callable[[], float]:
     problem = build_task(run.task).build(run.size, run.seed, torch.device("cpu"), dtype)
     batch, solve = problem.batch(0), solve_with(method, solver)
 
-    def iterate() -> float:
+    def iterate() -> tuple[float, float]:
         problem.model.zero_grad(set_to_none=True)
         start = clock()
-        problem.loss(solve, batch).backward()  # type: ignore[no-untyped-call]
-        return clock() - start
+        loss = problem.loss(solve, batch)
+        middle = clock()
+        loss.backward()  # type: ignore[no-untyped-call]
+        end = clock()
+        return end - start, end - middle
 
     for _ in range(WARM_UPS):
         iterate()
     return iterate
 
 
-def block(iterate: Callable[[], float], seconds: float) -> float:
-    """Return the median iteration of at least three that take ``seconds`` together."""
+def block(iterate: Iteration, seconds: float) -> list[float]:
+    """Return the medians of whole and of backward pass of at least three iterations that take ``seconds`` together."""
     found = [iterate() for _ in range(LEAST_REPEATS)]
-    while sum(found) < seconds:
+    while sum(whole for whole, _ in found) < seconds:
         found.append(iterate())
-    return statistics.median(found)
+    return [statistics.median(part) for part in zip(*found, strict=True)]
 
 
-def answer(request: Mapping[str, Any], cells: dict[str, Callable[[], float]]) -> dict[str, Any]:
+def answer(request: Mapping[str, Any], cells: dict[str, Iteration]) -> dict[str, Any]:
     """Return the answer to one request: keep to some cores, build a cell, or time a block of it."""
     if "cores" in request:
         if request["cores"] and hasattr(os, "sched_setaffinity"):
@@ -77,7 +84,7 @@ def main() -> None:
     os.dup2(2, 1)
     settings = json.loads(sys.stdin.readline())
     torch.set_num_threads(settings["threads"])
-    cells: dict[str, Callable[[], float]] = {}
+    cells: dict[str, Iteration] = {}
     for line in sys.stdin:
         replies.write(json.dumps(answer(json.loads(line), cells)) + "\n")
         replies.flush()

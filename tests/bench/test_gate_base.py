@@ -13,7 +13,7 @@ import pytest
 from odegrad.errors import BaselineError, InfrastructureError
 from odegrad.gate.base import built_base
 from odegrad.gate.baseline import run_name
-from odegrad.gate.paired import measure_pairs
+from odegrad.gate.paired import PARTS, measure_pairs
 from odegrad.gate.side import Environment, Side
 from odegrad.gate.verdict import State
 from odegrad.record import Run
@@ -128,9 +128,9 @@ def test_one_pair_times_both_sides_and_names_what_one_cannot_run(tmp_path):
     }  # fmt: skip
     base, head = (Environment(folder=tmp_path / side) for side in ("base", "head"))
     found = measure_pairs(list(runs.values()), base, head, budget=0.0)
-    assert list(found.cells) == [run_name(runs["sound"])]
+    assert list(found.cells) == [(run_name(runs["sound"]), part) for part in PARTS]
     assert len(found.control) == 1
-    assert math.isfinite(found.cells[run_name(runs["sound"])][0])
+    assert math.isfinite(found.cells[run_name(runs["sound"]), PARTS[0]][0])
     states = {name: found.failed[run_name(runs[name])] for name in ("broken", "added")}
     assert states["broken"].state is State.REGRESSED
     assert "ZeroDivisionError" in states["broken"].why

@@ -8,7 +8,7 @@ import pytest
 from odegrad.errors import BaselineError
 from odegrad.gate.base import built_base
 from odegrad.gate.decision import LEAST_PAIRS, Decision, bounds, decide_all, delta, floor
-from odegrad.gate.paired import Measured, log_ratio, time_verdict
+from odegrad.gate.paired import PARTS, Measured, log_ratios, time_verdict
 from odegrad.gate.verdict import State
 
 PINNED, UNPINNED = (0.026, 0.043), 0.085
@@ -61,14 +61,24 @@ def test_bounds_are_students():
 
 
 def test_noisy_control_widens_what_is_looked_for_or_ends_all_decisions():
-    """Delta is 5 %, or twice the floor; an unfit machine decides nothing."""
+    """Delta is 5 %, or twice the floor; an unfit machine calls nothing fine, and slower only what is far slower."""
     assert delta([0.001, -0.001] * 10) == pytest.approx(0.05)
     noisy = [0.05, -0.05] * 10
     assert delta(noisy) == pytest.approx(2 * floor(noisy))
     assert 0.05 < delta(noisy) < 0.15
     slow = [0.3 + 0.001 * (i % 3) for i in range(20)]
     assert decide_all([slow], noisy) == [Decision.SLOWER]
-    assert decide_all([slow], [0.5, -0.5] * 10) == [Decision.UNDECIDED]
+    unfit = [0.5, -0.5] * 10
+    assert decide_all([slow], unfit) == [Decision.UNDECIDED]
+    assert decide_all([[r - 0.3 for r in slow]], unfit) == [Decision.UNDECIDED]
+    assert decide_all([[r + 1.0 for r in slow]], unfit) == [Decision.SLOWER]
+
+
+def test_noisy_machine_calls_fine_only_what_is():
+    """A slow-down of 7 % is beyond 5 %, though a limit of 9 % is needed to tell slower from noise."""
+    control = [0.1, -0.1] * 20
+    assert 0.07 < delta(control) < 0.15
+    assert decide_all([[0.07, 0.071] * 20, [0.01, 0.011] * 20], control) == [Decision.UNDECIDED, Decision.FINE]
 
 
 def test_one_batch_alone_is_no_alarm():
@@ -79,17 +89,19 @@ def test_one_batch_alone_is_no_alarm():
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_steady_drift_cancels_and_the_order_is_abba(flip):
-    """A machine that slows down by a constant factor a block; head takes 1.2 times as long."""
+    """A machine that slows down by a constant factor a block; head takes 1.2 times as long in the second part."""
     calls = []
 
     def side(name, seconds):
         def block():
             calls.append(name)
-            return seconds * 1.01 ** len(calls)
+            drift = 1.01 ** len(calls)
+            return 1.0 * drift, seconds * drift
 
         return block
 
-    assert log_ratio(side("A", 1.0), side("B", 1.2), flip) == pytest.approx(math.log(1.2))
+    ratios = log_ratios(side("A", 1.0), side("B", 1.2), flip)
+    assert ratios == pytest.approx([0.0, math.log(1.2)])
     assert "".join(calls[:4]) == ("BAAB" if flip else "ABBA")
 
 
@@ -97,14 +109,17 @@ def test_verdict_names_what_is_slower_and_prints_what_is_undecided():
     """Slower fails, undecided does not; both are in the findings with their bounds."""
     steady = [0.001 * (-1) ** i for i in range(10)]
     wide = [0.2 * (-1) ** (i // 2) for i in range(10)]
-    found = Measured({"slow": [r + 0.2 for r in steady], "same": steady, "wide": wide}, steady)
+    whole, backward = PARTS
+    slow = [r + 0.2 for r in steady]
+    found = Measured({("slow", backward): slow, ("same", whole): steady, ("wide", whole): wide}, steady)
     verdict = time_verdict(found, "abc", "odegrad gate x --base abc")
-    states = {f.run: f.state for f in verdict.findings}
-    assert states == {"slow": State.REGRESSED, "same": State.FINE, "wide": State.UNDECIDED}
+    states = {(f.run, f.metric): f.state for f in verdict.findings}
+    expected = {("slow", backward): State.REGRESSED, ("same", whole): State.FINE, ("wide", whole): State.UNDECIDED}
+    assert states == expected
     assert verdict.code == 1
     assert "gate: slower than the base (1 regressed, 1 undecided, 1 fine)" in verdict.sentences()
     assert not any("accept" in line for line in verdict.sentences())
-    assert time_verdict(Measured({"wide": wide}, steady), "abc", "").code == 0
+    assert time_verdict(Measured({("wide", whole): wide}, steady), "abc", "").code == 0
 
 
 def test_base_that_cannot_be_built_is_wrong_use(tmp_path):
