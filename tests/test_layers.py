@@ -22,7 +22,7 @@ LAYERS = [
     | {"odegrad.shard", "odegrad.rounds", "odegrad.untouched"},
     {"odegrad.worker", "odegrad.store", "odegrad.executors", "odegrad.progress", "odegrad.printing"},
     {"odegrad.runner", "odegrad.listing", "odegrad.planning", "odegrad.reports", "odegrad.gate"},
-    {"odegrad.comparison", "odegrad.examine", "odegrad.noise", "odegrad.doctor", "odegrad.papers"},
+    {"odegrad.comparison", "odegrad.examine", "odegrad.noise", "odegrad.doctor", "odegrad.papers", "odegrad.history"},
     {"odegrad.commands"},
     {"odegrad.cli"},
 ]

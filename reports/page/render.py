@@ -158,14 +158,15 @@ def _cell(column: PageColumn, value: Any) -> Cell:
 
 def _figure(each: Drawn) -> dict[str, str]:
     """Return a figure with its text; where the tasks are few, a narrow one for phones too."""
-    wide = _data_uri(each.files["svg"])
+    wide = data_uri(each.files["svg"])
     few = len(style.tasks(each.results.table)) <= FEW_TASKS
-    narrow = _data_uri(render(each.kind.draw(each.results, 1), "svg")) if few else ""
+    narrow = data_uri(render(each.kind.draw(each.results, 1), "svg")) if few else ""
     alt = each.kind.describe(each.results)
     return {"name": each.name, "title": each.kind.title, "alt": alt, "wide": wide, "narrow": narrow}
 
 
-def _data_uri(svg: bytes) -> str:
+def data_uri(svg: bytes) -> str:
+    """Return an SVG file as an address that holds it, so that the page needs no other file."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
