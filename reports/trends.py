@@ -133,7 +133,7 @@ def to_dict(trends: Trends) -> dict[str, Any]:
 def shown(metric: str, value: Any) -> str:
     """Return a metric's value with its unit, as a reader sees it."""
     if isinstance(value, str):
-        return value[:SHORT]
+        return value[:SHORT] if metric.endswith("digest") else value
     unit = _UNITS.get(metric)
     if unit == "B":
         return units.memory(value)

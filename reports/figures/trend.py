@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
 from odegrad.reports.figures import style
 from odegrad.reports.trends import Mark, Series, Step, Trends, shown
@@ -16,6 +17,9 @@ OVERVIEW_TITLE = "Figures that moved, by commit"
 COLOURS = {"regressed": style.RED, "improved": style.GREEN, "changed": style.GREY}
 MOST_PANELS = 8
 """Of one run."""
+
+DECADES = 30.0
+"""Values that span more than this factor are drawn on a logarithmic axis."""
 
 _TICKS = 5
 _DIGITS = 7
@@ -97,17 +101,23 @@ def _panel(axes: Axes, series: Series, trends: Trends, steps: Sequence[Step]) ->
         inside = (places >= start) & (places < stop)
         if inside.any():
             axes.hlines(np.median(values[inside]), start, places[inside][-1], color=style.BLACK, linewidth=1.2)
-    low, high = float(values.min()), float(values.max())
-    margin = 0.12 * (high - low) or 0.05 * abs(high) or 1.0
-    axes.set_ylim(low - margin, high + margin)
-    whole = isinstance(series.measured[0], int)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=whole))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: _tick(series.metric, value, whole)))
+    _values_axis(axes, series, values[np.isfinite(values)])
     _commits(axes, trends.marks)
 
 
-def _tick(metric: str, value: float, whole: bool) -> str:
-    return shown(metric, round(value) if whole and value == round(value) else value)
+def _values_axis(axes: Axes, series: Series, finite: NDArray[np.float64]) -> None:
+    """Fit the vertical axis to the finite values, logarithmic where they span decades, with units at its ticks."""
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    whole = isinstance(series.measured[0], int)
+    if low > 0.0 and high > DECADES * low:
+        axes.set(yscale="log", ylim=(low / 2.0, high * 2.0))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        margin = 0.12 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(low - margin, high + margin)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=whole))
+    tick = FuncFormatter(lambda value, _place: shown(series.metric, round(value) if whole else value))
+    axes.yaxis.set_major_formatter(tick)
 
 
 def _colour(step: Step) -> str:
