@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from odegrad.errors import HistoryError
@@ -59,7 +59,7 @@ class Line:
 
     def text(self) -> str:
         """Return the line, without its end."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(self.__dict__, ensure_ascii=False, separators=(",", ":"))
 
 
 def line_of(record: Record, commit: Commit, release: str | None) -> Line | None:

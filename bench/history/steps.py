@@ -35,8 +35,11 @@ SHORT = 10.0
 """The penalty is larger by ``1 + SHORT / n``: the spread is estimated from as few differences."""
 
 OUTLIER = 3.0
-"""Standard deviations from the running median of five, beyond which a point counts as so far only (Hampel, The
-influence curve and its role in robust estimation, 1974)."""
+"""Standard deviations from the running median, beyond which a point counts as so far only (Hampel, The influence curve
+and its role in robust estimation, 1974)."""
+
+WINDOW = 5
+"""Points of the running median; at either end of a series it is that of the last whole window."""
 
 PLAUSIBLE = 2 * math.log(20.0)
 """A place of a step is plausible if its likelihood is at least a twentieth of the best one's."""
@@ -71,8 +74,10 @@ def spread(logs: Values) -> float:
 
 
 def without_outliers(logs: Values, deviation: float) -> Values:
-    """Return log-times ``[n]`` in which none is further than ``OUTLIER`` deviations from the running median of five."""
-    middle = median_filter(logs, size=5, mode="nearest")
+    """Return log-times ``[n]`` in which none is further than ``OUTLIER`` deviations from the running median."""
+    middle = median_filter(logs, size=WINDOW)
+    half = WINDOW // 2
+    middle[:half], middle[-half:] = np.median(logs[:WINDOW]), np.median(logs[-WINDOW:])
     clipped: Values = np.clip(logs, middle - OUTLIER * deviation, middle + OUTLIER * deviation)
     return clipped
 
@@ -109,13 +114,21 @@ def _large_ones(edges: list[int], logs: Values, least: float) -> list[int]:
     """Return the edges of segments whose levels differ by ``least``; the smallest difference is given up first."""
     edges = list(edges)
     while len(edges) > 2:
-        levels = np.array([np.median(logs[a:b]) for a, b in pairwise(edges)])
-        sizes = np.abs(np.diff(levels))
+        segments = [logs[a:b] for a, b in pairwise(edges)]
+        sizes = [_difference(old, new) for old, new in pairwise(segments)]
         smallest = int(np.argmin(sizes))
         if sizes[smallest] >= least:
             break
         del edges[smallest + 1]
     return edges
+
+
+def _difference(old: Values, new: Values) -> float:
+    """Return how far the levels of two segments are apart; 0 where too few points of one are nearer to its own."""
+    levels = float(np.median(old)), float(np.median(new))
+    sign, middle = math.copysign(1.0, levels[1] - levels[0]), (levels[0] + levels[1]) / 2.0
+    own = min(int((sign * (old - middle) < 0.0).sum()), int((sign * (new - middle) > 0.0).sum()))
+    return abs(levels[1] - levels[0]) if own >= LEAST_SEGMENT else 0.0
 
 
 def _plausible(scaled: Values, best: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from odegrad.reports.trends import Mark, Series, Step, Trends, shown
 
 OVERVIEW_TITLE = "Figures that moved, by commit"
 COLOURS = {"regressed": style.RED, "improved": style.GREEN, "changed": style.GREY}
-MOST_PANELS = 8
+MOST_PANELS = 6
 """Of one run."""
 
 DECADES = 30.0
@@ -61,7 +61,7 @@ def draw_run(trends: Trends, suite: str, run: str) -> Figure | None:
     rows = -(-len(series) // columns)
     with style.applied():
         figure = Figure(figsize=(style.COLUMN_INCHES[2], 1.75 * rows + 0.1), layout="constrained")
-        flat = list(figure.subplots(rows, columns, squeeze=False).flat)
+        flat = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)
         for axes, each in zip(flat, series, strict=False):
             _panel(axes, each, trends, steps_of(trends, each))
         for axes in flat[len(series) :]:

@@ -15,7 +15,7 @@ from odegrad.reports.page.render import PageTable, data_uri, environment, page_t
 from odegrad.reports.trends import Step, Trends, shown
 from odegrad.reports.units import count
 
-MOST_FIGURES = 12
+MOST_FIGURES = 6
 """Runs whose trends are drawn, those with the latest steps first; the table holds every series."""
 
 MOST_ROWS = 2000
@@ -136,5 +136,5 @@ def _series(trends: Trends) -> PageTable:
         }
         for each in trends.series
     ]  # fmt: skip
-    found.sort(key=lambda row: -row["steps"])
+    found.sort(key=lambda row: int(str(row["steps"])), reverse=True)
     return page_table(SERIES, _frame(found[:MOST_ROWS], [column.value for column in SERIES]))
