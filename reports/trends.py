@@ -11,6 +11,9 @@ from odegrad.reports.names import joined
 SHORT = 12
 """Digits of a commit that are shown."""
 
+MOST_SAID = 20
+"""Commit ranges that are told in sentences, the latest; tables hold all."""
+
 _UNITS = {column.name: column.unit for column in COLUMNS}
 
 
@@ -104,11 +107,13 @@ class Trends:
             f"{_many(len(self.marks), 'commit')}, {_many(runs, 'run')}, {_many(len(self.series), 'series')} of "
             f"{_many(values, 'value')}: {_many(len(self.steps), 'step')} in {_many(len(ranges), 'commit range')}."
         ]
-        for good, bad, steps in ranges:
+        for good, bad, steps in ranges[:MOST_SAID]:
             verdicts = [each.verdict for each in steps]
             counts = [f"{verdicts.count(v)} {v}" for v in ("regressed", "improved", "changed") if v in verdicts]
             names = list(dict.fromkeys(each.metric for each in steps))
             said.append(f"{self.between(good, bad)}: {joined(counts)}: {joined(names)}.")
+        if len(ranges) > MOST_SAID:
+            said.append(f"{_many(len(ranges) - MOST_SAID, 'earlier commit range')} more.")
         if self.drifts:
             releases = dict.fromkeys(self.marks[each.good].release for each in self.drifts)
             said.append(f"Since release {joined(releases)}: {_many(len(self.drifts), 'series')} stand elsewhere.")

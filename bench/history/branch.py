@@ -12,7 +12,8 @@ TRIES = 5
 """Of moving the branch, while other processes move it."""
 
 _FILE = re.compile(rf"[0-9a-f]{{7,64}}{re.escape(SUFFIX)}")
-_NONE = "0" * 40
+_NONE = ""
+"""What git takes for the hash of a reference that must not exist."""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,8 @@ def parse(text: str, where: str) -> Line:
     texts = (line.commit, line.date, line.suite, line.run, line.status)
     if not all(isinstance(each, str) for each in texts) or not isinstance(line.machine, dict):
         raise ValueError("expected commit, date, suite, run and status as text, and a machine")
+    if not all(each is None or isinstance(each, (str, int, float)) for each in (line.release, *line.machine.values())):
+        raise ValueError("expected plain values as release and of the machine")
     if any(isinstance(each, bool) or not isinstance(each, (int, float)) for each in numbers):
         raise ValueError("expected numbers as metrics, times and order")
     if not all(0.0 < each < math.inf for each in line.times.values()):

@@ -7,11 +7,14 @@ from typing import Any
 
 from odegrad.gate.metrics import machine_class
 from odegrad.history.line import Line
-from odegrad.reports.machines import HARDWARE, hardware
+from odegrad.reports.machines import HARDWARE
 from odegrad.reports.trends import Mark
 
 Key = tuple[tuple[str, Any], ...]
 """What two machines share whose figures compare: names and values."""
+
+TIMED = (*HARDWARE, "cpu_model", "instruction_set")
+"""What of a machine decides about its times; on virtual machines one name of a processor covers several models."""
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +81,7 @@ def _class_of(line: Line) -> Key:
 
 
 def _hardware_of(line: Line) -> Key:
-    return tuple(zip(HARDWARE, hardware(dict(line.machine)) or (), strict=False))
+    return tuple((name, line.machine.get(name)) for name in TIMED)
 
 
 def _letter(number: int) -> str:
