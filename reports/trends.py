@@ -135,11 +135,16 @@ def to_dict(trends: Trends) -> dict[str, Any]:
     }
 
 
+def unit_of(metric: str) -> str:
+    """Return a metric's unit, as the columns of a record have it; empty where it has none."""
+    return _UNITS.get(metric, "")
+
+
 def shown(metric: str, value: Any) -> str:
     """Return a metric's value with its unit, as a reader sees it."""
     if isinstance(value, str):
         return value[:SHORT] if metric.endswith("digest") else value
-    unit = _UNITS.get(metric)
+    unit = unit_of(metric)
     if unit == "B":
         return units.memory(value)
     if unit == "s":

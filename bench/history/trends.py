@@ -60,7 +60,8 @@ def trends(lines: Iterable[Line], suite_path: Callable[[str], str] = str) -> Tre
             _follow_exact(track, walk)
             others = [line for line in mine if exact.key_of(line) != key]
             _follow_beginning(track, others, walk)
-            _follow_release(track, others, walk)
+            if track.places[-1] in [walk.place_of[line.commit] for line in mine[-LEVEL_POINTS:]]:
+                _follow_release(track, others, walk)  # a machine class that is not used any more says nothing of now
         for track in timed.tracks(mine, walk.place_of).values():
             _follow_times(track, walk)
     short = sum(each.metric in TIMES and len(each.measured) < LEAST_POINTS for each in walk.series)

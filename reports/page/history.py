@@ -23,7 +23,7 @@ MOST_ROWS = 2000
 
 _TEXT = ("run", "metric", "before", "after", "change", "verdict", "machine", "why", "suite")
 STEPS = tuple(PageColumn(name, name, right=name in {"before", "after", "change"}) for name in _TEXT)
-DRIFTS = (PageColumn("since", "since", right=False), *STEPS)
+SINCE = PageColumn("since", "since", right=False)
 SERIES = (
     *(PageColumn(name, name, right=False) for name in ("run", "metric", "machine", "suite")),
     PageColumn("commits", "commits", count),
@@ -36,7 +36,9 @@ SERIES = (
 def rows(trends: Trends, steps: Sequence[Step]) -> list[dict[str, Any]]:
     """Return steps as rows of text for a terminal or a file, the latest first."""
     ordered = sorted(steps, key=lambda step: (-step.bad, step.verdict != "regressed", step.run, step.metric))
-    return [{"commits": trends.between(step.good, step.bad), **_row(step)} for step in ordered]
+    names = ("commits", *_names(trends))
+    found = [{"commits": trends.between(step.good, step.bad), **_row(step)} for step in ordered]
+    return [{name: row[name] for name in names} for row in found]
 
 
 def repeats(trends: Trends) -> list[str]:
@@ -50,11 +52,12 @@ def repeats(trends: Trends) -> list[str]:
 
 def page(trends: Trends, option: Sequence[str]) -> str:
     """Return the page of a history, as HTML; ``option`` names the history on a command line."""
+    columns = [column for column in STEPS if column.value in _names(trends)]
     ranges = [
         {
             "title": trends.between(good, bad),
             "date": trends.marks[bad].date,
-            "steps": page_table(STEPS, _frame([_row(step) for step in steps[:MOST_ROWS]], _TEXT)),
+            "steps": page_table(columns, _frame([_row(step) for step in steps[:MOST_ROWS]], _TEXT)),
             "commands": list(dict.fromkeys(step.command for step in steps)),
             "log": f"git log {trends.marks[good].sha}..{trends.marks[bad].sha}",
         }
@@ -68,7 +71,7 @@ def page(trends: Trends, option: Sequence[str]) -> str:
         .render(
             sentences=trends.sentences(),
             ranges=ranges,
-            drifts=page_table(DRIFTS, _frame(drifts, ("since", *_TEXT))),
+            drifts=page_table((SINCE, *columns), _frame(drifts, ("since", *_TEXT))),
             overview=data_uri(render(trend.draw_overview(trends), "svg")),
             overview_title=trend.OVERVIEW_TITLE,
             overview_alt=trend.describe_overview(trends),
@@ -90,8 +93,14 @@ def write(trends: Trends, option: Sequence[str], out: Path) -> list[Path]:
     ResultsError
         If ``out`` cannot be written.
     """
-    table = _frame(rows(trends, [*trends.steps, *trends.drifts]), ("commits", *_TEXT))
+    table = _frame(rows(trends, [*trends.steps, *trends.drifts]), ("commits", *_names(trends)))
     return write_texts({out / "steps.csv": str(table.to_csv(index=False)), out / "history.html": page(trends, option)})
+
+
+def _names(trends: Trends) -> tuple[str, ...]:
+    """Return the columns of a table of steps; the suite is named where there are several."""
+    one = len({each.suite for each in trends.series}) <= 1
+    return tuple(name for name in _TEXT if not (one and name == "suite"))
 
 
 def _row(step: Step) -> dict[str, Any]:
@@ -116,7 +125,7 @@ def _figures(trends: Trends) -> tuple[list[dict[str, str]], int]:
     for suite, run in chosen[:MOST_FIGURES]:
         figure = trend.draw_run(trends, suite, run)
         if figure is not None:
-            metrics = ", ".join(each.metric for each in trend.moved_series(trends, suite, run)[: trend.MOST_PANELS])
+            metrics = ", ".join(list(trend.moved_metrics(trends, suite, run))[: trend.MOST_PANELS])
             svg = data_uri(render(figure, "svg"))
             found.append({"title": run, "alt": f"{metrics} of {run} over commits", "image": svg})
     return found, max(0, len(chosen) - MOST_FIGURES)

@@ -56,7 +56,7 @@ class Mine(Naive):
 '''
 
 SOUND = {"keep": "pass", "work": "pass"}
-SLOW = SOUND | {"work": "[torch.ones(64, 64) @ torch.ones(64, 64) for _ in range(400)]  # nobody needs this"}
+SLOW = SOUND | {"work": "for _ in range(400): torch.ones(64, 64) @ torch.ones(64, 64)  # nobody needs this"}
 LEAK = SLOW | {"keep": "ctx.save_for_backward(ys.clone())  # nobody reads this"}
 
 

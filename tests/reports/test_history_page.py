@@ -109,14 +109,14 @@ def test_panels_are_the_moved_numbers_with_points_levels_and_ranges(moved):
     """What did not move, and bits, are not drawn."""
     figure = trend.draw_run(moved, "mine", RUN)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
-    assert list(panels) == ["nfe_forward", "backward_seconds"]
-    axes = panels["backward_seconds"]
+    assert list(panels) == ["backward_seconds [ms]", "nfe_forward [calls]"]
+    axes = panels["backward_seconds [ms]"]
     points = next(line for line in axes.lines if line.get_marker() == "o")
-    assert list(points.get_ydata()) == [0.01] * 5 + [0.02] * 3
+    assert list(points.get_ydata()) == [10.0] * 5 + [20.0] * 3
     (span,) = [patch for patch in axes.patches if patch.get_alpha() == 0.18]
     assert (span.get_x(), span.get_width()) == (3, 3)
     levels = sorted(path.vertices[0][1] for lines in axes.collections for path in lines.get_paths())
-    assert levels == [0.01, 0.02]
+    assert levels == [10.0, 20.0]
     assert trend.draw_run(moved, "mine", "another") is None
 
 
