@@ -64,11 +64,22 @@ def trends(lines: Iterable[Line], suite_path: Callable[[str], str] = str) -> Tre
                 _follow_release(track, others, walk)  # a machine class that is not used any more says nothing of now
         for track in timed.tracks(mine, walk.place_of).values():
             _follow_times(track, walk)
-    short = sum(each.metric in TIMES and len(each.measured) < LEAST_POINTS for each in walk.series)
-    note = f"{short} series of times are shorter than {LEAST_POINTS} commits: no step of theirs can be told yet."
-    return Trends(
-        marks, walk.series, walk.steps, walk.drifts, {**exact.words(), **timed.words()}, (note,) if short else ()
-    )
+    machines = {**exact.words(), **timed.words()}
+    return Trends(marks, walk.series, walk.steps, walk.drifts, machines, _notes(walk.series, every))
+
+
+def _notes(series: Sequence[Series], lines: Sequence[Line]) -> list[str]:
+    """Return what cannot be told of times, in sentences."""
+    short = sum(each.metric in TIMES and len(each.measured) < LEAST_POINTS for each in series)
+    timed = [line for line in lines if line.times]
+    disturbed = [line for line in timed if line.taints]
+    words = ", ".join(sorted({word for line in disturbed for word in line.taints.split(",")}))
+    notes = {
+        f"{short} series of times are shorter than {LEAST_POINTS} commits: no step of theirs can be told yet.": short,
+        f"Times of {len(disturbed)} of {len(timed)} results are left out, because the machine was disturbed ({words}).":
+            len(disturbed),
+    }  # fmt: skip
+    return [note for note, number in notes.items() if number]
 
 
 def _follow_exact(track: Track, walk: _Walk) -> None:

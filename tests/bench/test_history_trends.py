@@ -126,6 +126,7 @@ def test_disturbed_times_are_left_out(line):
     lines += [dataclasses.replace(line(i, seconds=0.02), taints="load") for i in range(20, 30)]
     found = trends(lines)
     assert not found.steps
+    assert found.notes == ["Times of 10 of 30 results are left out, because the machine was disturbed (load)."]
     assert [len(each.measured) for each in found.series if each.metric == "backward_seconds"] == [20]
 
 
