@@ -29,10 +29,12 @@ class Repository:
     def __post_init__(self) -> None:
         if shutil.which("git") is None:
             raise HistoryError("history: expected git on the PATH, got none; install it")
-        if self.says("rev-parse", "--git-dir") is None:
+        done = self._run(("rev-parse", "--git-dir"))
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().partition("\n")[0]
             raise HistoryError(
-                f"history: expected a git repository around {self.folder.resolve()}, got none; run odegrad in one, or "
-                "give --history PATH and both --commit SHA and --date"
+                f"history: expected a git repository around {self.folder.resolve()}, got none ({said}); run odegrad in "
+                "one, or give --history PATH and both --commit SHA and --date"
             )
 
     def says(self, *arguments: str) -> str | None:

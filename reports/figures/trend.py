@@ -64,7 +64,10 @@ def draw_run(trends: Trends, suite: str, run: str) -> Figure | None:
     columns = 2 if len(panels) > 1 else 1
     rows = -(-len(panels) // columns)
     with style.applied():
-        figure = Figure(figsize=(style.COLUMN_INCHES[2], 1.6 * rows + 0.3), layout="constrained")
+        width, height = style.COLUMN_INCHES[2], 1.6 * rows + 0.3
+        figure = Figure(figsize=(width, height))
+        # all panels are alike, so that a search for their layout, which takes as long as drawing them, finds no better
+        figure.subplots_adjust(0.65 / width, 0.3 / height, 1.0 - 0.3 / width, 1.0 - 0.3 / height, 0.28, 0.32)
         flat = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)
         for axes, (metric, series) in zip(flat, panels, strict=False):
             _panel(axes, metric, series, trends)

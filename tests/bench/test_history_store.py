@@ -298,6 +298,7 @@ def test_no_repository_and_no_commit_are_exit_2(run_main, tmp_path, results, mon
     code, _, err = run_main(*add)
     assert code == 2
     assert "expected a git repository around" in err
+    assert "got none (fatal: not a git repository" in err
     assert "--history PATH and both --commit SHA and --date" in err
     subprocess.run(["git", "init", "-q"], check=True, cwd=tmp_path)
     code, _, err = run_main(*add)
