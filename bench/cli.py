@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from odegrad.commands import catalogue, doctor, gate, models, results, running
+from odegrad.commands import catalogue, doctor, gate, history, models, results, running
 from odegrad.commands.exits import TRY_AGAIN, USAGE
 from odegrad.errors import InfrastructureError, OdegradError, UsageError
 
@@ -40,6 +40,7 @@ _log = logging.getLogger("odegrad")
             "odegrad diagnose my_model.py:build",
             "odegrad doctor",
             "odegrad gate gate --baseline gate.json",
+            "odegrad history report --history history",
         )
     )
 )
@@ -89,6 +90,7 @@ for name, command, epilog in (
     ),
 ):
     app.command(name, epilog=epilog)(command)
+app.add_typer(history.history, name="history")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@
     │   ├── SuiteError                   a suite file with a wrong key, type or value
     │   ├── ResultsError                 a results folder that cannot be used
     │   ├── BaselineError                a gate's baseline that cannot be used
+    │   ├── HistoryError                 a history, or the commit of its results, that cannot be used
     │   └── UnsupportedError             a combination that a method states it cannot do
     ├── SolverError (also RuntimeError)  a solve that cannot go on
     │   ├── NonFiniteError               the field or the state is not finite
@@ -39,6 +40,10 @@ class ResultsError(UsageError):
 
 class BaselineError(UsageError):
     """A gate's baseline is missing, broken, of something else, or has nothing to compare."""
+
+
+class HistoryError(UsageError):
+    """A history is missing or broken, or what it needs of git is not there."""
 
 
 class UnsupportedError(UsageError):

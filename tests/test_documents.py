@@ -118,6 +118,8 @@ def test_command_in_the_documents_is_one(arguments):
     main = typer.main.get_command(app)
     with main.make_context("odegrad", arguments[:1], resilient_parsing=True) as context:
         name, command, rest = main.resolve_command(context, arguments)
+        if hasattr(command, "resolve_command"):  # a command of commands
+            name, command, rest = command.resolve_command(context, rest)
         command.make_context(name, rest, parent=context)
 
 

@@ -22,7 +22,7 @@ LAYERS = [
     | {"odegrad.shard", "odegrad.rounds", "odegrad.untouched"},
     {"odegrad.worker", "odegrad.store", "odegrad.executors", "odegrad.progress", "odegrad.printing"},
     {"odegrad.runner", "odegrad.listing", "odegrad.planning", "odegrad.reports", "odegrad.gate"},
-    {"odegrad.comparison", "odegrad.examine", "odegrad.noise", "odegrad.doctor", "odegrad.papers", "odegrad.testing"},
+    {f"odegrad.{m}" for m in ("comparison", "examine", "noise", "doctor", "papers", "testing", "history")},
     {"odegrad.commands"},
     {"odegrad.cli"},
 ]

@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from odegrad.errors import ResultsError
 from odegrad.reports import units
 from odegrad.reports.changes import Changes
 from odegrad.reports.page.columns import PageColumn
+from odegrad.reports.page.files import write_texts
 from odegrad.reports.page.render import environment, page_table
 from odegrad.reports.tables import markdown_text
 
@@ -68,18 +68,10 @@ def write(changes: Changes, before: str, after: str, out: Path) -> list[Path]:
     ResultsError
         If ``out`` cannot be written.
     """
-    texts = {
-        out / "changes.md": to_markdown(changes),
-        out / "changes.csv": changes.table.to_csv(index=False),
-        out / "changes.html": page(changes, before, after),
-    }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for path, text in texts.items():
-            path.write_text(str(text), encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(
-            f"--out {out}: expected a folder that can be written, got {type(error).__name__} ({error.strerror}); "
-            "free it or give another one"
-        ) from error
-    return list(texts)
+    return write_texts(
+        {
+            out / "changes.md": to_markdown(changes),
+            out / "changes.csv": str(changes.table.to_csv(index=False)),
+            out / "changes.html": page(changes, before, after),
+        }
+    )

@@ -171,17 +171,18 @@ def _cell(column: PageColumn, value: Any) -> Cell:
 
 def _figure(each: Drawn) -> dict[str, str]:
     """Return a figure with its text; where the tasks are few, a narrow one for phones too."""
-    narrow = _data_uri(each.narrow) if each.narrow else ""
+    narrow = data_uri(each.narrow) if each.narrow else ""
     return {
         "name": each.name,
         "title": each.title,
         "alt": each.alt,
-        "wide": _data_uri(each.files["svg"]),
+        "wide": data_uri(each.files["svg"]),
         "narrow": narrow,
     }
 
 
-def _data_uri(svg: bytes) -> str:
+def data_uri(svg: bytes) -> str:
+    """Return an SVG file as an address that holds it, so that the page needs no other file."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 

@@ -1,0 +1,26 @@
+"""Writing texts into a folder of the user's choice."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from odegrad.errors import ResultsError
+
+
+def write_texts(texts: Mapping[Path, str]) -> list[Path]:
+    """Write each text to its file, whose folder is made; return the files.
+
+    Raises
+    ------
+    ResultsError
+        If a folder cannot be written.
+    """
+    for path, text in texts.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ResultsError(
+                f"--out {path.parent}: expected a folder that can be written, got {type(error).__name__} "
+                f"({error.strerror}); free it or give another one"
+            ) from error
+    return list(texts)
