@@ -176,7 +176,7 @@ def first_reached(metric: Sequence[float], points: Sequence[float], target: floa
     return float(places[:length][reached][0]) if reached.any() else math.inf
 
 
-def time_to_target(frame: Source, targets: Mapping[str, float] | None = None) -> pd.DataFrame:
+def time_to_target(frame: Source, targets: Mapping[str, float] | pd.Series | None = None) -> pd.DataFrame:
     """Return the cells with ``target``, and ``target_seconds`` and ``target_iterations`` until they reached it.
 
     Those of the first evaluation that is as good. Infinity (censored) where a run failed or never reached it; NaN
@@ -187,13 +187,17 @@ def time_to_target(frame: Source, targets: Mapping[str, float] | None = None) ->
     frame
         Records from ``odegrad.reports.frame.load``.
     targets
-        Task -> target; by default each task's own. ``baseline_targets`` makes them from a method.
+        Task -> target; by default each task's own. ``baseline_targets`` makes them from a method. A series holds the
+        target of every cell, in their order.
     """
     every = Results.of(frame).cells
-    wanted = every["metric_target"] if targets is None else every["task"].map(targets).astype("float64")
-    # a run that failed early does not hold its target: take that of its task at its size
-    of_task = wanted.groupby([every["task"], every["size"]])
-    every = every.assign(target=of_task.transform("first").astype("float64"))
+    if isinstance(targets, pd.Series):
+        every = every.assign(target=targets.to_numpy(dtype=float))
+    else:
+        wanted = every["metric_target"] if targets is None else every["task"].map(targets).astype("float64")
+        # a run that failed early does not hold its target: take that of its task at its size
+        of_task = wanted.groupby([every["task"], every["size"]])
+        every = every.assign(target=of_task.transform("first").astype("float64"))
     reached = {
         f"target_{name}": [_reached(*row) for row in every[[*_TRACED, f"trace_{points}"]].itertuples(index=False)]
         for name, points in (("seconds", "seconds"), ("iterations", "iteration"))

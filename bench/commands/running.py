@@ -134,7 +134,7 @@ def paper(
     write_report(folder, verdicts=verdicts)
     print_rows(text_rows(verdicts), False, f"claims of {name}, tasks at size {size}")
     for verdict in verdicts:
-        typer.echo(f"{verdict.claim.identifier}: {verdict.overall.answer}. {verdict.claim.sentence}")
+        typer.echo(f"{verdict.claim.identifier}: {verdict.wording}. {verdict.claim.sentence}")
     _check_failed(outcome)
 
 

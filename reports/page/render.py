@@ -20,7 +20,7 @@ from odegrad.reports.figures.panels import FEW_TASKS
 from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
 from odegrad.reports.page.columns import ACROSS, CLAIMS, RESULTS, RUNS, TUNING, PageColumn, metric
-from odegrad.reports.papers.table import claims_table, interval
+from odegrad.reports.papers.table import claims_table, interval, target
 from odegrad.reports.papers.verdict import Verdict
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
 from odegrad.reports.tables import NOTE, label
@@ -118,8 +118,9 @@ def _results(frame: Source) -> PageTable:
 
 def _claims(verdicts: Sequence[Verdict]) -> PageTable:
     table = claims_table(verdicts)
-    ends = zip(table["low"], table["high"], strict=True)
-    return page_table(CLAIMS, table.assign(interval=[interval(low, high) for low, high in ends]))
+    return page_table(CLAIMS, table.assign(
+        interval=[interval(row) for row in rows_of(table)], target=[target(row) for row in rows_of(table)]
+    ))  # fmt: skip
 
 
 def _across(frame: Source) -> PageTable:

@@ -65,7 +65,13 @@ def _results(folder, backward):
     (folder / RECORDS).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-@pytest.mark.parametrize(("backward", "said"), [(20, "irdm-2: holds."), (40, "irdm-2: does not hold.")])
+@pytest.mark.parametrize(
+    ("backward", "said"),
+    [
+        (20, "irdm-2: holds (on every task by the range of 3 seeds)."),
+        (40, "irdm-2: does not hold (on every task by the range of 3 seeds)."),
+    ],
+)
 def test_command_decides_on_results(backward, said, tmp_path, run_main):
     """Complete results are not measured again: twice as fast, with fewer or more backward evaluations."""
     _results(tmp_path / "out", backward)
@@ -73,7 +79,7 @@ def test_command_decides_on_results(backward, said, tmp_path, run_main):
     code, out, err = run_main("paper", "irdm", "--results", str(tmp_path / "out"), "--device", "cpu")
     assert code == 0, err
     assert (tmp_path / "out" / RECORDS).read_bytes() == before
-    assert "irdm-1: holds." in out
+    assert "irdm-1: holds (on every task by the range of 3 seeds)." in out
     assert said in out
     table = (tmp_path / "out" / "tables" / "claims.csv").read_text(encoding="utf-8")
     assert table.count("irdm-1") == 4  # overall and three tasks
