@@ -14,9 +14,11 @@ from odegrad.commands.options import AcrossOption, JsonOption, check_folders
 from odegrad.printing import output, print_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from odegrad.reports.papers.exhibits import Exhibit
     from odegrad.reports.papers.verdict import Verdict
+    from odegrad.reports.summary import Results
 
 _log = logging.getLogger("odegrad")
 
@@ -58,13 +60,20 @@ def compare_results(
 
 
 def write_report(
-    *folders: Path, out: Path | None = None, across_machines: bool = False, verdicts: "Sequence[Verdict]" = ()
+    *folders: Path,
+    out: Path | None = None,
+    across_machines: bool = False,
+    verdicts: "Sequence[Verdict]" = (),
+    exhibits: "Sequence[Exhibit]" = (),
+    sources: "Mapping[str, Results] | None" = None,
 ) -> None:
     """Write the report of ``folders`` and print its table."""
     from odegrad.reports.build import build_report
     from odegrad.reports.frame import load
     from odegrad.reports.tables import print_table
 
-    written = build_report(*folders, out=out, across_machines=across_machines, verdicts=verdicts)
+    written = build_report(
+        *folders, out=out, across_machines=across_machines, verdicts=verdicts, exhibits=exhibits, sources=sources
+    )
     print_table(load(*folders, across_machines=across_machines), output())
     _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, written[-1].parent)

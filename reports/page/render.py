@@ -20,6 +20,7 @@ from odegrad.reports.figures.panels import FEW_TASKS
 from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
 from odegrad.reports.page.columns import ACROSS, CLAIMS, RESULTS, RUNS, TUNING, PageColumn, metric
+from odegrad.reports.papers.exhibits import Shown
 from odegrad.reports.papers.table import claims_table, interval, target
 from odegrad.reports.papers.verdict import Verdict
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
@@ -57,7 +58,9 @@ def environment() -> Environment:
     )
 
 
-def page(frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequence[Verdict] = ()) -> str:
+def page(
+    frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequence[Verdict] = (), shown: Shown | None = None
+) -> str:
     """Return the page of ``frame`` as HTML.
 
     Parameters
@@ -68,6 +71,8 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequen
         As ``write_figures`` drew them; drawn here if left out.
     verdicts
         On the claims of a paper; without any the page has no section of claims.
+    shown
+        A paper's own figures and tables, which come behind the claims.
 
     Returns
     -------
@@ -90,6 +95,15 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequen
             findings=findings(results),
             verdicts=verdicts,
             claims=_claims(verdicts),
+            paper_figures=[_figure(each) for each in (shown.figures if shown else ()) if each.files],
+            paper_tables=[
+                {
+                    "name": made.declared.name,
+                    "title": made.declared.title,
+                    "table": page_table(made.declared.columns, made.frame),
+                }
+                for made in (shown.tables if shown else ())
+            ],
             note=NOTE,
             results=_results(results),
             across=_across(results),
@@ -97,7 +111,11 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequen
             runs=_runs(results.cells.head(MOST_RUNS)),
             left_out=max(0, len(results.cells) - MOST_RUNS),
             figures=[_figure(each) for each in figures if each.files],
-            not_drawn=[f"{each.kind.title}: {each.why_not}" for each in figures if each.why_not],
+            not_drawn=[
+                f"{each.kind.title}: {each.why_not}"
+                for each in (*(shown.figures if shown else ()), *figures)
+                if each.why_not
+            ],
             failed=_failed(results),
             failed_left_out=max(0, len(results.failures) - MOST_RUNS),
             machines=_machines(every),

@@ -203,8 +203,8 @@ def test_the_table_says_which_target(race):
     """Whose metric it is, how much worse still counts, and its number on the task; a fixed target says so."""
     verdict = decide(dataclasses.replace(RACE, tolerance=0.02), race([0.1, 0.7, 0.9], [0.1, 0.8, 0.95]))
     overall, digits = text_rows([verdict])
-    assert overall["target"] == "final metric of adjoint, up to 2% worse"
-    assert digits["target"] == "final metric of adjoint, up to 2% worse: 0.8820"
+    assert overall["target"] == "final metric of adjoint, up to 2 % worse"
+    assert digits["target"] == "final metric of adjoint, up to 2 % worse: 0.8820"
     assert dataclasses.replace(FASTER, quantity=TARGET_SECONDS).target == "the task's own target"
     assert FASTER.target == ""
 
