@@ -44,7 +44,7 @@ class Paper:
 
     def decide(self, sources: Mapping[str, Results]) -> Sequence[Verdict]:
         """Return the verdicts on its claims from its results, as ``load`` returns them."""
-        return [decide(claim, sources[self.suites[0].name]) for claim in self.claims]
+        return [decide(claim, sources[claim.suite or self.suites[0].name]) for claim in self.claims]
 
 
 def load_paper(name: str, size: str) -> Paper:
@@ -56,6 +56,7 @@ def load_paper(name: str, size: str) -> Paper:
         If a task does not have the size.
     """
     main = f"paper-{name}"
-    names = dict.fromkeys([main, *(exhibit.suite for exhibit in EXHIBITS[name])])
+    parts = (*CLAIMS[name], *EXHIBITS[name])
+    names = dict.fromkeys([main, *(part.suite for part in parts if part.suite)])
     suites = tuple(load_suite(suite, [f'size="{size}"']) for suite in names)
     return Paper(suites, CLAIMS[name], EXHIBITS[name], f"{main}-{size}")

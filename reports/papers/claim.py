@@ -74,6 +74,8 @@ class Claim:
     margin: float
     tolerance: float = 0.0
     """Of a time to the baseline's final metric: how much worse, relative to its size, still counts as reached."""
+    suite: str = ""
+    """Of the paper's suites the one whose records decide it; empty: the first."""
     direction: Direction = Direction.BELOW
     least_seeds: int = 3
 

@@ -9,7 +9,8 @@ from odegrad.reports.statistics import finite, median
 from odegrad.reports.summary import Results, Source
 
 BASELINE = "adam"
-COMPARED = ("sgd", "snopt")
+SNOPT = "snopt"
+COMPARED = ("sgd", SNOPT)
 COSTS = {"iteration_seconds": "train_seconds", "peak_bytes": "peak_bytes"}
 """Cost -> the column of a record that it is made of: seconds of a training, a share of them an iteration."""
 
@@ -27,6 +28,23 @@ def table_of(frame: Source) -> pd.DataFrame:
     tasks = [str(task) for task in dict.fromkeys(cells["task"][cells["method"] == BASELINE])]
     rows = [{"task": task} | _row(cells[cells["task"] == task]) for task in tasks]
     return pd.DataFrame(rows, columns=["task", *columns()])
+
+
+def memory_of(frame: Source) -> pd.DataFrame:
+    """Return a row a task and number of accepted steps: ``task, steps, peak_bytes_adam, peak_bytes_snopt, ratio``.
+
+    Medians over the runs of each method that ended ``ok``; NaN where there is none.
+    """
+    ok = Results.of(frame).ok
+    mine = ok[ok["method"].isin([BASELINE, SNOPT])]
+    names = ("task", "method", "accepted_steps", "peak_bytes")
+    rows = pd.DataFrame({n: mine[n].astype("float64" if n in names[2:] else str) for n in names})
+    table = rows.rename(columns={"accepted_steps": "steps"}).pivot_table(
+        index=["task", "steps"], columns="method", values="peak_bytes", aggfunc="median"
+    )
+    table = table.reindex(columns=[BASELINE, SNOPT])
+    ratio = table[SNOPT] / table[BASELINE]
+    return table.rename(columns="peak_bytes_{}".format).assign(ratio=ratio).reset_index()
 
 
 def columns() -> list[str]:

@@ -14,7 +14,7 @@ from odegrad.reports.papers.exhibits import Exhibit, PaperFigure, PaperTable
 from odegrad.reports.summary import Results
 
 NODES, NORMS = "paper-irdm-nodes", "paper-irdm-norms"
-SENSITIVITY = "paper-snopt-sensitivity"
+SENSITIVITY, DEPTH = "paper-snopt-sensitivity", "paper-snopt-depth"
 
 
 def _training(name: str) -> Kind:
@@ -75,6 +75,13 @@ COST_COLUMNS = (
     PageColumn("memory: snopt / adam", "peak_bytes_snopt", _ratio),
     PageColumn("pairs", "pairs", units.count),
 )
+MEMORY_COLUMNS = (
+    PageColumn("task", "task", right=False),
+    PageColumn("accepted steps", "steps", units.count),
+    PageColumn("adam", "peak_bytes_adam", units.memory),
+    PageColumn("snopt", "peak_bytes_snopt", units.memory),
+    PageColumn("snopt / adam", "ratio", _ratio),
+)
 SENSITIVITY_COLUMNS = (
     PageColumn("task", "task", right=False),
     PageColumn("eps", "eps", lambda value: f"{value:g}"),
@@ -125,6 +132,13 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
             "least and largest ratio.",
             COST_COLUMNS,
             relative_costs.table_of,
+        ),
+        PaperTable(
+            DEPTH,
+            "snopt_memory",
+            "Peak memory of an iteration against the accepted steps of one forward pass, on fixed grids of rk4.",
+            MEMORY_COLUMNS,
+            relative_costs.memory_of,
         ),
         PaperTable(
             SENSITIVITY,

@@ -51,6 +51,7 @@ CLAIMS = (
         quantity="peak_bytes",
         statistic=Statistic.EXPONENT,
         margin=CONSTANT,
+        suite="paper-snopt-depth",
         least_seeds=1,  # a count of bytes: the same for every seed on the same fixed grid
     ),
     _of_snopt(

@@ -13,6 +13,7 @@ from odegrad.reports.build import build_report
 from odegrad.reports.figures import nodes, sensitivity
 from odegrad.reports.page.render import page
 from odegrad.reports.papers.exhibits import PaperFigure, PaperTable, write_exhibits
+from odegrad.reports.papers.relative_costs import memory_of
 from odegrad.reports.papers.relative_costs import table_of as costs_of
 from odegrad.reports.papers.shown import EXHIBITS, NODES, SENSITIVITY
 from odegrad.reports.summary import Results
@@ -157,6 +158,18 @@ def test_costs_are_relative_to_adam(record, frame_of):
     assert (row["iteration_seconds_snopt_low"], row["iteration_seconds_snopt_high"]) == pytest.approx((1.2, 1.4))
     assert row["iteration_seconds_sgd"] == pytest.approx(0.9)
     assert (row["peak_bytes_adam"], row["peak_bytes_snopt"], row["pairs"]) == (2e6, 1.5, 2)
+
+
+def test_memory_against_steps(record, frame_of):
+    """A row a number of steps, both methods beside each other; a method that is not there is NaN, not left out."""
+    runs = [
+        record("digits", name, 0, settings={"solver_options": (("num_steps", n),)}, accepted_steps=n, peak_bytes=b)
+        for name, n, b in (("adam", 2, 100), ("snopt", 2, 150), ("adam", 8, 100))
+    ]
+    table = memory_of(frame_of(runs))
+    assert table["steps"].tolist() == [2, 8]
+    assert table["ratio"].iloc[0] == 1.5
+    assert math.isnan(table["peak_bytes_snopt"].iloc[1])
 
 
 def test_failed_training_is_infinitely_dear(record, frame_of):
