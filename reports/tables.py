@@ -136,10 +136,11 @@ def markdown_lines(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[st
 
 
 def latex_lines(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a LaTeX ``tabular`` as lines, a rule where the first column changes; ``heads`` as ``markdown_lines``."""
+    """Return a LaTeX ``tabular`` as lines, rules between rows that begin unlike; ``heads`` as in ``markdown_lines``."""
     lines: list[str] = []
+    grouped = len({row[0] for row in rows}) < len(rows)
     for before, row in zip([None, *rows], rows, strict=False):
-        if before is not None and before[0] != row[0]:
+        if before is not None and before[0] != row[0] and grouped:
             lines.append(r"\midrule")
         cells = (_latex(text, number=right) for text, (_, right) in zip(row, heads, strict=True))
         lines.append(" & ".join(cells) + r" \\")

@@ -19,6 +19,8 @@ SHADES = "cividis"
 """Readable to colour-blind readers, and darker is nearer in grey too."""
 LEAST = 1e-16
 """Relative differences below are drawn at this: they are rounding."""
+LEAST_CELL = 0.14
+"""Inches of a cell that a number fits into."""
 MOST_METHODS = 30
 """Methods of one matrix; further ones, by their order, are left out and counted."""
 _COLUMNS = ["task", "method", "variant", "gradient_sketch", "gradient_norm", "gradient_digest"]
@@ -92,15 +94,20 @@ def draw(frame: Source, columns: int = 2) -> Figure:
         if not matrices:
             return style.nothing_to_draw(columns, "gradients of two methods in one block")
         largest = max(len(table) for table in matrices.values())
-        side = max(2.6, 0.21 * largest + 1.2)
         per_row = 2 if columns == 2 and len(matrices) > 1 and largest <= MOST_METHODS // 2 else 1
+        # what names and scale leave of the width, in inches
+        widest = 1.45 if columns == 1 else 1.9 if per_row == 2 else 5.0
+        side = min(0.21 * largest, widest) + 1.2
         figure, grid = style.grid(-(-len(matrices) // per_row), per_row, columns, height=side)
         axes = [axis for row in grid for axis in row]
         logs = {task: np.log10(np.maximum(table.to_numpy(dtype=float), LEAST)) for task, table in matrices.items()}
         apart = np.concatenate([values[matrices[task].to_numpy() > 0] for task, values in logs.items()])
         low, high = (float(apart.min()), float(apart.max())) if apart.size else (-16.0, 0.0)
         for axis, (task, table) in zip(axes, matrices.items(), strict=False):
-            image = _matrix(axis, table, logs[task], (math.floor(low), max(math.ceil(high), math.floor(low) + 1)))
+            written = widest / len(table) > LEAST_CELL
+            image = _matrix(
+                axis, table, logs[task], written, (math.floor(low), max(math.ceil(high), math.floor(low) + 1))
+            )
             axis.set_title(style.drawable(task))
         for axis in axes[len(matrices) :]:
             axis.remove()
@@ -109,7 +116,8 @@ def draw(frame: Source, columns: int = 2) -> Figure:
         return figure
 
 
-def _matrix(axis: Axes, table: pd.DataFrame, logs: Floats, ends: tuple[float, float]) -> AxesImage:
+def _matrix(axis: Axes, table: pd.DataFrame, logs: Floats, written: bool, ends: tuple[float, float]) -> AxesImage:
+    """Draw one matrix; the powers are written into its cells if they have room for it."""
     same = table.to_numpy() == 0.0
     image = axis.imshow(np.ma.masked_where(same | np.isnan(logs), logs), cmap=SHADES, vmin=ends[0], vmax=ends[1])
     names = [style.drawable(name) for name in table.index]
@@ -118,7 +126,7 @@ def _matrix(axis: Axes, table: pd.DataFrame, logs: Floats, ends: tuple[float, fl
     axis.grid(visible=False)
     for row, column in zip(*np.nonzero(same), strict=True):
         axis.text(column, row, "=", ha="center", va="center", fontsize=7, color=style.GREY)
-    for row, column in zip(*np.nonzero(~same & ~np.isnan(logs)), strict=True):
+    for row, column in zip(*np.nonzero(~same & ~np.isnan(logs)), strict=True) if written else ():
         dark = logs[row, column] < 0.5 * (ends[0] + ends[1])
         axis.text(
             column, row, f"{logs[row, column]:.0f}", ha="center", va="center", fontsize=6,

@@ -23,9 +23,10 @@ AXES = {"nodes": "interpolation nodes", "rtol": "tolerance rtol"}
 OPTION = "num_nodes"
 INTERPOLATION, BASELINE = "interpolation", "adjoint"
 QUANTITIES = {"error": "gradient error\n(relative, float64 reference)", "nfe_backward": "f calls backward"}
-COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PINK, style.SKY, style.GREY)
+COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.SKY, style.PINK, style.GREY, style.BLACK)
+"""Without the adjoint's own."""
 MARGIN = 1.15
-"""Factor that is left free on both sides of a logarithmic axis."""
+"""Factor that is left free on both sides of a logarithmic axis, at least."""
 MARKERS = ("D", "o", "s", "^", "v", "P", "X")
 
 
@@ -92,7 +93,7 @@ def draw(frame: Source, columns: int = 2, across: str = "nodes") -> Figure:
         handles = {str(line.get_label()): line for axis in figure.axes for line in axis.lines if _named(line)}
         if across == "nodes" and (points["gradient"] == BASELINE).any():
             handles[f"{BASELINE} at the same rtol"] = Line2D([], [], color=style.GREY, linestyle=":")
-        figure.legend(handles.values(), list(handles), loc="outside lower center", ncols=2 if columns == 1 else 4)
+        figure.legend(handles.values(), list(handles), loc="outside lower center", ncols=2 if columns == 1 else 3)
         return figure
 
 
@@ -116,8 +117,8 @@ def lines_of(rows: pd.DataFrame, across: str) -> list[Line]:
     if across == "nodes":
         by = [(rtol, part) for rtol, part in rows.groupby("rtol", sort=False)]
         return [
-            Line(f"{name}, rtol {rtol:g}", part[part["gradient"] == name], place, name == BASELINE)
-            for name in (INTERPOLATION, BASELINE)
+            Line(f"{prefix}rtol {rtol:g}", part[part["gradient"] == name], place, name == BASELINE)
+            for name, prefix in ((INTERPOLATION, ""), (BASELINE, f"{BASELINE}, "))
             for place, (rtol, part) in enumerate(by)
             if (part["gradient"] == name).any()
         ]
@@ -140,11 +141,13 @@ def _panel(axis: Axes, lines: Sequence[Line], across: str, quantity: str) -> Non
             for row in rows_of(points):
                 axis.axhline(getattr(row, quantity), color=colour, linestyle=":", gid=BASELINE)
         elif line.baseline:
-            axis.plot(points[across], points[quantity], gid=BASELINE, label=line.label, **style.line_style(BASELINE))
+            hollow = {"markerfacecolor": "none", "markersize": 9.0, "linestyle": "--", "zorder": 3}
+            look = style.line_style(BASELINE) | hollow
+            axis.plot(points[across], points[quantity], gid=BASELINE, label=line.label, **look)
         else:
             axis.plot(
-                points[across], points[quantity], color=colour, marker=marker, markersize=4.5, gid=INTERPOLATION,
-                label=line.label,
+                points[across], points[quantity], color=colour, marker=marker, gid=INTERPOLATION, label=line.label,
+                markersize=max(8.0 - line.place, 3.0),  # a line that lies on another is still seen
             )  # fmt: skip
     if quantity == "error" and len(shown):
         style.log_axis(axis.yaxis, shown, QUANTITIES[quantity], lambda value: f"{value:.0e}")
@@ -162,7 +165,8 @@ def _named(line: Line2D) -> bool:
 def _across(axis: Axes, values: pd.Series, across: str) -> None:
     """Make the horizontal axis logarithmic with a tick at every value; tighter tolerances stand to the right."""
     ticks = sorted(set(values[values > 0]))
-    axis.set(xlim=(ticks[0] / MARGIN, ticks[-1] * MARGIN), xscale="log", xlabel=AXES[across])
+    margin = max(MARGIN, (ticks[-1] / ticks[0]) ** 0.04)
+    axis.set(xlim=(ticks[0] / margin, ticks[-1] * margin), xscale="log", xlabel=AXES[across])
     axis.set_xticks(ticks)
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))

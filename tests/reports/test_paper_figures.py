@@ -64,7 +64,7 @@ def test_error_and_calls_against_nodes(node_sweep):
         assert base.get_color() == mine.get_color()
     assert {line.get_ydata()[0] for line in lines(calls, "adjoint")} == {40.0}
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["interpolation, rtol 0.001", "interpolation, rtol 1e-05", "adjoint at the same rtol"]
+    assert labels == ["rtol 0.001", "rtol 1e-05", "adjoint at the same rtol"]
 
 
 def test_error_and_calls_against_tolerance(node_sweep):
@@ -83,7 +83,7 @@ def test_error_and_calls_against_tolerance(node_sweep):
 def test_nodes_in_words(node_sweep, frame_of, record):
     """The alt text tells errors, calls and nodes; runs that do not name their nodes are no part of it."""
     said = nodes.describe(node_sweep)
-    assert "circles: interpolation, rtol 0.001: errors 1.0e-02 and 1.0e-03 with 20 and 80 calls at 2 and 8" in said
+    assert "circles: rtol 0.001: errors 1.0e-02 and 1.0e-03 with 20 and 80 calls at 2 and 8" in said
     unnamed = frame_of([record("digits", "interpolation"), record("digits", "adjoint")])
     assert nodes.points_of(unnamed)["gradient"].tolist() == ["adjoint"]
     assert not nodes.draw(unnamed).axes
