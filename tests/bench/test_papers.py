@@ -12,6 +12,7 @@ from odegrad.reports.frame import from_rows
 from odegrad.reports.papers.effects import matches
 from odegrad.reports.summary import cells
 from odegrad.store import RECORDS, Store, SuiteIdentity
+from odegrad.suite import load_suite
 
 
 def test_the_command_knows_every_paper():
@@ -53,6 +54,15 @@ def test_sweeps_are_in_folders_of_their_own(name, tmp_path):
     assert {claim.suite for claim in paper.claims} - {""} <= {suite.name for suite in paper.suites}
 
 
+def test_more_seeds_are_added_by_the_suite(tmp_path):
+    """Records of further seeds in the same folder count: from eight the interval is no range any more."""
+    paper = load_paper("irdm", "tiny")
+    for suite in (load_suite("paper-irdm", ['size="tiny"', "seeds=[0,1,2,3,4,5,6,7]"]), *paper.suites[1:]):
+        _write(paper.folder_of(suite, tmp_path), suite, lambda run: 20 + run.seed % 5)
+    verdict = next(v for v in paper.decide(paper.load(tmp_path)) if v.claim.identifier == "irdm-2")
+    assert verdict.wording == "holds (on every task by the 95 % interval of 8 seeds)"
+
+
 def test_sweep_of_settings_varies_one_at_a_time():
     """Seven settings: five dampings at the usual period and three periods at the usual damping, which share one."""
     suite = next(s for s in load_paper("snopt", "tiny").suites if s.name == "paper-snopt-sensitivity")
@@ -70,7 +80,7 @@ def test_unknown_size_is_refused():
 def _results(folder, backward):
     paper = load_paper("irdm", "tiny")
     for suite in paper.suites:
-        _write(paper.folder_of(suite, folder), suite, backward)
+        _write(paper.folder_of(suite, folder), suite, lambda _: backward)
 
 
 def _write(folder, suite, backward):
@@ -84,7 +94,7 @@ def _write(folder, suite, backward):
             "metric_higher_is_better": upwards, "metric_target": 0.9 if upwards else 3.5, "train_seconds": seconds,
             "trace_iteration": [0, 1], "trace_metric": [0.1, 0.95] if upwards else [9.0, 3.0],
             "trace_seconds": [0.0, seconds], "train_loss": [1.0, 0.5],
-            "nfe_backward": {"adjoint": 30}.get(run.gradient, backward), "nfe_forward": 20,
+            "nfe_backward": {"adjoint": 30}.get(run.gradient, backward(run)), "nfe_forward": 20,
             "gradient_relative_error": 1e-3, "trace_log_norm_minus_max": [1.0, 2.0],
         }  # fmt: skip
         lines.append(json.dumps(Record(run, Status.OK, "", measured, {"cpu": "x"}).to_row()))
