@@ -83,7 +83,7 @@ def spread(values: Iterable[float | None], interval: Interval, what: str) -> str
     """
     kept = finite(values)
     if kept.size and (interval.low, interval.high) == (kept.min(), kept.max()):
-        return f"range of {kept.size} {what}" if kept.size > 1 else f"one of the {what}"
+        return f"range of {kept.size} {what}" if kept.size > 1 else f"value of one {what.removesuffix('s')}"
     return f"95 % interval of {kept.size} {what}"
 
 

@@ -14,7 +14,7 @@ from odegrad.reports.papers.exhibits import Exhibit, PaperFigure, PaperTable
 from odegrad.reports.summary import Results
 
 NODES, NORMS = "paper-irdm-nodes", "paper-irdm-norms"
-SENSITIVITY, DEPTH = "paper-snopt-sensitivity", "paper-snopt-depth"
+SENSITIVITY, DEPTH, HORIZON = "paper-snopt-sensitivity", "paper-snopt-depth", "paper-snopt-horizon"
 
 
 def _training(name: str) -> Kind:
@@ -121,7 +121,7 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
         PaperFigure("paper-snopt", _training("snopt_training")),
         PaperFigure(SENSITIVITY, Kind("snopt_sensitivity", sensitivity.TITLE, sensitivity.draw, sensitivity.describe)),
         PaperFigure(
-            "paper-snopt",
+            HORIZON,
             Kind("snopt_integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe),
         ),
         PaperTable(

@@ -29,7 +29,7 @@ CONSTANT = 0.1
 """Largest exponent of memory in steps that counts as O(1): ten times the steps, a quarter more memory."""
 
 _of_snopt = partial(Claim, paper=PAPER, tasks=TASKS, method=SNOPT)
-_of_end_time = partial(Claim, paper=PAPER, tasks=END_TIME_TASKS, method=FEEDBACK)
+_of_end_time = partial(Claim, paper=PAPER, tasks=END_TIME_TASKS, method=FEEDBACK, suite="paper-snopt-horizon")
 
 CLAIMS = (
     *(

@@ -64,10 +64,10 @@ def test_more_seeds_are_added_by_the_suite(tmp_path):
 
 
 def test_sweep_of_settings_varies_one_at_a_time():
-    """Seven settings: five dampings at the usual period and three periods at the usual damping, which share one."""
+    """Six settings: four dampings at the usual period and three periods at the usual damping, which share one."""
     suite = next(s for s in load_paper("snopt", "tiny").suites if s.name == "paper-snopt-sensitivity")
     settings = {tuple(dict(run.optimizer_options).values()) for run in suite.runs()}
-    assert len(settings) == 7
+    assert len(settings) == 6
     assert {period for eps, period in settings if eps != 0.1} == {20}
 
 

@@ -217,9 +217,14 @@ def test_races_of_the_papers_are_to_the_baselines_metric():
 
 def test_few_pairs_are_said_to_be_a_range(ratios):
     """Up to five values the interval ends at the least and the largest; of eight it lies inside."""
-    for number, words in ((3, "range of 3 seeds"), (5, "range of 5 seeds"), (8, "95 % interval of 8 seeds")):
+    for number, words in (
+        (1, "value of one seed"),
+        (3, "range of 3 seeds"),
+        (5, "range of 5 seeds"),
+        (8, "95 % interval of 8 seeds"),
+    ):
         values = [0.5 + 0.01 * i for i in range(number)]
-        verdict = decide(FASTER, ratios(values))
+        verdict = decide(dataclasses.replace(FASTER, least_seeds=1), ratios(values))
         found = verdict.tasks[0]
         assert found.spread == words
         assert ((found.low, found.high) == pytest.approx((values[0], values[-1]))) == (number <= 5)
