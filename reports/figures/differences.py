@@ -12,7 +12,8 @@ from odegrad.reports import units
 from odegrad.reports.comparing import BLOCK, Floats
 from odegrad.reports.figures import style
 from odegrad.reports.names import joined, short, sort_key
-from odegrad.reports.summary import Results, Source, rows_of
+from odegrad.reports.statistics import median
+from odegrad.reports.summary import Results, Source
 
 TITLE = "Differences between the gradients of any two methods"
 SHADES = "cividis"
@@ -37,40 +38,48 @@ def matrices_of(frame: Source) -> dict[str, pd.DataFrame]:
         return {}
     held = np.array([isinstance(each, list) for each in ok["gradient_sketch"]], dtype=bool)
     known = ok[held & ok["gradient_norm"].notna()]
-    known = known[[*dict.fromkeys([*_COLUMNS, *BLOCK])]]
+    known = known[[*dict.fromkeys([*_COLUMNS, *BLOCK])]].reset_index(drop=True)
+    block = known.groupby(BLOCK, sort=False, dropna=False).ngroup()
+    known = known.assign(block=block, name=_names(known, block)).drop_duplicates(["block", "name"])
     matrices = {}
     for task, rows in known.groupby("task", sort=False):
-        blocks = [_block(part) for _, part in rows.groupby(BLOCK[1:], sort=False)]
-        names = sorted(set().union(*blocks), key=lambda name: (sort_key(name.partition(" (")[0]), name))
-        stacked = [block.reindex(index=names, columns=names).to_numpy(dtype=float) for block in blocks]
+        names = sorted(set(rows["name"]), key=lambda name: (sort_key(name.partition(" (")[0]), name))
         if len(names) > 1:
-            matrices[str(task)] = pd.DataFrame(_medians(np.stack(stacked)), index=names, columns=names)
+            matrices[str(task)] = pd.DataFrame(_medians(rows, names), index=names, columns=names)
     return matrices
 
 
-def _block(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the differences within one block; a variant is named only where a method has several there."""
-    several = rows["method"].duplicated(keep=False)
-    names = [
-        f"{short(str(row.method))} ({row.variant})" if more and row.variant else short(str(row.method))
-        for row, more in zip(rows_of(rows), several, strict=True)
+def _names(rows: pd.DataFrame, block: pd.Series) -> list[str]:
+    """Return each row's method; with its variant where the method has several in the same block."""
+    several = pd.DataFrame({"block": block, "method": rows["method"]}).duplicated(keep=False)
+    texts = rows["method"].astype(str).map(short)
+    variants = rows["variant"].fillna("").astype(str)
+    return [
+        f"{text} ({variant})" if more and variant else text
+        for text, variant, more in zip(texts, variants, several, strict=True)
     ]
-    sketches = np.array([list(each) for each in rows["gradient_sketch"]], dtype=float)
-    norms = rows["gradient_norm"].to_numpy(dtype=float)
-    apart = np.linalg.norm(sketches[:, None, :] - sketches[None, :, :], axis=2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(apart == 0.0, 0.0, apart / (0.5 * (norms[:, None] + norms[None, :])))
-    digests = rows["gradient_digest"].fillna("").astype(str).to_numpy(dtype=str)
-    same = (digests[:, None] == digests[None, :]) & (digests != "")[:, None]
-    table = pd.DataFrame(np.where(same, 0.0, relative), index=names, columns=names)
-    return table.loc[~table.index.duplicated(), ~table.columns.duplicated()]
 
 
-def _medians(values: Floats) -> Floats:
-    """Return the medians over the first axis of those that are there; NaN where none is."""
-    there = ~np.isnan(values).all(axis=0)
-    out = np.full(values.shape[1:], math.nan)
-    out[there] = np.nanmedian(values[:, there], axis=0)
+def _medians(rows: pd.DataFrame, names: list[str]) -> Floats:
+    """Return the median over blocks of every pair's relative difference, ``[names, names]``; NaN where none has both.
+
+    ``rows`` are of one task, with ``block`` and ``name``.
+    """
+    blocks, places = pd.factorize(rows["block"])[0], pd.Index(names).get_indexer(rows["name"])
+    shape = (blocks.max() + 1, len(names))
+    sketches = np.full((*shape, len(rows["gradient_sketch"].iloc[0])), math.nan)
+    norms, bits = np.full(shape, math.nan), np.full(shape, -1)
+    sketches[blocks, places] = np.array(rows["gradient_sketch"].tolist(), dtype=float)
+    norms[blocks, places] = rows["gradient_norm"].to_numpy(dtype=float)
+    bits[blocks, places] = pd.factorize(rows["gradient_digest"])[0]  # -1 where there is none
+    out = np.full((len(names), len(names)), math.nan)
+    for i in range(len(names)):
+        for j in range(i, len(names)):
+            apart = np.linalg.norm(sketches[:, i] - sketches[:, j], axis=1)
+            size = 0.5 * (norms[:, i] + norms[:, j])
+            relative = np.where(apart == 0.0, 0.0, apart / np.where(size > 0.0, size, 1.0))
+            relative[(bits[:, i] == bits[:, j]) & (bits[:, i] >= 0)] = 0.0
+            out[i, j] = out[j, i] = median(relative)
     return out
 
 

@@ -90,7 +90,7 @@ def page(
         .render(
             suites=joined(suites) or "no runs",
             folder=suites[0] if suites else "SUITE",
-            commands=[shlex.join(["odegrad", "run", suite]) for suite in suites] or ["odegrad run SUITE"],
+            commands=_commands(every, verdicts),
             outcome=outcome(results),
             findings=findings(results),
             verdicts=verdicts,
@@ -122,6 +122,16 @@ def page(
             glossary=COLUMNS,
         )
     )
+
+
+def _commands(frame: pd.DataFrame, verdicts: Sequence[Verdict]) -> list[str]:
+    """Return the commands that measure the same runs again: those of a paper's claims by one of their own."""
+    if verdicts:
+        papers = dict.fromkeys(verdict.claim.paper for verdict in verdicts)
+        sizes = frame["size"].dropna().unique()
+        return [shlex.join(["odegrad", "paper", paper, "--size", size]) for paper in papers for size in sizes]
+    suites = frame["suite"].dropna().unique()
+    return [shlex.join(["odegrad", "run", suite]) for suite in suites] or ["odegrad run SUITE"]
 
 
 def _results(frame: Source) -> PageTable:

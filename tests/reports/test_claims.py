@@ -355,7 +355,10 @@ def test_page_shows_claims_after_the_summary(ratios):
     assert "It is &lt;b&gt;faster&lt;/b&gt;" in text
     assert "0.500 to 0.700 (range of 3 seeds)" in text
     assert "<strong>holds (on every task by the range of 3 seeds)</strong>" in text
-    assert 'id="claims"' not in page(frame, figures=[])
+    assert "<code>odegrad paper test --size tiny\n" in text
+    without = page(frame, figures=[])
+    assert 'id="claims"' not in without
+    assert "<code>odegrad run quick\n" in without
 
 
 def test_report_writes_claims(ratios, record, write_results, tmp_path):
