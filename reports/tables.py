@@ -135,10 +135,9 @@ def markdown_lines(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[st
     return [f"| {' | '.join(cells)} |" for cells in ([heading for heading, _ in heads], rule, *texts)]
 
 
-def latex_lines(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a LaTeX ``tabular`` as lines, rules between rows that begin unlike; ``heads`` as in ``markdown_lines``."""
+def latex_lines(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], grouped: bool = True) -> list[str]:
+    """Return a LaTeX ``tabular`` as lines, ``heads`` as in ``markdown_lines``; grouped: rules where rows begin unlike."""
     lines: list[str] = []
-    grouped = len({row[0] for row in rows}) < len(rows)
     for before, row in zip([None, *rows], rows, strict=False):
         if before is not None and before[0] != row[0] and grouped:
             lines.append(r"\midrule")

@@ -101,8 +101,9 @@ def texts(made: MadeTable) -> dict[str, str]:
         [MISSING if pd.isna(value) else column.text(value) for column, value in zip(columns, row, strict=True)]
         for row in made.frame[[column.value for column in columns]].itertuples(index=False)
     ]
+    grouped = len({row[0] for row in rows}) < len(rows)  # a rule around every single row is none
     return {
         "md": "\n".join([*markdown_lines(heads, rows), "", made.declared.title, ""]),
-        "tex": "\n".join([f"% {made.declared.title}", *latex_lines(heads, rows), ""]),
+        "tex": "\n".join([f"% {made.declared.title}", *latex_lines(heads, rows, grouped), ""]),
         "csv": str(made.frame.to_csv(index=False)),
     }
