@@ -136,7 +136,7 @@ def markdown_lines(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[st
 
 
 def latex_lines(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], grouped: bool = True) -> list[str]:
-    """Return a LaTeX ``tabular`` as lines; ``heads`` as in ``markdown_lines``, grouped: rules where rows begin unlike."""
+    """Return a LaTeX ``tabular`` as lines, ``heads`` as in ``markdown_lines``; with rules between groups if asked."""
     lines: list[str] = []
     for before, row in zip([None, *rows], rows, strict=False):
         if before is not None and before[0] != row[0] and grouped:
