@@ -76,7 +76,9 @@ def count_columns(
         columns |= _operators(problem, method, solver)
     with left_as_it_was(problem):
         costs = solve_costs(solves, solver, method.traits.backward_phase)
-    return columns | predicted_columns(method, costs)
+    # what a replay of outputs inside of steps costs more is no part of the model
+    unmodelled = solver.outputs == "dense" and method.traits.exact
+    return columns | predicted_columns(method, [] if unmodelled else costs)
 
 
 def counted_iteration(

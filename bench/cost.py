@@ -25,10 +25,10 @@ class SolveCost:
 def predicted_columns(method: GradientMethod, solves: Sequence[SolveCost]) -> dict[str, int | None]:
     """Return the predicted columns of one forward and one backward pass over ``solves``; None for what is not.
 
-    ``solves`` are in the order of the forward pass.
+    ``solves`` are in the order of the forward pass; of none nothing is predicted.
     """
-    calls = predicted_calls(method, solves)
-    sizes = predicted_bytes(method, solves)
+    calls = predicted_calls(method, solves) if solves else None
+    sizes = predicted_bytes(method, solves) if solves else None
     return {
         "predicted_nfe_forward": None if calls is None else calls.forward,
         "predicted_nfe_backward": None if calls is None else calls.backward,

@@ -16,7 +16,8 @@ Schema version {SCHEMA_VERSION}. Written by `python docs/make_columns.py` from `
   products, convolutions and attention by torch's own formulas. Both are of the bare field, after a warm-up, without
   curvature samples, and repeat exactly.
 * `predicted_...` is what the method states from the steps that were counted, summed over the solves of the loss; none
-  for a method that states nothing. Bytes leave out what the model keeps outside of the ODE.
+  for a method that states nothing, nor where a replay takes outputs from inside of steps. Bytes leave out what the
+  model keeps outside of the ODE.
 * Times are medians of repeats at the initial parameters with a bare field, the device synchronised; raw repeats are
   kept. An optimizer that refreshes curvature factors does so in the first warm-up: `update_seconds` is of an ordinary
   iteration, and `train_seconds` holds the refreshes too.

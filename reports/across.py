@@ -11,8 +11,9 @@ from odegrad.reports.comparing import (
     cost_table,
     interquartile_interval,
     interquartile_mean,
-    paired_ratio,
+    pairs_of,
     ranks,
+    ratio_of,
     time_to_target,
 )  # fmt: skip
 from odegrad.reports.names import sort_key
@@ -45,11 +46,20 @@ def across(frame: Source, baseline: str | None = None) -> pd.DataFrame:
         most 1; a failed run has 0), with its stratified bootstrap interval. ``time_rank``: the mean rank by time to
         the target in the blocks that every method tried. ``n_ok, n``: runs.
     """
-    runs = time_to_target(frame)
-    results = Results(runs.drop(columns="variant"))
+    results = Results.of(frame)
+    return results.once(_across_first) if baseline is None else _across(results, baseline)
+
+
+def _across_first(results: Results) -> pd.DataFrame:
+    return _across(results, None)
+
+
+def _across(every: Results, baseline: str | None) -> pd.DataFrame:
+    runs = time_to_target(every)
     names = sorted(set(runs["method"].astype(str)), key=sort_key)
     base = baseline or (names[0] if names else "")
-    timed = cost_table(results, "target_seconds").dropna() if names else pd.DataFrame()
+    tables = {column: cost_table(runs, column) for column in RATIOS} if names else {}
+    timed = tables["target_seconds"].dropna() if names else pd.DataFrame()
     rank = ranks(timed) if len(timed) else pd.Series(dtype="float64")
     scored = runs.assign(score=_scores(runs))
     rows = []
@@ -57,7 +67,7 @@ def across(frame: Source, baseline: str | None = None) -> pd.DataFrame:
         mine = scored[scored["method"] == name]
         row: dict[str, Any] = {"method": name, "baseline": base, "time_rank": float(rank.get(name, math.nan))}
         for column in RATIOS:
-            ratio = paired_ratio(results, column, name, base)
+            ratio = ratio_of(pairs_of(tables[column], name, base))
             ends = {"ratio": ratio.median, "low": ratio.interval.low, "high": ratio.interval.high}
             row |= {f"{column}_{part}": v for part, v in (ends | {"n_ok": ratio.n_ok, "n": ratio.n}).items()}
         known = mine.dropna(subset="score")

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from odegrad.errors import ResultsError
 from odegrad.reports import trace
 from odegrad.reports.across import across
-from odegrad.reports.figures.kinds import write_figures
+from odegrad.reports.figures.drawing import write_figures
 from odegrad.reports.frame import load, to_parquet
+from odegrad.reports.optimizers import optimizers
 from odegrad.reports.page.render import page
 from odegrad.reports.papers import table as claims_text
 from odegrad.reports.papers.exhibits import Exhibit, write_exhibits
@@ -44,16 +47,26 @@ def build_report(
     -------
     list of pathlib.Path
         ``records.parquet``, ``trace.parquet`` (the training in long form), ``figures/*``,
-        ``tables/summary.{md,csv,tex}``, ``tables/{across,tuning}.csv``, with verdicts ``tables/claims.{md,csv}``, the
-        files of the exhibits and, last, ``report.html``.
+        ``tables/summary.{md,csv,tex}``, ``tables/{across,optimizers,tuning}.csv``, with verdicts
+        ``tables/claims.{md,csv}``, the files of the exhibits and, last, ``report.html``.
 
     Raises
     ------
     ResultsError
         If the records cannot be read or ``out`` cannot be written.
     """
-    frame = load(*results, across_machines=across_machines)
     folder = Path(out) if out is not None else Path(results[0])
+    return write_report(load(*results, across_machines=across_machines), folder, verdicts, exhibits, sources)
+
+
+def write_report(
+    frame: pd.DataFrame,
+    folder: Path,
+    verdicts: Sequence[Verdict] = (),
+    exhibits: Sequence[Exhibit] = (),
+    sources: Mapping[str, Results] | None = None,
+) -> list[Path]:
+    """Write the report of ``frame``, records from ``odegrad.reports.frame.load``, as ``build_report`` does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         records = folder / "records.parquet"
@@ -71,6 +84,7 @@ def build_report(
             tables / "summary.csv": to_csv(results_of),
             tables / "summary.tex": to_latex(results_of),
             tables / "across.csv": str(across(results_of).to_csv(index=False)),
+            tables / "optimizers.csv": str(optimizers(results_of).to_csv(index=False)),
             tables / "tuning.csv": str(trials(frame).to_csv(index=False)),
         }
         if verdicts:

@@ -63,7 +63,11 @@ def paired_ratio(frame: Source, column: str, method: str, baseline: str, seed: i
         Infinite in blocks where the method alone failed, 0 where the baseline alone did; blocks where both failed say
         nothing and are in ``n`` alone.
     """
-    pairs = paired_costs(Results.of(frame).cells, column, method, baseline)
+    return ratio_of(paired_costs(Results.of(frame).cells, column, method, baseline), seed, level)
+
+
+def ratio_of(pairs: pd.DataFrame, seed: int = 0, level: float = 0.95) -> Ratio:
+    """Return ``paired_ratio`` of the blocks in ``pairs``, which ``paired_costs`` made."""
     ratios = cost_ratios(pairs)
     both = int(np.isfinite(pairs.to_numpy(dtype=float)).all(axis=1).sum())
     return Ratio(median(ratios), bootstrap_interval(ratios, seed, level), both, len(pairs))
@@ -74,8 +78,11 @@ def paired_costs(cells: pd.DataFrame, column: str, method: str, baseline: str) -
 
     ``cells`` are those of ``odegrad.reports.summary``; costs as ``costs`` makes them; variants share a median.
     """
-    every = cells.assign(cost=costs(cells, column)).dropna(subset="cost")
-    table = every.pivot_table(index=BLOCK, columns="method", values="cost", aggfunc="median", dropna=True)
+    return pairs_of(cost_table(cells, column), method, baseline)
+
+
+def pairs_of(table: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
+    """Return ``paired_costs`` from a ``cost_table``."""
     if method not in table or baseline not in table:
         nothing = pd.MultiIndex.from_arrays([[]] * len(BLOCK), names=BLOCK)
         return pd.DataFrame({"mine": [], "base": []}, index=nothing, dtype="float64")
@@ -144,7 +151,8 @@ def performance_profile(table: pd.DataFrame) -> tuple[Floats, pd.DataFrame]:
             np.isfinite(values), np.where(best > 0, values / best, np.where(values > 0, math.inf, 1.0)), math.inf
         )
     taus = np.unique(np.concatenate([[1.0], ratios[np.isfinite(ratios)]]))
-    shares = (ratios[:, :, None] <= taus).mean(axis=0) if len(table) else np.zeros((table.shape[1], taus.size))
+    solved = [np.searchsorted(column, taus, side="right") for column in np.sort(ratios, axis=0).T]
+    shares = np.array(solved).reshape(table.shape[1], taus.size) / max(len(table), 1)
     return taus, pd.DataFrame(shares.T, index=pd.Index(taus, name="ratio"), columns=table.columns)
 
 
@@ -157,23 +165,22 @@ def ranks(table: pd.DataFrame) -> pd.Series:
     return worst.rank(axis=1, method="average").mean(axis=0)
 
 
-def cost_table(frame: Source, column: str) -> pd.DataFrame:
+def cost_table(cells: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return costs for profiles and ranks: a row a block (task, size, solver, tolerances, device, dtype, seed).
 
-    Only methods that ran in a block are compared there: one that did not try has NaN. Variants share a median.
+    ``cells`` as in ``paired_costs``. Only methods that ran in a block are compared there: one that did not try has
+    NaN. Variants share a median.
     """
-    every = Results.of(frame).cells
-    return every.assign(cost=costs(every, column)).pivot_table(
-        index=BLOCK, columns="method", values="cost", aggfunc="median"
-    )
+    few = cells[[*BLOCK, "method"]].assign(cost=costs(cells, column)).dropna(subset="cost")
+    return few.pivot_table(index=BLOCK, columns="method", values="cost", aggfunc="median")
 
 
-def first_reached(metric: Sequence[float], points: Sequence[float], target: float, higher_is_better: bool) -> float:
-    """Return the first of ``points`` at which ``metric`` is at least as good as ``target``; infinity if it never is."""
-    values, places = np.asarray(metric, dtype=float), np.asarray(points, dtype=float)
-    length = min(values.size, places.size)
-    reached = values[:length] >= target if higher_is_better else values[:length] <= target
-    return float(places[:length][reached][0]) if reached.any() else math.inf
+def first_reached(metric: Sequence[float], target: float, higher_is_better: bool) -> int | None:
+    """Return the place of the first value that is at least as good as ``target``; None if none is."""
+    values = np.asarray(metric, dtype=float)
+    reached = values >= target if higher_is_better else values <= target
+    place = int(reached.argmax()) if reached.size else 0
+    return place if reached.size and reached[place] else None
 
 
 def time_to_target(frame: Source, targets: Mapping[str, float] | pd.Series | None = None) -> pd.DataFrame:
@@ -190,19 +197,28 @@ def time_to_target(frame: Source, targets: Mapping[str, float] | pd.Series | Non
         Task -> target; by default each task's own. ``baseline_targets`` makes them from a method. A series holds the
         target of every cell, in their order.
     """
-    every = Results.of(frame).cells
+    results = Results.of(frame)
+    if targets is None:
+        return results.once(_to_own_target)
     if isinstance(targets, pd.Series):
-        every = every.assign(target=targets.to_numpy(dtype=float))
-    else:
-        wanted = every["metric_target"] if targets is None else every["task"].map(targets).astype("float64")
-        # a run that failed early does not hold its target: take that of its task at its size
-        of_task = wanted.groupby([every["task"], every["size"]])
-        every = every.assign(target=of_task.transform("first").astype("float64"))
-    reached = {
-        f"target_{name}": [_reached(*row) for row in every[[*_TRACED, f"trace_{points}"]].itertuples(index=False)]
-        for name, points in (("seconds", "seconds"), ("iterations", "iteration"))
-    }
-    return every.assign(**{name: np.array(values, dtype=float) for name, values in reached.items()})
+        return _reaching(results.cells.assign(target=targets.to_numpy(dtype=float)))
+    return _to_targets(results.cells, results.cells["task"].map(targets).astype("float64"))
+
+
+def _to_own_target(results: Results) -> pd.DataFrame:
+    return _to_targets(results.cells, results.cells["metric_target"])
+
+
+def _to_targets(every: pd.DataFrame, wanted: pd.Series) -> pd.DataFrame:
+    # a run that failed early does not hold its target: take that of its task at its size
+    of_task = wanted.groupby([every["task"], every["size"]])
+    return _reaching(every.assign(target=of_task.transform("first").astype("float64")))
+
+
+def _reaching(every: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells with the seconds and iterations to their ``target``."""
+    reached = np.array([_reached(*row) for row in every[_TRACED].itertuples(index=False)], dtype=float).reshape(-1, 2)
+    return every.assign(target_seconds=reached[:, 0], target_iterations=reached[:, 1])
 
 
 def baseline_targets(frame: Source, baseline: str) -> dict[str, float]:
@@ -218,12 +234,22 @@ def baseline_targets(frame: Source, baseline: str) -> dict[str, float]:
     return targets
 
 
-_TRACED = ["target", "status", "metric_higher_is_better", "trace_metric"]
+_TRACED = ["target", "status", "metric_higher_is_better", "trace_metric", "trace_seconds", "trace_iteration"]
 
 
-def _reached(target: float, status: str, higher_is_better: Any, metric: Any, points: Any) -> float:
+def _reached(
+    target: float, status: str, higher_is_better: Any, metric: Any, seconds: Any, iterations: Any
+) -> tuple[float, float]:
+    """Return the seconds and iterations to the target."""
     if math.isnan(target):
-        return math.nan
-    if status != Status.OK or not isinstance(metric, list) or not isinstance(points, list):
-        return math.inf
-    return first_reached(metric, points, target, bool(higher_is_better))
+        return math.nan, math.nan
+    place = None
+    if status == Status.OK and isinstance(metric, list):
+        place = first_reached(metric, target, bool(higher_is_better))
+    if place is None:
+        return math.inf, math.inf
+    seconds_at, iterations_at = (
+        points[place] if isinstance(points, list) and place < len(points) else math.inf
+        for points in (seconds, iterations)
+    )
+    return seconds_at, iterations_at

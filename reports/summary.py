@@ -1,9 +1,9 @@
 """From records to one row a task and method: medians over the seeds of the runs that ended ``ok``."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 import pandas as pd
 
@@ -37,6 +37,9 @@ MEDIANS = (
 
 KEY = ["task", "method", "variant"]
 """What makes a row of the summary."""
+_ROW = ["status", "metric_value", "metric_name", "metric_higher_is_better"]
+
+Computed = TypeVar("Computed")
 
 
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
@@ -94,6 +97,14 @@ class Results:
         """Return ``failures`` of the records."""
         return _failures(self.cells)
 
+    def once(self, compute: "Callable[[Results], Computed]") -> "Computed":
+        """Return ``compute(self)``, computed on first use and kept; nobody may change it."""
+        kept: dict[Any, Any] = self.__dict__.setdefault("_kept", {})
+        if compute not in kept:
+            kept[compute] = compute(self)
+        found: Computed = kept[compute]
+        return found
+
     def of_tasks(self, tasks: list[str]) -> "Results":
         """Return the results on those tasks alone."""
         part = Results(self.frame)
@@ -143,7 +154,7 @@ def _summary(every: pd.DataFrame) -> pd.DataFrame:
     medians = values.groupby(keys).median()
     rows = [
         {**dict(zip(KEY, key, strict=True)), **_row(group), **dict(zip(MEDIANS, middle, strict=True))}
-        for (key, group), middle in zip(every.groupby(KEY), medians.to_numpy(), strict=True)
+        for (key, group), middle in zip(every[[*KEY, *_ROW]].groupby(KEY), medians.to_numpy(), strict=True)
     ]
     rows.sort(key=lambda row: (row["task"], sort_key(row["method"]), row["variant"]))
     names = (*KEY, "metric_name", "metric_higher_is_better", *MEDIANS)

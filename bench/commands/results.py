@@ -68,12 +68,11 @@ def write_report(
     sources: "Mapping[str, Results] | None" = None,
 ) -> None:
     """Write the report of ``folders`` and print its table."""
-    from odegrad.reports.build import build_report
+    from odegrad.reports import build
     from odegrad.reports.frame import load
     from odegrad.reports.tables import print_table
 
-    written = build_report(
-        *folders, out=out, across_machines=across_machines, verdicts=verdicts, exhibits=exhibits, sources=sources
-    )
-    print_table(load(*folders, across_machines=across_machines), output())
+    frame = load(*folders, across_machines=across_machines)
+    written = build.write_report(frame, out or folders[0], verdicts, exhibits, sources)
+    print_table(frame, output())
     _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, written[-1].parent)

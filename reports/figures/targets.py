@@ -1,7 +1,9 @@
 """How long each method takes to a target, and over all problems the share solved within a factor of the best."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +14,7 @@ from odegrad.reports.figures import dots, style
 from odegrad.reports.figures.panels import labels_of, variant_number
 from odegrad.reports.names import sort_key
 from odegrad.reports.statistics import median
-from odegrad.reports.summary import KEY, Source, rows_of
+from odegrad.reports.summary import KEY, Results, Source, rows_of
 from odegrad.reports.tables import label
 
 TITLE = "Time to the target"
@@ -27,6 +29,8 @@ PROFILES = {
     "peak_bytes": "peak memory",
 }
 """Costs of which profiles are drawn, and what the panel is called."""
+MOST_STEPS = 500
+"""Steps of a profile that are drawn."""
 
 
 def table_of(frame: Source) -> pd.DataFrame:
@@ -34,7 +38,12 @@ def table_of(frame: Source) -> pd.DataFrame:
 
     A run that failed or never reached the target counts as infinity; tasks without a target are left out.
     """
+    return Results.of(frame).once(_table)
+
+
+def _table(frame: Results) -> pd.DataFrame:
     runs = time_to_target(frame)
+    runs = runs[[*KEY, "target", *(q.column for q in QUANTITIES)]]
     rows = [
         dict(zip(KEY, key, strict=True))
         | {q.column: median(group[q.column]) for q in QUANTITIES}
@@ -80,21 +89,28 @@ def profiles_of(frame: Source) -> dict[str, pd.DataFrame]:
 
     A problem is a task, solver, tolerances and seed that every method tried; a failed run is infinitely dear.
     """
+    return Results.of(frame).once(_profiles)
+
+
+def _profiles(frame: Results) -> dict[str, pd.DataFrame]:
     runs = time_to_target(frame)
     runs = runs.assign(nfe=runs["nfe_forward"].astype("float64") + runs["nfe_backward"].astype("float64"))
-    runs["name"] = [label(row) for row in rows_of(runs[["method", "variant"]])]
-    ordered = {label(row): None for row in _ordered(runs)}
+    ordered = {label(row): (row.method, row.variant) for row in _ordered(runs)}
+    names = {key: name for name, key in ordered.items()}
+    runs["name"] = [names[key] for key in zip(runs["method"], runs["variant"], strict=True)]
     profiles = {}
     for column in PROFILES:
-        table = runs.assign(cost=costs(runs, column)).pivot_table(
-            index=BLOCK, columns="name", values="cost", aggfunc="median"
+        table = (
+            runs[[*BLOCK, "name"]]
+            .assign(cost=costs(runs, column))
+            .pivot_table(index=BLOCK, columns="name", values="cost", aggfunc="median")
         )
         table = table.dropna().reindex(columns=[name for name in ordered if name in table])
         profiles[column] = performance_profile(table)[1]
     return profiles
 
 
-def _ordered(runs: pd.DataFrame) -> "list[object]":
+def _ordered(runs: pd.DataFrame) -> list[Any]:
     distinct = runs[["method", "variant"]].drop_duplicates()
     return sorted(rows_of(distinct), key=lambda row: (sort_key(str(row.method)), str(row.variant)))
 
@@ -108,8 +124,7 @@ def draw_profiles(frame: Source, columns: int = 2) -> Figure:
     with style.applied():
         if not any(len(shares) and shares.shape[1] > 1 for shares in runs.values()):
             return style.nothing_to_draw(columns, "a problem with two methods")
-        cells = time_to_target(frame)
-        labels = labels_of(cells)
+        labels = labels_of(Results.of(frame).cells)
         figure, grid = style.grid(1, len(runs), columns, height=2.6)
         for axis, (column, shares) in zip(grid[0], runs.items(), strict=True):
             _profile(axis, shares, labels)
@@ -135,6 +150,8 @@ def _profile(axis: Axes, shares: pd.DataFrame, labels: list[tuple[str, str]]) ->
         axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
         return
     edge = max(2.0, 1.2 * float(shares.index[-1]))
+    if len(shares) > MOST_STEPS:  # equally far apart in the list of all ratios; the eye sees no more
+        shares = shares.iloc[np.unique(np.linspace(0, len(shares) - 1, MOST_STEPS).astype(int))]
     for method, variant in labels:
         name = label(pd.Series({"method": method, "variant": variant}))
         if name in shares:

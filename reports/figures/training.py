@@ -69,12 +69,12 @@ def draw_optimizers(frame: Source, columns: int = 2) -> Figure:
     with style.applied():
         if not _several_optimizers(frame).any():
             return style.nothing_to_draw(columns, "a task with more than one optimizer")
-    return draw(_by_optimizer(frame), columns)
+    return draw(Results.of(frame).once(_by_optimizer), columns)
 
 
 def describe_optimizers(frame: Source) -> str:
     """Return the figure of optimizers in words, for readers who cannot see it."""
-    return describe(_by_optimizer(frame)).replace(TITLES["seconds"], OPTIMIZERS_TITLE)
+    return describe(Results.of(frame).once(_by_optimizer)).replace(TITLES["seconds"], OPTIMIZERS_TITLE)
 
 
 def _several_optimizers(frame: Source) -> pd.Series:
@@ -82,9 +82,9 @@ def _several_optimizers(frame: Source) -> pd.Series:
     return cells["optimizer"].groupby(cells["task"]).transform("nunique") > 1
 
 
-def _by_optimizer(frame: Source) -> Results:
+def _by_optimizer(frame: Results) -> Results:
     """Return the results with the optimizer in the place of the method."""
-    cells = Results.of(frame).cells[_several_optimizers(frame)]
+    cells = frame.cells[_several_optimizers(frame)]
     return Results(cells.assign(method=cells["optimizer"]).drop(columns="variant"))
 
 
@@ -92,7 +92,7 @@ def describe(frame: Source, against: str = "seconds") -> str:
     """Return the figure in words, for readers who cannot see it."""
     table = summary(frame)
     parts = []
-    for task in style.tasks(_traces(frame, against)):
+    for task in style.tasks(_traced(frame)):
         rows = table[(table["task"] == task) & (table["n_ok"] > 0)]
         ends = [
             f"{label(r)} {units.significant(r.metric_value, 4)} after {units.seconds(r.train_seconds)}"
@@ -105,13 +105,21 @@ def describe(frame: Source, against: str = "seconds") -> str:
 
 def _traces(frame: Source, against: str) -> pd.DataFrame:
     """Return the runs that ended ``ok`` and hold a trace, with ``x``: the points' places, in the order drawn."""
+    kept = _traced(frame)
+    across = AXES[against]
+    places = [across.values(run) for run in rows_of(kept[list(across.columns)])]
+    return kept[_DRAWN].assign(x=pd.Series(places, kept.index, dtype="object"))
+
+
+def _traced(frame: Source) -> pd.DataFrame:
+    """Return the runs that ended ``ok`` and hold a trace, in the order drawn."""
     kept = Results.of(frame).ok
-    kept = kept[kept["trace_metric"].notna() & kept["trace_iteration"].notna() & kept["trace_seconds"].notna()]
-    places = pd.Series([AXES[against].values(run) for run in rows_of(kept)], kept.index, dtype="object")
-    return kept[_DRAWN].assign(x=places)  # rows of few columns: reading a row takes as long as it has columns
+    return kept[kept["trace_metric"].notna() & kept["trace_iteration"].notna() & kept["trace_seconds"].notna()]
 
 
 _DRAWN = ["task", "method", "variant", "seed", "trace_metric", "metric_name", "metric_target"]
+"""Few columns: reading a row takes as long as it has columns."""
+_CALLS = ("nfe_forward", "nfe_backward", "trained_nfe_forward", "trained_nfe_backward")
 
 
 def nfe_of(run: Any) -> list[float]:
@@ -139,12 +147,14 @@ class Across:
     name: str
     values: Callable[[Any], Any]
     """Run -> the place of each of its points."""
+    columns: tuple[str, ...]
+    """What it takes of a run."""
 
 
 AXES = {
-    "seconds": Across("training time (s)", lambda run: run.trace_seconds),
-    "iterations": Across("iteration", lambda run: run.trace_iteration),
-    "nfe": Across("f calls, forward and backward", nfe_of),
+    "seconds": Across("training time (s)", lambda run: run.trace_seconds, ("trace_seconds",)),
+    "iterations": Across("iteration", lambda run: run.trace_iteration, ("trace_iteration",)),
+    "nfe": Across("f calls, forward and backward", nfe_of, ("trace_iteration", *_CALLS)),
 }
 """What the metric can be drawn against."""
 
@@ -152,8 +162,10 @@ AXES = {
 def _panel(axis: Axes, runs: pd.DataFrame, labels: Sequence[tuple[str, str]], across: Across) -> None:
     left_out = 0
     crowded = runs.groupby(["method", "variant"]).ngroups > MOST_CURVES
+    every = []
     for (method, variant), group in runs.groupby(["method", "variant"], sort=False):
-        seeds = [_points(run) for run in rows_of(group)]
+        seeds = [_points(places, metric) for places, metric in zip(group["x"], group["trace_metric"], strict=True)]
+        every += seeds
         keywords = style.line_style(str(method), variant_number(labels, str(method), str(variant)))
         if crowded:
             keywords |= {"markevery": [-1]}
@@ -166,7 +178,7 @@ def _panel(axis: Axes, runs: pd.DataFrame, labels: Sequence[tuple[str, str]], ac
     _target(axis, runs)
     names = runs["metric_name"].dropna()
     targets = [float(target) for target in runs["metric_target"].dropna()]
-    cut = _begin_after_start(axis, [_finite(_points(run)) for run in rows_of(runs)], targets)
+    cut = _begin_after_start(axis, [_finite(points) for points in every], targets)
     axis.set_xlabel(across.name + (f"\nleft out as not finite: {left_out}" if left_out else ""))
     name = style.drawable(names.iloc[0]) if len(names) else "metric"
     axis.set_ylabel(f"{name}\n(start beyond the axis)" if cut else name)
@@ -194,11 +206,10 @@ def _target(axis: Axes, runs: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
-def _points(run: object) -> Points:
+def _points(places: Sequence[float], metric: Sequence[float]) -> Points:
     """Return the places and the metric of one run, ``[2, evaluations]``."""
-    places, metric = (np.array(getattr(run, n), dtype=np.float64) for n in ("x", "trace_metric"))
     length = min(len(places), len(metric))
-    return np.stack([places[:length], metric[:length]])
+    return np.array([places[:length], metric[:length]], dtype=np.float64)
 
 
 def _spread(axis: Axes, seeds: list[Points], colour: str) -> None:

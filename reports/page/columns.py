@@ -76,6 +76,21 @@ ACROSS = (
     PageColumn("mean rank", "time_rank", units.significant),
     PageColumn("ok", "ok"),
 )
+OPTIMIZERS = (
+    *NAMED,
+    PageColumn("optimizer", "optimizer", right=False),
+    PageColumn("until the", "quantity", right=False),
+    PageColumn("is", "target", metric),
+    PageColumn("reached", "reached"),
+    PageColumn("iterations, mean", "iterations_mean", units.significant),
+    PageColumn("95 % interval", "iterations_interval"),
+    PageColumn("ratio to reference", "iterations_ratio", units.significant),
+    PageColumn("seconds, mean", "seconds_mean", units.seconds),
+    PageColumn("95 % interval", "seconds_interval"),
+    PageColumn("ratio to reference", "seconds_ratio", units.significant),
+    PageColumn("one iteration", "iteration_seconds", units.seconds),
+    PageColumn("peak memory", "peak_bytes", units.memory),
+)
 TUNING = (
     *(PageColumn(name, name, right=False) for name in ("task", "method", "optimizer", "solver", "options")),
     PageColumn("measures", "metric_name", right=False),

@@ -14,12 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from odegrad.record import COLUMNS
 from odegrad.reports import units
 from odegrad.reports.across import RATIOS, across
-from odegrad.reports.figures import style
-from odegrad.reports.figures.kinds import KINDS, Drawn, drawn, render
-from odegrad.reports.figures.panels import FEW_TASKS
+from odegrad.reports.figures.drawing import Drawn, draw_all
 from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
-from odegrad.reports.page.columns import ACROSS, CLAIMS, RESULTS, RUNS, TUNING, PageColumn, metric
+from odegrad.reports.optimizers import optimizers
+from odegrad.reports.page.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS, RUNS, TUNING, PageColumn, metric
 from odegrad.reports.papers.exhibits import Shown
 from odegrad.reports.papers.table import claims_table, interval, target
 from odegrad.reports.papers.verdict import Verdict
@@ -83,7 +82,7 @@ def page(
     every = results.frame
     suites = list(dict.fromkeys(every["suite"].dropna()))
     if figures is None:
-        figures = [each for kind in KINDS for each in drawn(kind, results, formats=("svg",))]
+        figures = draw_all(results, formats=("svg",))
     return (
         environment()
         .get_template("page.html.j2")
@@ -107,12 +106,13 @@ def page(
             note=NOTE,
             results=_results(results),
             across=_across(results),
+            optimizers=_optimizers(results),
             tuning=page_table(TUNING, trials(every)),
             runs=_runs(results.cells.head(MOST_RUNS)),
             left_out=max(0, len(results.cells) - MOST_RUNS),
             figures=[_figure(each) for each in figures if each.files],
             not_drawn=[
-                f"{each.kind.title}: {each.why_not}"
+                f"{each.title}: {each.why_not}"
                 for each in (*(shown.figures if shown else ()), *figures)
                 if each.why_not
             ],
@@ -163,6 +163,19 @@ def _across(frame: Source) -> PageTable:
     return page_table(ACROSS, table.assign(**texts))
 
 
+def _optimizers(frame: Source) -> PageTable:
+    table = optimizers(frame)
+    texts = {
+        f"{name}_interval": [
+            _interval(low, high, text) for low, high in zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        ]
+        for name, text in (("iterations", units.significant), ("seconds", units.seconds))
+    }
+    texts["label"] = [label(row) for row in rows_of(table)]
+    texts["reached"] = [f"{row.n_reached}/{row.n}" for row in rows_of(table)]
+    return page_table(OPTIMIZERS, table.assign(**texts))
+
+
 def _interval(low: float, high: float, text: Callable[[float], str] = metric) -> str:
     return "" if math.isnan(low) else f"{text(low)} to {text(high)}"
 
@@ -187,11 +200,14 @@ def _cell(column: PageColumn, value: Any) -> Cell:
 
 def _figure(each: Drawn) -> dict[str, str]:
     """Return a figure with its text; where the tasks are few, a narrow one for phones too."""
-    wide = _data_uri(each.files["svg"])
-    few = len(style.tasks(each.results.table)) <= FEW_TASKS
-    narrow = _data_uri(render(each.kind.draw(each.results, 1), "svg")) if few else ""
-    alt = each.kind.describe(each.results)
-    return {"name": each.name, "title": each.kind.title, "alt": alt, "wide": wide, "narrow": narrow}
+    narrow = _data_uri(each.narrow) if each.narrow else ""
+    return {
+        "name": each.name,
+        "title": each.title,
+        "alt": each.alt,
+        "wide": _data_uri(each.files["svg"]),
+        "narrow": narrow,
+    }
 
 
 def _data_uri(svg: bytes) -> str:

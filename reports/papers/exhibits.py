@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from odegrad.reports.figures.kinds import Drawn, Kind, drawn
+from odegrad.reports.figures.drawing import Drawn, draw_all
+from odegrad.reports.figures.kinds import Kind
 from odegrad.reports.page.columns import PageColumn
 from odegrad.reports.summary import Results
 from odegrad.reports.tables import latex_lines, markdown_lines
@@ -80,7 +81,7 @@ def write_exhibits(exhibits: Sequence[Exhibit], sources: Mapping[str, Results], 
         if results is None:
             continue
         if isinstance(exhibit, PaperFigure):
-            for each in drawn(exhibit.kind, results):
+            for each in draw_all(results, [exhibit.kind], processes=1):
                 figures.append(each)
                 files |= {folder / "figures" / f"{each.name}.{end}": data for end, data in each.files.items()}
         else:

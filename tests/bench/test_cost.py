@@ -77,6 +77,18 @@ def test_predicted_calls_are_the_counted_ones(name, adaptive):
     assert found["operators_forward"] > found["nfe_forward"]
 
 
+@pytest.mark.parametrize("name", ["naive", "anode", "aca", "adjoint", "interpolation"])
+def test_outputs_inside_of_steps(name):
+    """The continuous methods' predictions hold; those that replay steps predict nothing rather than too little."""
+    method = build_gradient(name)
+    found = columns(method, make_solver("dopri5", rtol=1e-4, atol=1e-4, outputs="dense"))
+    counted = {"nfe_forward": None, "nfe_backward": None, "vjps": None}
+    if not method.traits.exact:
+        counted = {key: found[key] for key in counted}
+    assert {key: found[f"predicted_{key}"] for key in counted} == counted
+    assert (found["predicted_peak_bytes"] is None) == method.traits.exact
+
+
 def test_operators_are_those_of_the_bare_loss():
     """Though counting wraps the field and watches the solves; and the products are those of the net, layer by layer."""
     method, solver = build_gradient("adjoint"), make_solver("rk4", num_steps=2)

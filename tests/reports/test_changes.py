@@ -8,7 +8,7 @@ import math
 import pandas as pd
 import pytest
 
-from odegrad import cli
+from odegrad.commands.results import compare_results
 from odegrad.errors import ResultsError
 from odegrad.record import Status
 from odegrad.reports.changes import changes
@@ -153,9 +153,9 @@ def test_records_without_a_machine_do_not_count_as_another(quick, frame_of):
 def test_command(quick, write_results, tmp_path, capsys):
     """The command prints what changed, writes the page beside B, and as JSON gives the numbers."""
     first, second = write_results(quick, folder=tmp_path / "a"), write_results(quick, folder=tmp_path / "b")
-    cli.compare_results(first, second)
+    compare_results(first, second)
     assert "28 runs are in both result sets" in capsys.readouterr().out
     assert (second / "changes" / "changes.html").stat().st_size > 0
-    cli.compare_results(first, second, out=tmp_path / "c", as_json=True)
+    compare_results(first, second, out=tmp_path / "c", as_json=True)
     printed = json.loads(capsys.readouterr().out)
     assert {row["verdict"] for row in printed["changes"]} == {"same"}

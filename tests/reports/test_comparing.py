@@ -12,6 +12,7 @@ from scipy import stats
 from odegrad.errors import UsageError
 from odegrad.record import Status
 from odegrad.reports import comparing
+from odegrad.reports.summary import Results
 
 INF = math.inf
 
@@ -164,7 +165,7 @@ def test_cost_table_has_failures_as_infinity(record, frame_of):
     """Failed is infinite, not tried is NaN, trials that choose settings are not there."""
     runs = [record(), record(method="adjoint", status=Status.ERROR, message="x"), record(seed=1)]
     runs += [record(seed=2, settings={"stage": "tuning"})]
-    table = comparing.cost_table(frame_of(runs), "peak_bytes")
+    table = comparing.cost_table(Results.of(frame_of(runs)).cells, "peak_bytes")
     assert table["adjoint"].tolist()[0] == INF
     assert math.isnan(table["adjoint"].tolist()[1])
     assert len(table) == 2

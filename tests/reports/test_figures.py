@@ -10,10 +10,10 @@ import pytest
 
 from odegrad.record import Status
 from odegrad.reports.figures import costs, integration_time, style, targets, training, work_precision
-from odegrad.reports.figures.kinds import KINDS, render, write_figures
-from odegrad.reports.figures.kinds import drawn as drawn_parts
+from odegrad.reports.figures.drawing import draw_all, render, write_figures
+from odegrad.reports.figures.kinds import KINDS
 from odegrad.reports.names import METHOD_ORDER
-from odegrad.reports.summary import Results, summary
+from odegrad.reports.summary import summary
 
 
 def lines(axis, gid):
@@ -280,11 +280,20 @@ def test_many_tasks_are_dots(record, frame_of):
 
 def test_more_tasks_than_a_file_holds(record, frame_of):
     """The 25th task goes to a second part; no task is lost or twice there."""
-    results = Results.of(frame_of([record(task=f"t{i:02d}") for i in range(25)]))
-    kind = next(k for k in KINDS if k.name == "costs")
-    parts = list(drawn_parts(kind, results, formats=()))
+    frame = frame_of([record(task=f"t{i:02d}") for i in range(25)])
+    parts = draw_all(frame, [k for k in KINDS if k.name == "costs"], formats=())
     assert [p.name for p in parts] == ["costs", "costs_2"]
-    assert [len(p.results.table) for p in parts] == [24, 1]
+    assert [p.tasks for p in parts] == [tuple(f"t{i:02d}" for i in range(24)), ("t24",)]
+
+
+def test_several_processes_draw_the_same_files(quick, frame_of):
+    """Byte for byte and in the same order."""
+    frame = frame_of(quick)
+    kinds = [k for k in KINDS if k.name in {"costs", "work_precision", "integration_time"}]
+    alone, together = (draw_all(frame, kinds, processes=number) for number in (1, 2))
+    assert alone == together
+    assert [bool(each.files) for each in alone] == [True, False, True]
+    assert all(each.narrow.startswith(b"<?xml") for each in alone if each.files)
 
 
 def test_time_to_target_draws_medians_with_the_never_reached(record, frame_of):

@@ -1,0 +1,169 @@
+"""From kinds of figures to the contents of files, on several cores, and writing all of them."""
+
+import io
+import pickle
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import joblib
+from matplotlib.figure import Figure
+
+from odegrad.reports.figures import style
+from odegrad.reports.figures.kinds import KINDS, Kind
+from odegrad.reports.figures.panels import FEW_TASKS, MOST_TASKS
+from odegrad.reports.summary import Results, Source
+
+FORMATS = ("svg", "pdf", "png")
+_METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+"""No dates: the same records give the same files."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure, or its part where the tasks are many, as the contents of files."""
+
+    kind: str
+    """Name of its kind."""
+    title: str
+    name: str
+    """Of the files, without their endings."""
+    tasks: tuple[str, ...]
+    """What it shows."""
+    files: Mapping[str, bytes]
+    """Format -> content; empty where there is nothing to draw."""
+    narrow: bytes = b""
+    """The same as SVG for one column, where the tasks are few."""
+    alt: str = ""
+    """Text for who does not see it."""
+    why_not: str = ""
+    """Where nothing is drawn, why."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One figure to draw: a kind, and which of the tasks."""
+
+    kind: Kind
+    number: int
+    tasks: tuple[str, ...]
+    every: bool
+    """Whether these are all tasks there are."""
+
+
+def render(figure: Figure, format_name: str) -> bytes:
+    """Return ``figure`` as a file of that format (``png``, ``pdf``, ``svg``); fonts are embedded or stay text."""
+    stream = io.BytesIO()
+    with style.applied():
+        engine = figure.get_layout_engine()
+        if (
+            engine is not None and figure.axes
+        ):  # lay out once: the search for it is most of the time of a figure with many panels
+            engine.execute(figure)
+            figure.set_layout_engine("none")
+        figure.savefig(stream, format=format_name, metadata=_METADATA[format_name])
+    return stream.getvalue()
+
+
+def draw_all(
+    source: Source,
+    kinds: Sequence[Kind] = KINDS,
+    formats: Sequence[str] = FORMATS,
+    columns: int = 2,
+    processes: int | None = None,
+) -> list[Drawn]:
+    """Draw every one of ``kinds``, each figure once for all formats, in parts of ``MOST_TASKS`` tasks.
+
+    Parameters
+    ----------
+    source
+        Records from ``odegrad.reports.frame.load``.
+    kinds
+        What to draw, in this order.
+    formats
+        Of ``FORMATS``; with ``svg`` among them there is a narrow one too, where the tasks are few.
+    columns
+        1 or 2: columns of a page that a figure spans.
+    processes
+        How many draw at a time; by default as many as there are cores (``LOKY_MAX_CPU_COUNT`` sets fewer). Every
+        figure is the same file, however many draw.
+    """
+    results = Results.of(source)
+    parts = [part for kind in kinds for part in _parts(kind, style.tasks(results.table))]
+    at_a_time = min(len(parts), processes or joblib.cpu_count())
+    if at_a_time < 2:
+        return [_draw(results, part, tuple(formats), columns) for part in parts]
+    _ = results.cells, results.ok, results.table  # computed once, not in every process
+    with tempfile.TemporaryDirectory(prefix="odegrad-") as folder:
+        path = Path(folder) / "results.pickle"
+        path.write_bytes(pickle.dumps(results))
+        tasks = (joblib.delayed(_draw_stored)(str(path), part, tuple(formats), columns) for part in parts)
+        found: list[Drawn] = joblib.Parallel(at_a_time, batch_size=1)(tasks)
+        return found
+
+
+def _parts(kind: Kind, tasks: Sequence[str]) -> list[_Part]:
+    """Return the figures that a kind is drawn as."""
+    if len(tasks) <= MOST_TASKS or not kind.split:
+        return [_Part(kind, 0, tuple(tasks), every=True)]
+    starts = range(0, len(tasks), MOST_TASKS)
+    return [_Part(kind, i, tuple(tasks[start : start + MOST_TASKS]), every=False) for i, start in enumerate(starts)]
+
+
+@lru_cache(maxsize=1)
+def _stored(path: str) -> Results:
+    """Return the results that this process draws from, read once."""
+    found: Results = pickle.loads(Path(path).read_bytes())  # noqa: S301  written by this program a moment ago
+    return found
+
+
+def _draw_stored(path: str, part: _Part, formats: tuple[str, ...], columns: int) -> Drawn:
+    return _draw(_stored(path), part, formats, columns)
+
+
+def _draw(results: Results, part: _Part, formats: tuple[str, ...], columns: int) -> Drawn:
+    """Draw one figure."""
+    kind = part.kind
+    shown = results if part.every else results.of_tasks(list(part.tasks))
+    name = f"{kind.name}_{part.number + 1}" if part.number else kind.name
+    figure = kind.draw(shown, columns)
+    if not figure.axes:
+        why_not = " ".join(text.get_text() for text in figure.texts)
+        return Drawn(kind.name, kind.title, name, part.tasks, {}, why_not=why_not)
+    files = {format_name: render(figure, format_name) for format_name in formats}
+    few = "svg" in formats and len(part.tasks) <= FEW_TASKS
+    narrow = render(kind.draw(shown, 1), "svg") if few else b""
+    return Drawn(kind.name, kind.title, name, part.tasks, files, narrow, kind.describe(shown))
+
+
+def write_figures(
+    source: Source, folder: Path, columns: int = 2, processes: int | None = None
+) -> tuple[list[Path], list[Drawn]]:
+    """Write every kind of figure that has something to draw as PNG, PDF and SVG into ``folder``, which is made.
+
+    Returns
+    -------
+    list of pathlib.Path, list of Drawn
+        The files, and what was drawn, so that a page need not draw it again. Files of an earlier report that are not
+        written again are removed.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = "|".join(re.escape(kind.name) for kind in KINDS)
+    for old in folder.iterdir():
+        if re.fullmatch(rf"({names})(_\d+)?\.({'|'.join(FORMATS)})", old.name):
+            old.unlink()
+    every, written = draw_all(source, columns=columns, processes=processes), []
+    for each in every:
+        for format_name, content in each.files.items():
+            path = folder / f"{each.name}.{format_name}"
+            path.write_bytes(content)
+            written.append(path)
+    return written, every
