@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Problem, Solve
+from odegrad.sketch import sketch
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Certificate:
     """Cosine of the angle between ``g`` and ``g_ref``."""
     digest: str
     """First 16 hexadecimal digits of the SHA-256 of the bits of ``g``."""
+    norm: float
+    """``||g||``."""
+    sketch: list[float]
+    """64 numbers from which the distance of ``g`` to another method's gradient can be told."""
 
 
 def parameter_gradient(problem: Problem, solve: Solve) -> Tensor:
@@ -61,4 +66,6 @@ def certify(build: Callable[[], Problem], method: Solve, reference: Solve, naive
         method_error=None if same_grid is None else float(norm(found - same_grid) / norm(same_grid)),
         cosine=float(cosine),
         digest=digest(found),
+        norm=float(norm(found)),
+        sketch=sketch(found),
     )

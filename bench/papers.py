@@ -1,12 +1,14 @@
-"""The papers whose experiments odegrad makes again: for each its suite and its claims."""
+"""The papers whose experiments odegrad makes again: for each its suites, its claims, its figures and tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from odegrad.reports.frame import load
 from odegrad.reports.papers import irdm, snopt
 from odegrad.reports.papers.claim import Claim
+from odegrad.reports.papers.exhibits import Exhibit
+from odegrad.reports.papers.shown import EXHIBITS
 from odegrad.reports.papers.verdict import Verdict, decide
 from odegrad.reports.summary import Results
 from odegrad.suite import Suite, load_suite
@@ -17,23 +19,32 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {irdm.PAPER: irdm.CLAIMS, snopt.PAPER:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper's experiments at one size, and what they are to decide."""
+    """A paper's experiments at one size, what they are to decide, and what is shown of them."""
 
-    suite: Suite
+    suites: tuple[Suite, ...]
+    """The first is the one that the claims are decided from; the others are sweeps for figures and tables."""
     claims: tuple[Claim, ...]
+    exhibits: tuple[Exhibit, ...]
     folder: str
     """Name of its results folder unless another is given: sizes do not mix."""
 
-    def decide(self, results: Path) -> list[Verdict]:
-        """Return the verdicts on its claims from the records in the folder ``results``.
+    def folder_of(self, suite: Suite, results: Path) -> Path:
+        """Return the folder of a suite's records: ``results`` of the first, folders of their names in it of others."""
+        return results if suite.name == self.suites[0].name else results / suite.name
+
+    def load(self, results: Path) -> dict[str, Results]:
+        """Return the results of every suite by its name, from the paper's folder ``results``.
 
         Raises
         ------
         ResultsError
-            If the records cannot be read.
+            If records cannot be read.
         """
-        records = Results.of(load(results))
-        return [decide(claim, records) for claim in self.claims]
+        return {suite.name: Results.of(load(self.folder_of(suite, results))) for suite in self.suites}
+
+    def decide(self, sources: Mapping[str, Results]) -> Sequence[Verdict]:
+        """Return the verdicts on its claims from its results, as ``load`` returns them."""
+        return [decide(claim, sources[claim.suite or self.suites[0].name]) for claim in self.claims]
 
 
 def load_paper(name: str, size: str) -> Paper:
@@ -44,5 +55,8 @@ def load_paper(name: str, size: str) -> Paper:
     SuiteError
         If a task does not have the size.
     """
-    suite = load_suite(f"paper-{name}", [f'size="{size}"'])
-    return Paper(suite, CLAIMS[name], f"{suite.name}-{size}")
+    main = f"paper-{name}"
+    parts = (*CLAIMS[name], *EXHIBITS[name])
+    names = dict.fromkeys([main, *(part.suite for part in parts if part.suite)])
+    suites = tuple(load_suite(suite, [f'size="{size}"']) for suite in names)
+    return Paper(suites, CLAIMS[name], EXHIBITS[name], f"{main}-{size}")

@@ -101,6 +101,8 @@ def _certificate(built: Built, state: State) -> dict[str, Any]:
         "gradient_method_error": found.method_error,
         "gradient_cosine": found.cosine,
         "gradient_digest": found.digest,
+        "gradient_norm": found.norm,
+        "gradient_sketch": found.sketch,
     }
 
 

@@ -297,6 +297,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("trace_log_norm_minus_max", "object", "1/time", "log_norm_minus_max at trace_iteration"),
     Column("diagnose_seconds", "float64", "s", "time of all logarithmic norms, after the training", False, False),
     Column("process_seconds", "float64", "s", "wall-clock of the whole run with all its passes", False, False),
+    Column("gradient_norm", "float64", "", "Euclidean norm of the float64 gradient"),
+    Column(
+        "gradient_sketch",
+        "object",
+        "",
+        "64 random projections of the float64 gradient: distances of two sketches are those of the gradients to 9 %",
+    ),
     _identity("machine", "object", "hardware, versions, commit and settings"),
 )
 """Every column of a record, in order."""

@@ -24,6 +24,9 @@ Schema version {SCHEMA_VERSION}. Written by `python docs/make_columns.py` from `
 * `taints` says what else happened on the machine during the time pass: `load` (other processes), `steal` (other guests
   of a virtual machine's host), `throttled` (heat or power), `quota` (the control group's time used up), `swapping`,
   `gpu_shared`, `gpu_throttled`. What the machine does not show is left out; `odegrad doctor` says what that is.
+* `gradient_sketch` is a fixed random projection of the gradient to 64 numbers, the same for every gradient of as many
+  parameters: the norm of the difference of two sketches estimates that of the two gradients with a relative standard
+  deviation of about 9 % (Johnson and Lindenstrauss, 1984; signs as in Achlioptas, 2003), down to rounding.
 * With the solver option `compile` the time and train passes run compiled steps; the counts, bytes and gradient errors
   are those of the eager steps, which compute the same but for rounding. Compiling falls into the first warm-up.
 * Every pass runs in a fresh process, one thread unless told otherwise.

@@ -1,6 +1,6 @@
 """From a results folder to everything that people read: Parquet, figures, tables and one page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ from odegrad.reports.frame import load, to_parquet
 from odegrad.reports.optimizers import optimizers
 from odegrad.reports.page.render import page
 from odegrad.reports.papers import table as claims_text
+from odegrad.reports.papers.exhibits import Exhibit, write_exhibits
 from odegrad.reports.papers.verdict import Verdict
 from odegrad.reports.summary import Results
 from odegrad.reports.tables import to_csv, to_latex, to_markdown
@@ -20,7 +21,12 @@ from odegrad.reports.tuning import trials
 
 
 def build_report(
-    *results: Path, out: Path | None = None, across_machines: bool = False, verdicts: Sequence[Verdict] = ()
+    *results: Path,
+    out: Path | None = None,
+    across_machines: bool = False,
+    verdicts: Sequence[Verdict] = (),
+    exhibits: Sequence[Exhibit] = (),
+    sources: Mapping[str, Results] | None = None,
 ) -> list[Path]:
     """Write the report of one or several results folders and return the files.
 
@@ -34,13 +40,15 @@ def build_report(
         As ``odegrad.reports.frame.load`` takes it.
     verdicts
         On the claims of a paper, from the same records.
+    exhibits, sources
+        Figures and tables of a paper, and the results of its suites by name.
 
     Returns
     -------
     list of pathlib.Path
         ``records.parquet``, ``trace.parquet`` (the training in long form), ``figures/*``,
         ``tables/summary.{md,csv,tex}``, ``tables/{across,optimizers,tuning}.csv``, with verdicts
-        ``tables/claims.{md,csv}`` and, last, ``report.html``.
+        ``tables/claims.{md,csv}``, the files of the exhibits and, last, ``report.html``.
 
     Raises
     ------
@@ -48,10 +56,16 @@ def build_report(
         If the records cannot be read or ``out`` cannot be written.
     """
     folder = Path(out) if out is not None else Path(results[0])
-    return write_report(load(*results, across_machines=across_machines), folder, verdicts)
+    return write_report(load(*results, across_machines=across_machines), folder, verdicts, exhibits, sources)
 
 
-def write_report(frame: pd.DataFrame, folder: Path, verdicts: Sequence[Verdict] = ()) -> list[Path]:
+def write_report(
+    frame: pd.DataFrame,
+    folder: Path,
+    verdicts: Sequence[Verdict] = (),
+    exhibits: Sequence[Exhibit] = (),
+    sources: Mapping[str, Results] | None = None,
+) -> list[Path]:
     """Write the report of ``frame``, records from ``odegrad.reports.frame.load``, as ``build_report`` does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +75,8 @@ def write_report(frame: pd.DataFrame, folder: Path, verdicts: Sequence[Verdict] 
         trace.write(frame, points)
         results_of = Results.of(frame)
         files, figures = write_figures(results_of, folder / "figures")
-        written = [records, points, *files]
+        shown = write_exhibits(exhibits, sources or {}, folder)
+        written = [records, points, *files, *shown.files]
         tables = folder / "tables"
         tables.mkdir(exist_ok=True)
         texts = {
@@ -75,7 +90,7 @@ def write_report(frame: pd.DataFrame, folder: Path, verdicts: Sequence[Verdict] 
         if verdicts:
             texts[tables / "claims.md"] = claims_text.to_markdown(verdicts)
             texts[tables / "claims.csv"] = claims_text.to_csv(verdicts)
-        texts[folder / "report.html"] = page(results_of, figures, verdicts)
+        texts[folder / "report.html"] = page(results_of, figures, verdicts, shown)
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")
     except OSError as error:

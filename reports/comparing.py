@@ -183,7 +183,7 @@ def first_reached(metric: Sequence[float], target: float, higher_is_better: bool
     return place if reached.size and reached[place] else None
 
 
-def time_to_target(frame: Source, targets: Mapping[str, float] | None = None) -> pd.DataFrame:
+def time_to_target(frame: Source, targets: Mapping[str, float] | pd.Series | None = None) -> pd.DataFrame:
     """Return the cells with ``target``, and ``target_seconds`` and ``target_iterations`` until they reached it.
 
     Those of the first evaluation that is as good. Infinity (censored) where a run failed or never reached it; NaN
@@ -194,11 +194,14 @@ def time_to_target(frame: Source, targets: Mapping[str, float] | None = None) ->
     frame
         Records from ``odegrad.reports.frame.load``.
     targets
-        Task -> target; by default each task's own. ``baseline_targets`` makes them from a method.
+        Task -> target; by default each task's own. ``baseline_targets`` makes them from a method. A series holds the
+        target of every cell, in their order.
     """
     results = Results.of(frame)
     if targets is None:
         return results.once(_to_own_target)
+    if isinstance(targets, pd.Series):
+        return _reaching(results.cells.assign(target=targets.to_numpy(dtype=float)))
     return _to_targets(results.cells, results.cells["task"].map(targets).astype("float64"))
 
 
@@ -209,7 +212,11 @@ def _to_own_target(results: Results) -> pd.DataFrame:
 def _to_targets(every: pd.DataFrame, wanted: pd.Series) -> pd.DataFrame:
     # a run that failed early does not hold its target: take that of its task at its size
     of_task = wanted.groupby([every["task"], every["size"]])
-    every = every.assign(target=of_task.transform("first").astype("float64"))
+    return _reaching(every.assign(target=of_task.transform("first").astype("float64")))
+
+
+def _reaching(every: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells with the seconds and iterations to their ``target``."""
     reached = np.array([_reached(*row) for row in every[_TRACED].itertuples(index=False)], dtype=float).reshape(-1, 2)
     return every.assign(target_seconds=reached[:, 0], target_iterations=reached[:, 1])
 

@@ -76,6 +76,17 @@ def bootstrap_interval(
     return Interval(float(low), float(high))
 
 
+def spread(values: Iterable[float | None], interval: Interval, what: str) -> str:
+    """Return what ``interval``, as ``bootstrap_interval`` makes it of ``values``, is: ``range of 3 seeds``.
+
+    Up to five values it is their range, which has no coverage to speak of; ``what`` is the word for the values.
+    """
+    kept = finite(values)
+    if kept.size and (interval.low, interval.high) == (kept.min(), kept.max()):
+        return f"range of {kept.size} {what}" if kept.size > 1 else f"value of one {what.removesuffix('s')}"
+    return f"95 % interval of {kept.size} {what}"
+
+
 @lru_cache(maxsize=256)
 def _medians_of_draws(size: int, seed: int, resamples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return for each resample the places in order of the one or two values that its median is made of.

@@ -105,10 +105,10 @@ def failure_lines(failed: pd.DataFrame) -> Iterator[str]:
 
 def to_markdown(frame: Source) -> str:
     """Return the table as Markdown, with the failed runs beneath it."""
-    rows = [[markdown_text(c.text(row)) for c in COLUMNS_SHOWN] for row in rows_of(summary(frame))]
-    heads = [c.heading for c in COLUMNS_SHOWN]
-    rule = ["--:" if c.right else ":--" for c in COLUMNS_SHOWN]
-    lines = [f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)]
+    lines = markdown_lines(
+        [(c.heading, c.right) for c in COLUMNS_SHOWN],
+        [[c.text(row) for c in COLUMNS_SHOWN] for row in rows_of(summary(frame))],
+    )
     failed = [f"* {markdown_text(line)}" for line in failure_lines(failures(frame))]
     return "\n".join([*lines, "", NOTE, *(["", "Failed runs:", "", *failed] if failed else []), ""])
 
@@ -120,17 +120,33 @@ def to_csv(frame: Source) -> str:
 
 def to_latex(frame: Source) -> str:
     r"""Return the table as a LaTeX ``tabular`` with booktabs rules; it needs ``\usepackage{booktabs}``."""
-    lines, task = [], None
-    for row in rows_of(summary(frame)):
-        if task is not None and row.task != task:
-            lines.append(r"\midrule")
-        task = row.task
-        lines.append(" & ".join(_latex(c.text(row), number=c.right) for c in COLUMNS_SHOWN) + r" \\")
-    heads = " & ".join(_latex(c.heading, number=False) for c in COLUMNS_SHOWN) + r" \\"
-    sides = "".join("r" if c.right else "l" for c in COLUMNS_SHOWN)
-    body = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", heads, r"\midrule", *lines, r"\bottomrule", r"\end{tabular}"]
+    body = latex_lines(
+        [(c.heading, c.right) for c in COLUMNS_SHOWN],
+        [[c.text(row) for c in COLUMNS_SHOWN] for row in rows_of(summary(frame))],
+    )
     failed = [f"% failed: {line}" for line in failure_lines(failures(frame))]
     return "\n".join([*failed, *body, ""])
+
+
+def markdown_lines(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table as lines of Markdown; ``heads`` are ``(heading, numbers)``, numbers stand to the right."""
+    rule = ["--:" if right else ":--" for _, right in heads]
+    texts = [[markdown_text(text) for text in row] for row in rows]
+    return [f"| {' | '.join(cells)} |" for cells in ([heading for heading, _ in heads], rule, *texts)]
+
+
+def latex_lines(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], grouped: bool = True) -> list[str]:
+    """Return a LaTeX ``tabular`` as lines, ``heads`` as in ``markdown_lines``; with rules between groups if asked."""
+    lines: list[str] = []
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before is not None and before[0] != row[0] and grouped:
+            lines.append(r"\midrule")
+        cells = (_latex(text, number=right) for text, (_, right) in zip(row, heads, strict=True))
+        lines.append(" & ".join(cells) + r" \\")
+    first = " & ".join(_latex(heading, number=False) for heading, _ in heads) + r" \\"
+    sides = "".join("r" if right else "l" for _, right in heads)
+    top = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", first, r"\midrule"]
+    return [*top, *lines, r"\bottomrule", r"\end{tabular}"]
 
 
 def _metric_value(row: Any) -> str:

@@ -12,7 +12,10 @@ LAYERS = [
     {"odegrad.errors"},
     {"odegrad.record", "odegrad.contracts"},
     {"odegrad.methods", "odegrad.datasets"}
-    | {f"odegrad.{m}" for m in ("counting", "meters", "operators", "certificate", "machine", "conditions", "gpu_state")}
+    | {
+        f"odegrad.{m}"
+        for m in ("counting", "meters", "operators", "certificate", "sketch", "machine", "conditions", "gpu_state")
+    }
     | {f"odegrad.{m}" for m in ("lognorm", "jacobian", "lanczos", "trajectory", "growth")},
     {"odegrad.registry"},
     {"odegrad.passes", "odegrad.building", "odegrad.training", "odegrad.timing", "odegrad.suite", "odegrad.suites"}

@@ -14,9 +14,11 @@ from odegrad.commands.options import AcrossOption, JsonOption, check_folders
 from odegrad.printing import output, print_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from odegrad.reports.papers.exhibits import Exhibit
     from odegrad.reports.papers.verdict import Verdict
+    from odegrad.reports.summary import Results
 
 _log = logging.getLogger("odegrad")
 
@@ -58,7 +60,12 @@ def compare_results(
 
 
 def write_report(
-    *folders: Path, out: Path | None = None, across_machines: bool = False, verdicts: "Sequence[Verdict]" = ()
+    *folders: Path,
+    out: Path | None = None,
+    across_machines: bool = False,
+    verdicts: "Sequence[Verdict]" = (),
+    exhibits: "Sequence[Exhibit]" = (),
+    sources: "Mapping[str, Results] | None" = None,
 ) -> None:
     """Write the report of ``folders`` and print its table."""
     from odegrad.reports import build
@@ -66,6 +73,6 @@ def write_report(
     from odegrad.reports.tables import print_table
 
     frame = load(*folders, across_machines=across_machines)
-    written = build.write_report(frame, out or folders[0], verdicts)
+    written = build.write_report(frame, out or folders[0], verdicts, exhibits, sources)
     print_table(frame, output())
     _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, written[-1].parent)

@@ -127,15 +127,19 @@ def paper(
     end_politely()
     loaded = load_paper(str(name), str(size))
     folder = results or Path("results") / loaded.folder
-    settings = Settings(device_name(device), workers=workers or fitting_workers(loaded.suite, 1))
-    outcome = run_suite(loaded.suite, folder, ERRORS, settings)
-    _check_measured(outcome, folder)
-    verdicts = loaded.decide(folder)
-    write_report(folder, verdicts=verdicts)
+    outcomes = []
+    for suite in loaded.suites:
+        settings = Settings(device_name(device), workers=workers or fitting_workers(suite, 1))
+        outcomes.append(run_suite(suite, loaded.folder_of(suite, folder), ERRORS, settings))
+        _check_measured(outcomes[-1], folder)
+    sources = loaded.load(folder)
+    verdicts = loaded.decide(sources)
+    write_report(folder, verdicts=verdicts, exhibits=loaded.exhibits, sources=sources)
     print_rows(text_rows(verdicts), False, f"claims of {name}, tasks at size {size}")
     for verdict in verdicts:
-        typer.echo(f"{verdict.claim.identifier}: {verdict.overall.answer}. {verdict.claim.sentence}")
-    _check_failed(outcome)
+        typer.echo(f"{verdict.claim.identifier}: {verdict.wording}. {verdict.claim.sentence}")
+    for outcome in outcomes:
+        _check_failed(outcome)
 
 
 def plan(

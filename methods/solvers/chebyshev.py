@@ -69,11 +69,9 @@ class ChebyshevNodes:
         distance = np.asarray(times, dtype=np.float64)[:, None] - nodes[None, :]
         hit = np.abs(distance) <= 4 * np.finfo(np.float64).eps * abs(self.t1 - self.t0)
         terms = weights / np.where(hit, 1.0, distance)
-        out = terms / terms.sum(axis=1, keepdims=True)
         at_node = hit.any(axis=1)
-        out[at_node] = 0.0
-        out[at_node, hit[at_node].argmax(axis=1)] = 1.0
-        return np.asarray(out)
+        terms[at_node] = np.eye(self.n)[hit[at_node].argmax(axis=1)]  # before the sum, which may be 0 there
+        return np.asarray(terms / terms.sum(axis=1, keepdims=True))
 
     def evaluate(self, values: Tensor, times: Sequence[float]) -> Tensor:
         """Return the interpolant of ``values [n, d]`` at ``times``, ``[m, d]``, in one product."""

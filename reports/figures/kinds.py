@@ -6,7 +6,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from odegrad.reports.figures import costs, integration_time, log_norm, targets, training, work_precision
+from odegrad.reports.figures import costs, differences, integration_time, log_norm, targets, training, work_precision
 from odegrad.reports.summary import Results
 
 
@@ -48,6 +48,7 @@ KINDS = (
             ("method_error", "gradient_method_error"),
         )
     ),
+    Kind("gradient_differences", differences.TITLE, differences.draw, differences.describe),
     Kind("log_norm", log_norm.TITLE, log_norm.draw, log_norm.describe),
     Kind("time_to_target", targets.TITLE, targets.draw, targets.describe),
     Kind("performance_profiles", targets.PROFILES_TITLE, targets.draw_profiles, targets.describe_profiles, split=False),

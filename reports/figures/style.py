@@ -160,10 +160,10 @@ def log_axis(axis: Axis, values: pd.Series, name: str, tick: Callable[[float], s
     """Make ``axis`` logarithmic around ``values`` with at least two ticks, written by ``tick``, and name it."""
     low, high = float(values.min()), float(values.max())
     margin = max(1.4, math.sqrt(_LEAST_RATIO * low / high))
-    if isinstance(axis, XAxis):
-        axis.axes.set(xscale="log", xlim=(low / margin, high * margin), xlabel=name)
+    if isinstance(axis, XAxis):  # limits first: a logarithmic scale cannot find any around values that are all equal
+        axis.axes.set(xlim=(low / margin, high * margin), xscale="log", xlabel=name)
     else:
-        axis.axes.set(yscale="log", ylim=(low / margin, high * margin), ylabel=name)
+        axis.axes.set(ylim=(low / margin, high * margin), yscale="log", ylabel=name)
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100.0 else (1.0,), numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _place: tick(value)))
     axis.set_minor_locator(NullLocator())  # dozens of ticks a panel take longer to draw than all else in it

@@ -119,6 +119,7 @@ CLAIMS = (
     PageColumn("effect", "effect", units.significant),
     PageColumn("interval", "interval"),
     PageColumn("needed", "needed", right=False),
+    PageColumn("target", "target", right=False),
     PageColumn("pairs", "pairs", units.count),
     PageColumn("seeds", "seeds", units.count),
     PageColumn("seeds needed", "least_seeds", units.count),

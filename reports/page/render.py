@@ -19,7 +19,8 @@ from odegrad.reports.findings import findings, outcome
 from odegrad.reports.names import joined
 from odegrad.reports.optimizers import optimizers
 from odegrad.reports.page.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS, RUNS, TUNING, PageColumn, metric
-from odegrad.reports.papers.table import claims_table, interval
+from odegrad.reports.papers.exhibits import Shown
+from odegrad.reports.papers.table import claims_table, interval, target
 from odegrad.reports.papers.verdict import Verdict
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
 from odegrad.reports.tables import NOTE, label
@@ -56,7 +57,9 @@ def environment() -> Environment:
     )
 
 
-def page(frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequence[Verdict] = ()) -> str:
+def page(
+    frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequence[Verdict] = (), shown: Shown | None = None
+) -> str:
     """Return the page of ``frame`` as HTML.
 
     Parameters
@@ -67,6 +70,8 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequen
         As ``write_figures`` drew them; drawn here if left out.
     verdicts
         On the claims of a paper; without any the page has no section of claims.
+    shown
+        A paper's own figures and tables, which come behind the claims.
 
     Returns
     -------
@@ -84,11 +89,20 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequen
         .render(
             suites=joined(suites) or "no runs",
             folder=suites[0] if suites else "SUITE",
-            commands=[shlex.join(["odegrad", "run", suite]) for suite in suites] or ["odegrad run SUITE"],
+            commands=_commands(every, verdicts),
             outcome=outcome(results),
             findings=findings(results),
             verdicts=verdicts,
             claims=_claims(verdicts),
+            paper_figures=[_figure(each) for each in (shown.figures if shown else ()) if each.files],
+            paper_tables=[
+                {
+                    "name": made.declared.name,
+                    "title": made.declared.title,
+                    "table": page_table(made.declared.columns, made.frame),
+                }
+                for made in (shown.tables if shown else ())
+            ],
             note=NOTE,
             results=_results(results),
             across=_across(results),
@@ -97,13 +111,27 @@ def page(frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequen
             runs=_runs(results.cells.head(MOST_RUNS)),
             left_out=max(0, len(results.cells) - MOST_RUNS),
             figures=[_figure(each) for each in figures if each.files],
-            not_drawn=[f"{each.title}: {each.why_not}" for each in figures if each.why_not],
+            not_drawn=[
+                f"{each.title}: {each.why_not}"
+                for each in (*(shown.figures if shown else ()), *figures)
+                if each.why_not
+            ],
             failed=_failed(results),
             failed_left_out=max(0, len(results.failures) - MOST_RUNS),
             machines=_machines(every),
             glossary=COLUMNS,
         )
     )
+
+
+def _commands(frame: pd.DataFrame, verdicts: Sequence[Verdict]) -> list[str]:
+    """Return the commands that measure the same runs again: those of a paper's claims by one of their own."""
+    if verdicts:
+        papers = dict.fromkeys(verdict.claim.paper for verdict in verdicts)
+        sizes = frame["size"].dropna().unique()
+        return [shlex.join(["odegrad", "paper", paper, "--size", size]) for paper in papers for size in sizes]
+    suites = frame["suite"].dropna().unique()
+    return [shlex.join(["odegrad", "run", suite]) for suite in suites] or ["odegrad run SUITE"]
 
 
 def _results(frame: Source) -> PageTable:
@@ -118,8 +146,9 @@ def _results(frame: Source) -> PageTable:
 
 def _claims(verdicts: Sequence[Verdict]) -> PageTable:
     table = claims_table(verdicts)
-    ends = zip(table["low"], table["high"], strict=True)
-    return page_table(CLAIMS, table.assign(interval=[interval(low, high) for low, high in ends]))
+    return page_table(CLAIMS, table.assign(
+        interval=[interval(row) for row in rows_of(table)], target=[target(row) for row in rows_of(table)]
+    ))  # fmt: skip
 
 
 def _across(frame: Source) -> PageTable:

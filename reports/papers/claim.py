@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from odegrad.errors import UsageError
 from odegrad.record import Options
-from odegrad.reports.papers.quantity import columns_of
+from odegrad.reports.papers.quantity import BASELINE_TARGET_SECONDS, TARGET_SECONDS, columns_of
 
 SAME_METRIC = 0.02
 """By how much a final metric may be worse, relative to its size, and still count as the same; our choice."""
@@ -43,6 +43,12 @@ class Arm:
     optimizer_options: Options = ()
     """Options that a run must have; a policy of the end time that is not named here must not be set."""
 
+    @property
+    def shown(self) -> str:
+        """Return the arm's name: ``adjoint+snopt t1_policy=feedback``."""
+        options = "".join(f" {key}={value}" for key, value in self.optimizer_options)
+        return f"{self.gradient}{f'+{self.optimizer}' if self.optimizer else ''}{options}"
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -51,7 +57,8 @@ class Claim:
     Raises
     ------
     UsageError
-        If it names no task, needs no seed, or lacks a baseline that its statistic needs.
+        If it names no task, needs no seed, lacks a baseline that its statistic needs, or takes its target from a
+        baseline without comparing with it.
     """
 
     identifier: str
@@ -65,12 +72,20 @@ class Claim:
     """A column of a record, or one of ``odegrad.reports.papers.quantity.DERIVED``."""
     statistic: Statistic
     margin: float
+    tolerance: float = 0.0
+    """Of a time to the baseline's final metric: how much worse, relative to its size, still counts as reached."""
+    suite: str = ""
+    """Of the paper's suites the one whose records decide it; empty: the first."""
     direction: Direction = Direction.BELOW
     least_seeds: int = 3
 
     def __post_init__(self) -> None:
         if not self.tasks:
             raise UsageError(f"claim {self.identifier}: expected at least one task, got none; name one")
+        if self.quantity == BASELINE_TARGET_SECONDS and self.statistic is not Statistic.RATIO:
+            raise UsageError(
+                f"claim {self.identifier}: {self.quantity}: expected a ratio to the baseline, got {self.statistic}"
+            )
         if self.least_seeds < 1:
             raise UsageError(f"claim {self.identifier}: least_seeds: expected at least 1, got {self.least_seeds}")
         if (self.baseline is None) != (self.statistic in {Statistic.EXPONENT, Statistic.VALUE}):
@@ -84,6 +99,16 @@ class Claim:
         """Return the columns of a record that it is decided from, beside the run's own fields."""
         steps = ("accepted_steps",) if self.statistic is Statistic.EXPONENT else ()
         return ("status", *columns_of(self.quantity), *steps)
+
+    @property
+    def target(self) -> str:
+        """Return the metric up to which a time to a target is taken, as text; empty for other quantities."""
+        if self.quantity == TARGET_SECONDS:
+            return "the task's own target"
+        if self.quantity != BASELINE_TARGET_SECONDS or self.baseline is None:
+            return ""
+        allowed = f", up to {100 * self.tolerance:g} % worse" if self.tolerance else ""
+        return f"final metric of {self.baseline.shown}{allowed}"
 
     @property
     def within(self) -> Callable[[float, float], bool]:

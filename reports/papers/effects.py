@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 
 from odegrad.record import Status
-from odegrad.reports.comparing import BLOCK, Floats, cost_ratios, costs, paired_costs
+from odegrad.reports.comparing import BLOCK, Floats, cost_ratios, costs, paired_costs, time_to_target
 from odegrad.reports.papers.claim import Arm, Claim, Statistic
-from odegrad.reports.papers.quantity import with_quantity
+from odegrad.reports.papers.quantity import BASELINE_TARGET_SECONDS, with_quantity
 from odegrad.reports.summary import Results
 
 MINE, BASE = "claimed", "baseline"
@@ -20,10 +20,11 @@ LEAST_RANGE = 2.0
 def effects(claim: Claim, results: Results) -> pd.DataFrame:
     """Return ``task, seed, effect``, one row a pair (a seed, of statistics without a baseline) on the claim's tasks.
 
+    Pairs that race to the baseline's final metric have it as ``target``.
     A failed run costs infinity: against a finished baseline its effect is infinitely bad, and the other way round. NaN
     where both failed or never reached the target: that says nothing.
     """
-    every = with_quantity(results, claim.quantity)
+    every = _to_baseline(claim, results) if racing(claim) else with_quantity(results, claim.quantity)
     every = every[every["task"].isin(claim.tasks)]
     mine = every[matches(every, claim.method)]
     if claim.baseline is not None:
@@ -31,7 +32,8 @@ def effects(claim: Claim, results: Results) -> pd.DataFrame:
         both = pd.concat([mine.assign(method=MINE), base.assign(method=BASE)])
         pairs = paired_costs(both, claim.quantity, MINE, BASE)
         values = cost_ratios(pairs) if claim.statistic is Statistic.RATIO else relative_changes(pairs)
-        return pairs.index.to_frame(index=False)[["task", "seed"]].assign(effect=values)
+        rows = pairs.index.to_frame(index=False).assign(effect=values)
+        return rows.assign(target=targets_of(rows, base)) if racing(claim) else rows
     if claim.statistic is Statistic.EXPONENT:
         return _exponents(mine, claim.quantity)
     return mine[["task", "seed"]].assign(effect=costs(mine, claim.quantity)).reset_index(drop=True)
@@ -46,6 +48,41 @@ def matches(cells: pd.DataFrame, arm: Arm) -> pd.Series:
     options = [{POLICY: ""} | (each if isinstance(each, dict) else {}) for each in cells["optimizer_options"]]
     fitting = [all(each.get(k) == v for k, v in wanted.items()) for each in options]
     return fits & pd.Series(fitting, cells.index, dtype=bool)
+
+
+def racing(claim: Claim) -> bool:
+    """Return whether ``claim`` is about the time to the baseline's final metric."""
+    return claim.quantity == BASELINE_TARGET_SECONDS and claim.baseline is not None
+
+
+def _to_baseline(claim: Claim, results: Results) -> pd.DataFrame:
+    """Return the cells with ``target``, the baseline's final metric in the same block, and the seconds to it.
+
+    Against a baseline that failed every metric will do: the method's time is then that of its first evaluation.
+    """
+    cells = results.cells
+    base = cells[matches(cells, claim.baseline)] if claim.baseline else cells.iloc[:0]
+    blocks = pd.MultiIndex.from_frame(cells[BLOCK])
+    tried = blocks.isin(pd.MultiIndex.from_frame(base[BLOCK]))
+    upwards = cells["metric_higher_is_better"].astype("boolean")
+    upwards = upwards.groupby(cells["task"]).transform("first").fillna(False).astype(bool)
+    worse = np.where(upwards, -1.0, 1.0)
+    final = finals(base).reindex(blocks).to_numpy(dtype=float)
+    target = np.where(np.isnan(final), worse * np.inf, final + worse * claim.tolerance * np.abs(final))
+    every = time_to_target(results, pd.Series(np.where(tried, target, np.nan), cells.index))
+    return every.assign(**{claim.quantity: every["target_seconds"]})
+
+
+def finals(base: pd.DataFrame) -> pd.Series:
+    """Return the final metric of the runs of ``base`` that ended ``ok``, the median in each ``BLOCK``."""
+    ok = base[base["status"] == Status.OK]
+    return ok["metric_value"].astype("float64").groupby([ok[name] for name in BLOCK]).median()
+
+
+def targets_of(rows: pd.DataFrame, base: pd.DataFrame) -> Floats:
+    """Return the baseline's target of each pair, ``[n]``; NaN where the baseline failed."""
+    known = base[base["status"] == Status.OK].drop_duplicates(BLOCK).set_index(BLOCK)["target"]
+    return np.asarray(known.reindex(pd.MultiIndex.from_frame(rows[BLOCK])), dtype=float)
 
 
 def relative_changes(pairs: pd.DataFrame) -> Floats:

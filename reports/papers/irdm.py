@@ -3,7 +3,7 @@
 from functools import partial
 
 from odegrad.reports.papers.claim import SAME_METRIC, Arm, Claim, Statistic
-from odegrad.reports.papers.quantity import METRIC_AS_LOSS, TARGET_SECONDS
+from odegrad.reports.papers.quantity import BASELINE_TARGET_SECONDS, METRIC_AS_LOSS
 
 PAPER = "irdm"
 TASKS = ("digits", "circles", "vae_digits")
@@ -16,9 +16,10 @@ CLAIMS = (
         identifier="irdm-1",
         sentence="With the interpolation method, training gets to the same test loss in less wall-clock time than "
         "with the adjoint method, in classification, density estimation and inference.",
-        quantity=TARGET_SECONDS,
+        quantity=BASELINE_TARGET_SECONDS,
         statistic=Statistic.RATIO,
         margin=1.0,
+        tolerance=SAME_METRIC,  # the trainings are the same but for the gradients' errors: chance puts one ahead
     ),
     _claim(
         identifier="irdm-2",

@@ -10,12 +10,16 @@ from odegrad.reports.summary import Results
 
 METRIC_AS_LOSS = "metric_as_loss"
 TARGET_SECONDS = "target_seconds"
+BASELINE_TARGET_SECONDS = "seconds_to_baselines_metric"
 END_TIME_CHANGE = "end_time_change"
 MEAN_END_TIME = "mean_end_time"
 
+TRACED = ("metric_higher_is_better", "trace_metric", "trace_seconds", "trace_iteration")
+
 DERIVED = {
     METRIC_AS_LOSS: ("metric_value", "metric_higher_is_better"),
-    TARGET_SECONDS: ("metric_target", "metric_higher_is_better", "trace_metric", "trace_seconds", "trace_iteration"),
+    TARGET_SECONDS: ("metric_target", *TRACED),
+    BASELINE_TARGET_SECONDS: ("metric_target", "metric_value", *TRACED),
     END_TIME_CHANGE: ("train_end_time",),
     MEAN_END_TIME: ("train_end_time",),
 }
@@ -32,7 +36,8 @@ def with_quantity(results: Results, quantity: str) -> pd.DataFrame:
 
     ``metric_as_loss``: the final metric, its sign turned where higher is better. ``target_seconds``: seconds until the
     task's own target is reached, infinite if it never is. ``end_time_change``: last over first trained end time of the
-    ODE. ``mean_end_time``: its mean over the training, the less the sooner it falls. Others are columns of a record.
+    ODE. ``mean_end_time``: its mean over the training, the less the sooner it falls. Others are columns of a record;
+    ``seconds_to_baselines_metric`` is of a pair and made in ``odegrad.reports.papers.effects``.
     """
     cells = results.cells
     if quantity == TARGET_SECONDS:

@@ -6,13 +6,13 @@ from typing import Any
 import pandas as pd
 
 from odegrad.reports import units
-from odegrad.reports.papers.claim import Arm
 from odegrad.reports.papers.verdict import Verdict
+from odegrad.reports.summary import rows_of
 from odegrad.reports.tables import markdown_text
 
 COLUMNS = (
-    "claim", "task", "verdict", "effect", "low", "high", "needed", "pairs", "seeds", "least_seeds", "reason", "method",
-    "baseline", "sentence",
+    "claim", "task", "verdict", "effect", "low", "high", "spread", "needed", "target", "target_value", "pairs", "seeds",
+    "least_seeds", "reason", "method", "baseline", "sentence",
 )  # fmt: skip
 
 
@@ -28,49 +28,51 @@ def _rows(verdicts: Sequence[Verdict]) -> Iterator[dict[str, Any]]:
             "claim": claim.identifier,
             "needed": claim.needed,
             "least_seeds": claim.least_seeds,
-            "method": _name(claim.method),
-            "baseline": _name(claim.baseline),
+            "target": claim.target,
+            "method": claim.method.shown,
+            "baseline": "" if claim.baseline is None else claim.baseline.shown,
             "sentence": claim.sentence,
         }
         for each in (verdict.overall, *verdict.tasks):
-            numbers = {name: getattr(each, name) for name in ("task", "effect", "low", "high", "pairs", "seeds")}
-            yield fixed | numbers | {"verdict": str(each.answer), "reason": each.reason}
+            names = ("task", "effect", "low", "high", "spread", "pairs", "seeds", "reason")
+            found = {name: getattr(each, name) for name in names} | {"target_value": each.target}
+            yield fixed | found | {"verdict": str(each.answer)}
 
 
-def _name(arm: Arm | None) -> str:
-    if arm is None:
-        return ""
-    options = "".join(f" {key}={value}" for key, value in arm.optimizer_options)
-    return f"{arm.gradient}{f'+{arm.optimizer}' if arm.optimizer else ''}{options}"
+def interval(row: Any) -> str:
+    """Return a row's interval with what it is: ``0.5 to 0.7 (range of 3 seeds)``; empty where there is none."""
+    low, high = units.significant(row.low), units.significant(row.high)
+    return "" if pd.isna(row.low) else f"{low} to {high} ({row.spread})"
 
 
-def interval(low: float, high: float) -> str:
-    """Return an interval as text; empty where there is none."""
-    return "" if pd.isna(low) else f"{units.significant(low)} to {units.significant(high)}"
+def target(row: Any) -> str:
+    """Return up to which metric a row's time was taken, with its number on the task; empty of other quantities."""
+    return str(row.target) if pd.isna(row.target_value) else f"{row.target}: {units.significant(row.target_value, 4)}"
 
 
 def text_rows(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
     """Return the rows as text for a terminal: without the sentences, the reason last."""
     return [
         {
-            "claim": str(row["claim"]),
-            "task": str(row["task"]),
-            "verdict": str(row["verdict"]),
-            "effect": units.significant(row["effect"]),
-            "interval": interval(row["low"], row["high"]) or units.MISSING,
-            "needed": str(row["needed"]),
-            "pairs": str(row["pairs"]),
-            "seeds": f"{row['seeds']} of {row['least_seeds']}",
-            "reason": str(row["reason"]),
+            "claim": str(row.claim),
+            "task": str(row.task),
+            "verdict": str(row.verdict),
+            "effect": units.significant(row.effect),
+            "interval": interval(row) or units.MISSING,
+            "needed": str(row.needed),
+            "target": target(row),
+            "pairs": str(row.pairs),
+            "seeds": f"{row.seeds} of {row.least_seeds}",
+            "reason": str(row.reason),
         }
-        for row in claims_table(verdicts).to_dict("records")
+        for row in rows_of(claims_table(verdicts))
     ]
 
 
 def to_markdown(verdicts: Sequence[Verdict]) -> str:
     """Return each claim's sentence with its overall verdict, then the table, as Markdown."""
     said = [
-        f"* **{markdown_text(v.claim.identifier)}: {v.overall.answer}.** {markdown_text(v.claim.sentence)}"
+        f"* **{markdown_text(v.claim.identifier)}: {markdown_text(v.wording)}.** {markdown_text(v.claim.sentence)}"
         for v in verdicts
     ]
     rows = text_rows(verdicts)

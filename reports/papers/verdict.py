@@ -11,7 +11,7 @@ from odegrad.record import COLUMNS
 from odegrad.reports.names import joined
 from odegrad.reports.papers.claim import Claim
 from odegrad.reports.papers.effects import effects
-from odegrad.reports.statistics import bootstrap_interval, finite, median
+from odegrad.reports.statistics import Interval, bootstrap_interval, finite, median, spread
 from odegrad.reports.summary import Results, Source
 
 OVERALL = "all tasks"
@@ -36,12 +36,16 @@ class Finding:
     """Median over pairs of the claim's statistic; NaN if there is none."""
     low: float
     high: float
-    """The 95 % bootstrap interval of the median over pairs."""
+    """The 95 % bootstrap interval of the median over pairs: of up to five, their range."""
     pairs: int
     seeds: int
     """Distinct seeds among the pairs; over all tasks, those of the task that has fewest."""
     reason: str = ""
     """Why it is not decided, or where it does not hold; empty otherwise."""
+    spread: str = ""
+    """What ``low`` and ``high`` are: ``range of 3 seeds``, ``95 % interval of 9 pairs``; empty if there are none."""
+    target: float = math.nan
+    """Median over pairs of the metric up to which a time was taken, where it is the baseline's."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,24 @@ class Verdict:
     tasks: tuple[Finding, ...]
     overall: Finding
 
+    @property
+    def wording(self) -> str:
+        """Return the answer with what it was decided by: ``holds (on every task by the range of 3 seeds)``."""
+        deciding = [each for each in self.tasks if self.overall.answer in {each.answer, Answer.HOLDS}]
+        by = joined(dict.fromkeys(each.spread for each in deciding if each.spread))
+        if not by:
+            return str(self.overall.answer)
+        where = "on every task" if len(deciding) == len(self.tasks) else f"on {joined(each.task for each in deciding)}"
+        return f"{self.overall.answer} ({where} by the {by})"
+
 
 def decide(claim: Claim, frame: Source) -> Verdict:
     """Return whether ``claim`` holds in the records.
 
     On a task it holds if the whole 95 % bootstrap interval of the median effect is on the claim's side of the margin,
     does not hold if the whole interval is on the other side, and is not decided if the interval spans the margin or
-    fewer seeds than the claim declares say something. Overall it holds if it does on every task, does not hold if it
+    fewer seeds than the claim declares say something. Of up to five pairs that interval is their range, and the
+    verdict says so. Overall it holds if it does on every task, does not hold if it
     does not on one, and is not decided otherwise.
 
     Parameters
@@ -90,10 +105,12 @@ def _of_task(claim: Claim, task: str, rows: pd.DataFrame) -> Finding:
         return _open(task, _why_nothing(claim, len(rows)))
     seeds = int(known["seed"].nunique())
     interval = bootstrap_interval(known["effect"])
-    answer, reason = _answer(claim, interval.low, interval.high, seeds)
+    said = spread(known["effect"], interval, "seeds" if seeds == len(known) else "pairs")
+    answer, reason = _answer(claim, interval, said, seeds)
+    target = median(known["target"]) if "target" in known else math.nan
     return Finding(
-        task, answer, median(known["effect"]), interval.low, interval.high, len(known), seeds, reason
-    )  # fmt: skip
+        task, answer, median(known["effect"]), interval.low, interval.high, len(known), seeds, reason, said, target
+    )
 
 
 def _why_nothing(claim: Claim, rows: int) -> str:
@@ -104,16 +121,17 @@ def _why_nothing(claim: Claim, rows: int) -> str:
     return "nothing measured: both failed in every pair, or never got there"
 
 
-def _answer(claim: Claim, low: float, high: float, seeds: int) -> tuple[Answer, str]:
+def _answer(claim: Claim, interval: Interval, said: str, seeds: int) -> tuple[Answer, str]:
     if seeds < claim.least_seeds:
         return Answer.OPEN, f"too few seeds: {seeds} of at least {claim.least_seeds}"
+    low, high = interval.low, interval.high
     if math.isnan(low) or math.isnan(high):
         return Answer.OPEN, "failures on both sides leave no median"
     inside = [claim.within(end, claim.margin) for end in (low, high)]
     if all(inside):
         return Answer.HOLDS, ""
     if any(inside):
-        return Answer.OPEN, f"the interval spans the margin {claim.margin:g}"
+        return Answer.OPEN, f"the {said} spans the margin {claim.margin:g}"
     return Answer.FAILS, ""
 
 
@@ -128,4 +146,7 @@ def _overall(tasks: Sequence[Finding], every: pd.DataFrame) -> Finding:
     values = every["effect"]
     interval = bootstrap_interval(values)
     seeds = min(each.seeds for each in tasks)
-    return Finding(OVERALL, answer, median(values), interval.low, interval.high, len(finite(values)), seeds, reason)
+    said = spread(values, interval, "pairs") if len(finite(values)) else ""
+    return Finding(
+        OVERALL, answer, median(values), interval.low, interval.high, len(finite(values)), seeds, reason, said
+    )

@@ -12,6 +12,7 @@ from odegrad.reports.frame import from_rows
 from odegrad.reports.papers.effects import matches
 from odegrad.reports.summary import cells
 from odegrad.store import RECORDS, Store, SuiteIdentity
+from odegrad.suite import load_suite
 
 
 def test_the_command_knows_every_paper():
@@ -22,9 +23,9 @@ def test_the_command_knows_every_paper():
 @pytest.mark.parametrize("size", list(Size))
 @pytest.mark.parametrize("name", list(CLAIMS))
 def test_suite_is_at_the_size(name, size):
-    """Every task is at the size asked for; the folder's name says it."""
+    """Every task of every suite is at the size asked for; the folder's name says it."""
     paper = load_paper(name, str(size))
-    assert {run.size for run in paper.suite.runs()} == {str(size)}
+    assert {run.size for suite in paper.suites for run in suite.runs()} == {str(size)}
     assert paper.folder == f"paper-{name}-{size}"
 
 
@@ -32,13 +33,42 @@ def test_suite_is_at_the_size(name, size):
 def test_suite_has_the_runs_of_every_claim(name):
     """Each arm of each claim has runs on each of its tasks with at least as many seeds as it needs."""
     paper = load_paper(name, "tiny")
-    every = cells(from_rows(Record(run, Status.OK).to_row() for run in paper.suite.runs()))
+    by = {s.name: cells(from_rows(Record(run, Status.OK).to_row() for run in s.runs())) for s in paper.suites}
     for claim in paper.claims:
+        every = by[claim.suite or paper.suites[0].name]
         for arm in filter(None, (claim.method, claim.baseline)):
             mine = every[matches(every, arm)]
             for task in claim.tasks:
                 seeds = mine[mine["task"] == task]["seed"].nunique()
                 assert seeds >= claim.least_seeds, f"{claim.identifier} on {task}: {arm}"
+
+
+@pytest.mark.parametrize("name", list(CLAIMS))
+def test_sweeps_are_in_folders_of_their_own(name, tmp_path):
+    """The claims' records lie in the paper's folder itself, each sweep's in one of its name; every exhibit has one."""
+    paper = load_paper(name, "tiny")
+    folders = [paper.folder_of(suite, tmp_path) for suite in paper.suites]
+    assert folders[0] == tmp_path
+    assert folders[1:] == [tmp_path / suite.name for suite in paper.suites[1:]]
+    assert {exhibit.suite for exhibit in paper.exhibits} == {suite.name for suite in paper.suites}
+    assert {claim.suite for claim in paper.claims} - {""} <= {suite.name for suite in paper.suites}
+
+
+def test_more_seeds_are_added_by_the_suite(tmp_path):
+    """Records of further seeds in the same folder count: from eight the interval is no range any more."""
+    paper = load_paper("irdm", "tiny")
+    for suite in (load_suite("paper-irdm", ['size="tiny"', "seeds=[0,1,2,3,4,5,6,7]"]), *paper.suites[1:]):
+        _write(paper.folder_of(suite, tmp_path), suite, lambda run: 20 + run.seed % 5)
+    verdict = next(v for v in paper.decide(paper.load(tmp_path)) if v.claim.identifier == "irdm-2")
+    assert verdict.wording == "holds (on every task by the 95 % interval of 8 seeds)"
+
+
+def test_sweep_of_settings_varies_one_at_a_time():
+    """Six settings: four dampings at the usual period and three periods at the usual damping, which share one."""
+    suite = next(s for s in load_paper("snopt", "tiny").suites if s.name == "paper-snopt-sensitivity")
+    settings = {tuple(dict(run.optimizer_options).values()) for run in suite.runs()}
+    assert len(settings) == 6
+    assert {period for eps, period in settings if eps != 0.1} == {20}
 
 
 def test_unknown_size_is_refused():
@@ -48,7 +78,12 @@ def test_unknown_size_is_refused():
 
 
 def _results(folder, backward):
-    suite = load_paper("irdm", "tiny").suite
+    paper = load_paper("irdm", "tiny")
+    for suite in paper.suites:
+        _write(paper.folder_of(suite, folder), suite, lambda _: backward)
+
+
+def _write(folder, suite, backward):
     with Store(folder, SuiteIdentity(suite.name, suite.digest)):
         lines = []
     for run in suite.runs():
@@ -59,22 +94,33 @@ def _results(folder, backward):
             "metric_higher_is_better": upwards, "metric_target": 0.9 if upwards else 3.5, "train_seconds": seconds,
             "trace_iteration": [0, 1], "trace_metric": [0.1, 0.95] if upwards else [9.0, 3.0],
             "trace_seconds": [0.0, seconds], "train_loss": [1.0, 0.5],
-            "nfe_backward": {"adjoint": 30}.get(run.gradient, backward), "nfe_forward": 20,
+            "nfe_backward": {"adjoint": 30}.get(run.gradient, backward(run)), "nfe_forward": 20,
+            "gradient_relative_error": 1e-3, "trace_log_norm_minus_max": [1.0, 2.0],
         }  # fmt: skip
         lines.append(json.dumps(Record(run, Status.OK, "", measured, {"cpu": "x"}).to_row()))
     (folder / RECORDS).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-@pytest.mark.parametrize(("backward", "said"), [(20, "irdm-2: holds."), (40, "irdm-2: does not hold.")])
+@pytest.mark.parametrize(
+    ("backward", "said"),
+    [
+        (20, "irdm-2: holds (on every task by the range of 3 seeds)."),
+        (40, "irdm-2: does not hold (on every task by the range of 3 seeds)."),
+    ],
+)
 def test_command_decides_on_results(backward, said, tmp_path, run_main):
     """Complete results are not measured again: twice as fast, with fewer or more backward evaluations."""
     _results(tmp_path / "out", backward)
-    before = (tmp_path / "out" / RECORDS).read_bytes()
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob(RECORDS)}
+    assert len(before) == 3
     code, out, err = run_main("paper", "irdm", "--results", str(tmp_path / "out"), "--device", "cpu")
     assert code == 0, err
-    assert (tmp_path / "out" / RECORDS).read_bytes() == before
-    assert "irdm-1: holds." in out
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob(RECORDS)} == before
+    assert "irdm-1: holds (on every task by the range of 3 seeds)." in out
     assert said in out
     table = (tmp_path / "out" / "tables" / "claims.csv").read_text(encoding="utf-8")
     assert table.count("irdm-1") == 4  # overall and three tasks
-    assert "Claims</h2>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Claims</h2>" in text
+    assert all(f'id="figure-irdm_{name}"' in text for name in ("training", "nodes", "tolerance", "log_norm"))
+    assert len(list((tmp_path / "out" / "tables").glob("irdm_*.tex"))) == 2

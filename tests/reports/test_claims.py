@@ -13,9 +13,15 @@ from odegrad.reports.build import build_report
 from odegrad.reports.page.render import page
 from odegrad.reports.papers import irdm, snopt
 from odegrad.reports.papers.claim import Arm, Claim, Direction, Statistic
-from odegrad.reports.papers.quantity import END_TIME_CHANGE, MEAN_END_TIME, METRIC_AS_LOSS, TARGET_SECONDS
+from odegrad.reports.papers.quantity import (
+    BASELINE_TARGET_SECONDS,
+    END_TIME_CHANGE,
+    MEAN_END_TIME,
+    METRIC_AS_LOSS,
+    TARGET_SECONDS,
+)
 from odegrad.reports.papers.table import COLUMNS as TABLE_COLUMNS
-from odegrad.reports.papers.table import claims_table, to_csv, to_markdown
+from odegrad.reports.papers.table import claims_table, text_rows, to_csv, to_markdown
 from odegrad.reports.papers.verdict import Answer, decide
 
 INF = math.inf
@@ -59,7 +65,7 @@ def test_interval_that_spans_the_margin_decides_nothing(ratios):
     """From 0.5 to 1.5 both answers are possible, whatever the median."""
     found = decide(FASTER, ratios([0.5, 0.6, 1.5])).tasks[0]
     assert found.answer is Answer.OPEN
-    assert found.reason == "the interval spans the margin 1"
+    assert found.reason == "the range of 3 seeds spans the margin 1"
     assert found.effect == pytest.approx(0.6)
 
 
@@ -154,6 +160,90 @@ def test_time_to_target(record, frame_of):
     assert decide(claim, frame([0.1, 0.5, 0.8])).tasks[0].effect == INF
 
 
+RACE = dataclasses.replace(FASTER, quantity=BASELINE_TARGET_SECONDS)
+
+
+@pytest.fixture
+def race(record, frame_of):
+    """Return a function that makes three seeds of both methods from their metrics after 0, 1 and 2 units of time."""
+
+    def make(base, mine, task="digits"):
+        units = {"adjoint": 2.0, "interpolation": 1.0}
+        runs = [
+            record(
+                task, m, s, metric_value=metric[-1], metric_target=0.5, trace_iteration=[0, 1, 2], trace_metric=metric,
+                trace_seconds=[0.0, units[m], 2.0 * units[m]],
+            ) if metric else record(task, m, s, Status.DIVERGED, "x")
+            for m, metric in (("adjoint", base), ("interpolation", mine)) for s in range(3)
+        ]  # fmt: skip
+        return frame_of(runs)
+
+    return make
+
+
+@pytest.mark.parametrize(("task", "base", "mine", "tolerance", "ratio"), [
+    ("digits", [0.1, 0.7, 0.9], [0.1, 0.8, 0.95], 0.0, 0.5),  # 0.9 at 4 s, and at 2 s
+    ("digits", [0.1, 0.95, 0.9], [0.1, 0.8, 0.95], 0.0, 1.0),  # the baseline was there at 2 s already
+    ("digits", [0.1, 0.7, 0.9], [0.1, 0.8, 0.89], 0.0, INF),  # never
+    ("digits", [0.1, 0.7, 0.9], [0.1, 0.8, 0.89], 0.02, 0.5),  # 0.882 will do
+    ("circles", [5.0, 4.0, 3.0], [5.0, 3.0, 2.5], 0.0, 0.25),  # less is better
+    ("circles", [5.0, 4.0, -3.0], [5.0, -2.95, -2.9], 0.02, 0.25),  # -2.94 will do
+    ("digits", None, [0.1, 0.2, 0.3], 0.0, 0.0),  # the baseline failed: infinitely dear
+    ("digits", [0.1, 0.7, 0.9], None, 0.0, INF),
+])  # fmt: skip
+def test_time_to_the_baselines_final_metric(task, base, mine, tolerance, ratio, race):
+    """Both are timed to the metric that the baseline ends at, each block by itself; never and failed are infinite."""
+    claim = dataclasses.replace(RACE, tasks=(task,), tolerance=tolerance)
+    found = decide(claim, race(base, mine, task)).tasks[0]
+    assert found.effect == pytest.approx(ratio)
+    assert found.pairs == 3
+
+
+def test_the_table_says_which_target(race):
+    """Whose metric it is, how much worse still counts, and its number on the task; a fixed target says so."""
+    verdict = decide(dataclasses.replace(RACE, tolerance=0.02), race([0.1, 0.7, 0.9], [0.1, 0.8, 0.95]))
+    overall, digits = text_rows([verdict])
+    assert overall["target"] == "final metric of adjoint, up to 2 % worse"
+    assert digits["target"] == "final metric of adjoint, up to 2 % worse: 0.8820"
+    assert dataclasses.replace(FASTER, quantity=TARGET_SECONDS).target == "the task's own target"
+    assert FASTER.target == ""
+
+
+def test_races_of_the_papers_are_to_the_baselines_metric():
+    """The first claim of both papers takes what the baseline ends at, not the task's fixed target."""
+    races = [c for c in (*irdm.CLAIMS, *snopt.CLAIMS) if "-1" in c.identifier]
+    assert [c.quantity for c in races] == [BASELINE_TARGET_SECONDS] * 3
+
+
+def test_few_pairs_are_said_to_be_a_range(ratios):
+    """Up to five values the interval ends at the least and the largest; of eight it lies inside."""
+    for number, words in (
+        (1, "value of one seed"),
+        (3, "range of 3 seeds"),
+        (5, "range of 5 seeds"),
+        (8, "95 % interval of 8 seeds"),
+    ):
+        values = [0.5 + 0.01 * i for i in range(number)]
+        verdict = decide(dataclasses.replace(FASTER, least_seeds=1), ratios(values))
+        found = verdict.tasks[0]
+        assert found.spread == words
+        assert ((found.low, found.high) == pytest.approx((values[0], values[-1]))) == (number <= 5)
+        assert verdict.wording == f"holds (on every task by the {words})"
+
+
+def test_wording_names_the_tasks_that_decide(record, frame_of):
+    """Where it fails on one task of two, that task is named, and what its interval is."""
+    frame = frame_of(
+        record(task, m, s, train_seconds=v)
+        for task, mine in (("digits", 5.0), ("circles", 12.0))
+        for m, v in (("adjoint", 10.0), ("interpolation", mine))
+        for s in range(3)
+    )
+    verdict = decide(dataclasses.replace(FASTER, tasks=("digits", "circles")), frame)
+    assert verdict.wording == "does not hold (on circles by the range of 3 seeds)"
+    assert decide(FASTER, frame_of([])).wording == "not decided"
+
+
 @pytest.mark.parametrize(("task", "mine", "base", "change"), [
     ("digits", 0.9, 0.8, -0.125), ("circles", 4.4, 4.0, 0.1), ("circles", 3.0, -2.0, 2.5), ("circles", 0.0, 0.0, 0.0),
 ])  # fmt: skip
@@ -237,6 +327,7 @@ def test_claims_of_papers_have_names_of_their_own():
 @pytest.mark.parametrize(("change", "words"), [
     ({"tasks": ()}, "at least one task"), ({"least_seeds": 0}, "least_seeds: expected at least 1"),
     ({"baseline": None}, "baseline: expected one"), ({"statistic": Statistic.VALUE}, "baseline: expected one"),
+    ({"quantity": BASELINE_TARGET_SECONDS, "statistic": Statistic.CHANGE}, "expected a ratio to the baseline"),
 ])  # fmt: skip
 def test_wrong_claims_are_refused(change, words):
     """A claim that could not be decided is not made."""
@@ -248,7 +339,8 @@ def test_tables_hold_the_verdicts(ratios):
     """Markdown escapes and names the answer; CSV reads back with full numbers; a row a task and one overall."""
     verdict = decide(FASTER, ratios([0.5, 0.6, 0.7]))
     assert list(claims_table([verdict])["task"]) == ["all tasks", "digits"]
-    assert "**faster: holds.** It is &lt;b&gt;faster&lt;/b&gt; \\| here." in to_markdown([verdict])
+    said = "**faster: holds (on every task by the range of 3 seeds).** It is &lt;b&gt;faster&lt;/b&gt; \\| here."
+    assert said in to_markdown([verdict])
     rows = list(csv.DictReader(io.StringIO(to_csv([verdict]))))
     assert list(rows[0]) == list(TABLE_COLUMNS)
     assert float(rows[1]["effect"]) == pytest.approx(0.6)
@@ -261,8 +353,12 @@ def test_page_shows_claims_after_the_summary(ratios):
     places = [text.index(f'<section id="{name}"') for name in ("summary", "claims", "results")]
     assert places == sorted(places)
     assert "It is &lt;b&gt;faster&lt;/b&gt;" in text
-    assert "0.500 to 0.700" in text
-    assert 'id="claims"' not in page(frame, figures=[])
+    assert "0.500 to 0.700 (range of 3 seeds)" in text
+    assert "<strong>holds (on every task by the range of 3 seeds)</strong>" in text
+    assert "<code>odegrad paper test --size tiny\n" in text
+    without = page(frame, figures=[])
+    assert 'id="claims"' not in without
+    assert "<code>odegrad run quick\n" in without
 
 
 def test_report_writes_claims(ratios, record, write_results, tmp_path):

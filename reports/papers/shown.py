@@ -1,0 +1,153 @@
+"""What the reports of the two papers show: each figure and table, from which of the paper's suites."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import pandas as pd
+
+from odegrad.reports import units
+from odegrad.reports.figures import integration_time, log_norm, nodes, sensitivity, training
+from odegrad.reports.figures.kinds import Kind
+from odegrad.reports.page.columns import PageColumn, metric
+from odegrad.reports.papers import irdm, relative_costs, snopt
+from odegrad.reports.papers.exhibits import Exhibit, PaperFigure, PaperTable
+from odegrad.reports.summary import Results
+
+NODES, NORMS = "paper-irdm-nodes", "paper-irdm-norms"
+SENSITIVITY, DEPTH, HORIZON = "paper-snopt-sensitivity", "paper-snopt-depth", "paper-snopt-horizon"
+
+
+def _training(name: str) -> Kind:
+    return Kind(name, training.TITLES["seconds"], training.draw, training.describe)
+
+
+def _nodes(name: str, across: str) -> PaperFigure:
+    draw, describe = partial(nodes.draw, across=across), partial(nodes.describe, across=across)
+    return PaperFigure(NODES, Kind(name, nodes.TITLES[across], draw, describe))
+
+
+def _node_rows(results: Results) -> pd.DataFrame:
+    """Return the points of the node sweep; the adjoint has no nodes."""
+    points = nodes.points_of(results)
+    return points.assign(nodes=points["nodes"].where(points["nodes"] > 0))
+
+
+def _norm_rows(results: Results) -> pd.DataFrame:
+    ok = results.ok
+    names = [column.value for column in NORM_COLUMNS]
+    return ok[names].sort_values(["task", "method", "seed"]).reset_index(drop=True)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f} x"
+
+
+NODE_COLUMNS = (
+    PageColumn("task", "task", right=False),
+    PageColumn("gradient", "gradient", right=False),
+    PageColumn("rtol", "rtol", lambda value: f"{value:g}"),
+    PageColumn("nodes", "nodes", units.count),
+    PageColumn("NFE forward", "nfe_forward", units.count),
+    PageColumn("NFE backward", "nfe_backward", units.count),
+    PageColumn("gradient error", "error", units.error),
+    PageColumn("method error", "method_error", units.error),
+)
+NORM_COLUMNS = (
+    PageColumn("task", "task", right=False),
+    PageColumn("method", "method", right=False),
+    PageColumn("seed", "seed", units.count),
+    PageColumn("mu_2(J)", "log_norm_max", units.significant),
+    PageColumn("mu_2(J), trained", "trained_log_norm_max", units.significant),
+    PageColumn("mu_2(-J)", "log_norm_minus_max", units.significant),
+    PageColumn("mu_2(-J), trained", "trained_log_norm_minus_max", units.significant),
+    PageColumn("int mu_2(-J)", "log_norm_minus_integral", units.significant),
+    PageColumn("int mu_2(-J), trained", "trained_log_norm_minus_integral", units.significant),
+)
+COST_COLUMNS = (
+    PageColumn("task", "task", right=False),
+    PageColumn("time: adam", "iteration_seconds_adam", units.seconds),
+    PageColumn("time: sgd / adam", "iteration_seconds_sgd", _ratio),
+    PageColumn("time: snopt / adam", "iteration_seconds_snopt", _ratio),
+    PageColumn("least", "iteration_seconds_snopt_low", _ratio),
+    PageColumn("most", "iteration_seconds_snopt_high", _ratio),
+    PageColumn("memory: adam", "peak_bytes_adam", units.memory),
+    PageColumn("memory: sgd / adam", "peak_bytes_sgd", _ratio),
+    PageColumn("memory: snopt / adam", "peak_bytes_snopt", _ratio),
+    PageColumn("pairs", "pairs", units.count),
+)
+MEMORY_COLUMNS = (
+    PageColumn("task", "task", right=False),
+    PageColumn("accepted steps", "steps", units.count),
+    PageColumn("adam", "peak_bytes_adam", units.memory),
+    PageColumn("snopt", "peak_bytes_snopt", units.memory),
+    PageColumn("snopt / adam", "ratio", _ratio),
+)
+SENSITIVITY_COLUMNS = (
+    PageColumn("task", "task", right=False),
+    PageColumn("eps", "eps", lambda value: f"{value:g}"),
+    PageColumn("refresh every", "update_freq", units.count),
+    PageColumn("metric", "metric_name", right=False),
+    PageColumn("median", "metric", metric),
+    PageColumn("least", "metric_low", metric),
+    PageColumn("most", "metric_high", metric),
+    PageColumn("training loss", "loss", units.significant),
+    PageColumn("runs", "runs", units.count),
+)
+
+EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
+    irdm.PAPER: (
+        PaperFigure("paper-irdm", _training("irdm_training")),
+        _nodes("irdm_nodes", "nodes"),
+        _nodes("irdm_tolerance", "rtol"),
+        PaperFigure(NORMS, Kind("irdm_log_norm", log_norm.TITLE, log_norm.draw, log_norm.describe)),
+        PaperTable(
+            NODES,
+            "irdm_nodes",
+            "A row a task, tolerance and number of nodes, in float64 at the initial parameters. The gradient error is "
+            "relative to the float64 reference, the method error to naive on the same grid.",
+            NODE_COLUMNS,
+            _node_rows,
+        ),
+        PaperTable(
+            NORMS,
+            "irdm_log_norm",
+            "Largest logarithmic norms along the probe batch's trajectory, at the initial and the trained parameters. "
+            "Where a state is solved back at once its errors grow at most by exp(int mu_2(-J)).",
+            NORM_COLUMNS,
+            _norm_rows,
+        ),
+    ),
+    snopt.PAPER: (
+        PaperFigure("paper-snopt", _training("snopt_training")),
+        PaperFigure(SENSITIVITY, Kind("snopt_sensitivity", sensitivity.TITLE, sensitivity.draw, sensitivity.describe)),
+        PaperFigure(
+            HORIZON,
+            Kind("snopt_integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe),
+        ),
+        PaperTable(
+            "paper-snopt",
+            "snopt_costs",
+            "Cost of an iteration (training seconds over iterations, refreshes included) and peak memory (of an "
+            "iteration that refreshes), relative to Adam with the same gradient method in the same blocks: medians, "
+            "least and largest ratio.",
+            COST_COLUMNS,
+            relative_costs.table_of,
+        ),
+        PaperTable(
+            DEPTH,
+            "snopt_memory",
+            "Peak memory of an iteration against the accepted steps of one forward pass, on fixed grids of rk4.",
+            MEMORY_COLUMNS,
+            relative_costs.memory_of,
+        ),
+        PaperTable(
+            SENSITIVITY,
+            "snopt_sensitivity",
+            f"SNOpt's damping and refresh period, each varied at the usual value of the other: median, least and "
+            f"largest metric over seeds, and the mean training loss of the last {sensitivity.LAST} iterations.",
+            SENSITIVITY_COLUMNS,
+            sensitivity.table_of,
+        ),
+    ),
+}
+"""A paper's short name -> its figures and tables, in the order of the page."""
