@@ -140,7 +140,7 @@ def times(folder, tries, load, slow_down, budget):
         for _ in range(tries):
             for injected, counter in codes.items():
                 code, why, seconds = time_gate(folder, base, budget, injected)
-                words = (word for word in ("undecided", "slower", "fine") if why.startswith(f"{word}:"))
+                words = (word for word in ("slower", "undecided", "fine") if f"{word}: " in why)
                 counter[next(words, f"exit code {code}")] += 1
                 print(f"injected {injected:.0%}: {dict(counter)}; this one {seconds:.0f} s: {why}", flush=True)
 

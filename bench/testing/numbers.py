@@ -1,6 +1,6 @@
 """The numbers of one gradient that repeat exactly: what a test asserts on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,6 +40,8 @@ class GradientNumbers:
     gradient_relative_error: float
     gradient_cosine: float
     gradient_digest: str
+    gradient_norm: float
+    gradient_sketch: Sequence[float]
     gradient_method_error: float | None
     host_syncs: int | None
     predicted_nfe_forward: int | None
@@ -69,9 +71,13 @@ class GradientNumbers:
         return self.flops_forward + self.flops_backward
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON, ``nfe_recompute``, ``nfe_adjoint``, ``nfe`` and ``flops`` among it."""
+        """Return plain data for JSON, ``nfe_recompute``, ``nfe_adjoint``, ``nfe`` and ``flops`` among it, no sketch."""
         summed = {name: getattr(self, name) for name in ("nfe_recompute", "nfe_adjoint", "nfe", "flops")}
-        return {name: value for name, value in (asdict(self) | summed).items() if value is not None}
+        return {
+            name: value
+            for name, value in (asdict(self) | summed).items()
+            if value is not None and name != "gradient_sketch"
+        }
 
 
 def measure_numbers(

@@ -71,8 +71,10 @@ def test_numbers_are_those_of_fresh_processes(gradient_benchmark):
         rtol=1e-4, atol=1e-6, iterations=0, passes="count,memory",
     )  # fmt: skip
     record = Worker(("count", "memory"), "odegrad.passes:run_pass").measure(run, {}, lambda _: None)
-    found = gradient_benchmark("interpolation", "linear", rtol=1e-4, atol=1e-6, seed=3).to_dict()
+    numbers = gradient_benchmark("interpolation", "linear", rtol=1e-4, atol=1e-6, seed=3)
+    found = numbers.to_dict()
     expected = {k: v for k, v in record.measured.items() if v is not None and k != "process_seconds"}
+    assert numbers.gradient_sketch == expected.pop("gradient_sketch")
     assert expected == {name: found.get(name) for name in expected}
     assert set(found) - set(expected) == {"backward_phase", "nfe_recompute", "nfe_adjoint", "nfe", "flops"}
 

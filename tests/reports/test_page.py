@@ -183,7 +183,7 @@ def test_report_is_built(mixed, write_results, tmp_path):
         "trace.parquet",
         "report.html",
         *(f"tables/summary.{e}" for e in ("md", "csv", "tex")),
-        *(f"tables/{name}.csv" for name in ("across", "tuning")),
+        *(f"tables/{name}.csv" for name in ("across", "optimizers", "tuning")),
         *figures,
     }
     assert all(p.stat().st_size > 0 for p in written)
