@@ -6,7 +6,16 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from odegrad.reports.figures import costs, differences, integration_time, log_norm, targets, training, work_precision
+from odegrad.reports.figures import (
+    costs,
+    depth,
+    differences,
+    integration_time,
+    log_norm,
+    targets,
+    training,
+    work_precision,
+)
 from odegrad.reports.summary import Results
 
 
@@ -53,5 +62,6 @@ KINDS = (
     Kind("time_to_target", targets.TITLE, targets.draw, targets.describe),
     Kind("performance_profiles", targets.PROFILES_TITLE, targets.draw_profiles, targets.describe_profiles, split=False),
     Kind("integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe),
+    Kind("memory_depth", depth.TITLE, depth.draw, depth.describe),
     Kind("costs", costs.TITLE, costs.draw, costs.describe),
 )

@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 
 from odegrad.reports import units
-from odegrad.reports.figures import integration_time, log_norm, nodes, sensitivity, training
+from odegrad.reports.figures import depth, integration_time, log_norm, nodes, sensitivity, training
 from odegrad.reports.figures.kinds import Kind
 from odegrad.reports.page.columns import PageColumn, metric
 from odegrad.reports.papers import irdm, relative_costs, snopt
@@ -124,6 +124,7 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
             HORIZON,
             Kind("snopt_integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe),
         ),
+        PaperFigure(DEPTH, Kind("snopt_memory", depth.TITLE, depth.draw, depth.describe)),
         PaperTable(
             "paper-snopt",
             "snopt_costs",
