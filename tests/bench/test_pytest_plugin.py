@@ -43,6 +43,12 @@ def test_own_method(gradient_benchmark, benchmark):
 QUICK = ("-W", "error", "-p", "no:cacheprovider", "--benchmark-max-time=0.01")
 
 
+@pytest.fixture(autouse=True)
+def by_itself(monkeypatch):
+    """Let a pytest in a process of its own not take itself for a worker of this one: those time nothing."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
 @pytest.fixture
 def users_folder(pytester):
     """Return a user's folder: a method and a task in files, a suite of both and a test."""
