@@ -156,7 +156,16 @@ def test_recipe_gates_times_and_benchmarks(page):
     """The YAML parses, and its scripts hold the exact gate, its update, the times and the benchmarks."""
     (block,) = [text for name, text in _blocks("yaml") if name == page]
     scripts = "\n".join(_scripts(yaml.safe_load(block)))
-    for words in ("pip install", "--baseline", "--update --reason", "--base ", "--junit", "--markdown", "pytest ", "history add"):
+    for words in (
+        "pip install",
+        "--baseline",
+        "--update --reason",
+        "--base ",
+        "--junit",
+        "--markdown",
+        "pytest ",
+        "history add",
+    ):
         assert words in scripts
     programs = [parameter.id for each in ("odegrad", "pytest") for parameter in _commands(each)]
     assert sum(name.startswith(f"{page}: ") for name in programs) == 7
