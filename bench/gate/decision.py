@@ -65,33 +65,26 @@ def delta(control: Sequence[float]) -> float:
     return max(LEAST_DELTA, 2 * floor(control))
 
 
-def decide(ratios: Sequence[float], least: float) -> Decision:
+def decide(ratios: Sequence[float], control: Sequence[float]) -> Decision:
     """Return the decision about a cell.
 
     Parameters
     ----------
     ratios
         Log-ratio of head to base of every pair; even and odd ones are two independent batches.
-    least
-        The slow-down that is looked for, from ``delta``.
+    control
+        The same of the base and itself.
 
     Returns
     -------
     Decision
-        ``slower`` if in each batch the lower bound is beyond ``least``; ``fine`` if the upper bound of all is below
-        5 %, however much more a noisy machine must show to be told from noise.
+        ``slower`` if in each batch the lower bound is beyond ``delta(control)``; ``fine`` if the upper bound of all is
+        below 5 %, however much more a noisy machine must show to be told from noise, unless the machine is unfit.
     """
-    wanted = math.log1p(least)
+    least = delta(control)
     if len(ratios) < LEAST_PAIRS:
         return Decision.UNDECIDED
-    if all(bounds(ratios[batch::2]).low > wanted for batch in range(2)):
+    if all(bounds(ratios[batch::2]).low > math.log1p(least) for batch in range(2)):
         return Decision.SLOWER
-    return Decision.FINE if bounds(ratios).high < math.log1p(LEAST_DELTA) else Decision.UNDECIDED
-
-
-def decide_all(cells: Sequence[Sequence[float]], control: Sequence[float]) -> list[Decision]:
-    """Return the decision about every cell; on a machine that is unfit none is called fine."""
-    least = delta(control)
-    decisions = [decide(ratios, least) for ratios in cells]
-    unfit = least > UNFIT
-    return [Decision.UNDECIDED if unfit and each is Decision.FINE else each for each in decisions]
+    fine = bounds(ratios).high < math.log1p(LEAST_DELTA) and least <= UNFIT
+    return Decision.FINE if fine else Decision.UNDECIDED

@@ -7,7 +7,7 @@ import pytest
 
 from odegrad.errors import BaselineError
 from odegrad.gate.base import built_base
-from odegrad.gate.decision import LEAST_PAIRS, Decision, bounds, decide_all, delta, floor
+from odegrad.gate.decision import LEAST_PAIRS, Decision, bounds, decide, delta, floor
 from odegrad.gate.paired import PARTS, Measured, log_ratios, time_verdict
 from odegrad.gate.verdict import State
 
@@ -23,7 +23,7 @@ def gate_decisions(generator, slow_down, deviation, heavy=False):
     noise = deviation * (generator.standard_normal((CELLS + 1, MOST_PAIRS)) if draw is None else draw)
     noise[1:] += math.log1p(slow_down)
     for pairs in range(LEAST_PAIRS, MOST_PAIRS + 1, 5):
-        decisions = decide_all([list(row[:pairs]) for row in noise[1:]], list(noise[0, :pairs]))
+        decisions = [decide(list(row[:pairs]), list(noise[0, :pairs])) for row in noise[1:]]
         if Decision.UNDECIDED not in decisions:
             break
     return decisions
@@ -67,24 +67,25 @@ def test_noisy_control_widens_what_is_looked_for_or_ends_all_decisions():
     assert delta(noisy) == pytest.approx(2 * floor(noisy))
     assert 0.05 < delta(noisy) < 0.15
     slow = [0.3 + 0.001 * (i % 3) for i in range(20)]
-    assert decide_all([slow], noisy) == [Decision.SLOWER]
+    assert decide(slow, noisy) == Decision.SLOWER
     unfit = [0.5, -0.5] * 10
-    assert decide_all([slow], unfit) == [Decision.UNDECIDED]
-    assert decide_all([[r - 0.3 for r in slow]], unfit) == [Decision.UNDECIDED]
-    assert decide_all([[r + 1.0 for r in slow]], unfit) == [Decision.SLOWER]
+    assert decide(slow, unfit) == Decision.UNDECIDED
+    assert decide([r - 0.3 for r in slow], unfit) == Decision.UNDECIDED
+    assert decide([r + 1.0 for r in slow], unfit) == Decision.SLOWER
 
 
 def test_noisy_machine_calls_fine_only_what_is():
     """A slow-down of 7 % is beyond 5 %, though a limit of 9 % is needed to tell slower from noise."""
     control = [0.1, -0.1] * 20
     assert 0.07 < delta(control) < 0.15
-    assert decide_all([[0.07, 0.071] * 20, [0.01, 0.011] * 20], control) == [Decision.UNDECIDED, Decision.FINE]
+    assert decide([0.07, 0.071] * 20, control) == Decision.UNDECIDED
+    assert decide([0.01, 0.011] * 20, control) == Decision.FINE
 
 
 def test_one_batch_alone_is_no_alarm():
     """Ten pairs of which only every other one is slow."""
     ratios = [0.3 if i % 2 else 0.0 for i in range(10)]
-    assert decide_all([ratios], [0.001, -0.001] * 5) == [Decision.UNDECIDED]
+    assert decide(ratios, [0.001, -0.001] * 5) == Decision.UNDECIDED
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -111,7 +112,8 @@ def test_verdict_names_what_is_slower_and_prints_what_is_undecided():
     wide = [0.2 * (-1) ** (i // 2) for i in range(10)]
     whole, backward = PARTS
     slow = [r + 0.2 for r in steady]
-    found = Measured({("slow", backward): slow, ("same", whole): steady, ("wide", whole): wide}, steady)
+    control = {whole: steady, backward: steady}
+    found = Measured({("slow", backward): slow, ("same", whole): steady, ("wide", whole): wide}, control)
     verdict = time_verdict(found, "abc", "odegrad gate x --base abc")
     states = {(f.run, f.metric): f.state for f in verdict.findings}
     expected = {("slow", backward): State.REGRESSED, ("same", whole): State.FINE, ("wide", whole): State.UNDECIDED}
@@ -119,7 +121,7 @@ def test_verdict_names_what_is_slower_and_prints_what_is_undecided():
     assert verdict.code == 1
     assert "gate: slower than the base (1 regressed, 1 undecided, 1 fine)" in verdict.sentences()
     assert not any("accept" in line for line in verdict.sentences())
-    assert time_verdict(Measured({("wide", whole): wide}, steady), "abc", "").code == 0
+    assert time_verdict(Measured({("wide", whole): wide}, control), "abc", "").code == 0
 
 
 def test_base_that_cannot_be_built_is_wrong_use(tmp_path):
