@@ -8,7 +8,7 @@ import pandas as pd
 from odegrad.errors import ResultsError
 from odegrad.reports import trace
 from odegrad.reports.across import across
-from odegrad.reports.figures.drawing import write_figures
+from odegrad.reports.figures.drawing import begin_drawing, write_figures
 from odegrad.reports.frame import load, to_parquet
 from odegrad.reports.optimizers import optimizers
 from odegrad.reports.page.render import page
@@ -69,14 +69,13 @@ def write_report(
     """Write the report of ``frame``, records from ``odegrad.reports.frame.load``, as ``build_report`` does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        results_of = Results.of(frame)
+        drawing = begin_drawing(results_of)  # other processes draw while this one writes
         records = folder / "records.parquet"
         to_parquet(frame, records)
         points = folder / "trace.parquet"
         trace.write(frame, points)
-        results_of = Results.of(frame)
-        files, figures = write_figures(results_of, folder / "figures")
         shown = write_exhibits(exhibits, sources or {}, folder)
-        written = [records, points, *files, *shown.files]
         tables = folder / "tables"
         tables.mkdir(exist_ok=True)
         texts = {
@@ -90,6 +89,7 @@ def write_report(
         if verdicts:
             texts[tables / "claims.md"] = claims_text.to_markdown(verdicts)
             texts[tables / "claims.csv"] = claims_text.to_csv(verdicts)
+        files, figures = write_figures(drawing, folder / "figures")
         texts[folder / "report.html"] = page(results_of, figures, verdicts, shown)
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")
@@ -98,4 +98,4 @@ def write_report(
             f"report folder {folder}: expected a folder that can be written, got {type(error).__name__} "
             f"({error.strerror}); free it or give another one"
         ) from error
-    return [*written, *texts]
+    return [records, points, *files, *shown.files, *texts]

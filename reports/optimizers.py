@@ -24,6 +24,12 @@ COLUMNS = (
     *(f"{name}_{part}" for name in COUNTED for part in ("mean", "low", "high", "ratio")),
     "n_reached", "n", "iteration_seconds", "peak_bytes",
 )  # fmt: skip
+_TAKEN = (
+    *KEY, "optimizer", "status", "seed", "metric_higher_is_better", "peak_bytes",
+    "trace_validation_loss", "trace_metric", "trace_iteration", "trace_seconds",
+    "forward_seconds", "backward_seconds", "update_seconds",
+)  # fmt: skip
+"""Few columns of the records: reading a row takes as long as it has columns."""
 
 
 def mean_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, Interval]:
@@ -63,7 +69,7 @@ def optimizers(frame: Source) -> pd.DataFrame:
 
 def _optimizers(results: Results) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    for _, runs in results.cells.groupby("task", sort=False):
+    for _, runs in results.cells[list(_TAKEN)].groupby("task", sort=False):
         if len(set(runs["optimizer"])) > 1:
             rows += _of_task(runs)
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -4,10 +4,11 @@ import io
 import pickle
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import joblib
 from matplotlib.figure import Figure
@@ -68,14 +69,14 @@ def render(figure: Figure, format_name: str) -> bytes:
     return stream.getvalue()
 
 
-def draw_all(
+def begin_drawing(
     source: Source,
     kinds: Sequence[Kind] = KINDS,
     formats: Sequence[str] = FORMATS,
     columns: int = 2,
     processes: int | None = None,
-) -> list[Drawn]:
-    """Draw every one of ``kinds``, each figure once for all formats, in parts of ``MOST_TASKS`` tasks.
+) -> Iterator[Drawn]:
+    """Begin to draw every one of ``kinds``, each figure once for all formats, in parts of ``MOST_TASKS`` tasks.
 
     Parameters
     ----------
@@ -90,19 +91,34 @@ def draw_all(
     processes
         How many draw at a time; by default as many as there are cores (``LOKY_MAX_CPU_COUNT`` sets fewer). Every
         figure is the same file, however many draw.
+
+    Returns
+    -------
+    iterator of Drawn
+        In order; several processes draw meanwhile, a single one draws each when it is asked for.
     """
     results = Results.of(source)
     parts = [part for kind in kinds for part in _parts(kind, style.tasks(results.table))]
     at_a_time = min(len(parts), processes or joblib.cpu_count())
     if at_a_time < 2:
-        return [_draw(results, part, tuple(formats), columns) for part in parts]
+        return (_draw(results, part, tuple(formats), columns) for part in parts)
     _ = results.cells, results.ok, results.table  # computed once, not in every process
-    with tempfile.TemporaryDirectory(prefix="odegrad-") as folder:
-        path = Path(folder) / "results.pickle"
-        path.write_bytes(pickle.dumps(results))
-        tasks = (joblib.delayed(_draw_stored)(str(path), part, tuple(formats), columns) for part in parts)
-        found: list[Drawn] = joblib.Parallel(at_a_time, batch_size=1)(tasks)
-        return found
+    folder = tempfile.TemporaryDirectory(prefix="odegrad-")
+    path = Path(folder.name) / "results.pickle"
+    path.write_bytes(pickle.dumps(results, pickle.HIGHEST_PROTOCOL))
+    tasks = (joblib.delayed(_draw_stored)(str(path), part, tuple(formats), columns) for part in parts)
+    return _until_the_last(joblib.Parallel(at_a_time, batch_size=1, return_as="generator")(tasks), folder)
+
+
+def _until_the_last(drawn: Iterator[Drawn], folder: tempfile.TemporaryDirectory[str]) -> Iterator[Drawn]:
+    """Yield what is drawn; then remove the folder."""
+    with folder:
+        yield from drawn
+
+
+def draw_all(source: Source, kinds: Sequence[Kind] = KINDS, **options: Any) -> list[Drawn]:
+    """Draw every one of ``kinds`` and return them; ``options`` as ``begin_drawing`` takes them."""
+    return list(begin_drawing(source, kinds, **options))
 
 
 def _parts(kind: Kind, tasks: Sequence[str]) -> list[_Part]:
@@ -139,16 +155,20 @@ def _draw(results: Results, part: _Part, formats: tuple[str, ...], columns: int)
     return Drawn(kind.name, kind.title, name, part.tasks, files, narrow, kind.describe(shown))
 
 
-def write_figures(
-    source: Source, folder: Path, columns: int = 2, processes: int | None = None
-) -> tuple[list[Path], list[Drawn]]:
-    """Write every kind of figure that has something to draw as PNG, PDF and SVG into ``folder``, which is made.
+def write_figures(drawn: Iterable[Drawn], folder: Path) -> tuple[list[Path], list[Drawn]]:
+    """Write every figure that has something to draw as PNG, PDF and SVG into ``folder``, which is made.
+
+    Parameters
+    ----------
+    drawn
+        From ``begin_drawing`` or ``draw_all``.
+    folder
+        Files of an earlier report in it that are not written again are removed.
 
     Returns
     -------
     list of pathlib.Path, list of Drawn
-        The files, and what was drawn, so that a page need not draw it again. Files of an earlier report that are not
-        written again are removed.
+        The files, and what was drawn, so that a page need not draw it again.
 
     Raises
     ------
@@ -160,7 +180,7 @@ def write_figures(
     for old in folder.iterdir():
         if re.fullmatch(rf"({names})(_\d+)?\.({'|'.join(FORMATS)})", old.name):
             old.unlink()
-    every, written = draw_all(source, columns=columns, processes=processes), []
+    every, written = list(drawn), []
     for each in every:
         for format_name, content in each.files.items():
             path = folder / f"{each.name}.{format_name}"

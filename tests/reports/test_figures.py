@@ -212,7 +212,7 @@ def test_files(quick, frame_of, tmp_path):
     """PNG of at least 150 dpi, PDF with TrueType fonts inside, SVG with text; the same frame gives the same SVG."""
     frame = frame_of(quick)
     before = dict(mpl.rcParams)
-    paths, drawn = write_figures(frame, tmp_path / "figures")
+    paths, drawn = write_figures(draw_all(frame), tmp_path / "figures")
     assert dict(mpl.rcParams) == before
     assert {p.suffix for p in paths} == {".png", ".pdf", ".svg"}
     assert len(paths) == 3 * sum(bool(each.files) for each in drawn) >= 3 * 7
