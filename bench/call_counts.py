@@ -81,10 +81,21 @@ def count_columns(
     return columns | predicted_columns(method, [] if unmodelled else costs)
 
 
+def calls_of_an_iteration(problem: Problem, method: GradientMethod, solver: OneStepSolver) -> tuple[int, int]:
+    """Return the f calls forward and backward of one iteration on the first batch; the problem is left as it was."""
+    with left_as_it_was(problem):
+        counts, _ = counted_iteration(problem, method, solver, None, None)
+    return counts.calls["forward"], counts.calls[method.traits.backward_phase]
+
+
 def counted_iteration(
-    problem: Problem, method: GradientMethod, solver: OneStepSolver, optimizer: torch.optim.Optimizer, tap: Tap | None
-) -> tuple[Counts, list[SolveLog]]:
-    """Return the counts of one forward and one backward pass on the first batch, and the solves of the loss."""
+    problem: Problem, method: GradientMethod, solver: OneStepSolver, optimizer: torch.optim.Optimizer | None,
+    tap: Tap | None,
+) -> tuple[Counts, list[SolveLog]]:  # fmt: skip
+    """Return the counts of one forward and one backward pass on the first batch, and the solves of the loss.
+
+    ``optimizer`` takes the samples of ``tap``, where there is one, if it does so by passes of its own.
+    """
     counts, solves = Counts(), []
     watched = tapped(method, None if tap is None else CountedTap(tap, counts))
 
@@ -100,7 +111,7 @@ def counted_iteration(
 
     batch = problem.batch(0)
     with counts.during("tap"):
-        if tap is not None and samples_by_itself(optimizer, counted(watched), batch):
+        if tap is not None and optimizer is not None and samples_by_itself(optimizer, counted(watched), batch):
             watched = method
     solves.clear()
     loss = problem.loss(counted(watched), batch)

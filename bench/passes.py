@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from odegrad.building import Built, State, build, set_state
-from odegrad.call_counts import count_columns, counted_iteration
+from odegrad.call_counts import calls_of_an_iteration, count_columns
 from odegrad.certificate import certify
 from odegrad.conditions import snapshot, taints
 from odegrad.contracts import Solve, Split, equivalent_solver
@@ -152,10 +152,13 @@ def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  #
 
 def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
     """Train, evaluate the metric on the way, and leave the model's states there for the diagnosis."""
-    built = build(run)
+    built, calls = build(run), []
+    uncompiled = built.uncompiled()
 
     def keep(iteration: int) -> None:
         torch.save(built.problem.model.state_dict(), scratch / f"{iteration}{SNAPSHOT}")
+        if run.stage != TUNING:
+            calls.append(calls_of_an_iteration(built.problem, built.method, uncompiled.solver))
 
     split: Split = "validation" if run.stage == TUNING else "test"
     trace = train(
@@ -180,19 +183,19 @@ def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
         "trace_metric": trace.metrics,
         "trace_validation_loss": trace.validation_losses or None,
         "trace_seconds": trace.seconds,
-        "trace_nfe_forward": trace.nfe_forward or None,
-    } | ({} if run.stage == TUNING else _at_the_end(built.uncompiled(), progress))
+        "trace_nfe_forward": [forward for forward, _ in calls] or None,
+        "trace_nfe_backward": [backward for _, backward in calls] or None,
+    } | ({} if run.stage == TUNING else _at_the_end(uncompiled, calls[-1], progress))
 
 
-def _at_the_end(built: Built, progress: Progress) -> dict[str, Any]:
+def _at_the_end(built: Built, calls: tuple[int, int], progress: Progress) -> dict[str, Any]:
     """Return calls and certificate at the trained parameters, after the clock has stopped."""
     progress({"pass": "train", "what": "certificate"})
-    counts, _ = counted_iteration(built.problem, built.method, built.solver, built.optimizer, None)
     state = {k: v.detach().clone() for k, v in built.problem.model.state_dict().items()}
     certificate = _certificate(built, state)
     return {
-        "trained_nfe_forward": counts.calls["forward"],
-        "trained_nfe_backward": counts.calls[built.method.traits.backward_phase],
+        "trained_nfe_forward": calls[0],
+        "trained_nfe_backward": calls[1],
         "trained_gradient_relative_error": certificate["gradient_relative_error"],
         "trained_gradient_method_error": certificate["gradient_method_error"],
     }

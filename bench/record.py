@@ -209,9 +209,8 @@ COLUMNS: tuple[Column, ...] = (
         "mean loss on the validation split at trace_iteration, where more than 8 evaluations are asked for",
     ),
     Column("trace_seconds", "object", "s", "training wall-clock at trace_iteration", None, False),
-    Column(
-        "trace_nfe_forward", "object", "calls", "nfe_forward at trace_iteration, where the ODE's end time is trained"
-    ),
+    Column("trace_nfe_forward", "object", "calls", "nfe_forward at trace_iteration"),
+    Column("trace_nfe_backward", "object", "calls", "nfe_backward at trace_iteration"),
     Column("nfe_forward", "int64", "calls", "f calls of one forward pass on the first batch", False),
     Column("nfe_backward", "int64", "calls", "f calls of one backward pass on the first batch", False),
     Column("nfe_tap", "int64", "calls", "f calls for curvature samples in one refresh, beside nfe_backward", False),

@@ -21,7 +21,6 @@ from odegrad.contracts import (
     Tappable,
     TrainableEndTime,
 )
-from odegrad.counting import CountedField, Counts
 from odegrad.errors import NonFiniteError, UnsupportedError
 from odegrad.meters import Clock
 from odegrad.record import EVALUATIONS
@@ -45,8 +44,6 @@ class Trace:
     seconds: list[float] = field(default_factory=list)
     end_times: list[float] = field(default_factory=list)
     """The end time of every iteration, where it is trained."""
-    nfe_forward: list[int] = field(default_factory=list)
-    """f calls of one forward pass on the first batch at ``iterations``, where the end time is trained."""
 
 
 def solve_with(method: GradientMethod, solver: Any) -> Solve:
@@ -172,8 +169,6 @@ def train(
             trace.seconds.append(clock.seconds)
             if at_point is not None:
                 at_point(i)
-            if end_time is not None:
-                trace.nfe_forward.append(_forward_calls(problem, method, solver))
         if i == iterations:
             break
         if end_time is not None:
@@ -205,15 +200,3 @@ def _iteration(
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return value
-
-
-def _forward_calls(problem: Problem, method: GradientMethod, solver: Any) -> int:
-    """Return the f calls of one forward pass on the first batch, without a graph."""
-    counts, uncompiled = Counts(), solver.uncompiled()
-
-    def solve(f: Any, y0: Any, ts: Tensor) -> Any:
-        return method(CountedField(f, counts), uncompiled, y0, ts)
-
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        problem.loss(solve, problem.batch(0))
-    return counts.calls["forward"]

@@ -12,6 +12,7 @@ TRACES = {
     "trace_metric": "metric",
     "trace_seconds": "seconds",
     "trace_nfe_forward": "nfe_forward",
+    "trace_nfe_backward": "nfe_backward",
     "trace_log_norm_max": "log_norm_max",
     "trace_log_norm_minus_max": "log_norm_minus_max",
 }

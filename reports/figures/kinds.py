@@ -10,6 +10,7 @@ from odegrad.reports.figures import (
     costs,
     depth,
     differences,
+    evaluations,
     integration_time,
     log_norm,
     targets,
@@ -43,6 +44,7 @@ KINDS = (
         )
         for name, against in (("training", "seconds"), ("training_iterations", "iterations"), ("training_nfe", "nfe"))
     ),
+    Kind("nfe_over_training", evaluations.TITLE, evaluations.draw, evaluations.describe),
     Kind("optimizers", training.OPTIMIZERS_TITLE, training.draw_optimizers, training.describe_optimizers),
     *(
         Kind(

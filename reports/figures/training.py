@@ -120,20 +120,30 @@ def _traced(frame: Source) -> pd.DataFrame:
 _DRAWN = ["task", "method", "variant", "seed", "trace_metric", "metric_name", "metric_target"]
 """Few columns: reading a row takes as long as it has columns."""
 _CALLS = ("nfe_forward", "nfe_backward", "trained_nfe_forward", "trained_nfe_backward")
+_TRACED_CALLS = ("trace_nfe_forward", "trace_nfe_backward")
+
+
+def calls_of(run: Any) -> NDArray[np.float64]:
+    """Return the f calls, forward and backward, of one iteration at each point of a run's training.
+
+    Records of schemas before these were traced hold them at the initial and at the trained parameters alone, or only at
+    the former: between the two they are taken to change evenly, and otherwise to stay.
+    """
+    if all(isinstance(getattr(run, name), list) for name in _TRACED_CALLS):
+        forward, backward = (np.asarray(getattr(run, name), dtype=np.float64) for name in _TRACED_CALLS)
+        return forward + backward
+    start = float(_number(run.nfe_forward) + _number(run.nfe_backward))
+    end = float(_number(run.trained_nfe_forward) + _number(run.trained_nfe_backward))
+    iterations = np.asarray(run.trace_iteration, dtype=np.float64)
+    share = iterations / max(iterations[-1], 1.0) if iterations.size else iterations
+    return start + share * (0.0 if np.isnan(end) else end - start)
 
 
 def nfe_of(run: Any) -> list[float]:
-    """Return the f calls, forward and backward, up to each point of a run's training.
-
-    Records hold the calls of one iteration at the initial and at the trained parameters; between them the calls of an
-    iteration are taken to change evenly. Without the latter they are taken to stay.
-    """
-    start = float(_number(run.nfe_forward) + _number(run.nfe_backward))
-    end = float(_number(run.trained_nfe_forward) + _number(run.trained_nfe_backward))
-    end = start if np.isnan(end) else end
-    iterations = np.asarray(run.trace_iteration, dtype=np.float64)
-    share = iterations / max(iterations[-1], 1.0) if iterations.size else iterations
-    return [float(v) for v in iterations * (start + 0.5 * share * (end - start))]
+    """Return the f calls up to each point of a run's training: the integral of ``calls_of`` by trapezoids."""
+    calls, iterations = calls_of(run), np.asarray(run.trace_iteration, dtype=np.float64)
+    between = np.diff(iterations) * (calls[1:] + calls[:-1]) / 2.0
+    return [float(v) for v in np.concatenate([np.zeros(min(1, iterations.size)), np.cumsum(between)])]
 
 
 def _number(value: Any) -> float:
@@ -154,7 +164,7 @@ class Across:
 AXES = {
     "seconds": Across("training time (s)", lambda run: run.trace_seconds, ("trace_seconds",)),
     "iterations": Across("iteration", lambda run: run.trace_iteration, ("trace_iteration",)),
-    "nfe": Across("f calls, forward and backward", nfe_of, ("trace_iteration", *_CALLS)),
+    "nfe": Across("f calls, forward and backward", nfe_of, ("trace_iteration", *_CALLS, *_TRACED_CALLS)),
 }
 """What the metric can be drawn against."""
 
@@ -164,21 +174,21 @@ def _panel(axis: Axes, runs: pd.DataFrame, labels: Sequence[tuple[str, str]], ac
     crowded = runs.groupby(["method", "variant"]).ngroups > MOST_CURVES
     every = []
     for (method, variant), group in runs.groupby(["method", "variant"], sort=False):
-        seeds = [_points(places, metric) for places, metric in zip(group["x"], group["trace_metric"], strict=True)]
+        seeds = [points(places, metric) for places, metric in zip(group["x"], group["trace_metric"], strict=True)]
         every += seeds
         keywords = style.line_style(str(method), variant_number(labels, str(method), str(variant)))
         if crowded:
             keywords |= {"markevery": [-1]}
         else:
-            _spread(axis, seeds, keywords["color"])
+            spread(axis, seeds, keywords["color"])
         left_out += sum(int((~np.isfinite(points)).any(axis=0).sum()) for points in seeds)
         axis.plot(
-            *_finite(_quantile(seeds, 0.5)), **(keywords | {"markersize": 0.7 * keywords["markersize"]}), gid="median"
+            *finite(quantile(seeds, 0.5)), **(keywords | {"markersize": 0.7 * keywords["markersize"]}), gid="median"
         )
     _target(axis, runs)
     names = runs["metric_name"].dropna()
     targets = [float(target) for target in runs["metric_target"].dropna()]
-    cut = _begin_after_start(axis, [_finite(points) for points in every], targets)
+    cut = _begin_after_start(axis, [finite(points) for points in every], targets)
     axis.set_xlabel(across.name + (f"\nleft out as not finite: {left_out}" if left_out else ""))
     name = style.drawable(names.iloc[0]) if len(names) else "metric"
     axis.set_ylabel(f"{name}\n(start beyond the axis)" if cut else name)
@@ -206,29 +216,30 @@ def _target(axis: Axes, runs: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
-def _points(places: Sequence[float], metric: Sequence[float]) -> Points:
+def points(places: Sequence[float], metric: Sequence[float]) -> Points:
     """Return the places and the metric of one run, ``[2, evaluations]``."""
     length = min(len(places), len(metric))
     return np.array([places[:length], metric[:length]], dtype=np.float64)
 
 
-def _spread(axis: Axes, seeds: list[Points], colour: str) -> None:
+def spread(axis: Axes, seeds: list[Points], colour: str) -> None:
     """Draw what lies around the median: a thin line a seed, or the band between the quartiles if seeds are many."""
     if len(seeds) > MOST_LINES:
-        low, high = _quantile(seeds, 0.25), _quantile(seeds, 0.75)
-        places = _quantile(seeds, 0.5)[0]
+        low, high = quantile(seeds, 0.25), quantile(seeds, 0.75)
+        places = quantile(seeds, 0.5)[0]
         axis.fill_between(places, low[1], high[1], color=colour, alpha=0.2, linewidth=0.0, gid="band")
     elif len(seeds) > 1:
         for points in seeds:
-            axis.plot(*_finite(points), color=colour, linewidth=0.7, alpha=0.4, gid="seed")
+            axis.plot(*finite(points), color=colour, linewidth=0.7, alpha=0.4, gid="seed")
 
 
-def _quantile(seeds: list[Points], level: float) -> Points:
+def quantile(seeds: list[Points], level: float) -> Points:
     """Return a quantile over seeds of places and metric at each evaluation that every seed reached."""
     length = min(points.shape[1] for points in seeds)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.quantile([points[:, :length] for points in seeds], level, axis=0))
 
 
-def _finite(points: Points) -> Points:
+def finite(points: Points) -> Points:
+    """Return the points both of whose coordinates are finite."""
     return points[:, np.isfinite(points).all(axis=0)]

@@ -18,7 +18,7 @@ from odegrad.certificate import certify
 from odegrad.conditions import Snapshot
 from odegrad.errors import InfrastructureError, NonFiniteError, UnknownNameError, UnsupportedError
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.record import COLUMNS, PASSES, Run
+from odegrad.record import COLUMNS, PASSES, TUNING, Run
 from odegrad.registry import build_gradient, build_solver, build_task
 from odegrad.timing import Timings, time_iterations
 from odegrad.training import evaluation_points, solve_with
@@ -121,6 +121,23 @@ def test_train_follows_gradient_descent():
     assert {s["of"] for s in seen if "of" in s} == {6}
     assert found["trained_gradient_relative_error"] < 1e-6
     assert found["trained_nfe_forward"] > 0
+
+
+@pytest.mark.parametrize("gradient", ["naive", "adjoint", "interpolation"])
+def test_calls_are_counted_along_the_training(gradient):
+    """At the start those of the count pass, at the end those of the trained parameters; the descent is not touched."""
+    run = _run(gradient=gradient)
+    found, counted = run_pass("train", run, _nothing), run_pass("count", run, _nothing)
+    for phase in ("forward", "backward"):
+        calls = found[f"trace_nfe_{phase}"]
+        assert len(calls) == len(found["trace_iteration"])
+        assert (calls[0], calls[-1]) == (counted[f"nfe_{phase}"], found[f"trained_nfe_{phase}"])
+    fewer = run_pass("train", dataclasses.replace(run, evaluations=1), _nothing)
+    assert fewer["train_loss"] == found["train_loss"]
+    assert len(fewer["trace_nfe_forward"]) == 2
+    trial = run_pass("train", dataclasses.replace(run, stage=TUNING), _nothing)
+    assert trial["trace_nfe_forward"] is None
+    assert trial["train_loss"] == found["train_loss"]
 
 
 def test_a_fine_trace_has_the_validation_loss():

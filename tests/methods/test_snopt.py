@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from odegrad.contracts import CurvatureConsumer, Training
-from odegrad.errors import NonFiniteError, UsageError
+from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.methods.optimizers.snopt.factory import snopt
 from odegrad.methods.optimizers.snopt.optimizer import SNOpt
 from odegrad.methods.solvers.solver import make_solver
@@ -341,3 +341,69 @@ def test_factory_takes_the_tasks_settings():
 
     optimizer = snopt(Problem(), lr=0.3, eps=0.2, update_freq=7)
     assert (optimizer.base.defaults["lr"], optimizer.eps, optimizer.update_freq) == (0.3, 0.2, 7)
+
+
+class _Classifier:
+    """A field between an embedding and a read-out."""
+
+    def __init__(self):
+        self.fields = (_Net(),)
+        self.model = nn.ModuleDict(
+            {"in": nn.Linear(3, 4).double(), "field": self.fields[0], "out": nn.Linear(4, 2).double()}
+        )
+        self.training = Training(1, {}, full_precond=True)
+
+
+def test_adam_steps_what_lies_outside_of_the_fields():
+    """With ``outside_lr`` embedding and read-out go as under Adam alone, and the field has factors of its own."""
+    problem = _Classifier()
+    optimizer = snopt(problem, lr=0.1, outside_lr=0.02)
+    assert not optimizer.outside
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.02]
+    alone = {name: copy.deepcopy(problem.model[name]) for name in ("in", "out")}
+    adam = torch.optim.Adam([p for module in alone.values() for p in module.parameters()], lr=0.02)
+    before = copy.deepcopy(problem.model["field"].state_dict())
+    for seed in range(3):
+        for modules, each in ((problem.model, optimizer), (alone, adam)):
+            for module in modules.values():
+                for i, p in enumerate(module.parameters()):
+                    p.grad = _randn(*p.shape, seed=10 * seed + i)
+            each.step()
+    for name, module in alone.items():
+        assert all(
+            torch.equal(p, q) for p, q in zip(module.parameters(), problem.model[name].parameters(), strict=True)
+        )
+    assert not torch.equal(before["net.0.weight"], problem.model["field"].net[0].weight)
+
+
+def test_optimizers_side_by_side_continue_from_their_state():
+    """S10 with Adam outside: a copy that loads the state takes the same step; another's state is refused."""
+    problem, other = _Classifier(), _Classifier()
+    optimizer, continued = (snopt(each, lr=0.1, outside_lr=0.02) for each in (problem, other))
+    for i, p in enumerate(problem.model.parameters()):
+        p.grad = _randn(*p.shape, seed=i)
+    optimizer.step()
+    other.model.load_state_dict(problem.model.state_dict())
+    continued.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for p, q in zip(problem.model.parameters(), other.model.parameters(), strict=True):
+        q.grad = p.grad.clone()
+    optimizer.step()
+    continued.step()
+    assert all(torch.equal(p, q) for p, q in zip(problem.model.parameters(), other.model.parameters(), strict=True))
+    assert len(continued.state) == len(list(other.model.parameters()))
+    with pytest.raises(UsageError, match="state_dict: expected the states of 2 optimizers"):
+        continued.base.load_state_dict({"parts": []})
+
+
+def test_adam_outside_is_refused_where_it_cannot_be():
+    """Not beside factors of the same layers, and not where there is nothing outside."""
+    with pytest.raises(UsageError, match="outside_lr: expected full_precond to be off"):
+        snopt(_Classifier(), outside_lr=0.02, full_precond=True)
+
+    class Problem:
+        model = _Net()
+        fields = (model,)
+        training = Training(1, {})
+
+    with pytest.raises(UnsupportedError, match="outside_lr: this task has no parameter outside of its fields"):
+        snopt(Problem(), outside_lr=0.02)

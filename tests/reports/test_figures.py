@@ -1,5 +1,6 @@
 """Figures by their data: what is drawn is what was measured."""
 
+import dataclasses
 import itertools
 import math
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from odegrad.record import Status
-from odegrad.reports.figures import costs, integration_time, style, targets, training, work_precision
+from odegrad.reports.figures import costs, evaluations, integration_time, style, targets, training, work_precision
 from odegrad.reports.figures.drawing import draw_all, render, write_figures
 from odegrad.reports.figures.kinds import KINDS
 from odegrad.reports.names import METHOD_ORDER
@@ -254,6 +255,26 @@ def test_training_against_iterations_and_calls(record, frame_of):
     assert line.get_xdata().tolist() == [0.0, 50.0, 100.0]
     (line,) = lines(training.draw(frame_of([run]), against="nfe").axes[0], "median")
     assert line.get_xdata().tolist() == [0.0, 50 * 65.0, 100 * 74.0]
+    traced = {"trace_nfe_forward": [20, 20, 40], "trace_nfe_backward": [36, 56, 76]}
+    run = dataclasses.replace(run, measured={**run.measured, **traced})
+    (line,) = lines(training.draw(frame_of([run]), against="nfe").axes[0], "median")
+    assert line.get_xdata().tolist() == [0.0, 50 * 66.0, 50 * 66.0 + 50 * 96.0]
+
+
+def test_calls_over_the_training(record, frame_of):
+    """A line a method, the median over seeds of both directions; runs that did not count them are not there."""
+    runs = [
+        record(method="adjoint", seed=s, trace_iteration=[0, 4, 8], trace_nfe_forward=[20, 26, 32 + 6 * s],
+               trace_nfe_backward=[20, 32, 44])
+        for s in range(3)
+    ]  # fmt: skip
+    (axis,) = evaluations.draw(frame_of([*runs, record(method="naive")])).axes
+    (line,) = lines(axis, "median")
+    assert line.get_xdata().tolist() == [0.0, 4.0, 8.0]
+    assert line.get_ydata().tolist() == [40.0, 58.0, 82.0]
+    assert len(lines(axis, "seed")) == 3
+    assert "adjoint from 40.0 to 82.0" in evaluations.describe(frame_of(runs))
+    assert not evaluations.draw(frame_of([record()])).axes
 
 
 def test_optimizers_are_lines_where_there_are_several(record, frame_of):
