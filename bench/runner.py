@@ -270,7 +270,7 @@ class _Sweeper:
                 f"suite {suite.name}: {absent} trials of other shards are not measured yet, and the settings depend on "
                 "them; run the same command again when those shards have ended"
             )
-        choices = choose(trials, rows)
+        choices = choose(trials, rows, suite.tuned_by)
         for choice in choices.values():
             _log.info("%s", chosen_in_words(choice))
         runs = suite.runs(device, {cell: choice.point for cell, choice in choices.items()})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from odegrad.errors import SuiteError, UnknownNameError
 from odegrad.record import PASSES, TUNING, Run
@@ -74,6 +74,11 @@ class Suite:
     def tuned(self) -> bool:
         """Return whether settings are chosen by trials before the runs that count."""
         return self.content.tuning is not None
+
+    @property
+    def tuned_by(self) -> Literal["metric", "loss"]:
+        """Return what the trials are judged by."""
+        return "metric" if self.content.tuning is None else self.content.tuning.by
 
     def runs(self, device: str = "cpu", settings: Mapping[Cell, Point] | None = None) -> list[Run]:
         """Return every run that counts, in the order of execution.

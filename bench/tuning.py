@@ -1,13 +1,15 @@
-"""Settings chosen by trials: of a method's grid of options the point with the best metric on the validation split."""
+"""Settings chosen by trials: of a method's grid of options the best point on the validation split."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from odegrad.record import Run, Status
 from odegrad.suite import Cell, cell_of
 from odegrad.suites.grid import Point
+
+Criterion = Literal["metric", "loss"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Choice:
     trial: Run
     """The best one; the first of the grid if none ended well."""
     value: float | None
-    """Its metric on the validation split; None if no trial ended well."""
+    """Its metric, or its least loss, on the validation split; None if no trial ended well."""
     trials: int
     ok: int
     """How many of the trials ended well."""
@@ -28,10 +30,12 @@ class Choice:
         return Point(self.trial.gradient_options, self.trial.optimizer_options)
 
 
-def choose(trials: Sequence[Run], rows: Mapping[str, Mapping[str, Any]]) -> dict[Cell, Choice]:
+def choose(
+    trials: Sequence[Run], rows: Mapping[str, Mapping[str, Any]], by: Criterion = "metric"
+) -> dict[Cell, Choice]:
     """Return the choice of every cell, by what its trials measured.
 
-    The best finite metric wins, the earlier point where two are equal. A cell none of whose trials ended well keeps
+    The best finite value wins, the earlier point where two are equal. A cell none of whose trials ended well keeps
     the first point: its runs then fail as the trials did, and the results say so.
 
     Parameters
@@ -40,22 +44,29 @@ def choose(trials: Sequence[Run], rows: Mapping[str, Mapping[str, Any]]) -> dict
         From ``Suite.trials``.
     rows
         Run id -> the trial's row, as ``Record.to_row`` makes it.
+    by
+        ``metric``: the metric on the validation split at the end of the trial; ``loss``: the least loss on that split
+        at any evaluation, which tells trials apart whose accuracies are equal.
     """
     by_cell: dict[Cell, list[Run]] = {}
     for trial in trials:
         by_cell.setdefault(cell_of(trial), []).append(trial)
-    return {cell: _best(runs, rows) for cell, runs in by_cell.items()}
+    return {cell: _best(runs, rows, by) for cell, runs in by_cell.items()}
 
 
-def _best(trials: Sequence[Run], rows: Mapping[str, Mapping[str, Any]]) -> Choice:
+def _best(trials: Sequence[Run], rows: Mapping[str, Mapping[str, Any]], by: Criterion) -> Choice:
     best, best_score, best_value, ok = trials[0], -math.inf, None, 0
     for trial in trials:
         row = rows.get(trial.run_id, {})
-        value = row.get("metric_value")
+        value = row.get("metric_value") if by == "metric" else _least(row.get("trace_validation_loss"))
         if row.get("status") != Status.OK or value is None or not math.isfinite(value):
             continue
         ok += 1
-        score = value if row.get("metric_higher_is_better") else -value
+        score = value if by == "metric" and row.get("metric_higher_is_better") else -value
         if score > best_score:
             best, best_score, best_value = trial, score, value
     return Choice(best, best_value, len(trials), ok)
+
+
+def _least(losses: Any) -> float | None:
+    return min((float(v) for v in losses or () if v is not None and math.isfinite(v)), default=None)

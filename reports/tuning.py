@@ -7,12 +7,12 @@ import pandas as pd
 
 from odegrad.record import TUNING, Status
 from odegrad.reports.names import methods, sort_key
-from odegrad.reports.statistics import median
+from odegrad.reports.statistics import finite, median
 
 GROUP = ["task", "size", "method", "gradient", "optimizer", "solver"]
 """Within it the trials compete."""
 OPTIONS = ("optimizer_options", "gradient_options", "solver_options")
-COLUMNS = (*GROUP, "options", "metric_name", "metric_value", "n_ok", "n", "chosen")
+COLUMNS = (*GROUP, "options", "metric_name", "metric_value", "validation_loss", "n_ok", "n", "chosen")
 
 
 def trials(frame: pd.DataFrame) -> pd.DataFrame:
@@ -27,42 +27,36 @@ def trials(frame: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``GROUP``, ``options`` (all of them as text), ``metric_name``, ``metric_value`` (the median over seeds on the
-        validation split; NaN if no trial ended ``ok``), ``n_ok``, ``n`` and ``chosen``: the best of its group among
-        the options of which no trial failed, or if each had failures, among those with the fewest. The first wins a
-        tie.
+        validation split; NaN if no trial ended ``ok``), ``validation_loss`` (the least on the way, median over seeds;
+        NaN where it was not recorded), ``n_ok``, ``n`` and ``chosen``: whether the runs that count have these options.
     """
-    tried = frame[frame["stage"].fillna("") == TUNING]
-    tried = tried.assign(method=methods(tried), options=[_text(tried, place) for place in range(len(tried))])
-    rows = [_row(key, group) for key, group in tried.groupby([*GROUP, "options"], sort=False)]
-    for group in _groups(rows):
-        finished = [row for row in group if row["n_ok"] and row["metric_value"] == row["metric_value"]]
-        if finished:
-            min(finished, key=lambda row: (row["n"] - row["n_ok"], row["loss"]))["chosen"] = True
+    named = frame.assign(method=methods(frame), options=[_text(frame, place) for place in range(len(frame))])
+    tuning = named["stage"].fillna("") == TUNING
+    counted = set(map(tuple, named[~tuning][[*GROUP, "options"]].drop_duplicates().to_numpy()))
+    rows = [
+        _row(key, group) | {"chosen": tuple(key) in counted}
+        for key, group in named[tuning].groupby([*GROUP, "options"], sort=False)
+    ]
     rows.sort(key=lambda row: (row["task"], sort_key(row["method"]), row["optimizer"], row["solver"]))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _row(key: Any, group: pd.DataFrame) -> dict[str, Any]:
     ok = group[group["status"] == Status.OK]
-    names, upwards = ok["metric_name"].dropna(), ok["metric_higher_is_better"].dropna()
-    value = median(ok["metric_value"])
-    better = not len(upwards) or bool(upwards.iloc[0])
+    names = ok["metric_name"].dropna()
     return {
         **dict(zip([*GROUP, "options"], key, strict=True)),
         "metric_name": names.iloc[0] if len(names) else "",
-        "metric_value": value,
-        "loss": -value if better else value,
+        "metric_value": median(ok["metric_value"]),
+        "validation_loss": median(_least(losses) for losses in ok["trace_validation_loss"]),
         "n_ok": len(ok),
         "n": len(group),
-        "chosen": False,
     }
 
 
-def _groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in GROUP), []).append(row)
-    return list(groups.values())
+def _least(losses: Any) -> float:
+    known = finite(losses if isinstance(losses, list) else [])
+    return float(known.min()) if known.size else float("nan")
 
 
 def _text(frame: pd.DataFrame, place: int) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from odegrad.contracts import Problem
 from odegrad.errors import OdegradError, SuiteError, UnknownNameError, UnsupportedError
-from odegrad.record import Run
+from odegrad.record import EVALUATIONS, Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, optimizers
 from odegrad.suites.grid import MethodCell, SolverCell, TaskCell, method_cells, rule_fields, solver_cells
 from odegrad.suites.schema import SuiteFile, TaskEntry
@@ -125,13 +125,18 @@ def _refuse_twins(
 
 
 def _check_tuning(content: SuiteFile, methods: Sequence[MethodCell], source: str) -> None:
-    """Refuse an unequal number of trials, which would favour a method, and trials on a seed that counts."""
+    """Refuse unequal numbers of trials, which favour a method, a seed that counts, and a loss that is not recorded."""
     if content.tuning is None:
         return
     if content.tuning.seed in content.seeds:
         raise SuiteError(
             f"{source}: tuning.seed: expected a seed that no run has, got {content.tuning.seed}, which is one of "
             "seeds; choose another one"
+        )
+    if content.tuning.by == "loss" and content.evaluations <= EVALUATIONS:
+        raise SuiteError(
+            f"{source}: evaluations: expected more than {EVALUATIONS} where tuning is by loss, got "
+            f"{content.evaluations}; fewer do not record the loss on the validation split"
         )
     numbers = {method.shown: len(method.points) for method in methods}
     if len(set(numbers.values())) > 1:

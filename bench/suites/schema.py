@@ -82,6 +82,8 @@ class TuningEntry(_Table):
     """Of the trials; none of the suite's own."""
     iterations: Count | None = None
     """Of a trial; the run's own if left out."""
+    by: Literal["metric", "loss"] = "metric"
+    """What the trials are judged by on the validation split: the metric at the end, or the least loss on the way."""
 
 
 def _as_table(key: str) -> BeforeValidator:

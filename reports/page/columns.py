@@ -95,6 +95,7 @@ TUNING = (
     *(PageColumn(name, name, right=False) for name in ("task", "method", "optimizer", "solver", "options")),
     PageColumn("measures", "metric_name", right=False),
     PageColumn("validation metric", "metric_value", metric),
+    PageColumn("least validation loss", "validation_loss", metric),
     PageColumn("ok", "n_ok", units.count),
     PageColumn("trials", "n", units.count),
     PageColumn("chosen", "chosen", lambda chosen: "chosen" if chosen else "", right=False),

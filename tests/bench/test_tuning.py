@@ -77,6 +77,29 @@ def test_best_finite_metric_of_the_trials_is_chosen(suite):
     assert choose(trials, {})[cell].ok == 0
 
 
+def test_least_loss_on_the_way_is_chosen_where_asked_for(suite):
+    """Whatever the metric says; a trial without a finite loss does not count."""
+    trials = [t for t in suite.trials() if t.method == "naive+sgd"]
+    cell, high = cell_of(trials[0]), Point((), trials[1].optimizer_options)
+    rows = rows_with(trials, [1.0, 2.0])
+    for trial, losses in zip(trials, ([3.0, 0.5, 4.0], [3.0, 0.4, 9.0]), strict=True):
+        rows[trial.run_id]["trace_validation_loss"] = losses
+    found = choose(trials, rows, "loss")[cell]
+    assert (found.point, found.value, found.ok) == (high, 0.4, 2)
+    rows[trials[1].run_id]["trace_validation_loss"] = [float("nan")]
+    assert choose(trials, rows, "loss")[cell].value == 0.5
+    rows[trials[0].run_id]["trace_validation_loss"] = None
+    assert choose(trials, rows, "loss")[cell].ok == 0
+
+
+@pytest.mark.usefixtures("suite")
+def test_loss_that_nobody_records_is_refused(tmp_path):
+    """The loss on the validation split is recorded beyond 8 evaluations only."""
+    (tmp_path / "tuned.toml").write_text(TUNED.replace("seed = 7", 'seed = 7\nby = "loss"'))
+    with pytest.raises(SuiteError, match="evaluations: expected more than 8 where tuning is by loss, got 2"):
+        load_suite(str(tmp_path / "tuned.toml"))
+
+
 @pytest.mark.usefixtures("suite")
 def test_unequal_numbers_of_trials_are_refused(tmp_path):
     """A method with more trials would be favoured."""

@@ -25,20 +25,20 @@ def test_trials_are_in_no_other_table(record, frame_of):
     assert outcome(frame) == "1 run, all ended ok."
 
 
-def test_best_trial_is_chosen(record, frame_of):
-    """By the median over seeds on the validation split; options of which a trial failed come after."""
+def test_chosen_is_what_the_runs_that_count_have(record, frame_of):
+    """Whatever the trials came to; medians over seeds, and the least loss on the way where it was recorded."""
     runs = [trial(record, 0.1, s, metric_value=v) for s, v in enumerate((0.5, 0.7, 0.9))]
     runs += [trial(record, 0.2, s, metric_value=v) for s, v in enumerate((0.6, 0.8, 0.8))]
     runs += [trial(record, 1.0, 0, metric_value=0.99), trial(record, 1.0, 1, status=Status.DIVERGED, message="x")]
+    runs += [record(settings={"optimizer_options": (("lr", 0.2),)})]
     table = trials(frame_of(runs))
     assert table[["options", "metric_value", "n_ok", "n", "chosen"]].to_numpy().tolist() == [
         ["lr=0.1", 0.7, 3, 3, False], ["lr=0.2", 0.8, 3, 3, True], ["lr=1.0", 0.99, 1, 2, False],
     ]  # fmt: skip
-    low = [
-        trial(record, lr, metric_value=v, metric_higher_is_better=False, metric_name="nll")
-        for lr, v in ((0.1, 2.0), (0.2, 1.0))
-    ]
-    assert trials(frame_of(low))["chosen"].tolist() == [False, True]
+    assert table["validation_loss"].isna().all()
+    losses = ([3.0, 1.0, 2.0], [3.0, 5.0, math.nan])
+    traced = [trial(record, 0.1, s, trace_validation_loss=each) for s, each in enumerate(losses)]
+    assert trials(frame_of(traced))["validation_loss"].tolist() == [2.0]
 
 
 def test_no_trial_and_only_failed_trials(record, frame_of):
