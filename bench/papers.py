@@ -1,7 +1,7 @@
 """The papers whose experiments odegrad makes again: for each its suites, its claims, its figures and tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from odegrad.reports.frame import load
@@ -15,6 +15,9 @@ from odegrad.suite import Suite, load_suite
 
 CLAIMS: Mapping[str, tuple[Claim, ...]] = {irdm.PAPER: irdm.CLAIMS, snopt.PAPER: snopt.CLAIMS}
 """A paper's short name -> what it claims."""
+
+OWN_TASKS = {(snopt.PAPER, "paper"): ("paper-snopt-nine", snopt.NINE)}
+"""A paper and a size -> the suite of the paper's own tasks, and these, where they are not those of the other sizes."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,20 @@ class Paper:
 def load_paper(name: str, size: str) -> Paper:
     """Return the paper ``name``, a key of ``CLAIMS``, with every task at ``size``.
 
+    The first suite of a paper whose own tasks need a download, and are too large for anything but its own size, is
+    another one at size ``paper``.
+
     Raises
     ------
     SuiteError
         If a task does not have the size.
     """
-    main = f"paper-{name}"
-    parts = (*CLAIMS[name], *EXHIBITS[name])
-    names = dict.fromkeys([main, *(part.suite for part in parts if part.suite)])
+    usual, claims, exhibits = f"paper-{name}", CLAIMS[name], EXHIBITS[name]
+    main = usual
+    if (name, size) in OWN_TASKS:
+        main, tasks = OWN_TASKS[name, size]
+        claims = tuple(claim if claim.suite else replace(claim, tasks=tasks) for claim in claims)
+        exhibits = tuple(replace(each, suite=main) if each.suite == usual else each for each in exhibits)
+    names = dict.fromkeys([main, *(part.suite for part in (*claims, *exhibits) if part.suite)])
     suites = tuple(load_suite(suite, [f'size="{size}"']) for suite in names)
-    return Paper(suites, CLAIMS[name], EXHIBITS[name], f"{main}-{size}")
+    return Paper(suites, claims, exhibits, f"{usual}-{size}")

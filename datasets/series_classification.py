@@ -242,13 +242,18 @@ class BasicMotions(SeriesClassification):
     }
 
 
-def _published(width: int, batch_size: int, iterations: int) -> Mapping[str, SeriesSettings]:
-    """Return a small size, and the SNOpt paper's."""
+def _published(width: int, batch_size: int, paper: Training) -> Mapping[str, SeriesSettings]:
+    """Return small sizes, and the SNOpt paper's with its rates (its schedules of them are left out)."""
     return {
         "tiny": SeriesSettings(hidden=16, batch_size=64, training=series_training(10, 1e-2)),
         "default": SeriesSettings(hidden=width, batch_size=batch_size, training=series_training(500, 5e-3)),
-        "paper": SeriesSettings(hidden=width, batch_size=batch_size, training=series_training(iterations, 3e-3)),
+        "paper": SeriesSettings(hidden=width, batch_size=batch_size, training=paper),
     }
+
+
+def _paper(iterations: int, adam: float, sgd: float, snopt: float, eps: float) -> Training:
+    """Return the training of the SNOpt paper: Adam steps the gated unit and the read-out beside SNOpt."""
+    return trained(iterations, adam, sgd, snopt, eps=eps, update_freq=100, outside_lr=3e-3)
 
 
 class CharacterTrajectories(SeriesClassification):
@@ -259,7 +264,7 @@ class CharacterTrajectories(SeriesClassification):
         "character_trajectories", "CharacterTrajectories", "20 letters by a pen's path, 60 to 182 observations",
         {},
     )  # fmt: skip
-    settings: ClassVar[Mapping[str, SeriesSettings]] = _published(32, 512, 800)
+    settings: ClassVar[Mapping[str, SeriesSettings]] = _published(32, 512, _paper(800, 1e-3, 1e-3, 3e-3, 0.05))
 
 
 class ArticularyWordRecognition(SeriesClassification):
@@ -270,7 +275,7 @@ class ArticularyWordRecognition(SeriesClassification):
         "articulary_word_recognition", "ArticularyWordRecognition",
         "25 words by sensors on tongue and lips, 144 observations", {},
     )  # fmt: skip
-    settings: ClassVar[Mapping[str, SeriesSettings]] = _published(64, 256, 600)
+    settings: ClassVar[Mapping[str, SeriesSettings]] = _published(64, 256, _paper(600, 1e-3, 3e-3, 3e-3, 0.1))
 
 
 class SpokenArabicDigits(SeriesClassification):
@@ -281,4 +286,4 @@ class SpokenArabicDigits(SeriesClassification):
         "spoken_arabic_digits", "SpokenArabicDigits", "ten spoken digits by their cepstrum, 4 to 93 observations",
         {},
     )  # fmt: skip
-    settings: ClassVar[Mapping[str, SeriesSettings]] = _published(32, 128, 410)
+    settings: ClassVar[Mapping[str, SeriesSettings]] = _published(32, 128, _paper(410, 3e-3, 1e-2, 5e-3, 0.05))

@@ -54,19 +54,23 @@ def trained(
     eps: float = 0.1,
     update_freq: int = 20,
     kl_clip: float | None = None,
+    outside_lr: float | None = None,
     full_precond: bool = False,
 ) -> Training:
     """Return a training of ``iterations`` by each optimizer's learning rate.
 
     ``weight_decay`` is Adam's, ``momentum`` that of the others' base; ``snopt`` is None where the field has no layer
-    that it could precondition; ``eps``, ``update_freq`` and ``kl_clip`` are its damping, its refresh
-    interval and the bound on its steps, if any.
+    that it could precondition; ``eps``, ``update_freq``, ``kl_clip`` and ``outside_lr`` are its damping, its refresh
+    interval, the bound on its steps and Adam's rate outside of the fields, the last two if any.
     """
     optimizers: dict[str, Mapping[str, Scalar]] = {
         "adam": {"lr": adam} | ({} if weight_decay is None else {"weight_decay": weight_decay}),
         "sgd": {"lr": sgd, "momentum": momentum},
     }
     if snopt is not None:
-        bound = {} if kl_clip is None else {"kl_clip": kl_clip}
-        optimizers["snopt"] = {"lr": snopt, "momentum": 0.9, "eps": eps, "update_freq": update_freq} | bound
+        if_any = {"kl_clip": kl_clip, "outside_lr": outside_lr}
+        optimizers["snopt"] = {
+            "lr": snopt, "momentum": 0.9, "eps": eps, "update_freq": update_freq,
+            **{name: value for name, value in if_any.items() if value is not None},
+        }  # fmt: skip
     return Training(iterations, optimizers, full_precond=full_precond)

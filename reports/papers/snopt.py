@@ -13,6 +13,12 @@ from odegrad.reports.papers.quantity import (
 PAPER = "snopt"
 TASKS = ("digits", "circles", "japanese_vowels")
 """Images, flows, time series."""
+NINE = (
+    "mnist", "svhn", "cifar10",
+    "character_trajectories", "articulary_word_recognition", "spoken_arabic_digits",
+    "circles", "gas", "miniboone",
+)  # fmt: skip
+"""The paper's own tasks, which size ``paper`` takes."""
 
 END_TIME_TASKS = ("digits",)
 """Tasks whose integration time can be trained."""

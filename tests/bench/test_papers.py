@@ -8,8 +8,10 @@ from odegrad.commands.running import PaperName, Size
 from odegrad.errors import SuiteError
 from odegrad.papers import CLAIMS, load_paper
 from odegrad.record import Record, Status
+from odegrad.registry import build_task
 from odegrad.reports.frame import from_rows
 from odegrad.reports.papers.effects import matches
+from odegrad.reports.papers.snopt import NINE
 from odegrad.reports.summary import cells
 from odegrad.store import RECORDS, Store, SuiteIdentity
 from odegrad.suite import load_suite
@@ -61,6 +63,23 @@ def test_more_seeds_are_added_by_the_suite(tmp_path):
         _write(paper.folder_of(suite, tmp_path), suite, lambda run: 20 + run.seed % 5)
     verdict = next(v for v in paper.decide(paper.load(tmp_path)) if v.claim.identifier == "irdm-2")
     assert verdict.wording == "holds (on every task by the 95 % interval of 8 seeds)"
+
+
+def test_snopts_own_nine_tasks_are_those_of_its_own_size():
+    """Three images, three series, three flows, each once at its tolerance; claims and figures are of that suite."""
+    paper = load_paper("snopt", "paper")
+    runs = paper.suites[0].runs()
+    assert len(runs) == 9 * 3 * 3
+    rtol = {run.task: run.rtol for run in runs}
+    assert set(rtol) == set(NINE)
+    assert {task for task, value in rtol.items() if value == 1e-6} == {"circles", "gas", "miniboone"}
+    assert {run.atol for run in runs if run.rtol == 1e-6} == {1e-8}
+    assert {claim.tasks for claim in paper.claims if not claim.suite} == {NINE}
+    assert {exhibit.suite for exhibit in paper.exhibits} == {suite.name for suite in paper.suites}
+    assert "paper-snopt" not in {suite.name for suite in paper.suites}
+    series = {dict(r.optimizer_options).get("outside_lr") for r in runs if r.task == "spoken_arabic_digits"}
+    assert series == {None}  # the run leaves it to the task
+    assert build_task("spoken_arabic_digits").training("paper").optimizers["snopt"]["outside_lr"] == 3e-3
 
 
 def test_sweep_of_settings_varies_one_at_a_time():
