@@ -1,23 +1,16 @@
-"""The papers whose experiments odegrad makes again: for each its suites, its claims, its figures and tables."""
+"""A paper's experiments at one size: its suites, its claims, its figures and tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from odegrad.reports.frame import load
-from odegrad.reports.papers import irdm, snopt
 from odegrad.reports.papers.claim import Claim
 from odegrad.reports.papers.exhibits import Exhibit
-from odegrad.reports.papers.shown import EXHIBITS
+from odegrad.reports.papers.reading import declared, main_suite
 from odegrad.reports.papers.verdict import Verdict, decide
 from odegrad.reports.summary import Results
 from odegrad.suite import Suite, load_suite
-
-CLAIMS: Mapping[str, tuple[Claim, ...]] = {irdm.PAPER: irdm.CLAIMS, snopt.PAPER: snopt.CLAIMS}
-"""A paper's short name -> what it claims."""
-
-OWN_TASKS = {(snopt.PAPER, "paper"): ("paper-snopt-nine", snopt.NINE)}
-"""A paper and a size -> the suite of the paper's own tasks, and these, where they are not those of the other sizes."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +54,8 @@ def load_paper(name: str, size: str) -> Paper:
     SuiteError
         If a task does not have the size.
     """
-    usual, claims, exhibits = f"paper-{name}", CLAIMS[name], EXHIBITS[name]
-    main = usual
-    if (name, size) in OWN_TASKS:
-        main, tasks = OWN_TASKS[name, size]
-        claims = tuple(claim if claim.suite else replace(claim, tasks=tasks) for claim in claims)
-        exhibits = tuple(replace(each, suite=main) if each.suite == usual else each for each in exhibits)
+    main = main_suite(name, size)
+    claims, exhibits = declared(name, main)
     names = dict.fromkeys([main, *(part.suite for part in (*claims, *exhibits) if part.suite)])
     suites = tuple(load_suite(suite, [f'size="{size}"']) for suite in names)
-    return Paper(suites, claims, exhibits, f"{usual}-{size}")
+    return Paper(suites, claims, exhibits, f"paper-{name}-{size}")

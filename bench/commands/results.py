@@ -30,7 +30,7 @@ def report(
 ) -> None:
     """Print the table of RESULTS and write its figures and page."""
     check_folders(results)
-    write_report(*results, out=out, across_machines=across_machines)
+    write_report(*results, out=out, across_machines=across_machines, as_paper=True)
 
 
 def compare_results(
@@ -66,13 +66,22 @@ def write_report(
     verdicts: "Sequence[Verdict]" = (),
     exhibits: "Sequence[Exhibit]" = (),
     sources: "Mapping[str, Results] | None" = None,
+    as_paper: bool = False,
 ) -> None:
-    """Write the report of ``folders`` and print its table."""
+    """Write the report of ``folders`` and print its table.
+
+    ``as_paper``: take claims and exhibits from the folder, if it is one of a paper.
+    """
     from odegrad.reports import build
     from odegrad.reports.frame import load
     from odegrad.reports.tables import print_table
 
     frame = load(*folders, across_machines=across_machines)
+    if as_paper and len(folders) == 1:
+        from odegrad.reports.papers.reading import read_paper
+
+        read = read_paper(folders[0], frame)
+        verdicts, exhibits, sources = read.verdicts, read.exhibits, read.sources
     written = build.write_report(frame, out or folders[0], verdicts, exhibits, sources)
     print_table(frame, output())
     _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, written[-1].parent)

@@ -1,16 +1,18 @@
 """Papers: their suites load and hold the runs that their claims need; the command on results that are there."""
 
 import json
+import shutil
 
 import pytest
 
 from odegrad.commands.running import PaperName, Size
 from odegrad.errors import SuiteError
-from odegrad.papers import CLAIMS, load_paper
+from odegrad.papers import load_paper
 from odegrad.record import Record, Status
 from odegrad.registry import build_task
 from odegrad.reports.frame import from_rows
 from odegrad.reports.papers.effects import matches
+from odegrad.reports.papers.reading import CLAIMS
 from odegrad.reports.papers.snopt import NINE
 from odegrad.reports.summary import cells
 from odegrad.store import RECORDS, Store, SuiteIdentity
@@ -143,3 +145,21 @@ def test_command_decides_on_results(backward, said, tmp_path, run_main):
     assert "Claims</h2>" in text
     assert all(f'id="figure-irdm_{name}"' in text for name in ("training", "nodes", "tolerance", "log_norm"))
     assert len(list((tmp_path / "out" / "tables").glob("irdm_*.tex"))) == 2
+
+
+def test_report_of_a_papers_folder_keeps_the_claims(tmp_path, run_main):
+    """The same page as by the paper's command; without a sweep's folder what is decided without it; no other has any."""
+    out = tmp_path / "out"
+    _results(out, 20)
+    assert run_main("paper", "irdm", "--results", str(out), "--device", "cpu")[0] == 0
+    wanted = (out / "report.html").read_text(encoding="utf-8")
+    assert run_main("report", str(out))[0] == 0
+    assert (out / "report.html").read_text(encoding="utf-8") == wanted
+    shutil.rmtree(out / "paper-irdm-nodes")
+    assert run_main("report", str(out))[0] == 0
+    less = (out / "report.html").read_text(encoding="utf-8")
+    assert "Claims</h2>" in less
+    assert 'id="figure-irdm_training"' in less
+    assert 'id="figure-irdm_nodes"' not in less
+    assert run_main("report", str(out / "paper-irdm-norms"))[0] == 0
+    assert "Claims</h2>" not in (out / "paper-irdm-norms" / "report.html").read_text(encoding="utf-8")
