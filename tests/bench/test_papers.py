@@ -148,7 +148,7 @@ def test_command_decides_on_results(backward, said, tmp_path, run_main):
 
 
 def test_report_of_a_papers_folder_keeps_the_claims(tmp_path, run_main):
-    """The same page as by the paper's command; without a sweep's folder what is decided without it; no other has any."""
+    """The same page as by the paper's command; without a sweep what is decided without it; no other folder has any."""
     out = tmp_path / "out"
     _results(out, 20)
     assert run_main("paper", "irdm", "--results", str(out), "--device", "cpu")[0] == 0
