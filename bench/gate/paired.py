@@ -163,7 +163,7 @@ def time_verdict(found: Measured, since: str, command: str) -> Verdict:
         pairs = f"{len(found.cells[name, part])} pairs, limit {1 + delta(found.control[part]):.3f}"
         why = f"{decision}: 99 % bounds {low:.3f} and {high:.3f} from {pairs}"
         findings.append(Finding(name, part, states[decision], 1.0, math.exp(known.mean), why))
-    floors = " and ".join(f"of {floor(ratios):.1%} in the {part}" for part, ratios in found.control.items())
+    floors = " and ".join(f"{floor(ratios):.1%} in the {part}" for part, ratios in found.control.items())
     control = f"control (base against itself): slow-downs from {floors} can be told from noise"
     return Verdict(
         tuple(sorted(findings, key=lambda f: f.run)),
