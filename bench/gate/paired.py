@@ -45,6 +45,13 @@ class Measured:
         """Return what is known about every cell."""
         return {(name, part): decide(ratios, self.control[part]) for (name, part), ratios in self.cells.items()}
 
+    def settled(self) -> bool:
+        """Return whether every run is decided: slower in one of the parts, or neither part undecided."""
+        by_run: dict[str, set[Decision]] = {}
+        for (name, _), decision in self.decisions().items():
+            by_run.setdefault(name, set()).add(decision)
+        return all(Decision.SLOWER in each or Decision.UNDECIDED not in each for each in by_run.values())
+
 
 def log_ratios(base: Timer, head: Timer, flip: bool) -> list[float]:
     """Return the medians over rounds of the log-ratios of head to base, in the order A B B A; ``flip`` starts with B.
@@ -66,7 +73,7 @@ def measure_pairs(
     runs: Sequence[Run], base: Environment, head: Environment, budget: float, threads: int = 1,
     told: Callable[[Measured, int], None] = lambda _measured, _pairs: None, clock: Clock = time.monotonic,
 ) -> Measured:  # fmt: skip
-    """Return the log-ratios of pairs, until every cell is decided or ``budget`` seconds are spent.
+    """Return the log-ratios of pairs, until every run is decided or ``budget`` seconds are spent.
 
     Parameters
     ----------
@@ -94,8 +101,7 @@ def measure_pairs(
         _one_pair(runs, (base, base, head), cores, threads, found, flip=pairs % 4 in {1, 2})
         pairs += 1
         told(found, pairs)
-        decided = pairs >= LEAST_PAIRS and Decision.UNDECIDED not in found.decisions().values()
-        if decided or not found.cells or clock() - started > budget:
+        if (pairs >= LEAST_PAIRS and found.settled()) or not found.cells or clock() - started > budget:
             return found
 
 

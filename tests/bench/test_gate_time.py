@@ -124,6 +124,18 @@ def test_verdict_names_what_is_slower_and_prints_what_is_undecided():
     assert time_verdict(Measured({("wide", whole): wide}, control), "abc", "").code == 0
 
 
+def test_run_is_settled_once_a_part_of_it_is_slower():
+    """The other part may stay undecided: the gate fails whatever it is; fine must be both."""
+    whole, backward = PARTS
+    steady = [0.001 * (-1) ** i for i in range(10)]
+    wide, slow = [0.2 * (-1) ** (i // 2) for i in range(10)], [r + 0.2 for r in steady]
+    control = {whole: steady, backward: steady}
+    for parts, expected in (((wide, slow), True), ((steady, wide), False), ((steady, steady), True)):
+        assert Measured(dict(zip((("a", whole), ("a", backward)), parts, strict=True)), control).settled() is expected
+    both = {("a", whole): slow, ("a", backward): slow, ("b", whole): steady, ("b", backward): wide}
+    assert not Measured(both, control).settled()
+
+
 def test_base_that_cannot_be_built_is_wrong_use(tmp_path):
     """No checkout, and no such revision."""
     with pytest.raises(BaselineError, match=r"--base main: .*git .* ended with 128"), built_base("main", tmp_path):
