@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.stats import mstats
 
 from odegrad.errors import BaselineError
 from odegrad.gate.base import built_base
@@ -58,6 +60,17 @@ def test_bounds_are_students():
     assert found.high == pytest.approx(1.0 + math.tan(math.pi * 0.49))
     assert found.low == pytest.approx(1.0 - math.tan(math.pi * 0.49))
     assert bounds([1.0]).high == math.inf
+
+
+@pytest.mark.parametrize("number", [5, 10, 25])
+def test_bounds_are_those_of_the_trimmed_mean(number):
+    """Against scipy's, with one pair that is far off."""
+    ratios = np.random.default_rng(number).standard_normal(number)
+    ratios[0] = 50.0
+    low, high = mstats.trimmed_mean_ci(ratios, limits=(0.2, 0.2), alpha=0.02)
+    found = bounds(list(ratios))
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9)
+    assert found.mean == pytest.approx(stats.trim_mean(ratios, 0.2))
 
 
 def test_noisy_control_widens_what_is_looked_for_or_ends_all_decisions():
