@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from odegrad.record import Record, Run, Status
+from odegrad.record import TUNING, Record, Run, Status
 
 ESTIMATE_SECONDS = 7200.0
 """How far back the time left looks: runs are long and unlike each other."""
@@ -123,8 +123,10 @@ def watch(console: Console, total: int, done: int) -> Iterator[Watcher]:
 
 
 def describe(run: Run) -> str:
-    """Return a run in a few words."""
-    return f"{run.task} {run.method or run.gradient} {run.solver} seed {run.seed}"
+    """Return a run in a few words; a trial with the settings that it tries."""
+    words = f"{run.task} {run.method or run.gradient} {run.solver} seed {run.seed}"
+    tried = {**dict(run.gradient_options), **dict(run.optimizer_options)} if run.stage == TUNING else {}
+    return words + "".join(f" {name}={value}" for name, value in tried.items())
 
 
 def detail(message: Mapping[str, Any]) -> str:

@@ -294,5 +294,5 @@ def chosen_in_words(choice: Choice) -> str:
     """Return which settings a method's trials chose, in one line."""
     options = {**dict(choice.trial.gradient_options), **dict(choice.trial.optimizer_options)}
     named = ", ".join(f"{key} {value}" for key, value in options.items()) or "the defaults"
-    value = "none ended well" if choice.value is None else f"{choice.value:.4g} on validation"
+    value = "none ended well" if choice.value is None else f"validation {choice.by} {choice.value:.4g}"
     return f"{choice.trial.task} {choice.trial.method}: {named}; best of {choice.trials} trials, {value}"

@@ -23,6 +23,7 @@ class Choice:
     trials: int
     ok: int
     """How many of the trials ended well."""
+    by: Criterion = "metric"
 
     @property
     def point(self) -> Point:
@@ -65,7 +66,7 @@ def _best(trials: Sequence[Run], rows: Mapping[str, Mapping[str, Any]], by: Crit
         score = value if by == "metric" and row.get("metric_higher_is_better") else -value
         if score > best_score:
             best, best_score, best_value = trial, score, value
-    return Choice(best, best_value, len(trials), ok)
+    return Choice(best, best_value, len(trials), ok, by)
 
 
 def _least(losses: Any) -> float | None:

@@ -1,13 +1,14 @@
-"""What changed between two result sets: the same runs before and after, paired by their id."""
+"""What changed between two result sets: the same runs before and after."""
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from odegrad.record import COLUMNS, Column, Status
+from odegrad.record import COLUMNS, Column, Run, Status
 from odegrad.reports.machines import TIMINGS, unlike
 from odegrad.reports.names import sort_key
 from odegrad.reports.statistics import bootstrap_interval, median
@@ -21,6 +22,8 @@ COMPARED = tuple(
 """Columns that are compared: those with a better direction."""
 LEAST_TIMED = 3
 """Pairs of runs from which a change of a time is decided; what is deterministic is decided from one."""
+_CONTENT = tuple(field.name for field in fields(Run) if field.name not in {"suite", "code"})
+"""What makes two runs the same: all that they are but their suite and the fingerprint of a user's file."""
 _TIMES = frozenset(column.name for column in TIMINGS)
 
 
@@ -37,6 +40,10 @@ class Changes:
     common: int
     only_before: int
     only_after: int
+    other_code: int = 0
+    """Pairs whose method's or task's file differs."""
+    differ: str = ""
+    """Where no run is in both: in what they differ."""
     left_out: str = ""
     """Why times are not compared; empty if they are."""
 
@@ -45,6 +52,10 @@ class Changes:
         said = [
             f"{self.common} runs are in both result sets, {self.only_before} only before, {self.only_after} only after."
         ]
+        if self.other_code:
+            said.append(f"The user's own file of the method or task differs in {self.other_code} of them.")
+        if self.differ:
+            said.append(f"None can be compared: the sets differ in {self.differ}.")
         verdicts = self.table["verdict"].value_counts()
         told = [f"{verdicts[v]} {v}" for v in ("better", "worse", "changed", "same", "not decided") if v in verdicts]
         if told:
@@ -60,8 +71,8 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, across_machines: bool = F
     Parameters
     ----------
     before, after
-        Records from ``odegrad.reports.frame.load``. A run's id does not hold its machine or version, so that the same
-        run of two versions is a pair.
+        Records from ``odegrad.reports.frame.load``. The same run is a pair whatever its machine, version and suite, and
+        whatever became of a user's own file in between.
     across_machines
         Compare times even if the sets come from unlike machines.
 
@@ -74,7 +85,8 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, across_machines: bool = F
     refused = len(machines) > 1 and not across_machines
     columns = [c for c in COMPARED if not (refused and c.name in _TIMES)]
     first, second = cells(before), cells(after)
-    pairs = first.merge(second, on="run_id", suffixes=("_before", "_after"))
+    first, second = first.assign(pair=_names(first)), second.assign(pair=_names(second))
+    pairs = first.merge(second, on="pair", suffixes=("_before", "_after"))
     for name in (*KEY, "seed"):
         pairs[name] = pairs[f"{name}_after"]
     ended = pairs["status_before"] != pairs["status_after"]
@@ -98,8 +110,35 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, across_machines: bool = F
         common=len(pairs),
         only_before=len(first) - len(pairs),
         only_after=len(second) - len(pairs),
+        other_code=int((pairs["code_before"].fillna("") != pairs["code_after"].fillna("")).sum()),
+        differ="" if len(pairs) else _differences(first, second),
         left_out=reason if refused else "",
     )
+
+
+def _names(runs: pd.DataFrame) -> list[str]:
+    """Return what each run is, as text; runs of a set that are the same but for suite or file are numbered."""
+    seen: dict[str, int] = {}
+    names = []
+    for row in runs[list(_CONTENT)].astype("object").to_numpy():
+        name = json.dumps([None if _missing(value) else value for value in row], sort_keys=True, default=str)
+        seen[name] = seen.get(name, 0) + 1
+        names.append(f"{name} {seen[name]}")
+    return names
+
+
+def _missing(value: Any) -> bool:
+    return not isinstance(value, (list, tuple, dict)) and bool(pd.isna(value))
+
+
+def _differences(first: pd.DataFrame, second: pd.DataFrame) -> str:
+    """Return the fields whose values the sets do not share: ``rtol (0.001 / 1e-05)``."""
+    told = []
+    for name in _CONTENT:
+        before, after = (list(dict.fromkeys(str(v) for v in runs[name].dropna())) for runs in (first, second))
+        if not set(before) & set(after) and (before or after):
+            told.append(f"{name} ({', '.join(before) or 'none'} / {', '.join(after) or 'none'})")
+    return "; ".join(told) or "how their fields are combined"
 
 
 def _row(column: Column, group: pd.DataFrame) -> dict[str, Any]:

@@ -57,6 +57,8 @@ def compare_results(
             typer.echo(line)
     written = write(found, str(before), str(after), out or after / "changes")
     _log.info("wrote %s", written[-1])
+    if not found.common:
+        raise typer.Exit(2)
 
 
 def write_report(

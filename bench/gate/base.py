@@ -32,7 +32,13 @@ def built_base(revision: str, folder: Path) -> Iterator[tuple[Environment, str]]
     if git is None:
         raise BaselineError("--base: expected git on the PATH, got none; install it, or give --base-python PATH")
     root = Path(_run([git, "-C", str(folder), "rev-parse", "--show-toplevel"], f"--base {revision}"))
-    commit = _run([git, "-C", str(root), "rev-parse", "--verify", f"{revision}^{{commit}}"], f"--base {revision}")
+    try:
+        commit = _run([git, "-C", str(root), "rev-parse", "--verify", f"{revision}^{{commit}}"], f"--base {revision}")
+    except BaselineError as error:
+        raise BaselineError(
+            f"--base {revision}: expected a revision of the repository {root}, got none of that name; `git log` and "
+            "`git branch -a` name them, a shallow clone lacks most"
+        ) from error
     with tempfile.TemporaryDirectory(prefix="odegrad-base-", ignore_cleanup_errors=True) as scratch:
         tree, packages = Path(scratch) / "tree", Path(scratch) / "packages"
         _run([git, "-C", str(root), "worktree", "add", "--detach", str(tree), commit], f"--base {revision}")

@@ -166,11 +166,17 @@ def time_verdict(found: Measured, since: str, command: str) -> Verdict:
     for (name, part), decision in found.decisions().items():
         known = bounds(found.cells[name, part])
         low, high = math.exp(known.low), math.exp(known.high)
-        pairs = f"{len(found.cells[name, part])} pairs, limit {1 + delta(found.control[part]):.3f}"
-        why = f"{decision}: 99 % bounds {low:.3f} and {high:.3f} from {pairs}"
+        pairs = len(found.cells[name, part])
+        why = f"{decision}: 99 % bounds {low:.3f} and {high:.3f} from {pairs} pairs, "
+        why += f"limit {1 + delta(found.control[part]):.3f}"
+        if pairs < LEAST_PAIRS:
+            why = f"{decision}: {pairs} of the {LEAST_PAIRS} pairs that a decision needs; give --budget more seconds"
         findings.append(Finding(name, part, states[decision], 1.0, math.exp(known.mean), why))
+    told = all(math.isfinite(floor(ratios)) for ratios in found.control.values())
     floors = " and ".join(f"{floor(ratios):.1%} in the {part}" for part, ratios in found.control.items())
     control = f"control (base against itself): slow-downs from {floors} can be told from noise"
+    if not told:
+        control = "control (base against itself): one pair tells nothing of the noise"
     return Verdict(
         tuple(sorted(findings, key=lambda f: f.run)),
         tuple(sorted({name for name, _ in found.cells})),

@@ -113,7 +113,12 @@ class Verdict:
         counts = {state: sum(f.state is state for f in self.findings) for state in State}
         found = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         moved = "slower than the base" if self.timed else "not as the baseline says"
-        word = {FINE: "fine", FAILED: moved, TRY_AGAIN: "the machine failed; try again"}[self.code]
+        open_yet = self.timed and counts[State.UNDECIDED]
+        word = {
+            FINE: "undecided, which does not fail" if open_yet else "fine",
+            FAILED: moved,
+            TRY_AGAIN: "the machine failed; try again",
+        }[self.code]
         lines.append(f"gate: {word}{f' ({found})' if found else ''}")
         if self.code == FAILED:
             lines.append(f"repeat: {self.command}")

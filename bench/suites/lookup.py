@@ -136,7 +136,7 @@ def _check_tuning(content: SuiteFile, methods: Sequence[MethodCell], source: str
     if content.tuning.by == "loss" and content.evaluations <= EVALUATIONS:
         raise SuiteError(
             f"{source}: evaluations: expected more than {EVALUATIONS} where tuning is by loss, got "
-            f"{content.evaluations}; fewer do not record the loss on the validation split"
+            f"{content.evaluations}; set evaluations = 20 or so, which records the loss on the validation split"
         )
     numbers = {method.shown: len(method.points) for method in methods}
     if len(set(numbers.values())) > 1:

@@ -134,7 +134,18 @@ def test_verdict_names_what_is_slower_and_prints_what_is_undecided():
     assert verdict.code == 1
     assert "gate: slower than the base (1 regressed, 1 undecided, 1 fine)" in verdict.sentences()
     assert not any("accept" in line for line in verdict.sentences())
-    assert time_verdict(Measured({("wide", whole): wide}, control), "abc", "").code == 0
+    open_yet = time_verdict(Measured({("wide", whole): wide}, control), "abc", "")
+    assert open_yet.code == 0
+    assert "gate: undecided, which does not fail (1 undecided)" in open_yet.sentences()
+
+
+def test_one_pair_says_how_many_are_needed():
+    """No infinite bound is printed."""
+    whole, _ = PARTS
+    verdict = time_verdict(Measured({("a", whole): [0.1]}, {whole: [0.01]}), "abc", "")
+    (finding,) = verdict.findings
+    assert finding.why == "undecided: 1 of the 10 pairs that a decision needs; give --budget more seconds"
+    assert "inf" not in " ".join(verdict.sentences())
 
 
 def test_run_is_settled_once_a_part_of_it_is_slower():

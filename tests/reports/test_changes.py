@@ -88,7 +88,19 @@ def test_nothing_in_common(record, frame_of):
     """No pair, an empty table, a page all the same."""
     found = changes(frame_of([record()]), frame_of([record(seed=1)]))
     assert found.table.empty
+    assert "None can be compared: the sets differ in seed (0 / 1)." in found.sentences()
     assert "No run ended ok on both sides." in comparison.page(found, "a", "b")
+
+
+def test_other_file_of_the_users_or_another_suite_is_the_same_run(record, frame_of):
+    """What changed in the file is the question; that it did is said."""
+    before = frame_of([record(settings={"code": "aa", "suite": "old"}, saved_bytes=100)])
+    after = frame_of([record(settings={"code": "bb", "suite": "new"}, saved_bytes=150)])
+    found = changes(before, after)
+    assert (found.common, found.only_before, found.only_after, found.other_code) == (1, 0, 0, 1)
+    (row,) = found.table[found.table["column"] == "saved_bytes"].to_dict("records")
+    assert (row["change"], row["verdict"]) == (1.5, "worse")
+    assert any("own file of the method or task differs in 1 of them" in line for line in found.sentences())
 
 
 def test_infinite_values_on_both_sides_are_the_same(record, frame_of):

@@ -69,7 +69,10 @@ def name_the_rest(model: nn.Module, roots: Sequence[nn.Module], layers: Sequence
         log.warning("SNOpt cannot precondition %s: left to the base optimizer", ", ".join(named))
     others = [n for n, p in rest if p not in inside]
     if others:
-        log.info("SNOpt leaves to the base optimizer: %s", ", ".join(others))
+        log.info(
+            "outside of the fields, not preconditioned by SNOpt but stepped by its base optimizer: %s",
+            ", ".join(others),
+        )
 
 
 def input_rows(layer: Layer, x: Tensor) -> Tensor:
