@@ -33,6 +33,9 @@ RUNS_AHEAD = 4
 CONNECT_SECONDS = 30.0
 """How long to look for the scheduler, and to wait for one that has gone silent."""
 
+LOST_SECONDS = 0.1
+"""Between two looks at a run whose result was lost."""
+
 LOOK_SECONDS = 1.0
 """How often to look whether the scheduler is still there."""
 
@@ -119,7 +122,11 @@ class DaskExecutor:
                 future = None
             now = time.monotonic()
             there = self.client.status == "running"
-            if future is not None and future.status not in {"cancelled", "lost"}:
+            if future is not None and future.status == "lost":  # with its worker, before it was taken: measured again
+                ended.put(future)
+                time.sleep(LOST_SECONDS)
+                future = None
+            if future is not None and future.status != "cancelled":
                 return future
             silent_since = None if there else silent_since or now
             if future is not None or (silent_since is not None and now - silent_since > CONNECT_SECONDS):

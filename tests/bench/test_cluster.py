@@ -9,13 +9,14 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 pytest.importorskip("distributed")
 
 from odegrad.errors import InfrastructureError
-from odegrad.executors.cluster import at_address, on_this_machine, slurm_cluster
+from odegrad.executors.cluster import DaskExecutor, at_address, on_this_machine, slurm_cluster
 from odegrad.executors.process import ALLOCATOR
 from odegrad.progress import LogLines
 from odegrad.record import COLUMNS, Record, Status
@@ -126,6 +127,26 @@ def test_killed_worker_costs_nothing(cluster, worker, make_run, tmp_path):
         outcome = sweep(runs, runs, store, executor, KillAt(len(runs), 3, cluster.workers[0]))
     assert outcome.statuses == {Status.OK: 12}
     assert Counter(row["seed"] for row in rows_of(tmp_path / "results")) == dict.fromkeys(range(12), 1)
+
+
+def test_result_that_is_lost_with_its_worker_is_waited_for(worker):
+    """Dask measures it again; the scheduler is there all the while."""
+
+    class Lost:
+        looks = 0
+
+        @property
+        def status(self):
+            self.looks += 1
+            return "lost" if self.looks < 4 else "finished"
+
+    class Client:
+        status = "running"
+
+    ended, future = SimpleQueue(), Lost()
+    ended.put(future)
+    assert DaskExecutor(Client(), worker)._next(ended) is future
+    assert ended.empty()
 
 
 def test_killed_scheduler_loses_no_record(cluster, worker, make_run, tmp_path, monkeypatch):
