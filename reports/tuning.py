@@ -30,8 +30,10 @@ def trials(frame: pd.DataFrame) -> pd.DataFrame:
         validation split; NaN if no trial ended ``ok``), ``validation_loss`` (the least on the way, median over seeds;
         NaN where it was not recorded), ``n_ok``, ``n`` and ``chosen``: whether the runs that count have these options.
     """
-    named = frame.assign(method=methods(frame), options=[_text(frame, place) for place in range(len(frame))])
-    tuning = named["stage"].fillna("") == TUNING
+    tuning = frame["stage"].fillna("") == TUNING
+    if not tuning.any():
+        return pd.DataFrame(columns=list(COLUMNS))
+    named = frame.assign(method=methods(frame), options=_texts(frame))
     counted = set(map(tuple, named[~tuning][[*GROUP, "options"]].drop_duplicates().to_numpy()))
     rows = [
         _row(key, group) | {"chosen": tuple(key) in counted}
@@ -59,11 +61,11 @@ def _least(losses: Any) -> float:
     return float(known.min()) if known.size else float("nan")
 
 
-def _text(frame: pd.DataFrame, place: int) -> str:
-    """Return all options of a trial as ``lr=0.01, momentum=0.9``."""
-    options: dict[str, Any] = {}
-    for name in OPTIONS:
-        options |= frame[name].iloc[place] or {}
-    return (
-        ", ".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in sorted(options.items())) or "default"
-    )
+def _texts(frame: pd.DataFrame) -> list[str]:
+    """Return all options of every run as ``lr=0.01, momentum=0.9``."""
+    texts = []
+    for parts in zip(*(frame[name] for name in OPTIONS), strict=True):
+        options = {name: value for part in parts for name, value in (part or {}).items()}
+        shown = (f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in sorted(options.items()))
+        texts.append(", ".join(shown) or "default")
+    return texts

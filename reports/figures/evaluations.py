@@ -32,7 +32,7 @@ def draw(frame: Source, columns: int = 2) -> Figure:
     matplotlib.figure.Figure
         The median over seeds with ``gid`` ``median``, around it the seeds or the band between their quartiles.
     """
-    runs = _traced(frame)
+    runs = Results.of(frame).once(_traced)
     with style.applied():
         if runs.empty:
             return style.nothing_to_draw(columns, "its f calls during training")
@@ -44,7 +44,7 @@ def draw(frame: Source, columns: int = 2) -> Figure:
 def describe(frame: Source) -> str:
     """Return the figure in words, for readers who cannot see it."""
     told = []
-    for task, rows in _traced(frame).groupby("task", sort=False):
+    for task, rows in Results.of(frame).once(_traced).groupby("task", sort=False):
         each = [
             f"{label(pd.Series({'method': method, 'variant': variant}))} from "
             f"{units.significant(median(calls[0] for calls in group['calls']))} to "
@@ -57,9 +57,9 @@ def describe(frame: Source) -> str:
     )
 
 
-def _traced(frame: Source) -> pd.DataFrame:
+def _traced(frame: Results) -> pd.DataFrame:
     """Return the runs that ended ``ok`` and hold their f calls over the training, with ``calls``."""
-    kept = Results.of(frame).ok[_TAKEN]
+    kept = frame.ok[_TAKEN]
     counted = [isinstance(v, list) and len(v) > 1 for v in kept["trace_nfe_backward"]]
     kept = kept[pd.Series(counted, kept.index, dtype=bool)]
     return kept.assign(calls=pd.Series([calls_of(run) for run in rows_of(kept)], kept.index, dtype="object"))
