@@ -21,9 +21,9 @@ from odegrad.registry import (
     build_task,
     check_supported,
     gradients,
-    load_from_file,
     tasks,
 )
+from odegrad.user_files import load_from_file
 
 Check = Callable[[GradientMethod, OneStepSolver], Iterator[CheckResult]]
 

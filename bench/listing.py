@@ -9,7 +9,7 @@ import torch
 from odegrad.contracts import TaskInfo, Traits
 from odegrad.errors import DataError
 from odegrad.methods.solvers.solver import make_solver, solver_names
-from odegrad.registry import PAIRS, build_task, gradients, optimizers, tasks
+from odegrad.registry import PAIRS, build_task, gradients, optimizers, options_of, tasks
 from odegrad.suite import suite_description, suite_names
 
 Row = dict[str, Any]
@@ -17,7 +17,9 @@ Row = dict[str, Any]
 
 LEGENDS: Mapping[str, str] = {
     "methods": "N accepted and R rejected steps of s f calls (N', R' in the backward solve), K outputs, d numbers in a "
-    "state, p parameters, n nodes, M blocks, A the graph of one f call, F an f call, B a vector-Jacobian product.",
+    "state, p parameters, n nodes, M blocks, A the graph of one f call, F an f call, B a vector-Jacobian product. "
+    "--json tells the options, too.",
+    "optimizers": "Options with their defaults, which a task may set otherwise.",
     "solvers": "Any Runge-Kutta method becomes algebraically reversible with the option coupling = 0.99.",
     "tasks": "Parameters, and numbers of a sample's state, of the tiny size. What is not offline is fetched once into "
     "the user's cache folder, or where ODEGRAD_DATA says.",
@@ -35,6 +37,7 @@ def methods() -> list[Row]:
                 "name": name,
                 "summary": traits.summary,
                 "exact": traits.exact,
+                "options": _options(gradients.get(name)),
                 "memory": traits.memory,
                 "cost_forward": traits.cost_forward,
                 "cost_backward": traits.cost_backward,
@@ -51,7 +54,23 @@ def methods() -> list[Row]:
 
 def optimizer_rows() -> list[Row]:
     """Return one row for every optimizer."""
-    return [{"name": name, "summary": _first_line(optimizers.get(name))} for name in optimizers.names()]
+    return [
+        {
+            "name": name,
+            "summary": _first_line(optimizers.get(name)),
+            "options": _options(optimizers.get(name), given=1),
+        }
+        for name in optimizers.names()
+    ]
+
+
+def _options(factory: Any, given: int = 0) -> Mapping[str, Any]:
+    """Return the options of a method or an optimizer and their defaults, None for one that has none."""
+    return {
+        name: None if p.default is p.empty else p.default
+        for name, p in options_of(factory, given).items()
+        if p.kind is not p.VAR_KEYWORD
+    }
 
 
 def solvers() -> list[Row]:
@@ -114,7 +133,7 @@ def suites() -> list[Row]:
 
 
 def _first_line(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").split("\n", 1)[0]
+    return (inspect.getdoc(thing) or "").split("\n", 1)[0].replace("``", "")
 
 
 LISTINGS: Mapping[str, Callable[[], list[Row]]] = {
@@ -128,7 +147,7 @@ LISTINGS: Mapping[str, Callable[[], list[Row]]] = {
 
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "methods": ("name", "exact", "memory", "cost_forward", "cost_backward", "paper"),
-    "optimizers": ("name", "summary"),
+    "optimizers": ("name", "summary", "options"),
     "solvers": ("name", "order", "calls_per_step", "adaptive", "dense_output", "source"),
     "tasks": ("name", "kind", "sizes", "parameters", "state", "offline", "metric", "target"),
     "suites": ("name", "description"),

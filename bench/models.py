@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from odegrad.contracts import GradientMethod, State
 from odegrad.errors import UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.registry import call_users, load_from_file
+from odegrad.user_files import call_users, load_from_file
 
 Loss = Callable[[Any], Tensor]
 """From a solution ``[time, batch, *state]``, or a tuple of such, to a scalar."""

@@ -1,16 +1,10 @@
 """Names to classes: built in, by entry point, or ``file.py:Class``; unknown names answer with the nearest ones."""
 
-import ast
-import hashlib
 import importlib
-import importlib.util
 import inspect
-import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import optim
@@ -18,6 +12,7 @@ from torch import optim
 from odegrad.contracts import GradientMethod, Problem, Scalar, Task
 from odegrad.errors import OdegradError, UnknownNameError, UnsupportedError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver, solver_names
+from odegrad.user_files import load_from_file
 
 
 class Pair(NamedTuple):
@@ -147,81 +142,6 @@ tasks = Registry(
 )
 
 
-def load_from_file(name: str, kind: str) -> Any:
-    """Return the class or function that ``path/to/file.py:Name`` names.
-
-    Raises
-    ------
-    UsageError
-        If there is no such file, or nothing of that name in it.
-    """
-    path_text, _, attribute = name.rpartition(":")
-    path = Path(path_text).expanduser().resolve()
-    if not path.is_file():
-        raise UsageError(f"{kind} {name!r}: there is no file {path}; give a path as in my_file.py:Name")
-    module_name = f"odegrad_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    module = sys.modules.get(module_name)
-    if module is None:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        if spec is None or spec.loader is None:
-            raise UsageError(f"{kind} {name!r}: {path} is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        sys.path.insert(0, str(path.parent))  # as Python does for a script: the file may import one beside it
-        try:
-            spec.loader.exec_module(module)
-        except BaseException as error:
-            del sys.modules[module_name]
-            if isinstance(error, Exception):
-                raise UsageError(f"{kind} {name!r}: {place_of(error)}") from error
-            raise
-        finally:
-            sys.path.remove(str(path.parent))
-    if not hasattr(module, attribute):
-        known = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module_name]
-        raise UnknownNameError(f"{kind} in {path.name}", attribute, known)
-    return getattr(module, attribute)
-
-
-def place_of(error: Exception) -> str:
-    """Return ``FILE:LINE: Type: message`` of an error in a user's file."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}"
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{where.filename}:{where.lineno}: {type(error).__name__}: {error}"
-
-
-def call_users(name: str, function: Callable[[], Any]) -> Any:
-    """Return what a user's ``function`` without arguments returns.
-
-    Raises
-    ------
-    UsageError
-        If it raises; the message says where. Errors that odegrad raises on purpose pass through.
-    """
-    try:
-        return function()
-    except OdegradError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{name}: {place_of(error)}") from error
-
-
-def code_fingerprint(*names: str) -> str:
-    """Return a hash of the users' files that ``names`` refer to, blind to comments and docstrings; empty if none."""
-    dumps = []
-    for name in names:
-        if ".py:" in name:
-            tree = ast.parse(Path(name.rpartition(":")[0]).expanduser().read_text(encoding="utf-8"))
-            for node in ast.walk(tree):
-                body = getattr(node, "body", None)
-                first = body[0] if isinstance(body, list) and body else None
-                if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                    first.value.value = ""
-            dumps.append(ast.dump(tree))
-    return hashlib.sha256("\n".join(dumps).encode()).hexdigest()[:16] if dumps else ""
-
-
 def resolve_method(name: str) -> tuple[str, str | None]:
     """Return (gradient method, optimizer) of a method's name; None for the optimizer means the task's default."""
     if name in PAIRS:
@@ -285,14 +205,22 @@ def check_supported(method: GradientMethod, solver: OneStepSolver) -> None:
         raise UnsupportedError(f"{method.traits.name} cannot use solver {solver.name}: {reason}")
 
 
+def options_of(factory: Any, given: int = 0) -> dict[str, inspect.Parameter]:
+    """Return the options that ``factory`` takes by name, behind its first ``given`` arguments."""
+    taken = [p for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_POSITIONAL]
+    return {p.name: p for p in taken[given:]}
+
+
 def _construct(factory: Any, kind: str, name: str, options: Mapping[str, Scalar] | None, *first: Any) -> Any:
-    given = dict(options or {})
-    known = [p for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_POSITIONAL][len(first) :]
-    if not any(p.kind is p.VAR_KEYWORD for p in known):
-        for key in given:
-            if key not in {p.name for p in known}:
-                raise UnknownNameError(f"option of {kind} {name!r}", key, [p.name for p in known])
+    asked = dict(options or {})
+    known = options_of(factory, len(first))
+    if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        for key in asked:
+            if key not in known:
+                raise UnknownNameError(f"option of {kind} {name!r}", key, known)
     try:
-        return factory(*first, **given)
-    except TypeError as error:
-        raise UsageError(f"{kind} {name!r} with options {given}: {error}") from error
+        return factory(*first, **asked)
+    except OdegradError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{kind} {name!r} with options {asked}: {error}") from error

@@ -13,16 +13,19 @@ from typing import Any, Literal
 
 from odegrad.errors import SuiteError, UnknownNameError
 from odegrad.record import PASSES, TUNING, Run
-from odegrad.registry import code_fingerprint
 from odegrad.suites.grid import MethodCell, Picker, Point, SolverCell, TaskCell
 from odegrad.suites.lookup import located, look_up
-from odegrad.suites.schema import SuiteFile, validate
+from odegrad.suites.schema import SuiteFile, TuningEntry, validate
+from odegrad.user_files import code_fingerprint
 
 PER_TASK = ("size", "rtol", "atol", "iterations")
 """Keys that an override sets for every task."""
 
 TOP = tuple(key for key in SuiteFile.model_fields if key not in {"name", "tasks", "solvers"})
 """Keys at the top of a suite file that an override sets."""
+
+TUNED = tuple(f"tuning.{key}" for key in TuningEntry.model_fields)
+"""Keys of the tuning that an override sets."""
 
 
 Cell = tuple[Any, ...]
@@ -214,7 +217,7 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
         ``quick``, or a path to a TOML file.
     overrides
         ``key=value`` texts, the value as in TOML; ``size``, ``rtol``, ``atol`` and ``iterations`` are set for every
-        task, any other key at the top of the file.
+        task, ``tuning.iterations`` and the like for the tuning, any other key at the top of the file.
 
     Raises
     ------
@@ -238,9 +241,13 @@ def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
         If a text is no ``key=value``, or names a key that cannot be set.
     """
     out = dict(data)
-    for key, value in key_values(overrides, "--set", {*PER_TASK, *TOP}).items():
+    for key, value in key_values(overrides, "--set", {*PER_TASK, *TOP, *TUNED}).items():
         if key in PER_TASK:
             out["tasks"] = [{**task, key: value} for task in out.get("tasks", [])]
+        elif key in TUNED:
+            if "tuning" not in out:
+                raise SuiteError(f"--set {key}: expected a suite that tunes, got one without a table 'tuning'; add one")
+            out["tuning"] = {**out["tuning"], key.removeprefix("tuning."): value}
         else:
             out[key] = value
     return out

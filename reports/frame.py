@@ -28,6 +28,8 @@ _ARROW = {"int64": pa.int64(), "boolean": pa.bool_(), "string": pa.string(), "fl
 _NAMES = tuple(column.name for column in COLUMNS)
 _STATUS = _NAMES.index("status")
 _STATUSES = frozenset(str(status) for status in Status)
+TOLD = 5
+"""Of the lines of a file that are no records, how many an error tells."""
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +65,9 @@ def load(*results: Path | str, across_machines: bool = False) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns ``odegrad.record.COLUMNS`` with dtypes ``DTYPES``; lists and dictionaries are Python objects.
+        Columns ``odegrad.record.COLUMNS`` with dtypes ``DTYPES``; lists and dictionaries are Python objects. Trials of
+        a suite that tunes are rows too, with the ``stage`` ``tuning``; tables and figures leave them out, as does
+        ``frame[frame["stage"].fillna("") != "tuning"]``.
 
     Raises
     ------
@@ -155,6 +159,8 @@ def read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a file; at its end refuse it if some lines are none, all of them told at once."""
+    wrong: list[str] = []
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.isspace():
@@ -164,27 +170,37 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError as error:
                 if not line.endswith(b"\n"):
                     _log.warning("%s: left out the half-written last line %d", path, number)
-                    return
-                raise ResultsError(
-                    f"{path}: line {number} is not JSON ({error}); delete that line, and its run will be measured again"
-                ) from error
-            yield _checked(row, path, number)
+                    break
+                wrong.append(f"{number} is not JSON ({_place(error)})")
+                continue
+            if _is_record(row, path, number):
+                yield row
+            else:
+                wrong.append(f"{number} is no object with a run_id and a status of {', '.join(sorted(_STATUSES))}")
+    if wrong:
+        told = "; ".join(wrong[:TOLD]) + (f"; and {len(wrong) - TOLD} more" if len(wrong) > TOLD else "")
+        raise ResultsError(
+            f"{path}: expected a record in every line, but line {told}; delete {'these lines' if wrong[1:] else 'it'}, "
+            "and what they measured is measured again"
+        )
 
 
-def _checked(row: Any, path: Path, number: int) -> dict[str, Any]:
-    """Refuse a line that is no record, or one of a newer odegrad."""
-    version = row.get("schema_version") if isinstance(row, dict) else None
+def _place(error: ValueError) -> str:
+    """Say what is wrong in a line of JSON, and where in it."""
+    return f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _is_record(row: Any, path: Path, number: int) -> bool:
+    """Return whether a line is a record; refuse one of a newer odegrad."""
+    if not isinstance(row, dict):
+        return False
+    version = row.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ResultsError(
             f"{path}: line {number} has schema version {version}, this odegrad reads up to {SCHEMA_VERSION}; "
             "install the newer odegrad that wrote it"
         )
-    if not isinstance(row, dict) or not isinstance(row.get("run_id"), str) or row.get("status") not in _STATUSES:
-        raise ResultsError(
-            f"{path}: line {number} is no record: expected an object with a run_id and a status of "
-            f"{', '.join(sorted(_STATUSES))}; delete that line, and its run will be measured again"
-        )
-    return row
+    return isinstance(row.get("run_id"), str) and row.get("status") in _STATUSES
 
 
 def _keep_latest(latest: dict[str, tuple[Any, ...]], row: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ LAYERS = [
         for m in ("counting", "meters", "operators", "certificate", "sketch", "machine", "conditions", "gpu_state")
     }
     | {f"odegrad.{m}" for m in ("lognorm", "jacobian", "lanczos", "trajectory", "growth")},
+    {"odegrad.user_files"},
     {"odegrad.registry"},
     {"odegrad.passes", "odegrad.building", "odegrad.training", "odegrad.timing", "odegrad.suite", "odegrad.suites"}
     | {"odegrad.check", "odegrad.checks", "odegrad.call_counts", "odegrad.cost"}

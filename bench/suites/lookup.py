@@ -36,19 +36,19 @@ def look_up(
     """
     tasks = []
     for place, entry in enumerate(content.tasks):
-        with _blamed(f"{source}: tasks.{place}"):
+        with _blamed(f"{source}: tasks.{place} ({entry.name})"):
             tasks += [_task(entry, size, folder, place) for size in entry.size]
     solvers = solver_cells(content)
     for place, solver in enumerate(content.solvers):
-        with _blamed(f"{source}: solvers.{place}"):
+        with _blamed(f"{source}: solvers.{place} ({solver.name})"):
             build_solver(solver.name, solver.rtol, solver.atol, solver.options)
     methods: list[MethodCell] = []
-    for place in range(len(content.methods)):
-        with _blamed(f"{source}: methods.{place}"):
+    for place, method_entry in enumerate(content.methods):
+        with _blamed(f"{source}: methods.{place} ({method_entry.shown})"):
             methods += method_cells(content, place)
     problems = [_builder(task, folder) for task in tasks]
     for method in methods:
-        with _blamed(f"{source}: methods.{method.place}"):
+        with _blamed(f"{source}: methods.{method.place} ({method.shown})"):
             _try_method(method, tasks, problems, folder)
     _refuse_twins(content, methods, solvers, tasks, source)
     _check_tuning(content, methods, source)

@@ -1,5 +1,6 @@
 """The command line, through ``main`` and through real processes: what it prints where, and its exit codes."""
 
+import inspect
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from rich.console import Console
 import odegrad.check
 import odegrad.runner
 from odegrad.checks.result import CheckResult, at_most
+from odegrad.methods.gradients.interpolation import Interpolation
+from odegrad.methods.optimizers.snopt.optimizer import SNOpt
 from odegrad.printing import print_rows
 from odegrad.record import Record, Run, Status
 from odegrad.runner import Outcome
@@ -141,6 +144,15 @@ def test_list_without_a_kind_lists_everything(run_main):
     assert methods["naive"]["exact"] is True
     assert methods["adjoint"]["exact"] is False
     assert "adjoint" in methods["snopt"]["summary"]
+    assert methods["interpolation"]["options"]["num_nodes"] == Interpolation().num_nodes
+    optimizers = {row["name"]: row["options"] for row in rows["optimizers"]}
+    assert (optimizers["adam"]["lr"], optimizers["adam"]["betas"]) == (1e-3, [0.9, 0.999])
+    snopt = {name: p.default for name, p in inspect.signature(SNOpt).parameters.items() if name in optimizers["snopt"]}
+    assert {"eps", "alpha", "update_freq", "step_size", "kl_clip"} <= snopt.keys()
+    assert {name: optimizers["snopt"][name] for name in snopt if name != "full_precond"} == {
+        name: value for name, value in snopt.items() if name != "full_precond"
+    }
+    assert optimizers["snopt"]["full_precond"] is None  # the task's own
 
 
 def test_plan_prints_the_grid(run_main, suite):

@@ -9,8 +9,8 @@ import torch
 from odegrad.errors import OdegradError, UnknownNameError, UsageError
 from odegrad.methods.gradients.anode import Anode
 from odegrad.record import Run
-from odegrad.registry import load_from_file
 from odegrad.testing.fixture import GradientBenchmark
+from odegrad.user_files import load_from_file
 from odegrad.worker import Worker
 
 HERE = Path(__file__).parent

@@ -149,20 +149,34 @@ def test_relative_file_is_looked_up_beside_the_suite(write, tmp_path, monkeypatc
             "num_steps = [5]",
             r"solvers\.1\.options\.num_steps: expected a string, a number or a boolean",
         ),
-        ("num_steps = 5", "num_step = 5", r"solvers\.1: solver rk4: unknown option 'num_step'"),
-        ("num_steps = 5", "num_steps = -5", r"solvers\.1: num_steps: expected a positive number, got -5"),
-        ("num_nodes = 6", "nodes = 6", r"methods\.1: unknown option of gradient .* 'nodes': did you mean 'num_nodes'"),
+        ("num_steps = 5", "num_step = 5", r"solvers\.1 \(rk4\): solver rk4: unknown option 'num_step'"),
+        ("num_steps = 5", "num_steps = -5", r"solvers\.1 \(rk4\): num_steps: expected a positive number, got -5"),
+        ("num_nodes = 6", "nodes = 6", r"methods\.1 \(six nodes\): unknown option .* 'nodes': did you .* 'num_nodes'"),
         ('"naive"', "7", r"methods\.0: expected a string or a table, got 7"),
-        ('"naive"', '"niave"', r"my\.toml: methods\.0: unknown method 'niave': did you mean 'naive'"),
-        ('"naive"', '"six nodes"', r"methods\.0: unknown method 'six nodes'"),
+        ('"naive"', '"niave"', r"my\.toml: methods\.0 \(niave\): unknown method 'niave': did you mean 'naive'"),
+        ('"naive"', '"six nodes"', r"methods\.0 \(six nodes\): unknown method 'six nodes'"),
         ('"naive"', '{gradient = "naive", name = "six nodes"}', r"methods\.1: expected entries that differ"),
         ('"naive"', '{gradient = "naive", optimizer = "adm"}', r"unknown optimizer 'adm': did you mean 'adam'"),
-        ('"naive"', '{gradient = "naive", optimizer_options = {lrr = 1}}', r"methods\.0: optimizer 'adam' with .*lrr"),
+        (
+            '"naive"',
+            '{gradient = "naive", optimizer_options = {lrr = 1}}',
+            r"methods\.0 \(naive\): unknown option of optimizer 'adam' 'lrr': did you mean 'lr'",
+        ),
+        (
+            '"naive"',
+            '{gradient = "naive", optimizer_options = {lr = -1}}',
+            r"methods\.0 \(naive\): optimizer 'adam' with options .*: Invalid learning rate: -1",
+        ),
+        (
+            '"naive"',
+            '{gradient = "snopt", optimizer_options = {kl_klip = 1}}',
+            r"methods\.0 \(snopt\): unknown option of optimizer 'snopt' 'kl_klip': did you mean 'kl_clip'",
+        ),
         ('"naive"', '{gradients = "naive"}', r"methods\.0\.gradient: expected a value, got nothing"),
-        ('"naive"', '"gone.py:Mine"', r"methods\.0: gradient method '.*gone.py:Mine': there is no file"),
-        ('"dopri5"', '"dopri"', r"my\.toml: solvers\.0: unknown solver 'dopri': did you mean .*'dopri5'"),
-        ('"digits"', '"digit"', r"my\.toml: tasks\.0: unknown task 'digit': did you mean 'digits'"),
-        ('size = "tiny"', 'size = "tyni"', r"tasks\.0: unknown size of task 'digits' 'tyni': did you mean 'tiny'"),
+        ('"naive"', '"gone.py:Mine"', r"methods\.0 \(gone.py:Mine\): gradient method '.*gone.py:Mine': there is no"),
+        ('"dopri5"', '"dopri"', r"my\.toml: solvers\.0 \(dopri\): unknown solver 'dopri': did you mean .*'dopri5'"),
+        ('"digits"', '"digit"', r"my\.toml: tasks\.0 \(digit\): unknown task 'digit': did you mean 'digits'"),
+        ('size = "tiny"', 'size = "tyni"', r"tasks\.0 \(digits\): unknown size .* 'tyni': did you mean 'tiny'"),
         ("iterations = 7", "iterations = 7.5", r"tasks\.1\.iterations: expected a whole number, got 7\.5"),
         ("iterations = 7", "iterations = 0", r"tasks\.1\.iterations: expected a number greater than 0, got 0"),
         ("iterations = 7", "seed = 7", r"tasks\.1\.seed: unknown key 'seed'.*known are atol, iterations, name"),
@@ -181,7 +195,9 @@ def test_mistake_names_the_file_and_the_key(write, old, new, message):
 def test_file_that_raises_is_blamed(write, tmp_path):
     """A user's file that cannot be imported is the suite's mistake, with the error's type."""
     (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
-    with pytest.raises(SuiteError, match=r"methods\.0: .*broken.py:1: ModuleNotFoundError: No module named"):
+    with pytest.raises(
+        SuiteError, match=r"methods\.0 \(broken.py:Mine\): .*broken.py:1: ModuleNotFoundError: No module named"
+    ):
         load_suite(write(SMALL), ['methods=["broken.py:Mine"]'])
 
 
@@ -206,7 +222,15 @@ def test_overrides_are_read_as_toml():
     assert data["tasks"][0] == {"name": "x"}
 
 
-@pytest.mark.parametrize("text", ["seeds", "name=other", "solvers=[]", "seed=1", "=1"])
+def test_override_of_the_tuning_needs_one():
+    """A key of the tuning is set beside the others; a suite without tuning does not begin to tune."""
+    found = override({"name": "a", "tuning": {"seed": 9, "by": "loss"}}, ["tuning.iterations=5", "tuning.seed=8"])
+    assert found["tuning"] == {"seed": 8, "by": "loss", "iterations": 5}
+    with pytest.raises(SuiteError, match=r"--set tuning\.seed: expected a suite that tunes"):
+        override({"name": "a"}, ["tuning.seed=8"])
+
+
+@pytest.mark.parametrize("text", ["seeds", "name=other", "solvers=[]", "seed=1", "tuning.sed=1", "=1"])
 def test_override_that_cannot_be_is_refused(text):
     """Only known keys with a value can be overridden."""
     with pytest.raises(

@@ -19,7 +19,8 @@ from odegrad.counting import CountedField, Counts
 from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.registry import build_gradient, load_from_file
+from odegrad.registry import build_gradient
+from odegrad.user_files import load_from_file
 
 build = load_from_file(f"{Path(__file__).with_name('problems.py')}:build", "problem")
 

@@ -1,6 +1,7 @@
 """SNOpt against closed forms, dense matrices and the plain gradient."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -284,6 +285,10 @@ def test_only_refresh_iterations_sample():
         ({"alpha": 1.0}, r"alpha: expected a number in \[0, 1\)"),
         ({"update_freq": 0}, "update_freq: expected a positive whole number"),
         ({"step_size": 0.0}, "step_size: expected a positive time"),
+        ({"eps": "a"}, "eps: expected a positive number, got 'a'"),
+        ({"alpha": None}, r"alpha: expected a number in \[0, 1\), got None"),
+        ({"step_size": True}, "step_size: expected a positive time, got True"),
+        ({"kl_clip": math.nan}, "kl_clip: expected a positive number of nats, got nan"),
     ],
 )
 def test_bad_options_are_refused(options, match):
@@ -300,6 +305,8 @@ def test_wrong_fields_and_bases_are_refused():
         SNOpt(model, model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(UsageError, match=r"fields: expected the ODE's nn.Module, or a list of such, got None"):
         SNOpt(model, None, lambda p: torch.optim.SGD(p, lr=0.1))
+    with pytest.raises(UsageError, match=r"model: expected the nn.Module that .* got generator; pass the model itself"):
+        SNOpt(model.parameters(), model, lambda p: torch.optim.SGD(p, lr=0.1))
 
 
 def test_a_forgotten_tap_is_told_once(caplog):

@@ -89,7 +89,20 @@ def test_broken_line_is_named(quick, write_results, broken):
     path = write_results(quick) / "records.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join([*lines[:2], broken, *lines[2:], ""]), encoding="utf-8")
-    with pytest.raises(ResultsError, match=r"records\.jsonl: line 3 is no"):
+    with pytest.raises(ResultsError, match=r"records\.jsonl: expected a record in every line, but line 3 is no"):
+        load(path.parent)
+
+
+def test_broken_lines_are_told_together(quick, write_results):
+    """All of them in one error, the first ones by number and place, so that one reading mends a file."""
+    path = write_results(quick[:1]) / "records.jsonl"
+    line = path.read_text(encoding="utf-8")
+    path.write_text(line + "{]\n" + line + "[1]\n" + "x\n" * 5, encoding="utf-8")
+    expected = (
+        r"but line 2 is not JSON \(.* at character 2\); 4 is no object with a run_id and a status of .*; 5 is not JSON "
+        r"\(Expecting value at character 1\); 6 is .*; 7 is .*; and 2 more; delete these lines"
+    )
+    with pytest.raises(ResultsError, match=expected):
         load(path.parent)
 
 

@@ -13,20 +13,30 @@ from odegrad.methods.optimizers.snopt.layers import Layer, matrix_shape
 def check_options(
     model: nn.Module, eps: float, alpha: float, update_freq: int, step_size: float, kl_clip: float | None = None
 ) -> None:
-    """Raise UsageError if an option is out of range, or parameters lie on two devices."""
-    if not (math.isfinite(eps) and eps > 0):
+    """Raise UsageError if there is no model, an option is out of range, or parameters lie on two devices."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"model: expected the nn.Module that holds every parameter, got {type(model).__name__}; pass the model "
+            "itself, not model.parameters()"
+        )
+    if not (_is_number(eps) and eps > 0):
         raise UsageError(f"eps: expected a positive number, got {eps!r}; 0.03 to 0.1 are usual")
-    if not 0 <= alpha < 1:
-        raise UsageError(f"alpha: expected a number in [0, 1), got {alpha!r}")
+    if not (_is_number(alpha) and 0 <= alpha < 1):
+        raise UsageError(f"alpha: expected a number in [0, 1), got {alpha!r}; 0.75 is usual")
     if isinstance(update_freq, bool) or not isinstance(update_freq, int) or update_freq < 1:
         raise UsageError(f"update_freq: expected a positive whole number, got {update_freq!r}; 100 is usual")
-    if not step_size > 0:
+    if not (_is_number(step_size, infinite=True) and step_size > 0):
         raise UsageError(f"step_size: expected a positive time, got {step_size!r}; a fifth of the interval is usual")
-    if kl_clip is not None and not kl_clip > 0:
+    if kl_clip is not None and not (_is_number(kl_clip, infinite=True) and kl_clip > 0):
         raise UsageError(f"kl_clip: expected a positive number of nats, got {kl_clip!r}; 1e-3 is usual, None for none")
     devices = {str(p.device) for p in model.parameters()}
     if len(devices) > 1:
         raise UsageError(f"model: expected all parameters on one device, got {sorted(devices)}; move it with .to()")
+
+
+def _is_number(value: Any, *, infinite: bool = False) -> bool:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return real and not math.isnan(value) and (infinite or math.isfinite(value))
 
 
 def check_arguments(fields: Any, base: Any) -> None:

@@ -9,6 +9,7 @@ from odegrad.contracts import Problem, ScoringProblem, TrainableEndTime
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.optimizers.integration_time import IntegrationTime
 from odegrad.methods.optimizers.side_by_side import SideBySide
+from odegrad.methods.optimizers.signatures import takes_options_of
 from odegrad.methods.optimizers.snopt.low_rank import LowRank
 from odegrad.methods.optimizers.snopt.optimizer import Base, SNOpt
 
@@ -16,6 +17,7 @@ Curvature = Literal["gradient", "gauss_newton"]
 """Terminal vectors: the loss's gradient (R = 1), or the square roots of the cross-entropy's Hessian (R classes)."""
 
 
+@takes_options_of(SNOpt, but=("low_rank", "integration_time"))
 def snopt(
     problem: Problem,
     *,
