@@ -21,7 +21,7 @@ VALIDATION, METRIC = "validation loss", "metric"
 COUNTED = ("iterations", "seconds")
 COLUMNS = (
     *KEY, "optimizer", "reference", "quantity", "target",
-    *(f"{name}_{part}" for name in COUNTED for part in ("mean", "low", "high", "ratio")),
+    *(f"{name}_{part}" for name in COUNTED for part in ("median", "mean", "low", "high", "ratio")),
     "n_reached", "n", "iteration_seconds", "peak_bytes",
 )  # fmt: skip
 _TAKEN = (
@@ -60,8 +60,8 @@ def optimizers(frame: Source) -> pd.DataFrame:
     pandas.DataFrame
         ``target`` is the best of the reference over its training in the same seed (here the median over seeds):
         of the loss on the validation split where every run recorded it, otherwise of the metric. ``iterations`` and
-        ``seconds`` until then: mean over seeds, 95 % interval of the mean (Student's t) and median of the ratio to the
-        reference in the same seed. Infinite where a run failed or never got there; ``n_reached`` of ``n`` did.
+        ``seconds`` until then: median and mean over seeds, 95 % interval of the mean (Student's t) and median of the
+        ratio to the reference in the same seed. Infinite where a run failed or never got there; ``n_reached`` of ``n`` did.
         ``iteration_seconds`` (an ordinary iteration) and ``peak_bytes`` are medians.
     """
     return Results.of(frame).once(_optimizers)
@@ -133,6 +133,7 @@ def _statistics(mine: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
     for name in COUNTED:
         mean, interval = mean_interval(mine[name].to_numpy(dtype=float))
         ratio = median((mine[name] / base[name]).dropna())
+        found[f"{name}_median"] = median(mine[name])
         found |= {f"{name}_mean": mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
         found[f"{name}_ratio"] = ratio
     return found

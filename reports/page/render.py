@@ -177,7 +177,8 @@ def _optimizers(frame: Source) -> PageTable:
 
 
 def _interval(low: float, high: float, text: Callable[[float], str] = metric) -> str:
-    return "" if math.isnan(low) else f"{text(low)} to {text(high)}"
+    """Return an interval's text; nothing where there is none, and where both ends are infinite, as the value says."""
+    return "" if math.isnan(low) or (math.isinf(low) and low == high) else f"{text(low)} to {text(high)}"
 
 
 def _runs(table: pd.DataFrame) -> PageTable:

@@ -36,10 +36,15 @@ def test_what_never_gets_there_is_infinite(record, frame_of):
     """One seed that fails and one that stays behind: 1 of 3 reached, no finite mean."""
     adam = [run_of(record, "adam", seed, [3.0, 2.0, 1.0]) for seed in range(3)]
     sgd = [run_of(record, "sgd", 0, [3.0, 2.0, 1.0]), run_of(record, "sgd", 1, [3.0, 2.0, 1.1])]
+    snopt = [run_of(record, "snopt", seed, [3.0, 0.5, 1.0 + seed]) for seed in range(2)]
+    snopt.append(run_of(record, "snopt", 2, [3.0, 2.0, 1.1]))
     failed = record(settings={"optimizer": "sgd"}, seed=2, status=Status.DIVERGED, message="loss is not finite")
-    row = optimizers(frame_of([*adam, *sgd, failed])).set_index("optimizer").loc["sgd"]
+    table = optimizers(frame_of([*adam, *sgd, *snopt, failed])).set_index("optimizer")
+    row = table.loc["sgd"]
     assert (row["n_reached"], row["n"]) == (1, 3)
     assert row["iterations_mean"] == row["iterations_high"] == row["seconds_ratio"] == math.inf
+    assert table["iterations_median"].to_dict() == {"adam": 20.0, "sgd": math.inf, "snopt": 10.0}
+    assert table["seconds_median"].to_dict() == {"adam": 2.0, "sgd": math.inf, "snopt": 1.0}
 
 
 def test_without_validation_losses_the_metric_counts(record, frame_of):
