@@ -168,7 +168,10 @@ def time_verdict(found: Measured, since: str, command: str) -> Verdict:
         low, high = math.exp(known.low), math.exp(known.high)
         pairs = len(found.cells[name, part])
         why = f"{decision}: 99 % bounds {low:.3f} and {high:.3f} from {pairs} pairs, "
-        why += f"limit {1 + delta(found.control[part]):.3f}"
+        limit = 1 + delta(found.control[part])
+        why += f"limit {limit:.3f}"
+        if decision is Decision.UNDECIDED and low > limit:
+            why += ", passed by all pairs together but not by each half of them alone"
         if pairs < LEAST_PAIRS:
             why = f"{decision}: {pairs} of the {LEAST_PAIRS} pairs that a decision needs; give --budget more seconds"
         findings.append(Finding(name, part, states[decision], 1.0, math.exp(known.mean), why))

@@ -148,6 +148,17 @@ def test_one_pair_says_how_many_are_needed():
     assert "inf" not in " ".join(verdict.sentences())
 
 
+def test_verdict_says_why_bounds_beyond_the_limit_decide_nothing():
+    """Two pairs of one half are not slow: all together are beyond the limit, that half is not."""
+    whole, _ = PARTS
+    ratios = [0.0 if i in {1, 3} else 0.1 for i in range(10)]
+    (finding,) = time_verdict(Measured({("a", whole): ratios}, {whole: [0.001, -0.001] * 5}), "abc", "").findings
+    assert finding.why == (
+        "undecided: 99 % bounds 1.105 and 1.105 from 10 pairs, limit 1.050, passed by all pairs together but not by "
+        "each half of them alone"
+    )
+
+
 def test_run_is_settled_once_a_part_of_it_is_slower():
     """The other part may stay undecided: the gate fails whatever it is; fine must be both."""
     whole, backward = PARTS
