@@ -61,8 +61,8 @@ def optimizers(frame: Source) -> pd.DataFrame:
         ``target`` is the best of the reference over its training in the same seed (here the median over seeds):
         of the loss on the validation split where every run recorded it, otherwise of the metric. ``iterations`` and
         ``seconds`` until then: median and mean over seeds, 95 % interval of the mean (Student's t) and median of the
-        ratio to the reference in the same seed. Infinite where a run failed or never got there; ``n_reached`` of ``n`` did.
-        ``iteration_seconds`` (an ordinary iteration) and ``peak_bytes`` are medians.
+        ratio to the reference in the same seed. Infinite where a run failed or never got there; ``n_reached`` of ``n``
+        did. ``iteration_seconds`` (an ordinary iteration) and ``peak_bytes`` are medians.
     """
     return Results.of(frame).once(_optimizers)
 

@@ -17,7 +17,8 @@ from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate, replay_with_graph, replayed
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import dense_weights
-from odegrad.methods.solvers.steppers import GridStep, Step, graph_stepper
+from odegrad.methods.solvers.stepper import GridStep, Step
+from odegrad.methods.solvers.steppers import graph_stepper
 
 
 @dataclass(frozen=True)

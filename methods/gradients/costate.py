@@ -15,7 +15,7 @@ from odegrad.errors import UsageError
 from odegrad.methods.solvers.dynamics import TRIAL, FlatField
 from odegrad.methods.solvers.loop import StepSize, integrate
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.steppers import Step
+from odegrad.methods.solvers.stepper import Step
 from odegrad.methods.solvers.tableau import Tableau
 
 Parameters = Literal["quadrature", "state", "seminorm"]

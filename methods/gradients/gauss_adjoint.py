@@ -13,7 +13,7 @@ from odegrad.methods.gradients.costate import CostateDynamics
 from odegrad.methods.gradients.interpolation import InterpolatedBackSolve, Interpolation
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.steppers import Step
+from odegrad.methods.solvers.stepper import Step
 from odegrad.methods.solvers.tableau import Tableau
 
 

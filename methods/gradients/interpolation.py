@@ -13,7 +13,7 @@ from odegrad.methods.solvers.chebyshev import ChebyshevNodes, Kind, check_nodes
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.steppers import Step
+from odegrad.methods.solvers.stepper import Step
 
 
 @dataclass(frozen=True)

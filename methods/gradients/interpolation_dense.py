@@ -13,7 +13,7 @@ from odegrad.methods.gradients.continuous import BackSolve, ContinuousMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.steppers import Step
+from odegrad.methods.solvers.stepper import Step
 
 
 @dataclass(frozen=True)

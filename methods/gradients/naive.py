@@ -13,7 +13,7 @@ from odegrad.methods.gradients.step_ends import StepEnds
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.loop import integrate_with_graph
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.steppers import Step
+from odegrad.methods.solvers.stepper import Step
 
 
 @dataclass(frozen=True)

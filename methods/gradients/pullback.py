@@ -9,7 +9,7 @@ from odegrad.methods.gradients.entry import Route
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.steppers import GridStep, Step
+from odegrad.methods.solvers.stepper import GridStep, Step
 
 
 def add_to(total: Sequence[Tensor], pulled: Sequence[Tensor | None]) -> None:

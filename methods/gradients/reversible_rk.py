@@ -15,7 +15,8 @@ from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.schemes import Reversible
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import GraphStages
-from odegrad.methods.solvers.steppers import GridStep, ReversibleStepper
+from odegrad.methods.solvers.stepper import GridStep
+from odegrad.methods.solvers.steppers import ReversibleStepper
 from odegrad.methods.solvers.tableau import Tableau
 
 

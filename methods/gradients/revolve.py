@@ -24,7 +24,7 @@ from odegrad.methods.gradients.entry import Route, TappableMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate, replay
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.steppers import GridStep, Step
+from odegrad.methods.solvers.stepper import GridStep, Step
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from odegrad.contracts import Tap
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.schemes import Reversible, Scheme
-from odegrad.methods.solvers.steppers import GridStep, Step
+from odegrad.methods.solvers.stepper import GridStep, Step
 
 
 class StepEnds:

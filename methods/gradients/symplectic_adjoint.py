@@ -14,7 +14,7 @@ from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import StageBuffer
-from odegrad.methods.solvers.steppers import GridStep, Step
+from odegrad.methods.solvers.stepper import GridStep, Step
 from odegrad.methods.solvers.tableau import Tableau
 
 

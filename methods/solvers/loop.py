@@ -16,7 +16,8 @@ from torch import Tensor
 from odegrad.errors import NonFiniteError, StepSizeUnderflowError, TooManyStepsError
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.steppers import GridStep, Step, Stepper, graph_stepper, plain_stepper
+from odegrad.methods.solvers.stepper import GridStep, Step, Stepper
+from odegrad.methods.solvers.steppers import graph_stepper, plain_stepper
 
 OnStep = Callable[[Step], None]
 """Called on every accepted step."""
