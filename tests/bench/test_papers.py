@@ -63,7 +63,7 @@ def test_more_seeds_are_added_by_the_suite(tmp_path):
     paper = load_paper("irdm", "tiny")
     for suite in (load_suite("paper-irdm", ['size="tiny"', "seeds=[0,1,2,3,4,5,6,7]"]), *paper.suites[1:]):
         _write(paper.folder_of(suite, tmp_path), suite, lambda run: 20 + run.seed % 5)
-    verdict = next(v for v in paper.decide(paper.load(tmp_path)) if v.claim.identifier == "irdm-2")
+    verdict = next(v for v in paper.decide(paper.load(tmp_path)) if v.claim.identifier == "irdm-2-adjoint")
     assert verdict.wording == "holds (on every task by the 95 % interval of 8 seeds)"
 
 
@@ -108,14 +108,14 @@ def _write(folder, suite, backward):
     with Store(folder, SuiteIdentity(suite.name, suite.digest)):
         lines = []
     for run in suite.runs():
-        seconds = {"adjoint": 2.0}.get(run.gradient, 1.0)
+        seconds = {"adjoint": 2.0, "torchdiffeq_adjoint": 3.0}.get(run.gradient, 1.0)
         upwards = run.task == "digits"
         measured = {
             "metric_name": "accuracy" if upwards else "nll", "metric_value": 0.95 if upwards else 3.0,
             "metric_higher_is_better": upwards, "metric_target": 0.9 if upwards else 3.5, "train_seconds": seconds,
             "trace_iteration": [0, 1], "trace_metric": [0.1, 0.95] if upwards else [9.0, 3.0],
             "trace_seconds": [0.0, seconds], "train_loss": [1.0, 0.5],
-            "nfe_backward": {"adjoint": 30}.get(run.gradient, backward(run)), "nfe_forward": 20,
+            "nfe_backward": {"adjoint": 30, "torchdiffeq_adjoint": 50}.get(run.gradient, backward(run)), "nfe_forward": 20,
             "gradient_relative_error": 1e-3, "trace_log_norm_minus_max": [1.0, 2.0],
         }  # fmt: skip
         lines.append(json.dumps(Record(run, Status.OK, "", measured, {"cpu": "x"}).to_row()))
@@ -125,8 +125,8 @@ def _write(folder, suite, backward):
 @pytest.mark.parametrize(
     ("backward", "said"),
     [
-        (20, "irdm-2: holds (on every task by the range of 3 seeds)."),
-        (40, "irdm-2: does not hold (on every task by the range of 3 seeds)."),
+        (20, "irdm-2-adjoint: holds (on every task by the range of 3 seeds)."),
+        (40, "irdm-2-adjoint: does not hold (on every task by the range of 3 seeds)."),
     ],
 )
 def test_command_decides_on_results(backward, said, tmp_path, run_main):
@@ -137,10 +137,11 @@ def test_command_decides_on_results(backward, said, tmp_path, run_main):
     code, out, err = run_main("paper", "irdm", "--results", str(tmp_path / "out"), "--device", "cpu")
     assert code == 0, err
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob(RECORDS)} == before
-    assert "irdm-1: holds (on every task by the range of 3 seeds)." in out
+    for name in ("irdm-1-adjoint", "irdm-1-torchdiffeq", "irdm-2-torchdiffeq"):
+        assert f"{name}: holds (on every task by the range of 3 seeds)." in out
     assert said in out
     table = (tmp_path / "out" / "tables" / "claims.csv").read_text(encoding="utf-8")
-    assert table.count("irdm-1") == 4  # overall and three tasks
+    assert table.count("irdm-1-adjoint") == table.count("irdm-1-torchdiffeq") == 4  # overall and three tasks
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Claims</h2>" in text
     assert all(f'id="figure-irdm_{name}"' in text for name in ("training", "nodes", "tolerance", "log_norm"))
