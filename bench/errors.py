@@ -57,13 +57,12 @@ class DataError(OdegradError):
 class UnknownNameError(UsageError):
     """A name that no registry holds; the message names the nearest known ones."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], of: str = "") -> None:
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-        super().__init__(
-            f"unknown {kind} {name!r}: {hint}{'known are ' + ', '.join(known) if known else 'there are none'}"
-        )
+        told = f"known are {', '.join(known)}" if known else "there are none"
+        super().__init__(f"unknown {kind} {name!r}{of and f' of {of}'}: {hint}{told}")
         self.kind, self.name, self.near = kind, name, tuple(near)
 
 

@@ -176,6 +176,7 @@ def _seconds(method: GradientMethod, look: _Look) -> float | None:
 def plan_rows(runs: Sequence[Run], forecasts: Mapping[Cell, Forecast]) -> list[dict[str, Any]]:
     """Return one row a cell of the grid, in its order, for a table: its seeds, and what each of its runs will cost."""
     rows: dict[tuple[str, Cell], dict[str, Any]] = {}
+    counting = {cell_of(run): run.iterations for run in runs if not run.stage}  # what the forecasts are of
     for run in runs:
         key = (run.stage, cell_of(run))
         row = rows.get(key)
@@ -183,6 +184,7 @@ def plan_rows(runs: Sequence[Run], forecasts: Mapping[Cell, Forecast]) -> list[d
             row["runs"] += 1
             continue
         expected = forecasts.get(key[1], Forecast())
+        share = run.iterations / counting.get(key[1], run.iterations)
         rows[key] = {
             "stage": run.stage or "run",
             "task": run.task,
@@ -195,7 +197,7 @@ def plan_rows(runs: Sequence[Run], forecasts: Mapping[Cell, Forecast]) -> list[d
             "dtype": run.dtype,
             "iterations": run.iterations,
             "runs": 1,
-            "train s": None if expected.train_seconds is None else float(f"{expected.train_seconds:.3g}"),
+            "train s": None if expected.train_seconds is None else float(f"{expected.train_seconds * share:.3g}"),
             "peak MB": None if expected.peak_bytes is None else float(f"{expected.peak_bytes / 1e6:.3g}"),
             "refused": expected.refused,
         }

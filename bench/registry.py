@@ -217,7 +217,7 @@ def _construct(factory: Any, kind: str, name: str, options: Mapping[str, Scalar]
     if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         for key in asked:
             if key not in known:
-                raise UnknownNameError(f"option of {kind} {name!r}", key, known)
+                raise UnknownNameError("option", key, known, of=f"{kind} {name!r}")
     try:
         return factory(*first, **asked)
     except OdegradError:

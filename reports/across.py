@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from odegrad.record import Status
@@ -60,7 +61,7 @@ def _across(every: Results, baseline: str | None) -> pd.DataFrame:
     base = baseline or (names[0] if names else "")
     tables = {column: cost_table(runs, column) for column in RATIOS} if names else {}
     timed = tables["target_seconds"].dropna() if names else pd.DataFrame()
-    rank = ranks(timed) if len(timed) else pd.Series(dtype="float64")
+    rank = ranks(timed) if np.isfinite(timed.to_numpy(dtype=float)).any() else pd.Series(dtype="float64")
     scored = runs.assign(score=_scores(runs))
     rows = []
     for name in names:

@@ -48,7 +48,7 @@ def build_report(
     list of pathlib.Path
         ``records.parquet``, ``trace.parquet`` (the training in long form), ``figures/*``,
         ``tables/summary.{md,csv,tex}``, ``tables/{across,optimizers,tuning}.csv``, with verdicts
-        ``tables/claims.{md,csv}``, the files of the exhibits and, last, ``report.html``.
+        ``tables/claims.{md,csv,tex}``, the files of the exhibits and, last, ``report.html``.
 
     Raises
     ------
@@ -88,6 +88,7 @@ def write_report(
         }
         if verdicts:
             texts[tables / "claims.md"] = claims_text.to_markdown(verdicts)
+            texts[tables / "claims.tex"] = claims_text.to_latex(verdicts)
             texts[tables / "claims.csv"] = claims_text.to_csv(verdicts)
         files, figures = write_figures(drawing, folder / "figures")
         texts[folder / "report.html"] = page(results_of, figures, verdicts, shown)

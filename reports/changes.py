@@ -14,16 +14,21 @@ from odegrad.reports.names import sort_key
 from odegrad.reports.statistics import bootstrap_interval, median
 from odegrad.reports.summary import KEY, cells
 
+OF_THE_MEASURING = frozenset({"time_relative_interval", "diagnose_seconds"})
+"""Columns that tell how well and how long was measured, not what."""
 COMPARED = tuple(
     c
     for c in COLUMNS
-    if c.dtype in {"float64", "int64"} and (c.higher_is_better is not None or c.name == "metric_value")
+    if c.name not in OF_THE_MEASURING
+    and c.dtype in {"float64", "int64"}
+    and (c.higher_is_better is not None or c.name == "metric_value")
 )
 """Columns that are compared: those with a better direction."""
 LEAST_TIMED = 3
 """Pairs of runs from which a change of a time is decided; what is deterministic is decided from one."""
 _CONTENT = tuple(field.name for field in fields(Run) if field.name not in {"suite", "code"})
 """What makes two runs the same: all that they are but their suite and the fingerprint of a user's file."""
+NOT_SAID = "not set"
 _TIMES = frozenset(column.name for column in TIMINGS)
 
 
@@ -50,7 +55,8 @@ class Changes:
     def sentences(self) -> list[str]:
         """Return the outcome in words."""
         said = [
-            f"{self.common} runs are in both result sets, {self.only_before} only before, {self.only_after} only after."
+            f"{self.common} run{' is' if self.common == 1 else 's are'} in both result sets, {self.only_before} only "
+            f"before, {self.only_after} only after."
         ]
         if self.other_code:
             said.append(f"The user's own file of the method or task differs in {self.other_code} of them.")
@@ -135,9 +141,11 @@ def _differences(first: pd.DataFrame, second: pd.DataFrame) -> str:
     """Return the fields whose values the sets do not share: ``rtol (0.001 / 1e-05)``."""
     told = []
     for name in _CONTENT:
-        before, after = (list(dict.fromkeys(str(v) for v in runs[name].dropna())) for runs in (first, second))
+        before, after = (
+            [v for v in dict.fromkeys(str(v) for v in runs[name].dropna()) if v] for runs in (first, second)
+        )
         if not set(before) & set(after) and (before or after):
-            told.append(f"{name} ({', '.join(before) or 'none'} / {', '.join(after) or 'none'})")
+            told.append(f"{name} ({', '.join(before) or NOT_SAID} / {', '.join(after) or NOT_SAID})")
     return "; ".join(told) or "how their fields are combined"
 
 

@@ -18,7 +18,7 @@ from odegrad.record import Status
 from odegrad.reports.statistics import Interval, bootstrap_interval, median
 from odegrad.reports.summary import Results, Source
 
-BLOCK = ["task", "size", "solver", "rtol", "atol", "device", "dtype", "seed"]
+BLOCK = ["task", "size", "iterations", "solver", "rtol", "atol", "device", "dtype", "seed"]
 """What two runs of unlike methods must share to be paired."""
 
 Floats = NDArray[np.float64]
@@ -166,7 +166,7 @@ def ranks(table: pd.DataFrame) -> pd.Series:
 
 
 def cost_table(cells: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return costs for profiles and ranks: a row a block (task, size, solver, tolerances, device, dtype, seed).
+    """Return costs for profiles and ranks: a row a ``BLOCK``.
 
     ``cells`` as in ``paired_costs``. Only methods that ran in a block are compared there: one that did not try has
     NaN. Variants share a median.

@@ -39,7 +39,7 @@ def outcome(source: Source) -> str:
 
 
 def findings(frame: Source) -> dict[str, list[Finding]]:
-    """Return for each task the best metric, the fastest training and iteration, the most exact and the leanest method.
+    """Return for each task the best metric, the fastest training and iteration, the least errors and memory.
 
     Medians over seeds. Methods whose values read the same at the digits shown share the place: a difference that the
     table does not show is not called one. Quantities that no run measured are left out.
@@ -59,7 +59,8 @@ def _of_task(rows: pd.DataFrame) -> list[Finding]:
         _extreme(rows, "metric_value", f"Best {metric}", lambda v: units.significant(v, METRIC_DIGITS), upwards),
         _extreme(rows, "train_seconds", "Fastest training", units.seconds),
         _extreme(rows, "iteration", "Fastest iteration (forward + backward + update)", units.seconds),
-        _extreme(rows, "gradient_relative_error", "Most exact gradient", units.error),
+        _extreme(rows, "gradient_relative_error", "Smallest gradient error before training", units.error),
+        _extreme(rows, "trained_gradient_relative_error", "Smallest gradient error after training", units.error),
         _extreme(rows, "peak_bytes", "Least peak memory", units.memory),
     ]
     return [finding for finding in found if finding is not None]

@@ -181,7 +181,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         told = "; ".join(wrong[:TOLD]) + (f"; and {len(wrong) - TOLD} more" if len(wrong) > TOLD else "")
         raise ResultsError(
             f"{path}: expected a record in every line, but line {told}; delete {'these lines' if wrong[1:] else 'it'}, "
-            "and what they measured is measured again"
+            f"and what {'they' if wrong[1:] else 'it'} measured is measured again"
         )
 
 

@@ -42,3 +42,16 @@ def without_times(frame: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
     empty = {c.name: float("nan") if c.dtype == "float64" else pd.Series(None, frame.index, "object") for c in TIMINGS}
     return frame.assign(**empty)
+
+
+def disturbed(runs: pd.DataFrame) -> str:
+    """Return how many runs' times something disturbed, and what; empty if none's."""
+    taints = runs["taints"].fillna("")
+    hit = taints[taints != ""]
+    if hit.empty:
+        return ""
+    kinds = dict.fromkeys(kind for each in hit.unique() for kind in str(each).split(","))
+    return (
+        f"Times of {len(hit)} of {len(taints)} runs were disturbed ({', '.join(kinds)}): take them, and what is told "
+        "from them, for rough; measure again on an idle machine (odegrad doctor says what disturbs)."
+    )

@@ -1,6 +1,7 @@
 """Names as a reader sees them: the order of methods, short names of users' files, what tells two runs apart."""
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -45,6 +46,9 @@ SETTINGS = (
 )
 """Columns that, beside task and method, make two runs unlike; only the seed may differ within one row of a table."""
 
+OF_TASK = frozenset({"size", "iterations"})
+"""Settings that make runs of unlike methods incomparable too: named where they vary within a task."""
+
 _NAMED = frozenset({"rtol", "atol", "iterations", "code"})
 """Settings whose bare value does not say what it is."""
 
@@ -52,6 +56,12 @@ _NAMED = frozenset({"rtol", "atol", "iterations", "code"})
 def sort_key(method: str) -> tuple[int, str]:
     """Return a key that sorts methods: known ones in ``METHOD_ORDER``, then the others by name."""
     return (METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER), method)
+
+
+def natural(text: str) -> tuple[Any, ...]:
+    """Return a key that sorts text with the numbers in it by their size: ``rtol 1e-05`` before ``rtol 0.001``."""
+    parts = re.split(r"(?<![\w.])(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.])", text)
+    return tuple((float(part), "") if place % 2 else (0.0, part) for place, part in enumerate(parts))
 
 
 def short(method: str) -> str:
@@ -74,13 +84,15 @@ def methods(frame: pd.DataFrame) -> pd.Series:
 def variants(frame: pd.DataFrame) -> pd.Series:
     """Return for each run what tells it from others of its task and method, besides the seed; mostly empty.
 
-    A setting is named only if it varies within a task and method: a sweep over ``rtol`` gives ``rtol 0.001``.
+    A setting is named only if it varies within a task and method: a sweep over ``rtol`` gives ``rtol 0.001``. Those of
+    ``OF_TASK`` are named for every method of a task on which they vary.
     """
-    groups = frame["task"].fillna("").astype(str) + "\0" + methods(frame).astype(str)
-    group = pd.factorize(groups)[0]
+    tasks = frame["task"].fillna("").astype(str)
+    of_task, of_method = (pd.factorize(each)[0] for each in (tasks, tasks + "\0" + methods(frame).astype(str)))
     parts = []
     for setting in SETTINGS:
         values = _texts(frame[setting])
+        group = of_task if setting in OF_TASK else of_method
         varies = pd.Series(pd.factorize(values)[0], index=frame.index).groupby(group).transform("nunique") > 1
         if varies.any():
             named = f"{setting} " + values if setting in _NAMED else values

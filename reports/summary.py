@@ -8,7 +8,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 import pandas as pd
 
 from odegrad.record import TUNING, Status
-from odegrad.reports.names import methods, sort_key, variants
+from odegrad.reports.names import methods, natural, sort_key, variants
 from odegrad.reports.statistics import bootstrap_interval
 
 MEDIANS = (
@@ -85,7 +85,7 @@ class Results:
     def ok(self) -> pd.DataFrame:
         """Return the cells that ended ``ok``, by task, method, variant and seed, as figures draw them."""
         ok = self.cells[self.cells["status"] == Status.OK]
-        return ok.assign(order=ok["method"].map(sort_key)).sort_values(["task", "order", "variant", "seed"])
+        return _in_order(ok)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -143,9 +143,16 @@ def failures(frame: Source) -> pd.DataFrame:
 
 def _failures(every: pd.DataFrame) -> pd.DataFrame:
     failed = every[every["status"] != Status.OK]
-    failed = failed.assign(message=failed["message"].fillna(""), order=failed["method"].map(sort_key))
+    failed = failed.assign(message=failed["message"].fillna(""))
     columns = ["task", "method", "variant", "seed", "status", "message", "run_id"]
-    return failed.sort_values(["task", "order", "variant", "seed"])[columns].reset_index(drop=True)
+    return _in_order(failed)[columns].reset_index(drop=True)
+
+
+def _in_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs by task, method, variant and seed; numbers in a variant count by their size."""
+    places = {text: place for place, text in enumerate(sorted(set(runs["variant"]), key=natural))}
+    ordered = runs.assign(order=runs["method"].map(sort_key), place=runs["variant"].map(places))
+    return ordered.sort_values(["task", "order", "place", "seed"]).drop(columns="place")
 
 
 def _summary(every: pd.DataFrame) -> pd.DataFrame:
@@ -156,7 +163,7 @@ def _summary(every: pd.DataFrame) -> pd.DataFrame:
         {**dict(zip(KEY, key, strict=True)), **_row(group), **dict(zip(MEDIANS, middle, strict=True))}
         for (key, group), middle in zip(every[[*KEY, *_ROW]].groupby(KEY), medians.to_numpy(), strict=True)
     ]
-    rows.sort(key=lambda row: (row["task"], sort_key(row["method"]), row["variant"]))
+    rows.sort(key=lambda row: (row["task"], sort_key(row["method"]), natural(row["variant"])))
     names = (*KEY, "metric_name", "metric_higher_is_better", *MEDIANS)
     table = pd.DataFrame(rows, columns=[*names, "metric_low", "metric_high", "n_ok", "n", "failures"])
     text = dict.fromkeys((*KEY, "metric_name", "failures"), "string")

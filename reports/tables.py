@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from odegrad.reports import units
+from odegrad.reports.machines import disturbed
 from odegrad.reports.names import short
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
 
@@ -88,6 +89,8 @@ def print_table(frame: Source, console: Console) -> None:
         part.width = width
         console.print(part, crop=False)
     console.print(Text(NOTE, style="dim"))
+    if warning := disturbed(Results.of(frame).cells):
+        console.print(Text(warning, style="bold"))
     failed = failures(frame)
     if len(failed):
         console.print(Text(f"\n{len(failed)} of {len(Results.of(frame).cells)} runs failed:", style="bold"))

@@ -49,7 +49,10 @@ def check_folders(folders: list[Path]) -> None:
     """Refuse results folders that are not there."""
     for folder in folders:
         if not folder.is_dir():
-            raise UsageError(f"results folder {folder}: there is no such folder; give one that `odegrad run` wrote")
+            got = "a file" if folder.exists() else "nothing there"
+            raise UsageError(
+                f"results folder {folder}: expected a folder, got {got}; give one that `odegrad run` wrote"
+            )
 
 
 def device_name(device: Device) -> str:

@@ -107,7 +107,8 @@ def draw(frame: Source, columns: int = 2) -> Figure:
         # what names and scale leave of the width, in inches
         widest = 1.45 if columns == 1 else 1.9 if per_row == 2 else 5.0
         side = min(0.21 * largest, widest) + 1.2
-        figure, grid = style.grid(-(-len(matrices) // per_row), per_row, columns, height=side)
+        alone = len(matrices) == 1 and side < style.COLUMN_INCHES[1]  # one small matrix would float in a wide figure
+        figure, grid = style.grid(-(-len(matrices) // per_row), per_row, 1 if alone else columns, height=side)
         axes = [axis for row in grid for axis in row]
         logs = {task: np.log10(np.maximum(table.to_numpy(dtype=float), LEAST)) for task, table in matrices.items()}
         apart = np.concatenate([values[matrices[task].to_numpy() > 0] for task, values in logs.items()])

@@ -42,6 +42,8 @@ class Drawn:
     """Text for who does not see it."""
     why_not: str = ""
     """Where nothing is drawn, why."""
+    reads: str = ""
+    """What lines, points and marks are."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _draw(results: Results, part: _Part, formats: tuple[str, ...], columns: int)
     files = {format_name: render(figure, format_name) for format_name in formats}
     few = "svg" in formats and len(part.tasks) <= FEW_TASKS
     narrow = render(kind.draw(shown, 1), "svg") if few else b""
-    return Drawn(kind.name, kind.title, name, part.tasks, files, narrow, kind.describe(shown))
+    return Drawn(kind.name, kind.title, name, part.tasks, files, narrow, kind.describe(shown), reads=kind.reads)
 
 
 def write_figures(drawn: Iterable[Drawn], folder: Path) -> tuple[list[Path], list[Drawn]]:

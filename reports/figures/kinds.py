@@ -1,4 +1,4 @@
-"""Every kind of figure by name."""
+"""Every kind of figure by name, with how to read it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from odegrad.errors import UnknownNameError
 from odegrad.reports.figures import (
     costs,
     depth,
@@ -17,7 +18,11 @@ from odegrad.reports.figures import (
     training,
     work_precision,
 )
-from odegrad.reports.summary import Results
+from odegrad.reports.summary import Results, Source
+
+AROUND = "Thick lines are medians over seeds; thin ones are the seeds, or a band lies between their quartiles."
+BOTH_PASSES = "The f calls are those of the forward and the backward pass together."
+FRONT = "The thin grey line joins what no other point beats in both: the Pareto front."
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Kind:
     """``(frame, columns) -> Figure``."""
     describe: Callable[[Results], str]
     """``frame -> alt text``, from the same data."""
+    reads: str = ""
+    """What lines, points and marks are, for the page."""
     split: bool = True
     """Whether tasks beyond ``MOST_TASKS`` go to further files; a figure over all tasks is one."""
 
@@ -41,17 +48,19 @@ KINDS = (
             training.TITLES[against],
             partial(training.draw, against=against),
             partial(training.describe, against=against),
+            f"{AROUND} The dotted line is the task's target.",
         )
         for name, against in (("training", "seconds"), ("training_iterations", "iterations"), ("training_nfe", "nfe"))
     ),
-    Kind("nfe_over_training", evaluations.TITLE, evaluations.draw, evaluations.describe),
-    Kind("optimizers", training.OPTIMIZERS_TITLE, training.draw_optimizers, training.describe_optimizers),
+    Kind("nfe_over_training", evaluations.TITLE, evaluations.draw, evaluations.describe, AROUND),
+    Kind("optimizers", training.OPTIMIZERS_TITLE, training.draw_optimizers, training.describe_optimizers, AROUND),
     *(
         Kind(
             name,
             work_precision.TITLES[error],
             partial(work_precision.draw, error=error),
             partial(work_precision.describe, error=error),
+            f"Medians over seeds; down and to the left is better. {FRONT} {BOTH_PASSES}",
         )
         for name, error in (
             ("work_precision", "gradient_relative_error"),
@@ -59,11 +68,60 @@ KINDS = (
             ("method_error", "gradient_method_error"),
         )
     ),
-    Kind("gradient_differences", differences.TITLE, differences.draw, differences.describe),
-    Kind("log_norm", log_norm.TITLE, log_norm.draw, log_norm.describe),
-    Kind("time_to_target", targets.TITLE, targets.draw, targets.describe),
-    Kind("performance_profiles", targets.PROFILES_TITLE, targets.draw_profiles, targets.describe_profiles, split=False),
-    Kind("integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe),
-    Kind("memory_depth", depth.TITLE, depth.draw, depth.describe),
-    Kind("costs", costs.TITLE, costs.draw, costs.describe),
+    Kind(
+        "gradient_differences",
+        differences.TITLE,
+        differences.draw,
+        differences.describe,
+        "Gradients at the initial parameters, in float64; numbers are powers of ten, = stands where the bits agree.",
+    ),
+    Kind(
+        "log_norm",
+        log_norm.TITLE,
+        log_norm.draw,
+        log_norm.describe,
+        "Lines are medians over seeds, bands their least and largest values. Above 0 solving backwards is unstable.",
+    ),
+    Kind("time_to_target", targets.TITLE, targets.draw, targets.describe, "Medians over seeds."),
+    Kind(
+        "performance_profiles",
+        targets.PROFILES_TITLE,
+        targets.draw_profiles,
+        targets.describe_profiles,
+        "Up and to the left is better: at 1 stands how often a method is the best, at the right how much it solves at "
+        "all. A failed run solves nothing.",
+        split=False,
+    ),
+    Kind("integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe, AROUND),
+    Kind(
+        "memory_depth",
+        depth.TITLE,
+        depth.draw,
+        depth.describe,
+        "Medians over seeds; dashed lines are what the method's cost model predicts.",
+    ),
+    Kind("costs", costs.TITLE, costs.draw, costs.describe, "Medians over seeds, of one iteration before training."),
 )
+
+
+def figure(frame: Source, name: str, columns: int = 2) -> Figure:
+    """Return one kind of figure of the records in ``frame``, as the report draws it.
+
+    Parameters
+    ----------
+    frame
+        Records from ``odegrad.load``, or a part of them.
+    name
+        One of ``KINDS``: ``training``, ``work_precision``, ``costs``, ...; the file's name in a report.
+    columns
+        1 or 2: columns of a page that the figure spans (3.5 or 7.2 inches).
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such kind.
+    """
+    for kind in KINDS:
+        if kind.name == name:
+            return kind.draw(frame, columns)
+    raise UnknownNameError("figure", name, [kind.name for kind in KINDS])

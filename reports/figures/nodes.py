@@ -154,6 +154,7 @@ def _panel(axis: Axes, lines: Sequence[Line], across: str, quantity: str) -> Non
     else:
         axis.set_ylabel(QUANTITIES[quantity])
         axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.margins(y=0.12)  # a marker at an end is whole
     _across(axis, pd.concat([line.points[across] for line in lines]), across)
 
 

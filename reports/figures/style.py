@@ -153,13 +153,13 @@ def legend(figure: Figure, methods: Sequence[tuple[str, str]], columns: int) -> 
         seen[method] = seen.get(method, -1) + 1
         handles.append(Line2D([], [], **line_style(method, seen[method])))
         labels.append(drawable(f"{short(method)} ({variant})" if variant else short(method)))
-    figure.legend(handles, labels, loc="outside lower center", ncols=2 if columns == 1 else 4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 if columns == 1 else 4, handlelength=3.2)
 
 
 def log_axis(axis: Axis, values: pd.Series, name: str, tick: Callable[[float], str]) -> None:
     """Make ``axis`` logarithmic around ``values`` with at least two ticks, written by ``tick``, and name it."""
     low, high = float(values.min()), float(values.max())
-    margin = max(1.4, math.sqrt(_LEAST_RATIO * low / high))
+    margin = max(1.4, (high / low) ** 0.06, math.sqrt(_LEAST_RATIO * low / high))
     if isinstance(axis, XAxis):  # limits first: a logarithmic scale cannot find any around values that are all equal
         axis.axes.set(xlim=(low / margin, high * margin), xscale="log", xlabel=name)
     else:

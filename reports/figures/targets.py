@@ -122,8 +122,8 @@ def draw_profiles(frame: Source, columns: int = 2) -> Figure:
     """
     runs = profiles_of(frame)
     with style.applied():
-        if not any(len(shares) and shares.shape[1] > 1 for shares in runs.values()):
-            return style.nothing_to_draw(columns, "a problem with two methods")
+        if not any(shares.shape[1] > 1 and (shares > 0).any(axis=None) for shares in runs.values()):
+            return style.nothing_to_draw(columns, "a problem with two methods, one of which solved it")
         labels = labels_of(Results.of(frame).cells)
         figure, grid = style.grid(1, len(runs), columns, height=2.6)
         for axis, (column, shares) in zip(grid[0], runs.items(), strict=True):

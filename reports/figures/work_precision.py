@@ -27,6 +27,9 @@ TITLES = {
     "trained_gradient_relative_error": "Gradient error at the trained parameters against time, f calls and memory",
     "gradient_method_error": "The method's own share of the gradient error against time, f calls and memory",
 }
+TRAINED = frozenset({"trained_gradient_relative_error"})
+"""Errors at the trained parameters; f calls are those there too, times and memory are known at the initial ones."""
+
 COSTS = {"seconds": "forward + backward time", "nfe": "f calls", "peak_bytes": "peak memory"}
 MANY = (
     dots.Quantity("error", "gradient error", lambda value: f"{value:.0e}"),
@@ -103,15 +106,17 @@ def floor(errors: pd.Series) -> float:
 def _points(frame: Source, error: str) -> pd.DataFrame:
     table = summary(frame)
     table = table.assign(seconds=table["forward_seconds"] + table["backward_seconds"], error=table[error])
-    table = table.assign(nfe=table["nfe_forward"] + table["nfe_backward"])
+    when = "trained_" if error in TRAINED else ""
+    table = table.assign(nfe=table[f"{when}nfe_forward"] + table[f"{when}nfe_backward"])
     return table.assign(drawn=(table["error"] >= 0) & (table["error"] < math.inf))
 
 
 def panel(axis: Axes, rows: pd.DataFrame, cost: str, error: str) -> None:
     """Draw the ``error`` of ``rows`` over ``cost``; ``drawn`` says which rows have both."""
     drawn = rows[rows["drawn"] & (rows[cost] > 0)]
+    name = COSTS[cost] + ("" if error not in TRAINED else " after training" if cost == "nfe" else " before training")
     if drawn.empty:
-        axis.set(xlabel=COSTS[cost], ylabel=ERRORS[error])
+        axis.set(xlabel=name, ylabel=ERRORS[error])
         axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
         return
     bottom = floor(drawn["error"])
@@ -121,7 +126,7 @@ def panel(axis: Axes, rows: pd.DataFrame, cost: str, error: str) -> None:
         axis.plot(ordered[cost], ordered["height"], **style.line_style(str(method)))
     _mark_front(axis, drawn[cost], heights)
     scale, unit = SUITED[cost](float(drawn[cost].max()))
-    style.log_axis(axis.xaxis, drawn[cost], f"{COSTS[cost]}{unit and f' ({unit})'}", lambda value: f"{value / scale:g}")
+    style.log_axis(axis.xaxis, drawn[cost], f"{name}{unit and f' ({unit})'}", lambda value: f"{value / scale:g}")
     exact = bool((drawn["error"] == 0).any())
     style.log_axis(
         axis.yaxis, heights, ERRORS[error],

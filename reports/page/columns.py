@@ -55,7 +55,7 @@ RESULTS = (
     *COSTS,
     PageColumn("ok", "ok"),
     *DETAILS,
-    PageColumn("metric, 95 % interval", "interval"),
+    PageColumn("metric, interval", "interval"),
     PageColumn("metric's limit", "metric_limit", metric),
     PageColumn("behind it", "gap", metric),
     PageColumn("failures", "failures", right=False),
@@ -67,12 +67,12 @@ ACROSS = (
         for cost, name in RATIOS.items()
         for column in (
             PageColumn(f"{name}, ratio", f"{cost}_ratio", units.significant),
-            PageColumn("95 % interval", f"{cost}_interval"),
+            PageColumn("interval", f"{cost}_interval"),
             PageColumn("ok pairs", f"{cost}_pairs"),
         )
     ),
     PageColumn("score", "score", units.significant),
-    PageColumn("95 % interval", "score_interval"),
+    PageColumn("interval", "score_interval"),
     PageColumn("mean rank", "time_rank", units.significant),
     PageColumn("ok", "ok"),
 )

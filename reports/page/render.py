@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from odegrad.reports import units
 from odegrad.reports.across import RATIOS, across
 from odegrad.reports.figures.drawing import Drawn, draw_all
 from odegrad.reports.findings import findings, outcome
+from odegrad.reports.machines import disturbed
 from odegrad.reports.names import joined
 from odegrad.reports.optimizers import optimizers
 from odegrad.reports.page.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS, RUNS, TUNING, PageColumn, metric
@@ -88,9 +90,9 @@ def page(
         .get_template("page.html.j2")
         .render(
             suites=joined(suites) or "no runs",
-            folder=suites[0] if suites else "SUITE",
             commands=_commands(every, verdicts),
             outcome=outcome(results),
+            disturbed=disturbed(results.cells),
             findings=findings(results),
             verdicts=verdicts,
             claims=_claims(verdicts),
@@ -130,8 +132,10 @@ def _commands(frame: pd.DataFrame, verdicts: Sequence[Verdict]) -> list[str]:
         papers = dict.fromkeys(verdict.claim.paper for verdict in verdicts)
         sizes = frame["size"].dropna().unique()
         return [shlex.join(["odegrad", "paper", paper, "--size", size]) for paper in papers for size in sizes]
-    suites = frame["suite"].dropna().unique()
-    return [shlex.join(["odegrad", "run", suite]) for suite in suites] or ["odegrad run SUITE"]
+    shipped = {file.name for file in resources.files("odegrad.suites").iterdir()}
+    files = {suite: f"{suite}.toml" for suite in frame["suite"].dropna().unique()}
+    names = [suite if file in shipped else file for suite, file in files.items()]
+    return [shlex.join(["odegrad", "run", name]) for name in names] or ["odegrad run SUITE"]
 
 
 def _results(frame: Source) -> PageTable:
@@ -140,7 +144,7 @@ def _results(frame: Source) -> PageTable:
         label=[label(row) for row in rows_of(table)],
         ok=[f"{r.n_ok}/{r.n}" for r in rows_of(table)],
         gap=[gap(r) for r in rows_of(table)],
-        interval=[_interval(r.metric_low, r.metric_high) for r in rows_of(table)],
+        interval=[_interval(r.metric_low, r.metric_high) if r.n_ok > 1 else "" for r in rows_of(table)],
     ))  # fmt: skip
 
 
@@ -155,8 +159,9 @@ def _across(frame: Source) -> PageTable:
     table = across(frame)
     texts = {"ok": [f"{r.n_ok}/{r.n}" for r in rows_of(table)]}
     for name in (*RATIOS, "score"):
-        ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
-        texts[f"{name}_interval"] = [_interval(low, high, units.significant) for low, high in ends]
+        counts = table["n" if name == "score" else f"{name}_n"]
+        ends = zip(table[f"{name}_low"], table[f"{name}_high"], counts, strict=True)
+        texts[f"{name}_interval"] = [_interval(low, high, units.significant) if n > 1 else "" for low, high, n in ends]
     for name in RATIOS:
         counts = zip(table[f"{name}_n_ok"], table[f"{name}_n"], strict=True)
         texts[f"{name}_pairs"] = [f"{ok}/{number}" for ok, number in counts]
@@ -206,6 +211,7 @@ def _figure(each: Drawn) -> dict[str, str]:
         "name": each.name,
         "title": each.title,
         "alt": each.alt,
+        "reads": each.reads,
         "wide": data_uri(each.files["svg"]),
         "narrow": narrow,
     }

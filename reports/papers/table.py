@@ -1,4 +1,4 @@
-"""Claims and their verdicts as rows: for a terminal, as Markdown and as CSV."""
+"""Claims and their verdicts as rows: for a terminal, as Markdown, LaTeX and CSV."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import pandas as pd
 from odegrad.reports import units
 from odegrad.reports.papers.verdict import Verdict
 from odegrad.reports.summary import rows_of
-from odegrad.reports.tables import markdown_text
+from odegrad.reports.tables import latex_lines, markdown_text
 
 COLUMNS = (
     "claim", "task", "verdict", "effect", "low", "high", "spread", "needed", "target", "target_value", "pairs", "seeds",
@@ -85,3 +85,10 @@ def to_markdown(verdicts: Sequence[Verdict]) -> str:
 def to_csv(verdicts: Sequence[Verdict]) -> str:
     """Return ``claims_table`` as CSV: full numbers, empty where there is none."""
     return str(claims_table(verdicts).to_csv(index=False))
+
+
+def to_latex(verdicts: Sequence[Verdict]) -> str:
+    r"""Return claim, task, verdict, effect and interval as a LaTeX ``tabular``; it needs ``\usepackage{booktabs}``."""
+    heads = [("claim", False), ("task", False), ("verdict", False), ("effect", True), ("interval", True)]
+    rows = [[row[name] for name, _ in heads] for row in text_rows(verdicts)]
+    return "\n".join([*latex_lines(heads, rows), ""])

@@ -104,7 +104,7 @@ def test_help_and_results_need_no_torch(tmp_path):
         (["plan", "gone.toml"], "error: suite 'gone.toml': expected a file"),
         (["plan", "quick", "--set", "seed=3"], "error: --set seed=3: expected KEY=VALUE"),
         (["plan", "quick", "--set", 'methods=["niave"]'], "unknown method 'niave': did you mean 'naive'"),
-        (["report", "gone"], "error: results folder gone: there is no such folder"),
+        (["report", "gone"], "error: results folder gone: expected a folder, got nothing there"),
         (["check", "niave"], "error: unknown gradient method or task 'niave': did you mean 'naive'"),
         (["check", "digts"], "error: unknown gradient method or task 'digts': did you mean 'digits'"),
         (["check", "digits", "--solver", "rk4"], "error: --solver rk4: expected none with a task"),

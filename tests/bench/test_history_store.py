@@ -277,7 +277,7 @@ def test_merged_commits_follow_both_their_parents(inside):
             "--commit nowhere: expected a commit of the repo",
         ),
         (("add", "RESULTS", "--history", "h", "--date", "today"), "--date today: expected ISO 8601 such as"),
-        (("add", "no/results", "--history", "h"), "results folder no/results: there is no such folder"),
+        (("add", "no/results", "--history", "h"), "results folder no/results: expected a folder, got nothing there"),
         (("add", ".", "--history", "h"), "expected at least one record in records.jsonl, got no such file"),
     ],
 )

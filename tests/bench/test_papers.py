@@ -115,8 +115,8 @@ def _write(folder, suite, backward):
             "metric_higher_is_better": upwards, "metric_target": 0.9 if upwards else 3.5, "train_seconds": seconds,
             "trace_iteration": [0, 1], "trace_metric": [0.1, 0.95] if upwards else [9.0, 3.0],
             "trace_seconds": [0.0, seconds], "train_loss": [1.0, 0.5],
-            "nfe_backward": {"adjoint": 30, "torchdiffeq_adjoint": 50}.get(run.gradient, backward(run)), "nfe_forward": 20,
-            "gradient_relative_error": 1e-3, "trace_log_norm_minus_max": [1.0, 2.0],
+            "nfe_backward": {"adjoint": 30, "torchdiffeq_adjoint": 50}.get(run.gradient, backward(run)),
+            "nfe_forward": 20, "gradient_relative_error": 1e-3, "trace_log_norm_minus_max": [1.0, 2.0],
         }  # fmt: skip
         lines.append(json.dumps(Record(run, Status.OK, "", measured, {"cpu": "x"}).to_row()))
     (folder / RECORDS).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -65,6 +65,19 @@ def test_grid_is_shown_once_a_cell(suite):
     assert {row["runs"] for row in rows} == {2}
 
 
+def test_trials_take_as_long_as_they_are(suite, tmp_path):
+    """Of a suite that tunes by 3 iterations for runs of 12, a trial is forecast at a quarter of a run's seconds."""
+    text = SUITE.replace("iterations = 3", "iterations = 12").replace(
+        "[[solvers]]", "tuning = {iterations = 3}\n[[solvers]]"
+    )
+    (tmp_path / "tuned.toml").write_text(text)
+    tuned = load_suite(str(tmp_path / "tuned.toml"))
+    rows = plan_rows([*tuned.trials(), *tuned.runs()], forecast(tuned.runs(), tmp_path))
+    seconds = {(row["stage"], row["method"]): row["train s"] for row in rows}
+    for method in ("naive", "adjoint"):
+        assert seconds["tuning", method] == pytest.approx(seconds["run", method] / 4, rel=1e-2)
+
+
 def test_plan_on_the_command_line(run_main, suite, tmp_path, monkeypatch):
     """The JSON holds every run with its forecast."""
     monkeypatch.chdir(tmp_path)

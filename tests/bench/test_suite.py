@@ -151,7 +151,11 @@ def test_relative_file_is_looked_up_beside_the_suite(write, tmp_path, monkeypatc
         ),
         ("num_steps = 5", "num_step = 5", r"solvers\.1 \(rk4\): solver rk4: unknown option 'num_step'"),
         ("num_steps = 5", "num_steps = -5", r"solvers\.1 \(rk4\): num_steps: expected a positive number, got -5"),
-        ("num_nodes = 6", "nodes = 6", r"methods\.1 \(six nodes\): unknown option .* 'nodes': did you .* 'num_nodes'"),
+        (
+            "num_nodes = 6",
+            "nodes = 6",
+            r"methods\.1 \(six nodes\): unknown option 'nodes' .* 'num_nodes'",
+        ),
         ('"naive"', "7", r"methods\.0: expected a string or a table, got 7"),
         ('"naive"', '"niave"', r"my\.toml: methods\.0 \(niave\): unknown method 'niave': did you mean 'naive'"),
         ('"naive"', '"six nodes"', r"methods\.0 \(six nodes\): unknown method 'six nodes'"),
@@ -160,7 +164,7 @@ def test_relative_file_is_looked_up_beside_the_suite(write, tmp_path, monkeypatc
         (
             '"naive"',
             '{gradient = "naive", optimizer_options = {lrr = 1}}',
-            r"methods\.0 \(naive\): unknown option of optimizer 'adam' 'lrr': did you mean 'lr'",
+            r"methods\.0 \(naive\): unknown option 'lrr' of optimizer 'adam': did you mean 'lr'",
         ),
         (
             '"naive"',
@@ -170,7 +174,7 @@ def test_relative_file_is_looked_up_beside_the_suite(write, tmp_path, monkeypatc
         (
             '"naive"',
             '{gradient = "snopt", optimizer_options = {kl_klip = 1}}',
-            r"methods\.0 \(snopt\): unknown option of optimizer 'snopt' 'kl_klip': did you mean 'kl_clip'",
+            r"methods\.0 \(snopt\): unknown option 'kl_klip' of optimizer 'snopt': did you mean 'kl_clip'",
         ),
         ('"naive"', '{gradients = "naive"}', r"methods\.0\.gradient: expected a value, got nothing"),
         ('"naive"', '"gone.py:Mine"', r"methods\.0 \(gone.py:Mine\): gradient method '.*gone.py:Mine': there is no"),
@@ -237,6 +241,13 @@ def test_override_that_cannot_be_is_refused(text):
         SuiteError, match=rf"--set {re.escape(text)}: expected KEY=VALUE with one of the keys .*iterations"
     ):
         override({}, [text])
+
+
+def test_misspelt_override_names_the_nearest():
+    """Keys of tasks, of the top and of the tuning."""
+    for text, meant in (("iteration=5", "iterations"), ("tuning.sed=5", "tuning.seed"), ("pases=[]", "passes")):
+        with pytest.raises(SuiteError, match=rf"--set .*; did you mean .*{re.escape(meant)}"):
+            override({}, [text])
 
 
 def test_override_of_a_wrong_type_is_refused(write):

@@ -140,10 +140,10 @@ def test_names_resolve():
 def test_unknown_options_are_answered_with_the_known_ones():
     """A misspelt option, an option of another method, a pair in place of a method."""
     with pytest.raises(
-        UnknownNameError, match="unknown option of gradient method 'interpolation' 'nodes': did you mean"
+        UnknownNameError, match="unknown option 'nodes' of gradient method 'interpolation': did you mean"
     ):
         build_gradient("interpolation", {"nodes": 8})
-    with pytest.raises(UnknownNameError, match="unknown option of gradient method 'naive' 'num_nodes': there are none"):
+    with pytest.raises(UnknownNameError, match="unknown option 'num_nodes' of gradient method 'naive': there are none"):
         build_gradient("naive", {"num_nodes": 8})
     with pytest.raises(UsageError, match="got a pair of one and an optimizer; take gradient method 'adjoint'"):
         build_gradient("snopt")

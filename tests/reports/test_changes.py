@@ -89,7 +89,7 @@ def test_nothing_in_common(record, frame_of):
     found = changes(frame_of([record()]), frame_of([record(seed=1)]))
     assert found.table.empty
     assert "None can be compared: the sets differ in seed (0 / 1)." in found.sentences()
-    assert "No run ended ok on both sides." in comparison.page(found, "a", "b")
+    assert "No run of both sets ended ok in both." in comparison.page(found, "a", "b")
 
 
 def test_other_file_of_the_users_or_another_suite_is_the_same_run(record, frame_of):

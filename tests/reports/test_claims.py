@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import io
 import math
+import shutil
+import subprocess
 
 import pytest
 
@@ -21,7 +23,7 @@ from odegrad.reports.papers.quantity import (
     TARGET_SECONDS,
 )
 from odegrad.reports.papers.table import COLUMNS as TABLE_COLUMNS
-from odegrad.reports.papers.table import claims_table, text_rows, to_csv, to_markdown
+from odegrad.reports.papers.table import claims_table, text_rows, to_csv, to_latex, to_markdown
 from odegrad.reports.papers.verdict import Answer, decide
 
 INF = math.inf
@@ -309,6 +311,29 @@ def test_policies_of_the_end_time_are_told_apart(record, frame_of):
     assert effects["snopt-4-sooner"] == pytest.approx(0.75 / 0.9)
     assert effects["snopt-4-accuracy"] == 0.0
     assert {END_TIME_CHANGE, MEAN_END_TIME} <= {c.quantity for c in snopt.CLAIMS}
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_of_claims_compiles(ratios, tmp_path):
+    """A booktabs table with the verdict, its percent sign escaped."""
+    verdict = decide(FASTER, ratios([0.5 + 0.01 * i for i in range(8)]))
+    head, end = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n", "\\end{document}"
+    (tmp_path / "t.tex").write_text(head + to_latex([verdict]) + end)
+    subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_latex_of_claims_holds_the_verdicts(ratios):
+    """A row overall and one a task, with the interval's kind; percent signs are escaped."""
+    lines = to_latex([decide(FASTER, ratios([0.5 + 0.01 * i for i in range(8)]))]).splitlines()
+    assert [line.split(" & ")[:3] for line in lines[4:6]] == [
+        ["faster", "all tasks", "holds"], ["faster", "digits", "holds"],
+    ]  # fmt: skip
+    assert r"(95 \% interval of 8 seeds) \\" in lines[5]
 
 
 @pytest.mark.parametrize("claim", [*irdm.CLAIMS, *snopt.CLAIMS], ids=lambda c: c.identifier)

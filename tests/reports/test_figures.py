@@ -9,7 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import odegrad
+from odegrad.errors import UnknownNameError
 from odegrad.record import Status
+from odegrad.reports.across import across
 from odegrad.reports.figures import costs, evaluations, integration_time, style, targets, training, work_precision
 from odegrad.reports.figures.drawing import draw_all, render, write_figures
 from odegrad.reports.figures.kinds import KINDS
@@ -369,3 +372,31 @@ def test_crowded_panels_draw_medians_alone(record, frame_of):
     assert len(lines(axis, "median")) == 17
     assert lines(axis, "seed") == []
     assert {str(x.get_markevery()) for x in lines(axis, "median")} == {"[-1]"}
+
+
+def test_error_after_training_is_drawn_over_the_calls_there(record, frame_of):
+    """20 + 26 f calls after the training, where it took 14 + 14 before; times and memory are said to be older."""
+    measured = {"nfe_forward": 14, "nfe_backward": 14, "trained_nfe_forward": 20, "trained_nfe_backward": 26}
+    frame = frame_of([record(gradient_relative_error=1e-6, trained_gradient_relative_error=1e-3, **measured)])
+    for error, calls, when in (("", 28.0, ("", "")), ("trained_", 46.0, (" before training", " after training"))):
+        drawn = work_precision.draw(frame, error=f"{error}gradient_relative_error")
+        seconds, nfe, memory = drawn.axes
+        assert [line.get_xdata()[0] for line in nfe.lines if len(line.get_xdata())] == [calls]
+        assert nfe.get_xlabel() == f"f calls{when[1]}"
+        assert seconds.get_xlabel().startswith(f"forward + backward time{when[0]} (")
+        assert memory.get_xlabel().startswith(f"peak memory{when[0]} (")
+
+
+def test_figure_by_name(quick, frame_of):
+    """The face draws what the report does; an unknown name is answered with the nearest."""
+    frame = frame_of(quick)
+    assert render(odegrad.figure(frame, "costs"), "svg") == render(costs.draw(frame), "svg")
+    with pytest.raises(UnknownNameError, match="unknown figure 'cost': did you mean 'costs'"):
+        odegrad.figure(frame, "cost")
+
+
+def test_profiles_need_a_problem_that_is_solved(record, frame_of):
+    """Where every run failed there is no line at the bottom, and nobody has a rank."""
+    frame = frame_of([record(method=m, status=Status.TIMEOUT, message="x") for m in ("naive", "adjoint")])
+    assert not targets.draw_profiles(frame).axes
+    assert across(frame)["time_rank"].isna().all()

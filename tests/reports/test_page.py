@@ -1,6 +1,7 @@
 """The page by what a browser reads from it."""
 
 import html.parser
+import io
 import json
 import math
 import re
@@ -10,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from odegrad.errors import ResultsError
 from odegrad.record import COLUMNS, Status
@@ -18,6 +20,7 @@ from odegrad.reports.figures.kinds import KINDS
 from odegrad.reports.findings import findings, outcome
 from odegrad.reports.frame import load, read_parquet
 from odegrad.reports.page.render import page
+from odegrad.reports.tables import print_table
 
 VOID = {"meta", "link", "img", "input", "source", "br"}
 
@@ -72,7 +75,36 @@ def test_summary_comes_first_and_says_the_numbers(quick_page):
     text = reader.text("summary")
     assert "28 runs, all ended ok." in text
     assert "Fastest training: naive, 3.39 s (last: torchdiffeq_adjoint, 7.12 s)" in text
-    assert "Most exact gradient: naive, anode and torchdiffeq_naive, 2.4e-04" in text
+    assert "Smallest gradient error before training: naive, anode and torchdiffeq_naive, 2.4e-04" in text
+    assert "Smallest gradient error after training: naive, anode and torchdiffeq_naive, 7.2e-04" in text
+    assert "disturbed" not in text
+
+
+def test_disturbed_times_are_told_first(record, frame_of):
+    """How many runs, and by what, on the page and under the table of the terminal."""
+    frame = frame_of([record(taints="load"), record(seed=1, taints="load,steal"), record(seed=2, taints="")])
+    said = "Times of 2 of 3 runs were disturbed (load, steal): take them"
+    assert said in Reader(page(frame)).text("summary")
+    console = Console(file=io.StringIO(), width=200)
+    print_table(frame, console)
+    assert said in console.file.getvalue().replace("\n", " ")
+
+
+def test_trainings_of_unlike_length_are_named_so(record, frame_of):
+    """Two methods that were trained for 5 and for 20 iterations are not compared without a word."""
+    frame = frame_of([record(settings={"iterations": 5}), record("digits", "adjoint", settings={"iterations": 20})])
+    found = {each.what: each for each in findings(frame)["digits"]}
+    names = found["Fastest training"].best, found["Fastest training"].rest
+    assert "naive (iterations 5)" in names[0] + names[1]
+    assert "adjoint (iterations 20)" in names[0] + names[1]
+
+
+def test_own_suite_is_reproduced_by_its_file(record, frame_of):
+    """A suite that comes with odegrad is named, another one by a file."""
+    frame = frame_of([record(settings={"suite": "quick"}), record(seed=1, settings={"suite": "mine"})])
+    told = Reader(page(frame)).text("reproduce")
+    assert "odegrad run quick" in told
+    assert "odegrad run mine.toml" in told
 
 
 def test_findings_by_hand(record, frame_of):

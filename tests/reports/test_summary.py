@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from odegrad.record import Status
-from odegrad.reports.names import joined, short, sort_key
+from odegrad.reports.names import joined, natural, short, sort_key
 from odegrad.reports.summary import failures, summary
 
 
@@ -46,12 +46,12 @@ def test_unlike_runs_are_never_averaged(record, frame_of):
     table = summary(frame_of([*runs, record(task="circles", method="adjoint", settings={"rtol": 1e-5})]))
     assert list(zip(table["task"], table["method"], table["variant"], table["n"], strict=True)) == [
         ("circles", "adjoint", "", 1),
-        ("digits", "adjoint", "rtol 0.001", 2),
         ("digits", "adjoint", "rtol 1e-05", 2),
+        ("digits", "adjoint", "rtol 0.001", 2),
         ("digits", "anode", "dopri5", 1),
         ("digits", "anode", "rk4", 1),
-        ("digits", "interpolation", "num_nodes=16", 1),
         ("digits", "interpolation", "num_nodes=8", 1),
+        ("digits", "interpolation", "num_nodes=16", 1),
     ]
 
 
@@ -106,3 +106,18 @@ def test_missing_task_is_kept(record, frame_of):
     frame = frame_of([record()])
     frame["task"] = pd.array([pd.NA], dtype="string")
     assert summary(frame)["n"].tolist() == [1]
+
+
+def test_numbers_in_variants_count_by_their_size():
+    """Integers, decimals and powers of ten; digits inside of a word are part of it."""
+    texts = ["rtol 0.001", "num_nodes=16", "dopri5", "rtol 1e-05", "num_nodes=8", "dopri8", "rtol 0.0001"]
+    assert sorted(texts, key=natural) == [
+        "dopri5", "dopri8", "num_nodes=8", "num_nodes=16", "rtol 1e-05", "rtol 0.0001", "rtol 0.001",
+    ]  # fmt: skip
+
+
+def test_lengths_are_named_for_every_method_of_their_task(record, frame_of):
+    """Runs of 10 and 20 iterations of unlike methods; another task, of one length, needs no name."""
+    runs = [record(settings={"iterations": 10}), record(method="adjoint", settings={"iterations": 20})]
+    table = summary(frame_of([*runs, record(task="circles", settings={"iterations": 10})]))
+    assert table["variant"].tolist() == ["", "iterations 10", "iterations 20"]
