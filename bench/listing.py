@@ -133,7 +133,7 @@ def suites() -> list[Row]:
 
 
 def _first_line(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").split("\n", 1)[0].replace("``", "")
+    return (inspect.getdoc(thing) or "").split("\n", 1)[0].replace("``", "").removeprefix("Return ")
 
 
 LISTINGS: Mapping[str, Callable[[], list[Row]]] = {

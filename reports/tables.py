@@ -24,6 +24,7 @@ NOTE = (
     "an optimizer that refreshes curvature factors are of an ordinary iteration; wall-clock holds the refreshes. In "
     "brackets, how far a metric is from the best that any model can expect, where that is known."
 )
+LATEX_NOTE = r"% wider than a column: \resizebox{\textwidth}{!}{...} of package graphicx makes it fit"
 LONGEST_MESSAGE = 300
 """Characters of a failure's message on the terminal; records and page hold all of it."""
 
@@ -128,7 +129,7 @@ def to_latex(frame: Source) -> str:
         [[c.text(row) for c in COLUMNS_SHOWN] for row in rows_of(summary(frame))],
     )
     failed = [f"% failed: {line}" for line in failure_lines(failures(frame))]
-    return "\n".join([*failed, *body, ""])
+    return "\n".join([*failed, LATEX_NOTE, *body, ""])
 
 
 def markdown_lines(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> list[str]:
