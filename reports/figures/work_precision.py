@@ -114,9 +114,9 @@ def _points(frame: Source, error: str) -> pd.DataFrame:
 def panel(axis: Axes, rows: pd.DataFrame, cost: str, error: str) -> None:
     """Draw the ``error`` of ``rows`` over ``cost``; ``drawn`` says which rows have both."""
     drawn = rows[rows["drawn"] & (rows[cost] > 0)]
-    name = COSTS[cost] + ("" if error not in TRAINED else " after training" if cost == "nfe" else " before training")
+    when = "" if error not in TRAINED else "\nafter training" if cost == "nfe" else "\nbefore training"
     if drawn.empty:
-        axis.set(xlabel=name, ylabel=ERRORS[error])
+        axis.set(xlabel=COSTS[cost] + when, ylabel=ERRORS[error])
         axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
         return
     bottom = floor(drawn["error"])
@@ -126,7 +126,9 @@ def panel(axis: Axes, rows: pd.DataFrame, cost: str, error: str) -> None:
         axis.plot(ordered[cost], ordered["height"], **style.line_style(str(method)))
     _mark_front(axis, drawn[cost], heights)
     scale, unit = SUITED[cost](float(drawn[cost].max()))
-    style.log_axis(axis.xaxis, drawn[cost], f"{name}{unit and f' ({unit})'}", lambda value: f"{value / scale:g}")
+    style.log_axis(
+        axis.xaxis, drawn[cost], f"{COSTS[cost]}{unit and f' ({unit})'}{when}", lambda value: f"{value / scale:g}"
+    )
     exact = bool((drawn["error"] == 0).any())
     style.log_axis(
         axis.yaxis, heights, ERRORS[error],

@@ -378,13 +378,16 @@ def test_error_after_training_is_drawn_over_the_calls_there(record, frame_of):
     """20 + 26 f calls after the training, where it took 14 + 14 before; times and memory are said to be older."""
     measured = {"nfe_forward": 14, "nfe_backward": 14, "trained_nfe_forward": 20, "trained_nfe_backward": 26}
     frame = frame_of([record(gradient_relative_error=1e-6, trained_gradient_relative_error=1e-3, **measured)])
-    for error, calls, when in (("", 28.0, ("", "")), ("trained_", 46.0, (" before training", " after training"))):
-        drawn = work_precision.draw(frame, error=f"{error}gradient_relative_error")
+    for prefix, calls, before, after in (
+        ("", 28.0, "", ""),
+        ("trained_", 46.0, "\nbefore training", "\nafter training"),
+    ):
+        drawn = work_precision.draw(frame, error=f"{prefix}gradient_relative_error")
         seconds, nfe, memory = drawn.axes
         assert [line.get_xdata()[0] for line in nfe.lines if len(line.get_xdata())] == [calls]
-        assert nfe.get_xlabel() == f"f calls{when[1]}"
-        assert seconds.get_xlabel().startswith(f"forward + backward time{when[0]} (")
-        assert memory.get_xlabel().startswith(f"peak memory{when[0]} (")
+        assert nfe.get_xlabel() == f"f calls{after}"
+        assert seconds.get_xlabel() == f"forward + backward time (ms){before}"
+        assert memory.get_xlabel() == f"peak memory (MB){before}"
 
 
 def test_figure_by_name(quick, frame_of):
