@@ -163,7 +163,7 @@ def test_github_recipe(service):
 
     found, clone = _github(service, "fine", "pull_request")
     assert {name: code for name, (code, _) in found.items() if code} == {}, found
-    assert ".odegrad/gate.json" in found["exact gate"][1]
+    assert ": passed at 0123abc" in found["exact gate"][1]  # the baseline that the push kept
     assert (clone / "times.xml").is_file()
     assert (clone / "benchmarks.json").is_file()
     assert "gate" in found["summary"][1]
@@ -227,7 +227,7 @@ def test_gitlab_recipe(service):
 
     found = _gitlab(service, "fine", "merge_request_event")
     assert {name: code for name, (code, *_) in found.items()} == {"gate": 0, "times": 0, "benchmarks": 0}, found
-    assert ".odegrad/" in found["gate"][1]
+    assert ": passed at 0123abc" in found["gate"][1]
 
     found = _gitlab(service, "spoilt", "merge_request_event")
     assert (found["gate"][0], found["benchmarks"][0]) == (1, 0), found
