@@ -1,6 +1,5 @@
 """Suites: a TOML file to a frozen ``Suite`` to runs; everything a user typed is checked here, before anything runs."""
 
-import difflib
 import hashlib
 import importlib.resources
 import itertools
@@ -265,11 +264,10 @@ def key_values(texts: Sequence[str], option: str, known: Collection[str] = ()) -
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, written = (part.strip() for part in text.partition("="))
-        if not equals or (known and key not in known):
-            allowed = f" with one of the keys {', '.join(sorted(known))}" if known else ""
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.6) if equals else []
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise SuiteError(f"{option} {text}: expected KEY=VALUE{allowed}{hint}")
+        if not equals:
+            raise SuiteError(f"{option} {text}: expected KEY=VALUE, got no '='")
+        if known and key not in known:
+            raise SuiteError(f"{option} {text}: {UnknownNameError('key', key, known)}")
         try:
             found[key] = tomllib.loads(f"value = {written}")["value"]
         except tomllib.TOMLDecodeError:

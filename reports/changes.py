@@ -104,7 +104,7 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, across_machines: bool = F
         for row in (_row(column, group) for column in columns)
         if row["n"]
     ]
-    rows.sort(key=lambda row: (row["task"], sort_key(row["method"]), row["variant"]))
+    rows.sort(key=lambda row: (row["task"], sort_key(row["method"], row["variant"])))
     names = [*KEY, "column", "unit", "n", "before", "after", "change", "low", "high", "verdict"]
     reason = (
         f"Times are not compared: the sets come from unlike machines ({'; '.join(machines)}); --across-machines "

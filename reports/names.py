@@ -53,9 +53,10 @@ _NAMED = frozenset({"rtol", "atol", "iterations", "code"})
 """Settings whose bare value does not say what it is."""
 
 
-def sort_key(method: str) -> tuple[int, str]:
-    """Return a key that sorts methods: known ones in ``METHOD_ORDER``, then the others by name."""
-    return (METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER), method)
+def sort_key(method: str, variant: str = "") -> tuple[Any, ...]:
+    """Return a key that sorts methods: known ones in ``METHOD_ORDER``, others by name; variants by number."""
+    place = METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER)
+    return (place, method, natural(variant))
 
 
 def natural(text: str) -> tuple[Any, ...]:

@@ -80,7 +80,7 @@ def _of_task(runs: pd.DataFrame) -> list[dict[str, Any]]:
     validated = bool(len(ok)) and all(map(_is_numbers, ok["trace_validation_loss"]))
     column = "trace_validation_loss" if validated else "trace_metric"
     upwards = not validated and bool(ok["metric_higher_is_better"].iloc[0]) if len(ok) else False
-    groups = sorted(runs.groupby(KEY), key=lambda item: (sort_key(item[0][1]), item[0][2]))
+    groups = sorted(runs.groupby(KEY), key=lambda item: sort_key(item[0][1], item[0][2]))
     reference, base = next((g for g in groups if (g[1]["optimizer"] == REFERENCE).all()), groups[0])
     targets = _best(base, column, upwards)
     counted = {key: _reached(group, column, targets, upwards) for key, group in groups}

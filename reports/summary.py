@@ -8,7 +8,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 import pandas as pd
 
 from odegrad.record import TUNING, Status
-from odegrad.reports.names import methods, natural, sort_key, variants
+from odegrad.reports.names import methods, sort_key, variants
 from odegrad.reports.statistics import bootstrap_interval
 
 MEDIANS = (
@@ -149,10 +149,11 @@ def _failures(every: pd.DataFrame) -> pd.DataFrame:
 
 
 def _in_order(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return runs by task, method, variant and seed; numbers in a variant count by their size."""
-    places = {text: place for place, text in enumerate(sorted(set(runs["variant"]), key=natural))}
-    ordered = runs.assign(order=runs["method"].map(sort_key), place=runs["variant"].map(places))
-    return ordered.sort_values(["task", "order", "place", "seed"]).drop(columns="place")
+    """Return runs by task, method, variant and seed."""
+    names = list(zip(runs["method"], runs["variant"], strict=True))
+    places = {name: place for place, name in enumerate(sorted(set(names), key=lambda name: sort_key(*name)))}
+    ordered = runs.assign(order=[places[name] for name in names]).sort_values(["task", "order", "seed"])
+    return ordered.drop(columns="order")
 
 
 def _summary(every: pd.DataFrame) -> pd.DataFrame:
@@ -163,7 +164,7 @@ def _summary(every: pd.DataFrame) -> pd.DataFrame:
         {**dict(zip(KEY, key, strict=True)), **_row(group), **dict(zip(MEDIANS, middle, strict=True))}
         for (key, group), middle in zip(every[[*KEY, *_ROW]].groupby(KEY), medians.to_numpy(), strict=True)
     ]
-    rows.sort(key=lambda row: (row["task"], sort_key(row["method"]), natural(row["variant"])))
+    rows.sort(key=lambda row: (row["task"], sort_key(row["method"], row["variant"])))
     names = (*KEY, "metric_name", "metric_higher_is_better", *MEDIANS)
     table = pd.DataFrame(rows, columns=[*names, "metric_low", "metric_high", "n_ok", "n", "failures"])
     text = dict.fromkeys((*KEY, "metric_name", "failures"), "string")

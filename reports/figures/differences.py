@@ -43,7 +43,7 @@ def matrices_of(frame: Source) -> dict[str, pd.DataFrame]:
     known = known.assign(block=block, name=_names(known, block)).drop_duplicates(["block", "name"])
     matrices = {}
     for task, rows in known.groupby("task", sort=False):
-        names = sorted(set(rows["name"]), key=lambda name: (sort_key(name.partition(" (")[0]), name))
+        names = sorted(set(rows["name"]), key=lambda name: sort_key(*name.partition(" (")[::2]))
         if len(names) > 1:
             matrices[str(task)] = pd.DataFrame(_medians(rows, names), index=names, columns=names)
     return matrices

@@ -60,7 +60,7 @@ def labels_of(rows: pd.DataFrame) -> list[tuple[str, str]]:
     """Return every ``(method, variant)`` of ``rows`` in the order of methods."""
     distinct = rows[["method", "variant"]].drop_duplicates()
     keys = [(str(m), str(v)) for m, v in zip(distinct["method"], distinct["variant"], strict=True)]
-    return sorted(keys, key=lambda key: (sort_key(key[0]), key[1]))
+    return sorted(keys, key=lambda key: sort_key(*key))
 
 
 def variant_number(labels: Sequence[tuple[str, str]], method: str, variant: str) -> int:

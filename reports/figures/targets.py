@@ -50,7 +50,7 @@ def _table(frame: Results) -> pd.DataFrame:
         | {"n_reached": int((group["target_seconds"] < math.inf).sum()), "n": len(group)}
         for key, group in runs[runs["target"].notna()].groupby(KEY)
     ]
-    rows.sort(key=lambda row: (row["task"], sort_key(row["method"]), row["variant"]))
+    rows.sort(key=lambda row: (row["task"], sort_key(row["method"], row["variant"])))
     return pd.DataFrame(rows, columns=[*KEY, *(q.column for q in QUANTITIES), "n_reached", "n"])
 
 
@@ -112,7 +112,7 @@ def _profiles(frame: Results) -> dict[str, pd.DataFrame]:
 
 def _ordered(runs: pd.DataFrame) -> list[Any]:
     distinct = runs[["method", "variant"]].drop_duplicates()
-    return sorted(rows_of(distinct), key=lambda row: (sort_key(str(row.method)), str(row.variant)))
+    return sorted(rows_of(distinct), key=lambda row: sort_key(str(row.method), str(row.variant)))
 
 
 def draw_profiles(frame: Source, columns: int = 2) -> Figure:

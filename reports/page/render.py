@@ -144,7 +144,7 @@ def _results(frame: Source) -> PageTable:
         label=[label(row) for row in rows_of(table)],
         ok=[f"{r.n_ok}/{r.n}" for r in rows_of(table)],
         gap=[gap(r) for r in rows_of(table)],
-        interval=[_interval(r.metric_low, r.metric_high) if r.n_ok > 1 else "" for r in rows_of(table)],
+        interval=[_interval(r.metric_low, r.metric_high, r.n_ok) for r in rows_of(table)],
     ))  # fmt: skip
 
 
@@ -159,9 +159,9 @@ def _across(frame: Source) -> PageTable:
     table = across(frame)
     texts = {"ok": [f"{r.n_ok}/{r.n}" for r in rows_of(table)]}
     for name in (*RATIOS, "score"):
-        counts = table["n" if name == "score" else f"{name}_n"]
+        counts = table["n" if name == "score" else f"{name}_n_ok"]
         ends = zip(table[f"{name}_low"], table[f"{name}_high"], counts, strict=True)
-        texts[f"{name}_interval"] = [_interval(low, high, units.significant) if n > 1 else "" for low, high, n in ends]
+        texts[f"{name}_interval"] = [_interval(*each, units.significant) for each in ends]
     for name in RATIOS:
         counts = zip(table[f"{name}_n_ok"], table[f"{name}_n"], strict=True)
         texts[f"{name}_pairs"] = [f"{ok}/{number}" for ok, number in counts]
@@ -172,7 +172,7 @@ def _optimizers(frame: Source) -> PageTable:
     table = optimizers(frame)
     texts = {
         f"{name}_interval": [
-            _interval(low, high, text) for low, high in zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+            _interval(*each, text) for each in zip(table[f"{name}_low"], table[f"{name}_high"], table["n"], strict=True)
         ]
         for name, text in (("iterations", units.significant), ("seconds", units.seconds))
     }
@@ -181,9 +181,10 @@ def _optimizers(frame: Source) -> PageTable:
     return page_table(OPTIMIZERS, table.assign(**texts))
 
 
-def _interval(low: float, high: float, text: Callable[[float], str] = metric) -> str:
-    """Return an interval's text; nothing where there is none, and where both ends are infinite, as the value says."""
-    return "" if math.isnan(low) or (math.isinf(low) and low == high) else f"{text(low)} to {text(high)}"
+def _interval(low: float, high: float, count: int, text: Callable[[float], str] = metric) -> str:
+    """Return an interval's text; nothing where it is none: of a single value, or where both ends are infinite."""
+    same = low == high and (count < 2 or math.isinf(low))
+    return "" if same or math.isnan(low) else f"{text(low)} to {text(high)}"
 
 
 def _runs(table: pd.DataFrame) -> PageTable:

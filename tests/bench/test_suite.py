@@ -234,19 +234,25 @@ def test_override_of_the_tuning_needs_one():
         override({"name": "a"}, ["tuning.seed=8"])
 
 
-@pytest.mark.parametrize("text", ["seeds", "name=other", "solvers=[]", "seed=1", "tuning.sed=1", "=1"])
+@pytest.mark.parametrize("text", ["name=other", "solvers=[]", "seed=1", "tuning.sed=1", "=1"])
 def test_override_that_cannot_be_is_refused(text):
     """Only known keys with a value can be overridden."""
     with pytest.raises(
-        SuiteError, match=rf"--set {re.escape(text)}: expected KEY=VALUE with one of the keys .*iterations"
+        SuiteError, match=rf"--set {re.escape(text)}: unknown key '.*': .*known are .*iterations, .*tuning\.seed, "
     ):
         override({}, [text])
+
+
+def test_override_without_a_value_is_refused():
+    """The form is told."""
+    with pytest.raises(SuiteError, match="--set seeds: expected KEY=VALUE, got no '='"):
+        override({}, ["seeds"])
 
 
 def test_misspelt_override_names_the_nearest():
     """Keys of tasks, of the top and of the tuning."""
     for text, meant in (("iteration=5", "iterations"), ("tuning.sed=5", "tuning.seed"), ("pases=[]", "passes")):
-        with pytest.raises(SuiteError, match=rf"--set .*; did you mean .*{re.escape(meant)}"):
+        with pytest.raises(SuiteError, match=rf"--set .*: unknown key .*: did you mean .*'{re.escape(meant)}'"):
             override({}, [text])
 
 

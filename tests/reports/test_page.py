@@ -99,6 +99,17 @@ def test_trainings_of_unlike_length_are_named_so(record, frame_of):
     assert "adjoint (iterations 20)" in names[0] + names[1]
 
 
+def test_one_value_has_no_interval(record, frame_of):
+    """Of one seed nothing is shown, of two their range."""
+    shown = {}
+    for seeds in (1, 2):
+        frame = frame_of([record(seed=s, metric_value=0.5 + 0.1 * s) for s in range(seeds)])
+        shown[seeds] = Reader(page(frame)).text("results")
+    assert "0.5000" in shown[1]
+    assert "0.5000 to" not in shown[1]
+    assert "0.5000 to 0.6000" in shown[2]
+
+
 def test_own_suite_is_reproduced_by_its_file(record, frame_of):
     """A suite that comes with odegrad is named, another one by a file."""
     frame = frame_of([record(settings={"suite": "quick"}), record(seed=1, settings={"suite": "mine"})])

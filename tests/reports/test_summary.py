@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 
 from odegrad.record import Status
+from odegrad.reports.changes import changes
+from odegrad.reports.figures.panels import labels_of
 from odegrad.reports.names import joined, natural, short, sort_key
-from odegrad.reports.summary import failures, summary
+from odegrad.reports.summary import Results, failures, summary
 
 
 def test_medians_are_taken_over_seeds(record, frame_of):
@@ -121,3 +123,12 @@ def test_lengths_are_named_for_every_method_of_their_task(record, frame_of):
     runs = [record(settings={"iterations": 10}), record(method="adjoint", settings={"iterations": 20})]
     table = summary(frame_of([*runs, record(task="circles", settings={"iterations": 10})]))
     assert table["variant"].tolist() == ["", "iterations 10", "iterations 20"]
+
+
+def test_tables_and_legends_have_one_order(record, frame_of):
+    """Variants by their numbers in the table, in figures' legends and in changes."""
+    frame = frame_of([record(settings={"rtol": rtol}) for rtol in (1e-3, 1e-5, 1e-4)])
+    expected = ["rtol 1e-05", "rtol 0.0001", "rtol 0.001"]
+    assert summary(frame)["variant"].tolist() == expected
+    assert [variant for _, variant in labels_of(Results.of(frame).ok)] == expected
+    assert list(dict.fromkeys(changes(frame, frame).table["variant"])) == expected
