@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from odegrad.comparison import compare_gradients
+    from odegrad.advice.comparison import compare_gradients
     from odegrad.interface import odeint, odeint_adjoint
     from odegrad.methods.optimizers.snopt.optimizer import SNOpt
     from odegrad.reports.figures.kinds import figure
@@ -19,7 +19,7 @@ __all__ = ["SNOpt", "compare_gradients", "figure", "load", "odeint", "odeint_adj
 
 _HOMES = {
     "SNOpt": "odegrad.methods.optimizers.snopt.optimizer",
-    "compare_gradients": "odegrad.comparison",
+    "compare_gradients": "odegrad.advice.comparison",
     "figure": "odegrad.reports.figures.kinds",
     "load": "odegrad.reports.frame",
     "odeint": "odegrad.interface",

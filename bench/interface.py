@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from odegrad.contracts import Scalar, State, Tap
 from odegrad.errors import UnsupportedError, UsageError
+from odegrad.measuring.training import tapped
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.registry import build_gradient, build_solver
-from odegrad.training import tapped
 
 RENAMED = {"ifactor": "max_factor", "dfactor": "min_factor", "max_num_steps": "max_steps"}
 """torchdiffeq's names of solver options -> ours; the others are called the same."""

@@ -12,7 +12,7 @@ from torch import optim
 from odegrad.contracts import GradientMethod, Problem, Scalar, Task
 from odegrad.errors import OdegradError, UnknownNameError, UnsupportedError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver, solver_names
-from odegrad.user_files import load_from_file
+from odegrad.user.files import load_from_file
 
 
 class Pair(NamedTuple):

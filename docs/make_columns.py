@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from odegrad.record import COLUMNS, SCHEMA_VERSION
+from odegrad.records.record import COLUMNS, SCHEMA_VERSION
 
 HEADER = f"""# The columns of a record
 
-Schema version {SCHEMA_VERSION}. Written by `python docs/make_columns.py` from `odegrad.record.COLUMNS`.
+Schema version {SCHEMA_VERSION}. Written by `python docs/make_columns.py` from `odegrad.records.record.COLUMNS`.
 
 * f calls are counted where they happen, by phase: the forward solve; the backward pass (a replay's recomputation or a
   backward solve); curvature samples apart.

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from odegrad import passes, runner
-from odegrad.store import Store
-from odegrad.suite import load_suite
+from odegrad.measuring import passes
+from odegrad.records.store import Store
+from odegrad.running import runner
+from odegrad.suites.suite import load_suite
 
 LOG = "ODEGRAD_HARNESS_LOG"
 """Names the file that the passes write into: a line each."""

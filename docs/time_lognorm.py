@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.datasets.layers import ConcatConv2d, ConcatSquashNet
-from odegrad.jacobian import jacobian_products
-from odegrad.lanczos import extreme_eigenvalues
-from odegrad.trajectory import log_norms, max_log_norm
+from odegrad.diagnosis.jacobian import jacobian_products
+from odegrad.diagnosis.lanczos import extreme_eigenvalues
+from odegrad.diagnosis.trajectory import log_norms, max_log_norm
 
 TOLERANCE = 1e-3
 WANTED = {

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from odegrad.record import Record, Run, Status
+from odegrad.records.record import Record, Run, Status
+from odegrad.records.store import encode
 from odegrad.reports.build import build_report
 from odegrad.reports.frame import load
 from odegrad.reports.names import METHOD_ORDER
-from odegrad.store import encode
 
 TASKS, METHODS, OPTIMIZERS = 20, METHOD_ORDER[:10], ("adam", "sgd", "rmsprop", "adagrad", "snopt")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from odegrad.record import Record, Status
-from odegrad.runner import Settings, missing, run_suite
-from odegrad.store import Store, SuiteIdentity, encode
-from odegrad.suite import load_suite
+from odegrad.records.record import Record, Status
+from odegrad.records.store import Store, SuiteIdentity, encode
+from odegrad.running.runner import Settings, missing, run_suite
+from odegrad.suites.suite import load_suite
 
 APPENDS = 200
 COUNTS = [

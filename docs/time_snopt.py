@@ -13,8 +13,8 @@ import time
 import torch
 
 from odegrad.contracts import ScoringProblem
+from odegrad.measuring.training import next_solve
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task
-from odegrad.training import next_solve
 
 TOLERANCE = 1e-3
 

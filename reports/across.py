@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports.comparing import (
     cost_table,
     interquartile_interval,

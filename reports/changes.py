@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from odegrad.record import COLUMNS, Column, Run, Status
+from odegrad.records.record import COLUMNS, Column, Run, Status
 from odegrad.reports.machines import TIMINGS, unlike
 from odegrad.reports.names import sort_key
 from odegrad.reports.statistics import bootstrap_interval, median

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from odegrad.errors import UsageError
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports.statistics import Interval, bootstrap_interval, median
 from odegrad.reports.summary import Results, Source
 

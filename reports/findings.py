@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports import units
 from odegrad.reports.names import joined
 from odegrad.reports.summary import Results, Source, rows_of, summary

@@ -1,4 +1,4 @@
-"""Records on disk to a dataframe, and to Parquet and back: columns and dtypes follow ``odegrad.record.COLUMNS``."""
+"""Records on disk to a dataframe, and to Parquet and back: columns and dtypes follow ``COLUMNS`` of records."""
 
 import contextlib
 import gc
@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from odegrad.errors import ResultsError
-from odegrad.record import COLUMNS, SCHEMA_VERSION, Column, Status
+from odegrad.records.record import COLUMNS, SCHEMA_VERSION, Column, Status
 from odegrad.reports.machines import without_times
 
 RECORDS = "records.jsonl"
@@ -65,9 +65,9 @@ def load(*results: Path | str, across_machines: bool = False) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns ``odegrad.record.COLUMNS`` with dtypes ``DTYPES``; lists and dictionaries are Python objects. Trials of
-        a suite that tunes are rows too, with the ``stage`` ``tuning``; tables and figures leave them out, as does
-        ``frame[frame["stage"].fillna("") != "tuning"]``.
+        Columns ``COLUMNS`` of ``odegrad.records.record`` with dtypes ``DTYPES``; lists and dictionaries are Python
+        objects. Trials of a suite that tunes are rows too, with the ``stage`` ``tuning``; tables and figures leave
+        them out, as does ``frame[frame["stage"].fillna("") != "tuning"]``.
 
     Raises
     ------

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports.comparing import first_reached
 from odegrad.reports.names import sort_key
 from odegrad.reports.statistics import Interval, median

@@ -7,7 +7,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import pandas as pd
 
-from odegrad.record import TUNING, Status
+from odegrad.records.record import TUNING, Status
 from odegrad.reports.names import methods, sort_key, variants
 from odegrad.reports.statistics import bootstrap_interval
 

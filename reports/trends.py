@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from odegrad.record import COLUMNS
+from odegrad.records.record import COLUMNS
 from odegrad.reports import units
 from odegrad.reports.names import joined
 

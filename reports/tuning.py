@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from odegrad.record import TUNING, Status
+from odegrad.records.record import TUNING, Status
 from odegrad.reports.names import methods, sort_key
 from odegrad.reports.statistics import finite, median
 

@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from odegrad.cli import app
-from odegrad.suite import load_suite
+from odegrad.suites.suite import load_suite
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,8 +9,8 @@ from odegrad.checks.choice import fixed_solver
 from odegrad.checks.problems import SmoothNet, StepLog
 from odegrad.checks.result import CheckResult, at_most
 from odegrad.contracts import GradientMethod, PredictsBytes
-from odegrad.cost import SolveCost, graph_bytes, predicted_bytes, sizes_of
-from odegrad.meters import memory_meter
+from odegrad.measuring.cost import SolveCost, graph_bytes, predicted_bytes, sizes_of
+from odegrad.measuring.meters import memory_meter
 from odegrad.methods.solvers.solver import OneStepSolver
 
 STEPS = (4, 8, 16, 32, 64)

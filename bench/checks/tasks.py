@@ -14,8 +14,8 @@ from odegrad.checks.problems import relative
 from odegrad.checks.result import CheckResult, at_most
 from odegrad.contracts import HeldOutLoss, Problem, Solve, Split, Task, TaskInfo
 from odegrad.errors import DataError, UnknownNameError
+from odegrad.measuring.training import solve_with
 from odegrad.registry import build_gradient, build_optimizer, build_solver
-from odegrad.training import solve_with
 
 CPU = torch.device("cpu")
 LEAST_ITERATIONS, MOST_ITERATIONS = 15, 50

@@ -14,8 +14,8 @@ import typer
 
 from odegrad.commands.exits import FAILED_CHECK
 from odegrad.commands.options import JsonOption
+from odegrad.commands.printing import print_rows
 from odegrad.errors import UsageError
-from odegrad.printing import print_rows
 
 
 class Kind(StrEnum):
@@ -36,7 +36,7 @@ def list_names(
     as_json: JsonOption = False,
 ) -> None:
     """List methods, optimizers, solvers, tasks and suites."""
-    from odegrad.listing import LEGENDS, LISTINGS, SHOWN
+    from odegrad.commands.listing import LEGENDS, LISTINGS, SHOWN
 
     kinds = list(Kind) if kind is None else [kind]
     rows = {str(k): LISTINGS[str(k)]() for k in kinds}
@@ -58,8 +58,8 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check that NAME keeps the contract of a gradient method or a task; print each figure with its threshold."""
-    from odegrad.check import check as check_one
-    from odegrad.check import shared_loop_methods
+    from odegrad.checks.conformance import check as check_one
+    from odegrad.checks.conformance import shared_loop_methods
 
     if (name is None) != every:
         raise UsageError("NAME, --all: expected one of them; odegrad check adjoint, or odegrad check --all")

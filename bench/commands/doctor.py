@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from odegrad.commands.options import JsonOption
-from odegrad.printing import print_rows
+from odegrad.commands.printing import print_rows
 
 
 def doctor(
@@ -17,7 +17,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Say what on this machine makes timings untrustworthy, and which slow-downs could be trusted right now."""
-    from odegrad.doctor import examine_machine
+    from odegrad.machine.doctor import examine_machine
 
     found = examine_machine(pairs)
     if as_json:

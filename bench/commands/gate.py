@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 
 from odegrad.commands.exits import INTERRUPTED
+from odegrad.commands.printing import print_rows
 from odegrad.errors import UsageError
-from odegrad.printing import print_rows
 
 if TYPE_CHECKING:
     from odegrad.gate.verdict import Verdict

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from odegrad.commands.options import JsonOption, check_folders
+from odegrad.commands.printing import print_rows
 from odegrad.errors import UsageError
-from odegrad.printing import print_rows
 
 if TYPE_CHECKING:
     from odegrad.history.store import Store

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from odegrad.commands.options import FigureOption, JsonOption, check_figure
+from odegrad.commands.printing import print_rows
 from odegrad.errors import UsageError
-from odegrad.printing import print_rows
 
 _log = logging.getLogger("odegrad")
 
@@ -34,8 +34,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare gradient methods on a MODEL of your own and say which one to take."""
-    from odegrad.comparison import compare_gradients
-    from odegrad.models import load_model
+    from odegrad.advice.comparison import compare_gradients
+    from odegrad.user.models import load_model
 
     check_figure(figure)
     with redirect_stdout(sys.stderr):
@@ -72,8 +72,8 @@ def diagnose(
     as_json: JsonOption = False,
 ) -> None:
     """Say why gradient methods fail on a task or a model: logarithmic norms, predicted errors, a verdict."""
-    from odegrad.examine import examine, write_figure
-    from odegrad.examine import law as law_of
+    from odegrad.advice.examine import examine, write_figure
+    from odegrad.advice.examine import law as law_of
     from odegrad.reports.figures.log_norm import draw_law
 
     if (name is None) != law:

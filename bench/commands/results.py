@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from odegrad.commands.options import AcrossOption, JsonOption, check_folders
-from odegrad.printing import output, print_rows
+from odegrad.commands.printing import output, print_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from odegrad.commands.exits import FAILED_RUNS, INTERRUPTED, TRY_AGAIN, end_politely
 from odegrad.commands.options import Device, DeviceOption, JsonOption, SetOption, SuiteArgument, device_name
+from odegrad.commands.printing import print_rows
 from odegrad.commands.results import write_report
 from odegrad.errors import UsageError
-from odegrad.printing import print_rows
 
 if TYPE_CHECKING:
-    from odegrad.runner import Connect, Outcome, Settings
+    from odegrad.running.runner import Connect, Outcome, Settings
 
 ERRORS = Console(stderr=True)
 _log = logging.getLogger("odegrad")
@@ -88,9 +88,9 @@ def run(
     overrides: SetOption = None,
 ) -> None:
     """Measure every run of SUITE that is not yet in the results folder, then print the table and write the report."""
-    from odegrad.runner import Settings, fitting_workers, run_suite
-    from odegrad.shard import Shard
-    from odegrad.suite import key_values, load_suite
+    from odegrad.records.shard import Shard
+    from odegrad.running.runner import Settings, fitting_workers, run_suite
+    from odegrad.suites.suite import key_values, load_suite
 
     end_politely()
     with redirect_stdout(sys.stderr):  # a user's own file may print
@@ -120,9 +120,9 @@ def paper(
     device: DeviceOption = Device.AUTO,
 ) -> None:
     """Measure what is missing of a PAPER's experiments, write the report, and say which of its claims hold."""
-    from odegrad.papers import load_paper
     from odegrad.reports.papers.table import text_rows
-    from odegrad.runner import Settings, fitting_workers, run_suite
+    from odegrad.running.runner import Settings, fitting_workers, run_suite
+    from odegrad.suites.papers import load_paper
 
     end_politely()
     loaded = load_paper(str(name), str(size))
@@ -153,8 +153,8 @@ def plan(
 
     --json prints every run in the order of execution.
     """
-    from odegrad.planning import forecast, plan_rows
-    from odegrad.suite import cell_of, load_suite
+    from odegrad.running.planning import forecast, plan_rows
+    from odegrad.suites.suite import cell_of, load_suite
 
     with redirect_stdout(sys.stderr):
         loaded = load_suite(suite, overrides or ())
@@ -199,7 +199,7 @@ def _check_failed(outcome: "Outcome") -> None:
 
 def _dask(address: str | None, cluster: ClusterName, options: dict[str, Any], settings: "Settings") -> "Connect":
     try:
-        from odegrad.executors import cluster as dask
+        from odegrad.running import cluster as dask
     except ImportError as error:
         raise UsageError(
             f"--executor dask: expected the packages of odegrad[cluster] ({error}); pip install 'odegrad[cluster]'"

@@ -9,7 +9,7 @@ from typing import Any
 
 from odegrad.errors import BaselineError
 from odegrad.gate.metrics import METRICS, Kind, kept, machine_class
-from odegrad.record import Record, Run
+from odegrad.records.record import Record, Run
 
 SCHEMA = 1
 """Version of the baseline's form. 1: first."""

@@ -12,15 +12,15 @@ from pathlib import Path
 from rich.console import Console
 
 from odegrad.errors import InfrastructureError, UsageError
-from odegrad.executors.slots import available_cores
 from odegrad.gate.baseline import Baseline, Reason, baseline_of, read_baseline, run_name
 from odegrad.gate.exact import in_common, judge
 from odegrad.gate.measure import gated_runs, measure_twice
 from odegrad.gate.verdict import Verdict
-from odegrad.machine import commit
-from odegrad.record import Record, Status
-from odegrad.runner import Settings
-from odegrad.suite import load_suite
+from odegrad.machine.description import commit
+from odegrad.records.record import Record, Status
+from odegrad.running.runner import Settings
+from odegrad.running.slots import available_cores
+from odegrad.suites.suite import load_suite
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from odegrad.errors import BaselineError
 from odegrad.gate.baseline import INEXACT, Baseline, Entry, differing_metrics
 from odegrad.gate.metrics import METRICS, Kind, better, limit_of, machine_class, moved
 from odegrad.gate.verdict import Finding, State, Verdict
-from odegrad.record import Record, Status
+from odegrad.records.record import Record, Status
 
 Pairs = Mapping[str, tuple[Record, Record]]
 """Name of a run -> its two measurements, in fresh processes each."""

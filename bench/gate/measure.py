@@ -7,10 +7,10 @@ from rich.console import Console
 
 from odegrad.errors import UsageError
 from odegrad.gate.baseline import run_name
-from odegrad.progress import watch
-from odegrad.record import Record, Run
-from odegrad.runner import Executor, Settings, local_executor
-from odegrad.suite import Suite
+from odegrad.records.record import Record, Run
+from odegrad.running.progress import watch
+from odegrad.running.runner import Executor, Settings, local_executor
+from odegrad.suites.suite import Suite
 
 GATED = ("count", "memory", "train")
 """Passes whose figures repeat."""

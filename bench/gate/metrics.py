@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from odegrad.record import COLUMNS
+from odegrad.records.record import COLUMNS
 
 ROUNDING = 1e-12
 """Relative gradient errors below are those of float64 rounding, and all alike."""

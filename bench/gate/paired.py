@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from odegrad.errors import InfrastructureError
-from odegrad.executors.slots import available_cores
 from odegrad.gate.baseline import run_name
 from odegrad.gate.decision import LEAST_PAIRS, Decision, bounds, decide, delta, floor
 from odegrad.gate.side import Environment, Side
 from odegrad.gate.verdict import Finding, State, Verdict
-from odegrad.record import Run
+from odegrad.records.record import Run
+from odegrad.running.slots import available_cores
 
 ROUNDS = 9
 """A B B A in a pair and cell; their median is the pair's datum. With 3 the datum spreads more than twice as much."""

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from odegrad.errors import InfrastructureError
-from odegrad.executors.process import ALLOCATOR
+from odegrad.processes.process import ALLOCATOR
 
 SCRIPT = Path(__file__).with_name("timed_process.py")
 ANSWER_SECONDS = 120.0

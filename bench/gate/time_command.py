@@ -14,7 +14,7 @@ from odegrad.gate.decision import Decision
 from odegrad.gate.paired import Measured, measure_pairs, time_verdict
 from odegrad.gate.side import Environment
 from odegrad.gate.verdict import Verdict
-from odegrad.suite import load_suite
+from odegrad.suites.suite import load_suite
 
 _log = logging.getLogger(__name__)
 

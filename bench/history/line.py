@@ -10,7 +10,7 @@ from odegrad.errors import HistoryError
 from odegrad.gate.baseline import run_name
 from odegrad.gate.metrics import CLASS, METRICS, kept
 from odegrad.history.commits import Commit
-from odegrad.record import PASSES, TUNING, Record, Status
+from odegrad.records.record import PASSES, TUNING, Record, Status
 from odegrad.reports.machines import HARDWARE
 
 SCHEMA = 1

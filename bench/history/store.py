@@ -13,7 +13,7 @@ from odegrad.history.branch import Branch
 from odegrad.history.commits import Commit
 from odegrad.history.folder import Folder
 from odegrad.history.line import Line, line_of, merged, parse
-from odegrad.record import Record
+from odegrad.records.record import Record
 from odegrad.reports.frame import load
 
 Store = Folder | Branch

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from odegrad.contracts import Training
-from odegrad.record import Options, Run, freeze_options
+from odegrad.records.record import Options, Run, freeze_options
 from odegrad.registry import resolve_method
 from odegrad.suites.schema import MethodEntry, OptimizerEntry, Rule, SuiteFile, TaskEntry
 

@@ -10,7 +10,7 @@ import torch
 
 from odegrad.contracts import Problem
 from odegrad.errors import OdegradError, SuiteError, UnknownNameError, UnsupportedError
-from odegrad.record import EVALUATIONS, Run
+from odegrad.records.record import EVALUATIONS, Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, optimizers
 from odegrad.suites.grid import MethodCell, SolverCell, TaskCell, method_cells, rule_fields, solver_cells
 from odegrad.suites.schema import SuiteFile, TaskEntry

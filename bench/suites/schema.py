@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from odegrad.errors import SuiteError, UnknownNameError
-from odegrad.record import EVALUATIONS
+from odegrad.records.record import EVALUATIONS
 
 Value = str | int | float | bool
 Options = dict[str, Value]

@@ -10,8 +10,8 @@ import torch
 
 from odegrad.errors import SuiteError, UnsupportedError
 from odegrad.gate.baseline import run_name
-from odegrad.record import Run
-from odegrad.suite import load_suite
+from odegrad.records.record import Run
+from odegrad.suites.suite import load_suite
 from odegrad.testing.fixture import GradientBenchmark
 
 

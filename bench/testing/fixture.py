@@ -9,15 +9,15 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from odegrad.building import DTYPES, Built, build
 from odegrad.contracts import GradientMethod, Scalar, Task
 from odegrad.errors import UnknownNameError, UsageError
-from odegrad.meters import synchronize
-from odegrad.record import Run, freeze_options
+from odegrad.measuring.building import DTYPES, Built, build
+from odegrad.measuring.meters import synchronize
+from odegrad.measuring.training import solve_with
+from odegrad.records.record import Run, freeze_options
 from odegrad.registry import build_task, name_of, resolve_method
 from odegrad.suites.lookup import located
 from odegrad.testing.numbers import GradientNumbers, apart, measure_numbers
-from odegrad.training import solve_with
 
 WARM_UPS = 3
 MOST_ROUNDS = 200

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from odegrad.building import build
 from odegrad.contracts import GradientMethod, Task
-from odegrad.passes import count_built, measure_memory
-from odegrad.record import Run
+from odegrad.measuring.building import build
+from odegrad.measuring.passes import count_built, measure_memory
+from odegrad.records.record import Run
 
 
 @dataclass(frozen=True)

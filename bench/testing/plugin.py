@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from odegrad.record import Run
+    from odegrad.records.record import Run
     from odegrad.testing.fixture import GradientBenchmark
 
 CASE = "odegrad_case"

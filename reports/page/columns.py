@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from odegrad.record import COLUMNS
+from odegrad.records.record import COLUMNS
 from odegrad.reports import units
 from odegrad.reports.across import RATIOS
 from odegrad.reports.tables import METRIC_DIGITS

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from odegrad.record import COLUMNS
+from odegrad.records.record import COLUMNS
 from odegrad.reports import units
 from odegrad.reports.across import RATIOS, across
 from odegrad.reports.figures.drawing import Drawn, draw_all

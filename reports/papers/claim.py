@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from odegrad.errors import UsageError
-from odegrad.record import Options
+from odegrad.records.record import Options
 from odegrad.reports.papers.quantity import BASELINE_TARGET_SECONDS, TARGET_SECONDS, columns_of
 
 SAME_METRIC = 0.02

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports.comparing import BLOCK, Floats, cost_ratios, costs, paired_costs, time_to_target
 from odegrad.reports.papers.claim import Arm, Claim, Statistic
 from odegrad.reports.papers.quantity import BASELINE_TARGET_SECONDS, with_quantity

@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from odegrad.cli import main
-from odegrad.executors.process import prepare
 from odegrad.history.line import Line
-from odegrad.record import Run, freeze_options
-from odegrad.worker import Worker
+from odegrad.processes.process import prepare
+from odegrad.records.record import Run, freeze_options
+from odegrad.running.worker import Worker
 
 HERE = Path(__file__).parent
 

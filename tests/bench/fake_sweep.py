@@ -4,13 +4,13 @@ import signal
 import sys
 from pathlib import Path
 
-from odegrad.executors.local import LocalExecutor
-from odegrad.executors.process import prepare
-from odegrad.progress import LogLines
-from odegrad.record import Run
-from odegrad.runner import missing, sweep
-from odegrad.store import Store, SuiteIdentity
-from odegrad.worker import Worker
+from odegrad.processes.process import prepare
+from odegrad.records.record import Run
+from odegrad.records.store import Store, SuiteIdentity
+from odegrad.running.local import LocalExecutor
+from odegrad.running.progress import LogLines
+from odegrad.running.runner import missing, sweep
+from odegrad.running.worker import Worker
 
 RUNS = 6
 

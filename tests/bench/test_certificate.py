@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from odegrad.certificate import certify, parameter_gradient
+from odegrad.measuring.certificate import certify, parameter_gradient
 from odegrad.registry import build_gradient, build_solver
 
 THETA, END = -0.6, 2.0

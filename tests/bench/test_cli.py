@@ -12,15 +12,15 @@ import time
 import pytest
 from rich.console import Console
 
-import odegrad.check
-import odegrad.runner
+import odegrad.checks.conformance
+import odegrad.running.runner
 from odegrad.checks.result import CheckResult, at_most
+from odegrad.commands.printing import print_rows
 from odegrad.methods.gradients.interpolation import Interpolation
 from odegrad.methods.optimizers.snopt.optimizer import SNOpt
-from odegrad.printing import print_rows
-from odegrad.record import Record, Run, Status
-from odegrad.runner import Outcome
-from odegrad.store import RECORDS
+from odegrad.records.record import Record, Run, Status
+from odegrad.records.store import RECORDS
+from odegrad.running.runner import Outcome
 
 SUITE = """
 name = "mine"
@@ -172,7 +172,7 @@ def test_check_prints_figures_and_fails_if_one_fails(run_main, monkeypatch):
         at_most("G1 closed form", 2.5e-9, 1e-6, "growth [0, 1]"),
         CheckResult("G13", True, None, None, "refused"),
     ]
-    monkeypatch.setattr(odegrad.check, "check", lambda name, solver: iter(results))
+    monkeypatch.setattr(odegrad.checks.conformance, "check", lambda name, solver: iter(results))
     code, out, _ = run_main("check", "naive")
     assert code == 0
     assert all(word in out for word in ("G1 closed form", "2.5e-09", "1e-06", "growth [0, 1]", "2 of 2 checks passed"))
@@ -194,7 +194,7 @@ def test_check_prints_figures_and_fails_if_one_fails(run_main, monkeypatch):
 )
 def test_exit_code_says_how_the_sweep_went(run_main, monkeypatch, suite, outcome, code, words):
     """0 fine, 3 some runs failed, 75 the machine failed, 130 interrupted."""
-    monkeypatch.setattr(odegrad.runner, "run_suite", lambda *a, **k: outcome)
+    monkeypatch.setattr(odegrad.running.runner, "run_suite", lambda *a, **k: outcome)
     monkeypatch.setattr("odegrad.commands.running.write_report", lambda folder: None)
     found, _, error = run_main("run", str(suite), "--device", "cpu")
     assert (found, words in error) == (code, True), error
@@ -271,7 +271,7 @@ def test_rows_too_wide_for_a_terminal_become_blocks(monkeypatch, capsys):
     rows = [{"name": "naive", "paper": "word " * 30}, {"name": "adjoint", "paper": "short"}]
     print_rows(rows, False, "methods")
     wide = capsys.readouterr().out
-    monkeypatch.setattr("odegrad.printing.output", lambda: Console(width=60))
+    monkeypatch.setattr("odegrad.commands.printing.output", lambda: Console(width=60))
     print_rows(rows, False, "methods")
     narrow = capsys.readouterr().out
     assert "│" in wide

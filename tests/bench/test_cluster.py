@@ -16,13 +16,13 @@ import pytest
 pytest.importorskip("distributed")
 
 from odegrad.errors import InfrastructureError
-from odegrad.executors.cluster import DaskExecutor, at_address, on_this_machine, slurm_cluster
-from odegrad.executors.process import ALLOCATOR
-from odegrad.progress import LogLines
-from odegrad.record import COLUMNS, Record, Status
-from odegrad.runner import missing, sweep
-from odegrad.store import RECORDS, Store, SuiteIdentity
-from odegrad.worker import Worker
+from odegrad.processes.process import ALLOCATOR
+from odegrad.records.record import COLUMNS, Record, Status
+from odegrad.records.store import RECORDS, Store, SuiteIdentity
+from odegrad.running.cluster import DaskExecutor, at_address, on_this_machine, slurm_cluster
+from odegrad.running.progress import LogLines
+from odegrad.running.runner import missing, sweep
+from odegrad.running.worker import Worker
 
 HERE = Path(__file__).parent
 FAKE = SuiteIdentity("fake", "abc")
@@ -99,7 +99,7 @@ class KillAt(LogLines):
 
 def test_what_a_cluster_s_worker_imports_is_small():
     """The module whose function is sent to the workers needs neither torch nor pandas."""
-    code = "import sys, odegrad.executors.remote; print('torch' in sys.modules, 'pandas' in sys.modules)"
+    code = "import sys, odegrad.running.remote; print('torch' in sys.modules, 'pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 
@@ -151,7 +151,7 @@ def test_result_that_is_lost_with_its_worker_is_waited_for(worker):
 
 def test_killed_scheduler_loses_no_record(cluster, worker, make_run, tmp_path, monkeypatch):
     """The sweep ends with a sentence; on a new cluster the same command measures what is missing, nothing twice."""
-    monkeypatch.setattr("odegrad.executors.cluster.CONNECT_SECONDS", 5.0)
+    monkeypatch.setattr("odegrad.running.cluster.CONNECT_SECONDS", 5.0)
     runs = [make_run("interval", seed=seed) for seed in range(12)]
     folder = tmp_path / "results"
     with Store(folder, FAKE) as store, pytest.raises(InfrastructureError, match=r"scheduler has gone; every fin"):  # noqa: SIM117
@@ -168,7 +168,7 @@ def test_killed_scheduler_loses_no_record(cluster, worker, make_run, tmp_path, m
 
 def test_address_without_a_scheduler_is_answered(worker, monkeypatch):
     """The error says how to start one."""
-    monkeypatch.setattr("odegrad.executors.cluster.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("odegrad.running.cluster.CONNECT_SECONDS", 1.0)
     with (
         pytest.raises(InfrastructureError, match=r"--address tcp://127\.0\.0\.1:9: expected a Dask scheduler there"),
         at_address("tcp://127.0.0.1:9", worker),

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import odegrad
-from odegrad.comparison import COLUMNS, advice
+from odegrad.advice.comparison import COLUMNS, advice
 from odegrad.errors import SolverError, UnknownNameError, UsageError
-from odegrad.models import Model, load_model
 from odegrad.registry import gradients
+from odegrad.user.models import Model, load_model
 
 MODEL_FILE = """
 import torch

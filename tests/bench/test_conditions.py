@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from odegrad.conditions import (
+from odegrad.machine.conditions import (
     Snapshot,
     cpu_quota,
     disturbing_load,
@@ -18,7 +18,7 @@ from odegrad.conditions import (
     taints,
     thermal_throttles,
 )
-from odegrad.gpu_state import GpuState
+from odegrad.machine.gpu_state import GpuState
 
 CORES = 4
 GPU = GpuState(other_processes=0, slowed_by=(), clock_mhz=1980, most_clock_mhz=1980)

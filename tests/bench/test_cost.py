@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from odegrad.call_counts import count_columns, left_as_it_was
-from odegrad.check import shared_loop_methods
+from odegrad.checks.conformance import shared_loop_methods
 from odegrad.checks.problems import SmoothNet
 from odegrad.contracts import Bytes, Calls, Sizes
-from odegrad.cost import SolveCost, graph_bytes, predicted_columns, sizes_of
+from odegrad.measuring.call_counts import count_columns, left_as_it_was
+from odegrad.measuring.cost import SolveCost, graph_bytes, predicted_columns, sizes_of
+from odegrad.measuring.operators import OperatorCount
+from odegrad.measuring.training import solve_with
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.operators import OperatorCount
 from odegrad.registry import build_gradient
-from odegrad.training import solve_with
 
 FLOAT64 = 8
 TS = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from odegrad.checks.problems import SmoothNet
-from odegrad.counting import CountedField, CountedTap, Counts
+from odegrad.measuring.counting import CountedField, CountedTap, Counts
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 

@@ -9,18 +9,18 @@ import torch
 from scipy.interpolate import BarycentricInterpolator
 from torch import Tensor, nn
 
-from odegrad.bounds import interpolation_bounds
-from odegrad.certificate import parameter_gradient
 from odegrad.checks.limits import contraction_error
 from odegrad.checks.problems import SmoothNet, smooth_net_start
-from odegrad.costates import FlatField, interpolated, segments, solved
-from odegrad.diagnosis import Diagnosis, Subject, diagnose, of_problem
+from odegrad.diagnosis.bounds import interpolation_bounds
+from odegrad.diagnosis.costates import FlatField, interpolated, segments, solved
+from odegrad.diagnosis.prediction import Diagnosis, Subject, diagnose, of_problem
+from odegrad.diagnosis.trajectory import log_norms
+from odegrad.diagnosis.verdict import is_stiff, nature, sentences
 from odegrad.errors import NonFiniteError, UsageError
-from odegrad.models import Model
+from odegrad.measuring.certificate import parameter_gradient
+from odegrad.measuring.training import solve_with
 from odegrad.registry import build_gradient, build_solver, build_task
-from odegrad.training import solve_with
-from odegrad.trajectory import log_norms
-from odegrad.verdict import is_stiff, nature, sentences
+from odegrad.user.models import Model
 
 Y0 = torch.tensor([[1.0, 0.5], [-0.3, 0.8]], dtype=torch.float64)
 WEIGHTS = torch.tensor([1.0, 2.0], dtype=torch.float64)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-import odegrad.doctor
-from odegrad.conditions import Snapshot
-from odegrad.doctor import (
+import odegrad.machine.doctor
+from odegrad.machine.conditions import Snapshot
+from odegrad.machine.doctor import (
     Level,
     of_allocator,
     of_battery,
@@ -20,10 +20,10 @@ from odegrad.doctor import (
     of_swap,
     of_throttling,
 )
-from odegrad.executors.process import ALLOCATOR, Reply
-from odegrad.gpu_state import GpuState
-from odegrad.noise import Noise
-from odegrad.record import Status
+from odegrad.machine.gpu_state import GpuState
+from odegrad.machine.noise import Noise
+from odegrad.processes.process import ALLOCATOR, Reply
+from odegrad.records.record import Status
 
 CALM = Snapshot(seconds=0.0, busy_seconds=0.0, own_seconds=0.0)
 KINDS = [
@@ -108,7 +108,7 @@ def test_doctor_looks_at_everything_and_exits_with_0(run_main):
 def test_doctor_says_if_no_process_can_be_started(run_main, monkeypatch):
     """That too is a finding, not a failure; the machine is then described by this process."""
     failed = Reply(Status.INFRASTRUCTURE, "no process could be started: OSError")
-    monkeypatch.setattr(odegrad.doctor, "call_in_process", lambda *_, **__: failed)
+    monkeypatch.setattr(odegrad.machine.doctor, "call_in_process", lambda *_, **__: failed)
     code, out, _ = run_main("doctor")
     assert code == 0
     assert "unknown: no process could be started: OSError" in out

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from odegrad.examine import examine, law
-from odegrad.probe import largest_norms
+from odegrad.advice.examine import examine, law
+from odegrad.diagnosis.probe import largest_norms
 from odegrad.registry import build_task
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"

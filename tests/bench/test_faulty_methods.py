@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from odegrad.errors import ResultsError
-from odegrad.record import Record, Status
-from odegrad.runner import Settings, run_suite
-from odegrad.store import RECORDS, Store, SuiteIdentity
-from odegrad.suite import load_suite
+from odegrad.records.record import Record, Status
+from odegrad.records.store import RECORDS, Store, SuiteIdentity
+from odegrad.running.runner import Settings, run_suite
+from odegrad.suites.suite import load_suite
 
 FAKE = SuiteIdentity("fake", "abc")
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from odegrad.costates import FlatField
+from odegrad.diagnosis.costates import FlatField
+from odegrad.diagnosis.field_checks import check_field
 from odegrad.errors import UsageError
-from odegrad.field_checks import check_field
 from odegrad.registry import build_task
 
 T = torch.zeros((), dtype=torch.float64)

@@ -14,8 +14,8 @@ from odegrad.gate.exact import judge
 from odegrad.gate.measure import gated_runs
 from odegrad.gate.metrics import CLASS, METRICS, Kind, limit_of, moved
 from odegrad.gate.verdict import State
-from odegrad.record import COLUMNS, Record, Run, Status
-from odegrad.suite import load_suite
+from odegrad.records.record import COLUMNS, Record, Run, Status
+from odegrad.suites.suite import load_suite
 
 MACHINE = {name: name for name in CLASS}
 REASON = Reason("2026-01-01", None, "first")

@@ -16,7 +16,7 @@ from odegrad.gate.baseline import run_name
 from odegrad.gate.paired import PARTS, measure_pairs
 from odegrad.gate.side import Environment, Side
 from odegrad.gate.verdict import State
-from odegrad.record import Run
+from odegrad.records.record import Run
 
 METHOD = """
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ import pytest
 from odegrad.gate.baseline import read_baseline, run_name
 from odegrad.gate.measure import gated_runs
 from odegrad.gate.metrics import METRICS, Kind
-from odegrad.suite import load_suite
+from odegrad.suites.suite import load_suite
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -212,6 +212,6 @@ def test_own_baseline_is_that_of_the_gate_suite():
 
 def test_gate_suite_holds_every_method_of_the_shared_loop():
     """A new gradient method is missing here until it is gated."""
-    from odegrad.check import shared_loop_methods
+    from odegrad.checks.conformance import shared_loop_methods
 
     assert set(shared_loop_methods()) <= {run.gradient for run in gated_runs(load_suite("gate"), "cpu")}

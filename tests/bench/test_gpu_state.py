@@ -6,7 +6,7 @@ import importlib.util
 import pytest
 import torch
 
-from odegrad.gpu_state import SLOW_DOWNS, GpuState, gpu_state, state_of
+from odegrad.machine.gpu_state import SLOW_DOWNS, GpuState, gpu_state, state_of
 
 
 class FakeLibrary:

@@ -8,10 +8,10 @@ import torch
 
 from odegrad.errors import OdegradError, UnknownNameError, UsageError
 from odegrad.methods.gradients.anode import Anode
-from odegrad.record import Run
+from odegrad.records.record import Run
+from odegrad.running.worker import Worker
 from odegrad.testing.fixture import GradientBenchmark
-from odegrad.user_files import load_from_file
-from odegrad.worker import Worker
+from odegrad.user.files import load_from_file
 
 HERE = Path(__file__).parent
 TINY = "tiny_task.py:Tiny"  # beside this file, which is where the fixture looks
@@ -70,7 +70,7 @@ def test_numbers_are_those_of_fresh_processes(gradient_benchmark):
         suite="", task="linear", size="tiny", gradient="interpolation", optimizer="adam", solver="dopri5", seed=3,
         rtol=1e-4, atol=1e-6, iterations=0, passes="count,memory",
     )  # fmt: skip
-    record = Worker(("count", "memory"), "odegrad.passes:run_pass").measure(run, {}, lambda _: None)
+    record = Worker(("count", "memory"), "odegrad.measuring.passes:run_pass").measure(run, {}, lambda _: None)
     numbers = gradient_benchmark("interpolation", "linear", rtol=1e-4, atol=1e-6, seed=3)
     found = numbers.to_dict()
     expected = {k: v for k, v in record.measured.items() if v is not None and k != "process_seconds"}

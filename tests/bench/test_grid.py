@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from odegrad.errors import SuiteError
-from odegrad.record import Run
-from odegrad.suite import load_suite
+from odegrad.records.record import Run
+from odegrad.suites.suite import load_suite
 
 SMALL = """
 name = "small"

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from odegrad.checks.limits import CONTRACTIONS, contraction_error
 from odegrad.checks.problems import SmoothNet, smooth_net_start
-from odegrad.errors import UsageError
-from odegrad.growth import (
+from odegrad.diagnosis.growth import (
     accumulated_backward,
     adjoint_growth,
     adjoint_relative_error,
@@ -24,11 +23,12 @@ from odegrad.growth import (
     parameter_gradient_bound,
     parameter_sensitivity,
 )
+from odegrad.diagnosis.trajectory import TrajectoryNorms, log_norms
+from odegrad.errors import UsageError
 from odegrad.methods.gradients.adjoint import Adjoint
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.trajectory import TrajectoryNorms, log_norms
 
 TIGHT = make_solver("dopri8", rtol=1e-12, atol=1e-12)
 TIMES = torch.linspace(0.0, 1.0, 161, dtype=torch.float64)

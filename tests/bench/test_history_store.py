@@ -16,7 +16,7 @@ from odegrad.history.folder import Folder
 from odegrad.history.git import Repository
 from odegrad.history.line import merged, parse
 from odegrad.history.store import lines_of, read
-from odegrad.record import Record, Run, Status
+from odegrad.records.record import Record, Run, Status
 
 MACHINE = {"cpu": "Test CPU 3000", "cores": 2, "threads": 1, "torch": "2.13.0", "odegrad": "0.1.0"}
 

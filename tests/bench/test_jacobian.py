@@ -10,7 +10,7 @@ from torch import nn
 from odegrad.checks.problems import SmoothNet
 from odegrad.datasets.flow import FlowField
 from odegrad.datasets.layers import ConcatSquashNet
-from odegrad.jacobian import JacobianRows, dense_jacobian, jacobian_products
+from odegrad.diagnosis.jacobian import JacobianRows, dense_jacobian, jacobian_products
 
 T = torch.tensor(0.3, dtype=torch.float64)
 

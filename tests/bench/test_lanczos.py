@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy.sparse.linalg import eigsh
 
+from odegrad.diagnosis.lanczos import extreme_eigenvalues
 from odegrad.errors import UsageError
-from odegrad.lanczos import extreme_eigenvalues
 
 
 def _symmetric(batch, n, seed=0):
@@ -54,7 +54,7 @@ def test_restarts_find_the_same(monkeypatch):
     """With room for 12 vectors the space restarts from its best ones, and takes more products for the same result."""
     a = _symmetric(4, 200)
     free = _find(a, tolerance=1e-8)
-    monkeypatch.setattr("odegrad.lanczos.LARGEST_BASIS", 12)
+    monkeypatch.setattr("odegrad.diagnosis.lanczos.LARGEST_BASIS", 12)
     tight = _find(a, tolerance=1e-8)
     assert torch.allclose(tight.largest, free.largest, rtol=1e-8)
     assert torch.allclose(tight.smallest, free.smallest, rtol=1e-8)

@@ -7,14 +7,14 @@ import os
 import pytest
 
 from odegrad.errors import UsageError
-from odegrad.executors.local import LocalExecutor
-from odegrad.executors.slots import Slot, slots
-from odegrad.progress import LogLines
-from odegrad.record import Status
-from odegrad.rounds import merge, turns
-from odegrad.runner import missing, sweep
-from odegrad.shard import Shard
-from odegrad.store import RECORDS, Store, SuiteIdentity, read_rows
+from odegrad.records.record import Status
+from odegrad.records.rounds import merge, turns
+from odegrad.records.shard import Shard
+from odegrad.records.store import RECORDS, Store, SuiteIdentity, read_rows
+from odegrad.running.local import LocalExecutor
+from odegrad.running.progress import LogLines
+from odegrad.running.runner import missing, sweep
+from odegrad.running.slots import Slot, slots
 
 FAKE = SuiteIdentity("fake", "abc")
 

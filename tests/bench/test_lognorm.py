@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from odegrad.lognorm import mu_1, mu_2, mu_inf, spectral_abscissa, spectral_norm, stiffness_ratio
+from odegrad.diagnosis.lognorm import mu_1, mu_2, mu_inf, spectral_abscissa, spectral_norm, stiffness_ratio
 
 NORMS = [(mu_1, 1), (mu_2, 2), (mu_inf, float("inf"))]
 

@@ -9,9 +9,9 @@ import psutil
 import pytest
 import torch
 
-import odegrad.machine
-from odegrad.conditions import cpu_quota, governor, huge_pages
-from odegrad.machine import allocator, blas, commit, commit_of_version, cpu_model, machine, package_version
+import odegrad.machine.description
+from odegrad.machine.conditions import cpu_quota, governor, huge_pages
+from odegrad.machine.description import allocator, blas, commit, commit_of_version, cpu_model, machine, package_version
 
 
 def test_machine_is_plain_data_and_true():
@@ -38,7 +38,7 @@ def test_machine_names_no_host_and_no_place():
 
 def test_allocator_settings_are_named_without_folders(monkeypatch):
     """A preloaded allocator is named by its file only; unset variables are left out."""
-    for name in odegrad.machine.ALLOCATOR_VARIABLES:
+    for name in odegrad.machine.description.ALLOCATOR_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
     monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so.2:/opt/other.so")
@@ -47,10 +47,10 @@ def test_allocator_settings_are_named_without_folders(monkeypatch):
 
 def test_commit_is_the_checkouts_and_says_if_files_are_changed(tmp_path, monkeypatch):
     """The commit is git's own, ``-dirty`` after a change, None without a checkout or without a commit."""
-    (tmp_path / "bench").mkdir()
-    module = tmp_path / "bench" / "machine.py"
+    module = tmp_path / "bench" / "machine" / "description.py"
+    module.parent.mkdir(parents=True)
     module.write_text("first")
-    monkeypatch.setattr(odegrad.machine, "__file__", str(module))
+    monkeypatch.setattr(odegrad.machine.description, "__file__", str(module))
     assert commit() is None
 
     def git(*arguments):

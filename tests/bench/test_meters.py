@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from odegrad.checks.problems import SmoothNet
-from odegrad.meters import Clock, HostWaits, StorageMemory, memory_meter
+from odegrad.measuring.meters import Clock, HostWaits, StorageMemory, memory_meter
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 

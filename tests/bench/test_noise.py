@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from odegrad.noise import Noise, kernel, measured_ratios, noise, paired_ratios
+from odegrad.machine.noise import Noise, kernel, measured_ratios, noise, paired_ratios
 
 
 class Machine:

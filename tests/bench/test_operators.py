@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from odegrad.measuring.operators import OperatorCount
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.operators import OperatorCount
 from odegrad.registry import build_gradient
 
 BATCH, D = 5, 3

@@ -7,16 +7,16 @@ import pytest
 
 from odegrad.commands.running import PaperName, Size
 from odegrad.errors import SuiteError
-from odegrad.papers import load_paper
-from odegrad.record import Record, Status
+from odegrad.records.record import Record, Status
+from odegrad.records.store import RECORDS, Store, SuiteIdentity
 from odegrad.registry import build_task
 from odegrad.reports.frame import from_rows
 from odegrad.reports.papers.effects import matches
 from odegrad.reports.papers.reading import CLAIMS
 from odegrad.reports.papers.snopt import NINE
 from odegrad.reports.summary import cells
-from odegrad.store import RECORDS, Store, SuiteIdentity
-from odegrad.suite import load_suite
+from odegrad.suites.papers import load_paper
+from odegrad.suites.suite import load_suite
 
 
 def test_the_command_knows_every_paper():

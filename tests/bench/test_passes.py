@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from odegrad import passes
-from odegrad.certificate import certify
-from odegrad.conditions import Snapshot
 from odegrad.errors import InfrastructureError, NonFiniteError, UnknownNameError, UnsupportedError
+from odegrad.machine.conditions import Snapshot
+from odegrad.measuring import passes
+from odegrad.measuring.certificate import certify
+from odegrad.measuring.timing import Timings, time_iterations
+from odegrad.measuring.training import evaluation_points, solve_with
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.record import COLUMNS, PASSES, TUNING, Run
+from odegrad.records.record import COLUMNS, PASSES, TUNING, Run
 from odegrad.registry import build_gradient, build_solver, build_task
-from odegrad.timing import Timings, time_iterations
-from odegrad.training import evaluation_points, solve_with
 
 HERE = Path(__file__).parent
 TASK = f"{HERE / 'tiny_task.py'}:Tiny"
@@ -217,7 +217,7 @@ def test_count_is_deterministic():
 def test_two_processes_count_the_same():
     """Every deterministic column of the count and the memory pass, whatever Python's hashes are."""
     code = (
-        "import json, sys; from odegrad.passes import run_pass; from odegrad.record import Run\n"
+        "import json, sys; from odegrad.measuring.passes import run_pass; from odegrad.records.record import Run\n"
         "run = Run.from_dict(json.loads(sys.argv[1]))\n"
         "print(json.dumps([run_pass(name, run, '', lambda _: None) for name in ('count', 'memory')]))"
     )

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from odegrad.passes import run_pass
-from odegrad.planning import forecast, plan_rows
-from odegrad.suite import cell_of, load_suite
+from odegrad.measuring.passes import run_pass
+from odegrad.running.planning import forecast, plan_rows
+from odegrad.suites.suite import cell_of, load_suite
 
 SUITE = """
 name = "planned"

@@ -8,7 +8,7 @@ import pytest
 
 from odegrad.errors import SuiteError
 from odegrad.gate.baseline import run_name
-from odegrad.suite import load_suite
+from odegrad.suites.suite import load_suite
 from odegrad.testing.cases import runs_of_suite
 
 pytest_plugins = ["pytester"]

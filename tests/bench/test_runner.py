@@ -15,11 +15,11 @@ import psutil
 import pytest
 from rich.console import Console
 
-from odegrad.executors.local import LocalExecutor
-from odegrad.progress import LiveLines, LogLines, detail, watch
-from odegrad.record import Record, Status
-from odegrad.runner import Outcome, missing, sweep
-from odegrad.store import RECORDS, Store, SuiteIdentity
+from odegrad.records.record import Record, Status
+from odegrad.records.store import RECORDS, Store, SuiteIdentity
+from odegrad.running.local import LocalExecutor
+from odegrad.running.progress import LiveLines, LogLines, detail, watch
+from odegrad.running.runner import Outcome, missing, sweep
 
 HERE = Path(__file__).parent
 WAIT_SECONDS = 60.0

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from odegrad.errors import ResultsError
-from odegrad.record import Record, Status
-from odegrad.store import RECORDS, SUITE, Store, SuiteIdentity, encode, read_statuses
+from odegrad.records.record import Record, Status
+from odegrad.records.store import RECORDS, SUITE, Store, SuiteIdentity, encode, read_statuses
 
 FAKE = SuiteIdentity("fake", "abc")
 

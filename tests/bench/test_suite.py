@@ -11,9 +11,9 @@ import pytest
 import odegrad.suites
 from odegrad.datasets.digits import Digits
 from odegrad.errors import SuiteError, UnknownNameError
-from odegrad.record import EVALUATIONS
+from odegrad.records.record import EVALUATIONS
 from odegrad.registry import tasks
-from odegrad.suite import load_suite, override, suite_description, suite_names
+from odegrad.suites.suite import load_suite, override, suite_description, suite_names
 
 POLICIES = ("baseline", "feedback")
 

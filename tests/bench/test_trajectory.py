@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from odegrad.checks.problems import SmoothNet, smooth_net_start
+from odegrad.diagnosis.jacobian import dense_jacobian
+from odegrad.diagnosis.lognorm import mu_2
+from odegrad.diagnosis.trajectory import INTEGRALS, log_norms, max_log_norm
 from odegrad.errors import NonFiniteError, UnknownNameError, UsageError
-from odegrad.jacobian import dense_jacobian
-from odegrad.lognorm import mu_2
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.trajectory import INTEGRALS, log_norms, max_log_norm
 
 
 def _randn(*shape, seed=0):
@@ -172,7 +172,7 @@ def test_memory_decides_the_route_too(monkeypatch):
     """A batch whose Jacobians exceed the allowed bytes is routed to products, with the same result."""
     field, ts, ys = SmoothNet(d=24, hidden=48), torch.zeros(1, dtype=torch.float64), _randn(1, 6, 24)
     dense = log_norms(field, ts, ys)
-    monkeypatch.setattr("odegrad.trajectory.DENSE_BYTES", 8 * 6 * 24 * 24 - 1)
+    monkeypatch.setattr("odegrad.diagnosis.trajectory.DENSE_BYTES", 8 * 6 * 24 * 24 - 1)
     free = log_norms(field, ts, ys)
     assert (dense.dense, free.dense) == (True, False)
     assert torch.allclose(free.mu_2, dense.mu_2, rtol=1e-6)

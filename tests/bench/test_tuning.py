@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from odegrad.errors import SuiteError
-from odegrad.record import TUNING
-from odegrad.runner import Settings, run_suite
-from odegrad.store import RECORDS
-from odegrad.suite import cell_of, load_suite
+from odegrad.records.record import TUNING
+from odegrad.records.store import RECORDS
+from odegrad.running.runner import Settings, run_suite
 from odegrad.suites.grid import Point
-from odegrad.tuning import choose
+from odegrad.suites.suite import cell_of, load_suite
+from odegrad.suites.tuning import choose
 
 HERE = Path(__file__).parent
 

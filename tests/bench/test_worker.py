@@ -7,11 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from odegrad.executors import process
-from odegrad.executors.child import describe, not_plain, status_of
-from odegrad.executors.link import Call
-from odegrad.executors.process import ALLOCATOR, call_in_process, death
-from odegrad.record import Status
+from odegrad.processes import process
+from odegrad.processes.child import describe, not_plain, status_of
+from odegrad.processes.link import Call
+from odegrad.processes.process import ALLOCATOR, call_in_process, death
+from odegrad.records.record import Status
 
 
 def measure(worker, run, heard=None):
@@ -142,4 +142,4 @@ def test_the_server_imports_what_this_process_has_imported(monkeypatch):
     asked = []
     monkeypatch.setattr(process._context, "set_forkserver_preload", asked.extend)
     process.prepare(["json"])
-    assert {"torch", "json", "odegrad.executors.process", "odegrad.record"} <= set(asked)
+    assert {"torch", "json", "odegrad.processes.process", "odegrad.records.record"} <= set(asked)

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from odegrad.contracts import GradientMethod
-from odegrad.counting import CountedField, Counts
 from odegrad.errors import UnsupportedError
+from odegrad.measuring.counting import CountedField, Counts
 from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.registry import build_gradient
-from odegrad.user_files import load_from_file
+from odegrad.user.files import load_from_file
 
 build = load_from_file(f"{Path(__file__).with_name('problems.py')}:build", "problem")
 

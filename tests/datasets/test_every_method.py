@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from odegrad.check import suitable_solver
+from odegrad.checks.conformance import suitable_solver
+from odegrad.measuring.training import solve_with
 from odegrad.registry import build_gradient, build_optimizer, build_task, gradients, tasks
-from odegrad.training import solve_with
 
 OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]
 ITERATIONS = 2

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from odegrad.checks.problems import SmoothNet, StepLog, gradient, relative, smooth_net_start
-from odegrad.meters import HostWaits
+from odegrad.measuring.meters import HostWaits
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient, gradients
 

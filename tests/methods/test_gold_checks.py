@@ -2,7 +2,7 @@
 
 import pytest
 
-from odegrad.check import CHECKS, check_method, run_check, shared_loop_methods, suitable_solver
+from odegrad.checks.conformance import CHECKS, check_method, run_check, shared_loop_methods, suitable_solver
 from odegrad.registry import build_gradient
 
 METHODS = [

@@ -9,15 +9,15 @@ from torch import nn
 
 from odegrad.contracts import ScoringProblem, TrainableEndTime, Training
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
+from odegrad.measuring.passes import run_pass
+from odegrad.measuring.training import solve_with, train
 from odegrad.methods.optimizers.end_slope import EndSlope
 from odegrad.methods.optimizers.integration_time import IntegrationTime
 from odegrad.methods.optimizers.snopt.factory import snopt
 from odegrad.methods.optimizers.snopt.optimizer import SNOpt
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.passes import run_pass
-from odegrad.record import Run
+from odegrad.records.record import Run
 from odegrad.registry import build_gradient, build_task
-from odegrad.training import solve_with, train
 
 F64 = torch.float64
 CPU = torch.device("cpu")

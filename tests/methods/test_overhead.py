@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from odegrad.check import shared_loop_methods, suitable_solver
 from odegrad.checks.choice import at_tolerance
+from odegrad.checks.conformance import shared_loop_methods, suitable_solver
 from odegrad.registry import build_gradient
 
 READS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal"}

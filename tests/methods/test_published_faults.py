@@ -9,15 +9,15 @@ from torch import nn
 
 from odegrad.checks.problems import Recorded, SmoothNet, StepLog, gradient, relative
 from odegrad.contracts import Tap
-from odegrad.counting import CountedField, Counts
 from odegrad.errors import UnsupportedError, UsageError
-from odegrad.meters import memory_meter
+from odegrad.measuring.counting import CountedField, Counts
+from odegrad.measuring.meters import memory_meter
+from odegrad.measuring.training import tapped
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.optimizers.snopt.optimizer import SNOpt
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes
 from odegrad.methods.solvers.solver import make_solver, solver_names
 from odegrad.registry import build_gradient
-from odegrad.training import tapped
 
 UNIT = torch.tensor([0.0, 1.0], dtype=torch.float64)
 

@@ -10,8 +10,8 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 from odegrad.checks.problems import SmoothNet, StepLog
-from odegrad.counting import CountedField, Counts
 from odegrad.errors import UsageError
+from odegrad.measuring.counting import CountedField, Counts
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.control import PI_BETA, Controller
 from odegrad.methods.solvers.dynamics import FlatField

@@ -8,12 +8,12 @@ from torch import nn
 
 from odegrad.contracts import CurvaturePasses, Training
 from odegrad.errors import UnsupportedError, UsageError
+from odegrad.measuring.training import next_solve, solve_with
 from odegrad.methods.optimizers.snopt.factory import snopt
 from odegrad.methods.optimizers.snopt.low_rank import LowRank, cross_entropy_roots, pull_back_each, squared_error_roots
 from odegrad.methods.optimizers.snopt.optimizer import SNOpt
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient, build_task
-from odegrad.training import next_solve, solve_with
 
 F64 = torch.float64
 TS = torch.tensor([0.0, 1.0], dtype=F64)

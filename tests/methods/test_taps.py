@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from odegrad.check import shared_loop_methods, suitable_solver
+from odegrad.checks.conformance import shared_loop_methods, suitable_solver
 from odegrad.contracts import Tappable
-from odegrad.meters import memory_meter
+from odegrad.measuring.meters import memory_meter
 from odegrad.methods.optimizers.snopt.optimizer import SNOpt
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from odegrad.record import Record, Run, Status
+from odegrad.records.record import Record, Run, Status
 from odegrad.reports.frame import from_rows
 
 METHODS = ("naive", "adjoint", "anode", "interpolation", "snopt", "torchdiffeq_naive", "torchdiffeq_adjoint")

@@ -10,7 +10,7 @@ import pytest
 
 from odegrad.commands.results import compare_results
 from odegrad.errors import ResultsError
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports.changes import changes
 from odegrad.reports.frame import load
 from odegrad.reports.machines import TIMINGS, without_times

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from odegrad.errors import UsageError
-from odegrad.record import COLUMNS, Status
+from odegrad.records.record import COLUMNS, Status
 from odegrad.reports.build import build_report
 from odegrad.reports.page.render import page
 from odegrad.reports.papers import irdm, snopt

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from odegrad.errors import UsageError
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports import comparing
 from odegrad.reports.summary import Results
 

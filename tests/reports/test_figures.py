@@ -11,7 +11,7 @@ import pytest
 
 import odegrad
 from odegrad.errors import UnknownNameError
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports.across import across
 from odegrad.reports.figures import costs, evaluations, integration_time, style, targets, training, work_precision
 from odegrad.reports.figures.drawing import draw_all, render, write_figures

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from odegrad.errors import ResultsError
-from odegrad.record import COLUMNS, SCHEMA_VERSION, Status
+from odegrad.records.record import COLUMNS, SCHEMA_VERSION, Status
 from odegrad.reports.frame import DTYPES, from_rows, load, read_parquet, to_parquet
 
 

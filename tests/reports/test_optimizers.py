@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports.optimizers import METRIC, VALIDATION, mean_interval, optimizers
 
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from odegrad.errors import ResultsError
-from odegrad.record import COLUMNS, Status
+from odegrad.records.record import COLUMNS, Status
 from odegrad.reports.build import build_report
 from odegrad.reports.figures.kinds import KINDS
 from odegrad.reports.findings import findings, outcome

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports.build import build_report
 from odegrad.reports.figures import nodes, sensitivity
 from odegrad.reports.page.render import page

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports.changes import changes
 from odegrad.reports.figures.panels import labels_of
 from odegrad.reports.names import joined, natural, short, sort_key

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports.summary import summary
 from odegrad.reports.tables import print_table, to_csv, to_latex, to_markdown
 

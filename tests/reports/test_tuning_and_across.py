@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from odegrad.record import Status
+from odegrad.records.record import Status
 from odegrad.reports.across import across
 from odegrad.reports.findings import outcome
 from odegrad.reports.page.render import page

@@ -1,0 +1,1 @@
+"""How errors grow along a trajectory: logarithmic norms, bounds, predictions, a verdict."""

@@ -1,0 +1,1 @@
+"""The circumstances of a measurement: hardware, versions, conditions, noise."""

@@ -1,0 +1,73 @@
+"""What a run names, built afresh: task, problem, gradient method, solver and optimizer."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from odegrad.contracts import GradientMethod, Problem, Task
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.records.record import Run
+from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+State = Mapping[str, torch.Tensor]
+"""A model's state dictionary."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """Everything that a pass needs of ``run``, afresh."""
+
+    run: Run
+    task: Task
+    problem: Problem
+    method: GradientMethod
+    solver: OneStepSolver
+    optimizer: torch.optim.Optimizer
+
+    def uncompiled(self) -> "Built":
+        """Return the same without compiled steps, in which function calls and allocations would not be seen."""
+        return dataclasses.replace(self, solver=self.solver.uncompiled())
+
+    def problem_in_float64(self, state: State) -> Problem:
+        """Build the run's problem anew in float64, with the parameters of ``state``."""
+        run = self.run
+        problem = self.task.build(run.size, run.seed, torch.device(run.device), torch.float64)
+        set_state(problem, state)
+        return problem
+
+
+def build(run: Run, gradient: str | Callable[..., GradientMethod] = "", task: str | Callable[..., Task] = "") -> Built:
+    """Build what ``run`` names.
+
+    Parameters
+    ----------
+    run
+        Names and numbers.
+    gradient, task
+        Take the place of the run's own where they are given: another name, or a class.
+
+    Raises
+    ------
+    UnknownNameError
+        If a name is not registered.
+    UsageError
+        If an option is unknown or refused.
+    UnsupportedError
+        If the method cannot use the solver.
+    """
+    method = build_gradient(gradient or run.gradient, dict(run.gradient_options))
+    solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options))
+    check_supported(method, solver)
+    made = build_task(task or run.task)
+    problem = made.build(run.size, run.seed, torch.device(run.device), DTYPES[run.dtype])
+    optimizer = build_optimizer(run.optimizer, problem, dict(run.optimizer_options))
+    return Built(run, made, problem, method, solver, optimizer)
+
+
+def set_state(problem: Problem, state: State) -> None:
+    """Give a float64 problem's model the parameters of ``state``."""
+    problem.model.load_state_dict({k: v.double() if v.is_floating_point() else v for k, v in state.items()})

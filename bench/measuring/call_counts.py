@@ -1,0 +1,184 @@
+"""The count pass: f calls, products, steps, operators and host waits of one forward and one backward pass.
+
+All on the first batch, at the parameters as they are, with an uncompiled solver.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odegrad.contracts import GradientMethod, Problem, Solve, State, Tap
+from odegrad.diagnosis.costates import parts
+from odegrad.measuring.cost import SolveCost, graph_bytes, predicted_columns, sizes_of
+from odegrad.measuring.counting import CountedField, CountedTap, Counts
+from odegrad.measuring.meters import HostWaits
+from odegrad.measuring.operators import OperatorCount
+from odegrad.measuring.training import samples_by_itself, solve_with, tapped
+from odegrad.methods.solvers.randomness import GeneratorState
+from odegrad.methods.solvers.solver import OneStepSolver
+
+
+@dataclass
+class SolveLog:
+    """One solve of a loss; observes its own steps by phase, and tells ``counts`` of them."""
+
+    counts: Counts
+    vector_field: nn.Module
+    y0: State
+    ts: Tensor
+    accepted_steps: Counter[str] = field(default_factory=Counter)
+    rejected_steps: Counter[str] = field(default_factory=Counter)
+    pulled_back: bool = False
+
+    def accepted(self, t: float, h: float) -> None:
+        """Count an accepted step."""
+        self.counts.accepted(t, h)
+        self.accepted_steps[self.counts.phase] += 1
+
+    def rejected(self, t: float, h: float) -> None:
+        """Count a rejected step."""
+        self.counts.rejected(t, h)
+        self.rejected_steps[self.counts.phase] += 1
+
+    def watch(self, ys: Any) -> None:
+        """Note whether a gradient arrives at the solution ``ys``."""
+        for part in parts(ys):
+            if part.requires_grad:
+                part.register_hook(self._note)  # type: ignore[no-untyped-call]
+
+    def _note(self, _grad: Tensor) -> None:
+        self.pulled_back = True
+
+
+def count_columns(
+    problem: Problem, method: GradientMethod, solver: OneStepSolver, optimizer: torch.optim.Optimizer, tap: Tap | None
+) -> dict[str, Any]:
+    """Return every column of the count pass but the certificate; the problem is left as it was.
+
+    Parameters
+    ----------
+    problem, method, solver
+        What is counted; the solver uncompiled.
+    optimizer
+        May take its curvature samples by passes of its own.
+    tap
+        The optimizer's tap for this iteration, whose f calls count apart; the operators are counted without it.
+    """
+    with left_as_it_was(problem):
+        counts, solves = counted_iteration(problem, method, solver, optimizer, tap)
+    columns = _calls(counts, method.traits.backward_phase)
+    with left_as_it_was(problem):
+        columns |= _operators(problem, method, solver)
+    with left_as_it_was(problem):
+        costs = solve_costs(solves, solver, method.traits.backward_phase)
+    # what a replay of outputs inside of steps costs more is no part of the model
+    unmodelled = solver.outputs == "dense" and method.traits.exact
+    return columns | predicted_columns(method, [] if unmodelled else costs)
+
+
+def calls_of_an_iteration(problem: Problem, method: GradientMethod, solver: OneStepSolver) -> tuple[int, int]:
+    """Return the f calls forward and backward of one iteration on the first batch; the problem is left as it was."""
+    with left_as_it_was(problem):
+        counts, _ = counted_iteration(problem, method, solver, None, None)
+    return counts.calls["forward"], counts.calls[method.traits.backward_phase]
+
+
+def counted_iteration(
+    problem: Problem, method: GradientMethod, solver: OneStepSolver, optimizer: torch.optim.Optimizer | None,
+    tap: Tap | None,
+) -> tuple[Counts, list[SolveLog]]:  # fmt: skip
+    """Return the counts of one forward and one backward pass on the first batch, and the solves of the loss.
+
+    ``optimizer`` takes the samples of ``tap``, where there is one, if it does so by passes of its own.
+    """
+    counts, solves = Counts(), []
+    watched = tapped(method, None if tap is None else CountedTap(tap, counts))
+
+    def counted(method: GradientMethod) -> Solve:
+        def solve(f: Any, y0: Any, ts: Tensor) -> Any:
+            log = SolveLog(counts, f, y0, ts)
+            ys = method(CountedField(f, counts, ts[[0, -1]]), solver.observed_by(log), y0, ts)
+            log.watch(ys)
+            solves.append(log)
+            return ys
+
+        return solve
+
+    batch = problem.batch(0)
+    with counts.during("tap"):
+        if tap is not None and optimizer is not None and samples_by_itself(optimizer, counted(watched), batch):
+            watched = method
+    solves.clear()
+    loss = problem.loss(counted(watched), batch)
+    with counts.during(method.traits.backward_phase):
+        loss.backward()  # type: ignore[no-untyped-call]
+    return counts, solves
+
+
+def _calls(counts: Counts, back: str) -> dict[str, Any]:
+    return {
+        "nfe_forward": counts.calls["forward"],
+        "nfe_backward": counts.calls[back],
+        "nfe_tap": counts.calls["tap"],
+        "nfe_outside": counts.outside.total(),
+        "vjps": counts.vjps[back],
+        "accepted_steps": counts.accepted_steps["forward"],
+        "rejected_steps": counts.rejected_steps["forward"],
+        "accepted_steps_backward": counts.accepted_steps[back],
+        "rejected_steps_backward": counts.rejected_steps[back],
+    }
+
+
+def _operators(problem: Problem, method: GradientMethod, solver: OneStepSolver) -> dict[str, Any]:
+    """Return the columns of operators and host waits, with the bare field, after one iteration has warmed up."""
+    batch = problem.batch(0)
+    with HostWaits(next(problem.model.parameters()).device) as waits:
+        with OperatorCount() as forward:
+            loss = problem.loss(solve_with(method, solver), batch)
+        with OperatorCount() as backward:
+            loss.backward()  # type: ignore[no-untyped-call]
+    return {
+        "operators_forward": forward.operators,
+        "operators_backward": backward.operators,
+        "flops_forward": forward.flops,
+        "flops_backward": backward.flops,
+        "host_syncs": waits.count,
+    }
+
+
+def solve_costs(solves: list[SolveLog], solver: OneStepSolver, back: str) -> list[SolveCost]:
+    """Return what the cost of each solve depends on; calls each field once for every shape of its state."""
+    known: dict[Any, int] = {}
+    costs = []
+    for log in solves:
+        pieces = parts(log.y0)
+        kind = (id(log.vector_field), *(p.shape for p in pieces))
+        if kind not in known:
+            known[kind] = graph_bytes(log.vector_field, log.ts[0].detach().to(pieces[0].dtype), log.y0)
+        steps = solver.counted(
+            len(log.ts) - 1,
+            (log.accepted_steps["forward"], log.rejected_steps["forward"]),
+            (log.accepted_steps[back], log.rejected_steps[back]),
+        )
+        costs.append(SolveCost(steps, sizes_of(log.vector_field, log.y0, len(log.ts), known[kind]), log.pulled_back))
+    return costs
+
+
+@contextmanager
+def left_as_it_was(problem: Problem) -> Iterator[None]:
+    """Put the model's buffers, its gradients and the random generators back at the end."""
+    drawn = GeneratorState.now(next(problem.model.parameters()).device)
+    kept = [(b, b.detach().clone()) for b in problem.model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+        problem.model.zero_grad(set_to_none=True)
+        drawn.set()

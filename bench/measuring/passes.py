@@ -1,0 +1,234 @@
+"""The passes of a run: each builds afresh from the seed and measures one kind of thing.
+
+``count`` (f calls, vector-Jacobian products, steps, operators, predictions, certificate), ``memory``, ``time``,
+``train``, ``diagnose`` (logarithmic norms before, along and after the training).
+Instruments never share a pass with the clock.
+"""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from odegrad.contracts import Solve, Split, equivalent_solver
+from odegrad.diagnosis.probe import largest_norms
+from odegrad.errors import InfrastructureError, UnknownNameError
+from odegrad.machine.conditions import snapshot, taints
+from odegrad.measuring.building import Built, State, build, set_state
+from odegrad.measuring.call_counts import calls_of_an_iteration, count_columns
+from odegrad.measuring.certificate import certify
+from odegrad.measuring.meters import memory_meter
+from odegrad.measuring.timing import BUDGET_SECONDS, time_iterations
+from odegrad.measuring.training import Progress, next_solve, next_tap, solve_with, train
+from odegrad.measuring.untouched import untouched
+from odegrad.methods.solvers.compiled import compile_seconds
+from odegrad.records.record import PASSES, TUNING, Run
+from odegrad.registry import build_gradient, build_solver, build_task
+
+REFERENCES = {True: ("dopri8", 1e-13), False: ("dopri5", 1e-8)}
+"""Solver and tolerance of the certificate's reference, for smooth dynamics and for those with kinks, whose gradient
+converges slowly whatever the solver: there the reference is good to about four digits."""
+SNAPSHOT = ".state.pt"
+"""Behind the iteration, the name of a model's state in the scratch folder."""
+
+
+def run_pass(name: str, run: Run, scratch: str, progress: Progress) -> dict[str, Any]:
+    """Run one pass and return the columns it measured.
+
+    Parameters
+    ----------
+    name
+        One of ``PASSES``.
+    run
+        What to measure.
+    scratch
+        A folder of the run's own, in which one pass leaves files for the next.
+    progress
+        Told of the pass as it goes.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no pass ``name``.
+    OdegradError
+        What the method, the solver or the training raise; other errors pass through as they are.
+    """
+    if name not in _PASSES:
+        raise UnknownNameError("pass", name, _PASSES)
+    torch.manual_seed(run.seed)
+    progress({"pass": name})
+    return _PASSES[name](run, Path(scratch), progress)
+
+
+def count(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
+    """Count one forward and one backward pass on the first batch, predict them, and certify the gradient.
+
+    All of it at the initial parameters, which are the same for every method.
+    """
+    return count_built(build(run), progress)
+
+
+def count_built(built: Built, progress: Progress) -> dict[str, Any]:
+    """Return the columns of the count pass on what was built."""
+    built = built.uncompiled()
+    tap = next_tap(built.optimizer)
+    with untouched(built.problem.model, built.run.method or built.run.gradient):
+        columns = count_columns(built.problem, built.method, built.solver, built.optimizer, tap)
+    progress({"pass": "count", "what": "certificate"})
+    return columns | _certificate(built, built.problem.model.state_dict())
+
+
+def _certificate(built: Built, state: State) -> dict[str, Any]:
+    exact = build_gradient("naive")
+    name, tolerance = REFERENCES[built.task.info.smooth]
+    tight = build_solver(name, tolerance, tolerance)
+    naive: Solve | None = (
+        solve_with(exact, equivalent_solver(built.method, built.solver)) if built.method.traits.shared_loop else None
+    )
+    found = certify(
+        lambda: built.problem_in_float64(state),
+        solve_with(built.method, built.solver),
+        solve_with(exact, tight),
+        naive,
+    )
+    return {
+        "gradient_relative_error": found.relative_error,
+        "gradient_method_error": found.method_error,
+        "gradient_cosine": found.cosine,
+        "gradient_digest": found.digest,
+        "gradient_norm": found.norm,
+        "gradient_sketch": found.sketch,
+    }
+
+
+def memory(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
+    """Measure the bytes kept between forward and backward, and the peak of both, after one warm-up of each.
+
+    An optimizer that learns from curvature samples takes them in the measured pass: its peak is that of a refresh.
+    """
+    return measure_memory(build(run))
+
+
+def measure_memory(built: Built) -> dict[str, Any]:
+    """Return the columns of the memory pass on what was built."""
+    built = built.uncompiled()
+    batch = built.problem.batch(0)
+    built.problem.loss(solve_with(built.method, built.solver), batch).backward()  # type: ignore[no-untyped-call]
+    gc.collect()
+    with memory_meter(torch.device(built.run.device)) as meter:
+        solve = next_solve(built.optimizer, built.method, built.solver, batch)
+        loss = built.problem.loss(solve, batch)
+        saved = meter.current_bytes()
+        loss.backward()  # type: ignore[no-untyped-call]
+        peak = meter.peak_bytes()
+    return {"saved_bytes": saved, "peak_bytes": peak}
+
+
+def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
+    """Time forward, backward and update apart, with a bare field, and say what disturbed the machine meanwhile."""
+    built = build(run)
+    before = snapshot(run.device)
+    timings = time_iterations(built.problem, built.method, built.solver, built.optimizer, BUDGET_SECONDS)
+    after = snapshot(run.device)
+    compiling = compile_seconds(built.problem.model.modules()) if built.solver.compile else None
+    return {
+        "compile_seconds": compiling,
+        "forward_seconds": statistics.median(timings.forward),
+        "backward_seconds": statistics.median(timings.backward),
+        "update_seconds": statistics.median(timings.update),
+        "forward_seconds_raw": timings.forward,
+        "backward_seconds_raw": timings.backward,
+        "update_seconds_raw": timings.update,
+        "warmup_seconds_raw": timings.warm_up,
+        "time_relative_interval": timings.relative_interval(),
+        "taints": ",".join(taints(before, after, psutil.cpu_count() or 1)),
+    }
+
+
+def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
+    """Train, evaluate the metric on the way, and leave the model's states there for the diagnosis."""
+    built, calls = build(run), []
+    uncompiled = built.uncompiled()
+
+    def keep(iteration: int) -> None:
+        torch.save(built.problem.model.state_dict(), scratch / f"{iteration}{SNAPSHOT}")
+        if run.stage != TUNING:
+            calls.append(calls_of_an_iteration(built.problem, built.method, uncompiled.solver))
+
+    split: Split = "validation" if run.stage == TUNING else "test"
+    trace = train(
+        built.problem, built.method, built.solver, built.optimizer, run.iterations, progress, keep,
+        evaluations=run.evaluations, split=split,
+    )  # fmt: skip
+    info = built.task.info
+    target, value = info.target.get(run.size), trace.metrics[-1]
+    reached = None if target is None else (value >= target if info.higher_is_better else value <= target)
+    return {
+        "metric_name": info.metric_name,
+        "metric_value": value,
+        "metric_split": split,
+        "metric_higher_is_better": info.higher_is_better,
+        "metric_target": target,
+        "metric_limit": info.limit,
+        "target_reached": reached,
+        "train_seconds": trace.seconds[-1],
+        "train_loss": trace.losses,
+        "train_end_time": trace.end_times or None,
+        "trace_iteration": trace.iterations,
+        "trace_metric": trace.metrics,
+        "trace_validation_loss": trace.validation_losses or None,
+        "trace_seconds": trace.seconds,
+        "trace_nfe_forward": [forward for forward, _ in calls] or None,
+        "trace_nfe_backward": [backward for _, backward in calls] or None,
+    } | ({} if run.stage == TUNING else _at_the_end(uncompiled, calls[-1], progress))
+
+
+def _at_the_end(built: Built, calls: tuple[int, int], progress: Progress) -> dict[str, Any]:
+    """Return calls and certificate at the trained parameters, after the clock has stopped."""
+    progress({"pass": "train", "what": "certificate"})
+    state = {k: v.detach().clone() for k, v in built.problem.model.state_dict().items()}
+    certificate = _certificate(built, state)
+    return {
+        "trained_nfe_forward": calls[0],
+        "trained_nfe_backward": calls[1],
+        "trained_gradient_relative_error": certificate["gradient_relative_error"],
+        "trained_gradient_method_error": certificate["gradient_method_error"],
+    }
+
+
+def diagnose(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
+    """Take the logarithmic norms along the probe batch's trajectory at every state that the training has left."""
+    started = time.perf_counter()
+    problem = build_task(run.task).build(run.size, run.seed, torch.device(run.device), torch.float64)
+    kept = sorted((int(path.name.removesuffix(SNAPSHOT)), path) for path in scratch.glob(f"*{SNAPSHOT}"))
+    found = []
+    for iteration, path in kept:
+        progress({"pass": "diagnose", "iteration": iteration, "of": run.iterations})
+        set_state(problem, torch.load(path, map_location=run.device, weights_only=True))
+        found.append(largest_norms(problem))
+    if not found:
+        raise InfrastructureError(f"scratch {scratch}: expected the states that the train pass leaves, got none")
+    first, last = found[0], found[-1]
+    return {
+        "log_norm_max": first.mu_2,
+        "log_norm_minus_max": first.mu_2_minus,
+        "log_norm_integral": first.integral,
+        "log_norm_minus_integral": first.integral_minus,
+        "trained_log_norm_max": last.mu_2,
+        "trained_log_norm_minus_max": last.mu_2_minus,
+        "trained_log_norm_integral": last.integral,
+        "trained_log_norm_minus_integral": last.integral_minus,
+        "trace_log_norm_max": [each.mu_2 for each in found],
+        "trace_log_norm_minus_max": [each.mu_2_minus for each in found],
+        "diagnose_seconds": time.perf_counter() - started,
+    }
+
+
+_PASSES: dict[str, Callable[[Run, Path, Progress], dict[str, Any]]] = dict(
+    zip(PASSES, (time_pass, count, memory, train_pass, diagnose), strict=True)
+)

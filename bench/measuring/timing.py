@@ -1,0 +1,100 @@
+"""The time pass: forward, backward and update apart, with a bare field, at the initial parameters."""
+
+import copy
+import gc
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from odegrad.contracts import GradientMethod, Problem
+from odegrad.measuring.meters import Clock
+from odegrad.measuring.training import next_solve, solve_with
+from odegrad.records.rounds import relative_interval
+
+WARM_UPS = 2
+LEAST_REPEATS, MOST_REPEATS = 3, 200
+RELATIVE_INTERVAL = 0.02
+BUDGET_SECONDS = 0.4
+"""Of one round; ``odegrad.records.rounds`` says how many a run has."""
+
+
+@dataclass
+class Timings:
+    """Seconds of every repeat; ``warm_up`` holds whole iterations that do not count."""
+
+    warm_up: list[float] = field(default_factory=list)
+    forward: list[float] = field(default_factory=list)
+    backward: list[float] = field(default_factory=list)
+    update: list[float] = field(default_factory=list)
+
+    def relative_interval(self) -> float:
+        """Return half the width of the median iteration's 95 % interval (order statistics), relative to the median.
+
+        Infinite before ``LEAST_REPEATS``.
+        """
+        total = [sum(parts) for parts in zip(self.forward, self.backward, self.update, strict=True)]
+        return relative_interval(total) if len(total) >= LEAST_REPEATS else math.inf
+
+    def settled(self) -> bool:
+        """Return whether the median iteration is known to ``RELATIVE_INTERVAL``."""
+        return self.relative_interval() <= RELATIVE_INTERVAL
+
+
+def time_iterations(
+    problem: Problem, method: GradientMethod, solver: Any, optimizer: torch.optim.Optimizer, budget: float
+) -> Timings:
+    """Return the timings of repeated training iterations on batch 0.
+
+    Parameters and optimizer are put back after every update, so that every repeat times the same work. An optimizer
+    that learns from curvature samples takes them in the first warm-up; the repeats time its ordinary iteration. Repeats
+    end when the median is settled or ``budget`` seconds are spent, not before ``LEAST_REPEATS``.
+    """
+    timings, batch = Timings(), problem.batch(0)
+    parameters = [p.detach().clone() for p in problem.model.parameters()]
+    device = parameters[0].device
+    buffers = [b.detach().clone() for b in problem.model.buffers()]
+    state = None
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        started = time.perf_counter()
+        while len(timings.forward) < MOST_REPEATS and not timings.settled():
+            warm = len(timings.warm_up) < WARM_UPS
+            if not warm and time.perf_counter() - started > budget and len(timings.forward) >= LEAST_REPEATS:
+                break
+            solve = solve_with(method, solver)
+            if state is None:
+                solve = next_solve(optimizer, method, solver, batch)
+            forward, backward, update = Clock(device), Clock(device), Clock(device)
+            optimizer.zero_grad(set_to_none=True)
+            with forward:
+                loss = problem.loss(solve, batch)
+            with backward:
+                loss.backward()  # type: ignore[no-untyped-call]
+            with update:
+                optimizer.step()
+            del loss
+            if warm:
+                timings.warm_up.append(forward.seconds + backward.seconds + update.seconds)
+            else:
+                timings.forward.append(forward.seconds)
+                timings.backward.append(backward.seconds)
+                timings.update.append(update.seconds)
+            state = copy.deepcopy(optimizer.state_dict()) if state is None else state
+            _restore(problem, parameters, buffers)
+            optimizer.load_state_dict(copy.deepcopy(state))
+    finally:
+        if was_enabled:
+            gc.enable()
+    return timings
+
+
+def _restore(problem: Problem, parameters: list[torch.Tensor], buffers: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for p, value in zip(problem.model.parameters(), parameters, strict=True):
+            p.copy_(value)
+        for b, value in zip(problem.model.buffers(), buffers, strict=True):
+            b.copy_(value)

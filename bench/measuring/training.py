@@ -1,0 +1,202 @@
+"""The training loop of every run: iterations on the clock, evaluations off it."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import (
+    CurvatureConsumer,
+    CurvaturePasses,
+    GradientMethod,
+    HeldOutLoss,
+    Problem,
+    Solve,
+    Split,
+    Tap,
+    Tappable,
+    TrainableEndTime,
+)
+from odegrad.errors import NonFiniteError, UnsupportedError
+from odegrad.measuring.meters import Clock
+from odegrad.records.record import EVALUATIONS
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Told of the state of a pass: ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``."""
+
+PROGRESS_SECONDS = 0.1
+"""Least time between two reports of progress."""
+
+
+@dataclass
+class Trace:
+    """What a training run went through."""
+
+    losses: list[float] = field(default_factory=list)
+    iterations: list[int] = field(default_factory=list)
+    metrics: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
+    """The loss on the validation split at ``iterations``, where asked for and the problem tells it."""
+    seconds: list[float] = field(default_factory=list)
+    end_times: list[float] = field(default_factory=list)
+    """The end time of every iteration, where it is trained."""
+
+
+def solve_with(method: GradientMethod, solver: Any) -> Solve:
+    """Return the method bound to its solver."""
+
+    def solve(field: Any, y0: Any, ts: Tensor) -> Any:
+        return method(field, solver, y0, ts)
+
+    return solve
+
+
+def tapped(method: GradientMethod, tap: Tap | None) -> GradientMethod:
+    """Return ``method`` with ``tap`` watching, or as it is if there is none.
+
+    Raises
+    ------
+    UnsupportedError
+        If the method offers no taps.
+    """
+    if tap is None:
+        return method
+    if not isinstance(method, Tappable):
+        raise UnsupportedError(
+            f"gradient method {method.traits.name} offers no curvature samples, which this optimizer needs; "
+            "use adjoint or interpolation with it, or a first-order optimizer"
+        )
+    return method.with_tap(tap)
+
+
+def next_tap(optimizer: torch.optim.Optimizer) -> Tap | None:
+    """Return the tap that the optimizer wants for the coming iteration, if any."""
+    return optimizer.next_tap() if isinstance(optimizer, CurvatureConsumer) else None
+
+
+def next_solve(optimizer: torch.optim.Optimizer, method: GradientMethod, solver: Any, batch: Any) -> Solve:
+    """Return the solve of the coming iteration, with the tap that the optimizer wants.
+
+    Where the optimizer takes its samples by passes of its own, it does so here, and the solve has no tap.
+
+    Raises
+    ------
+    UnsupportedError
+        If the optimizer needs curvature samples and the method offers none.
+    """
+    tap = next_tap(optimizer)
+    solve = solve_with(tapped(method, tap), solver)
+    if tap is not None and samples_by_itself(optimizer, solve, batch):
+        solve = solve_with(method, solver)
+    return solve
+
+
+def samples_by_itself(optimizer: torch.optim.Optimizer, solve: Solve, batch: Any) -> bool:
+    """Let the optimizer take the samples of the tap on ``solve``, if it does so by passes of its own; say whether."""
+    return isinstance(optimizer, CurvaturePasses) and optimizer.sample(solve, batch)
+
+
+def trained_end_time(problem: Problem) -> Tensor | None:
+    """Return the problem's end time if it is trained: if the optimizer made it require a gradient."""
+    if isinstance(problem, TrainableEndTime) and problem.end_time.requires_grad:
+        return problem.end_time
+    return None
+
+
+def evaluation_points(iterations: int, count: int = EVALUATIONS) -> Iterator[int]:
+    """Yield about ``count`` iterations to evaluate at, evenly apart, the start and the end among them."""
+    yield from sorted({round(i * iterations / count) for i in range(count + 1)})
+
+
+def scheduled(optimizer: torch.optim.Optimizer, schedule: Mapping[int, float]) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the scheduler, stepped once an iteration, that multiplies the initial learning rates as ``schedule`` says.
+
+    Parameters
+    ----------
+    optimizer
+        Its learning rates are moved.
+    schedule
+        Iteration -> factor on every initial rate from there on; before the first one the factor is 1.
+    """
+
+    def factor(iteration: int) -> float:
+        passed = [start for start in schedule if start <= iteration]
+        return schedule[max(passed)] if passed else 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def train(
+    problem: Problem,
+    method: GradientMethod,
+    solver: Any,
+    optimizer: torch.optim.Optimizer,
+    iterations: int,
+    progress: Progress,
+    at_point: Callable[[int], None] | None = None,
+    evaluations: int = EVALUATIONS,
+    split: Split = "test",
+) -> Trace:
+    """Train for ``iterations`` and return the trace; its seconds leave evaluations out, and ``at_point``.
+
+    ``at_point`` is called with the iteration wherever the metric has been evaluated: on ``split``, at the start and
+    ``evaluations`` times after it. The loss on the validation split is taken there too where ``evaluations`` is more
+    than the default: whoever wants a fine trace wants the time to a target.
+
+    Raises
+    ------
+    NonFiniteError
+        If the loss is not finite; the message names the iteration.
+    UnsupportedError
+        If the optimizer needs curvature samples and the method offers none.
+    """
+    device = next(problem.model.parameters()).device
+    schedule = problem.training.schedule
+    rates = scheduled(optimizer, schedule) if schedule else None
+    trace, clock, wanted = Trace(), Clock(device), set(evaluation_points(iterations, evaluations))
+    told = problem if isinstance(problem, HeldOutLoss) and evaluations > EVALUATIONS else None
+    end_time, reported = trained_end_time(problem), 0.0
+    for i in range(iterations + 1):
+        if i in wanted:
+            trace.iterations.append(i)
+            trace.metrics.append(problem.evaluate(solve_with(method, solver), split))
+            if told is not None:
+                trace.validation_losses.append(told.held_out_loss(solve_with(method, solver), "validation"))
+            trace.seconds.append(clock.seconds)
+            if at_point is not None:
+                at_point(i)
+        if i == iterations:
+            break
+        if end_time is not None:
+            trace.end_times.append(end_time.item())
+        with clock:
+            loss = _iteration(problem, method, solver, optimizer, i)
+        if rates is not None:
+            rates.step()
+        trace.losses.append(loss)
+        if time.perf_counter() - reported >= PROGRESS_SECONDS:
+            progress({"pass": "train", "iteration": i + 1, "of": iterations, "loss": loss})
+            reported = time.perf_counter()
+    return trace
+
+
+def _iteration(
+    problem: Problem, method: GradientMethod, solver: Any, optimizer: torch.optim.Optimizer, i: int
+) -> float:
+    optimizer.zero_grad(set_to_none=True)
+    batch = problem.batch(i)
+    solve = next_solve(optimizer, method, solver, batch)
+    loss = problem.loss(solve, batch)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise NonFiniteError(
+            f"loss: {value} at iteration {i}; the training diverged: lower the learning rate, tighten the tolerances "
+            "or use an exact gradient method"
+        )
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return value

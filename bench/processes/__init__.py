@@ -1,0 +1,1 @@
+"""Measuring processes: how one is started, spoken to and ended."""

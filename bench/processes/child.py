@@ -1,0 +1,109 @@
+"""The child's side of a fresh process: run one function, and say how it went, whatever happens.
+
+What goes back to the parent is JSON, one message at a time: ``started``, any number of ``progress``, and at the end
+``result`` or ``failure``. No object crosses the boundary, so nothing that a method returns can break the parent.
+"""
+
+import importlib
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from odegrad.errors import InfrastructureError, SolverError, UnsupportedError
+from odegrad.processes.link import Call, Send
+from odegrad.records.record import Status
+
+PROGRESS_SECONDS = 0.1
+"""Shortest time between two progress messages; those in between are dropped."""
+
+MESSAGE_LINES, MESSAGE_CHARACTERS = 3, 500
+"""How much of an error's text goes into a record."""
+
+CPU_ALLOCATOR = "DefaultCPUAllocator"
+"""Torch raises a plain RuntimeError with this word in it where a CPU tensor does not fit into memory."""
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Takes small dictionaries such as ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``."""
+
+
+def perform(call: Call, send: Send) -> None:
+    """Run ``call`` and send every message; what the function raises becomes a message."""
+    try:
+        send({"kind": "started"})
+        module, _, name = call.function.partition(":")
+        os.chdir(call.folder)
+        torch.set_num_threads(call.threads)
+        value = getattr(importlib.import_module(module), name)(*call.arguments, _reporter(send))
+        reason = not_plain(value)
+        if reason is None:
+            send({"kind": "result", "value": value})
+        else:
+            send(_failure(Status.ERROR, f"{call.function} returned {reason}; plain data is expected"))
+    except BaseException as error:  # a method may raise anything, SystemExit included
+        traceback.print_exc()
+        send(_failure(status_of(error), describe(error)))
+
+
+def status_of(error: BaseException) -> Status:
+    """Return how a run ended that raised ``error``."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return Status.OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and CPU_ALLOCATOR in str(error):
+        return Status.OUT_OF_MEMORY
+    for kind, status in (
+        (SolverError, Status.DIVERGED),
+        (UnsupportedError, Status.UNSUPPORTED),
+        (InfrastructureError, Status.INFRASTRUCTURE),
+    ):
+        if isinstance(error, kind):
+            return status
+    return Status.ERROR
+
+
+def describe(error: BaseException) -> str:
+    """Return the error's type and first lines, and for a foreign error the place that raised it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = "\n".join(lines[:MESSAGE_LINES])[:MESSAGE_CHARACTERS]
+    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    if status_of(error) is Status.ERROR and frames:
+        message += f" ({Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name})"
+    return message
+
+
+def not_plain(value: Any, where: str = "value") -> str | None:
+    """Return what in ``value`` is no plain data (None, bool, int, float, str, list, dict with text keys), or None."""
+    if value is None or type(value) in {bool, int, float, str}:
+        return None
+    if type(value) is dict:
+        items = [(f"{where}[{k!r}]", v) for k, v in value.items()]
+        odd = [k for k in value if type(k) is not str]
+        if odd:
+            return f"a key of type {type(odd[0]).__name__} in {where}"
+    elif type(value) is list:
+        items = [(f"{where}[{i}]", v) for i, v in enumerate(value)]
+    else:
+        return f"a {type(value).__name__} as {where}"
+    return next((reason for name, v in items if (reason := not_plain(v, name)) is not None), None)
+
+
+def _reporter(send: Send) -> Progress:
+    last = -PROGRESS_SECONDS
+
+    def report(message: Mapping[str, Any]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_SECONDS and not_plain(dict(message)) is None:
+            last = now
+            send({"kind": "progress", "message": dict(message)})
+
+    return report
+
+
+def _failure(status: Status, message: str) -> dict[str, str]:
+    return {"kind": "failure", "status": str(status), "message": message}

@@ -1,0 +1,1 @@
+"""Sweeps: plan, resume, execute on one machine or many, tell of progress."""

@@ -1,0 +1,208 @@
+"""One run to one record, whatever happens: every pass in a fresh process, every failure a status with its message."""
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from odegrad.errors import InfrastructureError
+from odegrad.processes.link import Call
+from odegrad.processes.process import Reply, call_in_process
+from odegrad.records.record import COLUMNS, Record, Run, Status
+from odegrad.records.rounds import ROUNDS, merge
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+MEASURED = frozenset(c.name for c in COLUMNS if c.measured)
+
+TIME = "time"
+"""The pass that is measured in rounds."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What has been measured of a run so far."""
+
+    status: Status = Status.OK
+    message: str = ""
+    rounds: tuple[Mapping[str, Any], ...] = ()
+    """Of the time pass."""
+    spent: float = 0.0
+    """Seconds in its passes, without the starts of processes."""
+    seconds: float = 0.0
+    """Wall-clock of all that."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """How runs are measured.
+
+    Parameters
+    ----------
+    passes
+        Names of the passes, in order, of a run that asks for none by name; the first that fails ends the run.
+    function
+        ``module:function``, called as ``function(pass name, run, scratch folder, progress)`` in a fresh process;
+        returns columns.
+    threads
+        Threads of one tensor operation.
+    timeout
+        Seconds that all passes of one run may take together, without process starts; None for no limit.
+    folder
+        Working folder of the processes, where relative names such as ``my_method.py:MyMethod`` are looked up.
+    memory_bytes
+        How much the processes may allocate on the CPU above what they start with; None for no limit.
+    retries
+        How many more times a pass is tried that failed because of the machine.
+    cores
+        The logical cores of this worker; empty: all. The time pass takes the last ``threads`` of them, so that its
+        processes do not wander.
+    gpu
+        Which of the visible GPUs is this worker's; None: whatever is visible.
+    rounds
+        How many processes time a run.
+    stop
+        Once it is set, calls are given up with ``Stopped``.
+    """
+
+    passes: tuple[str, ...]
+    function: str
+    threads: int = 1
+    timeout: float | None = None
+    folder: str = "."
+    memory_bytes: int | None = None
+    retries: int = 1
+    cores: tuple[int, ...] = ()
+    gpu: str | None = None
+    rounds: int = ROUNDS
+    stop: threading.Event | None = field(default=None, compare=False, repr=False)
+
+    def machine(self) -> dict[str, Any]:
+        """Return the circumstances of this worker's processes, found in one of them.
+
+        Raises
+        ------
+        InfrastructureError
+            If no process could be started.
+        """
+        reply = self._call("odegrad.machine.description:machine_of_process", (), None, lambda _message: None)
+        if reply.status is not Status.OK:
+            raise InfrastructureError(
+                f"no run can be started: a first process, which only describes the machine, ended with "
+                f"{reply.status}: {reply.message}"
+            )
+        found: dict[str, Any] = reply.value
+        return found
+
+    def passes_of(self, run: Run) -> tuple[str, ...]:
+        """Return the passes of ``run`` in their order."""
+        return tuple(run.passes.split(",")) if run.passes else self.passes
+
+    def time_round(self, run: Run, begun: Begun, progress: Progress) -> Begun:
+        """Return ``begun`` with one more round of the time pass; a run that has failed is left as it is."""
+        if begun.status is not Status.OK:
+            return begun
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="odegrad-", ignore_cleanup_errors=True) as scratch:
+            reply, status, message = self._pass(TIME, run, scratch, begun.spent, progress)
+        return Begun(
+            status,
+            message,
+            (*begun.rounds, reply.value) if status is Status.OK else begun.rounds,
+            begun.spent + reply.seconds,
+            begun.seconds + time.monotonic() - start,
+        )
+
+    def measure(
+        self, run: Run, circumstances: Mapping[str, Any], progress: Progress, begun: Begun | None = None
+    ) -> Record:
+        """Return the record of ``run``; columns of the passes before a failure are kept.
+
+        Parameters
+        ----------
+        run
+            What to measure.
+        circumstances
+            From ``machine``; goes into the record.
+        progress
+            Hears of every pass and of what it reports.
+        begun
+            What has been measured of it already: its rounds of the time pass.
+
+        Raises
+        ------
+        Stopped
+            If this worker's ``stop`` was set.
+        """
+        state = begun or Begun()
+        begin, spent = time.monotonic(), state.spent
+        measured: dict[str, Any] = merge(state.rounds) if state.rounds else {}
+        status, message = state.status, state.message
+        with tempfile.TemporaryDirectory(prefix="odegrad-", ignore_cleanup_errors=True) as scratch:
+            for name in self.passes_of(run):
+                if status is not Status.OK:
+                    break
+                if name == TIME:
+                    state = replace(state, spent=spent)
+                    while len(state.rounds) < self.rounds and state.status is Status.OK:
+                        state = self.time_round(run, state, progress)
+                    status, message, spent = state.status, state.message, state.spent
+                    measured |= merge(state.rounds) if state.rounds else {}
+                    continue
+                reply, status, message = self._pass(name, run, scratch, spent, progress)
+                spent += reply.seconds
+                if status is Status.OK:
+                    measured |= reply.value
+        earlier = 0.0 if begun is None else begun.seconds
+        measured["process_seconds"] = earlier + time.monotonic() - begin
+        return Record(run, status, message, measured, circumstances)
+
+    def _pass(self, name: str, run: Run, scratch: str, spent: float, progress: Progress) -> tuple[Reply, Status, str]:
+        """Run one pass, again where the machine failed; return its reply and what to make of it."""
+        progress({"pass": name})
+        left = None if self.timeout is None else max(0.0, self.timeout - spent)
+        for attempt in range(self.retries + 1):
+            reply = self._call(self.function, (name, run, scratch), left, progress, timed=name == TIME)
+            if reply.status is not Status.INFRASTRUCTURE or attempt == self.retries:
+                break
+            _log.warning("%s pass of %s: tried again: %s", name, run.run_id, reply.message)
+        return reply, *self._judge(name, reply)
+
+    def _call(
+        self,
+        function: str,
+        arguments: tuple[Any, ...],
+        timeout: float | None,
+        progress: Progress,
+        timed: bool = False,
+    ) -> Reply:
+        cores = self.cores[-self.threads :] if timed else self.cores
+        visible = () if self.gpu is None else (("CUDA_VISIBLE_DEVICES", self.gpu),)
+        call = Call(function, arguments, self.threads, self.folder, "", cores, self.memory_bytes, visible)
+        return call_in_process(call, timeout=timeout, progress=progress, stop=self.stop)
+
+    def _judge(self, name: str, reply: Reply) -> tuple[Status, str]:
+        """Return the status and message of a pass: the reply's own, or an error if it holds no columns."""
+        if reply.status is Status.TIMEOUT:
+            return reply.status, (
+                f"{name} pass: stopped because the run's passes took more than {self.timeout:g} s together; "
+                "give a larger --timeout or a smaller run"
+            )
+        if reply.status is Status.OUT_OF_MEMORY and self.memory_bytes is not None:
+            return reply.status, f"{name} pass: {reply.message} (limit {self.memory_bytes} bytes, --memory)"
+        if reply.status is not Status.OK:
+            return reply.status, f"{name} pass: {reply.message}"
+        if not isinstance(reply.value, dict):
+            return Status.ERROR, f"{name} pass: returned {type(reply.value).__name__}; expected a dict of columns"
+        unknown = sorted(set(reply.value) - MEASURED)
+        if unknown:
+            return (
+                Status.ERROR,
+                f"{name} pass: returned unknown column {unknown[0]!r}; see odegrad.records.record",
+            )
+        return Status.OK, ""

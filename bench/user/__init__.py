@@ -1,0 +1,1 @@
+"""What users bring: files with classes of their own, and models."""

@@ -1,0 +1,131 @@
+"""A user's own model: a field, where it starts, when it is read, and what is made of its solution."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odegrad.contracts import GradientMethod, State
+from odegrad.errors import UsageError
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.user.files import call_users, load_from_file
+
+Loss = Callable[[Any], Tensor]
+"""From a solution ``[time, batch, *state]``, or a tuple of such, to a scalar."""
+
+
+def half_mean_square(ys: Any) -> Tensor:
+    """Return half the mean square of the last output, summed over the parts of a tuple."""
+    parts = (ys,) if isinstance(ys, Tensor) else ys
+    return torch.stack([0.5 * (p[-1] ** 2).mean() for p in parts]).sum()
+
+
+@dataclass(frozen=True)
+class Model:
+    """An initial value problem and a loss of its solution.
+
+    Parameters
+    ----------
+    field
+        The vector field; the gradient is taken with respect to its trained parameters.
+    y0
+        Initial state ``[batch, *state]`` or a tuple; a part that requires a gradient is differentiated too.
+    ts
+        Output times ``[time]``.
+    loss
+        From the solution, in the type of ``y0``, to a scalar.
+
+    Raises
+    ------
+    UsageError
+        If ``field`` is no module, or nothing requires a gradient.
+    """
+
+    field: nn.Module
+    y0: State
+    ts: Tensor
+    loss: Loss = half_mean_square
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before a solve."""
+        if not isinstance(self.field, nn.Module):
+            raise UsageError(f"func: expected an nn.Module, got {type(self.field).__name__}; wrap it in a module")
+        if not isinstance(self.ts, Tensor) or self.ts.ndim != 1 or not self.ts.is_floating_point():
+            got = f"shape {tuple(self.ts.shape)}, {self.ts.dtype}" if isinstance(self.ts, Tensor) else repr(self.ts)
+            raise UsageError(f"t: expected a floating-point tensor [time], got {got}; as torch.tensor([0.0, 1.0])")
+        for part in _parts(self.y0):
+            if not isinstance(part, Tensor) or not part.is_floating_point() or part.ndim == 0:
+                got = f"shape {tuple(part.shape)}, {part.dtype}" if isinstance(part, Tensor) else repr(part)
+                raise UsageError(f"y0: expected a floating-point tensor [batch, ...] or a tuple of such, got {got}")
+        if not self.inputs()[1]:
+            raise UsageError("func, y0: expected a parameter or a state that requires a gradient, got none")
+
+    def in_float64(self) -> "Model":
+        """Return a copy whose field and solution are float64; the loss still sees the type that it was made for."""
+        kinds = tuple(p.dtype for p in _parts(self.y0))
+
+        def loss(ys: Any) -> Tensor:
+            parts = tuple(p.to(kind) for p, kind in zip(_parts(ys), kinds, strict=True))
+            return self.loss(parts[0] if isinstance(ys, Tensor) else parts)
+
+        return Model(copy.deepcopy(self.field).double(), _mapped(self.y0, Tensor.double), self.ts.double(), loss)
+
+    def inputs(self) -> tuple[State, list[Tensor]]:
+        """Return ``y0`` as fresh leaves, and everything that the gradient is taken with respect to."""
+        y0 = _mapped(self.y0, lambda x: x.detach().clone().requires_grad_(x.requires_grad))
+        wanted = [x for x in _parts(y0) if x.requires_grad]
+        return y0, [*wanted, *(p for p in self.field.parameters() if p.requires_grad)]
+
+    def forward(
+        self, method: GradientMethod, solver: OneStepSolver, field: nn.Module | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss, with its graph, and what to differentiate it by."""
+        y0, inputs = self.inputs()
+        loss = self.loss(method(field or self.field, solver, y0, self.ts))
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise UsageError(f"loss: expected a scalar from the solution, got {got}; take its mean or sum")
+        return loss, inputs
+
+    def gradient(self, method: GradientMethod, solver: OneStepSolver) -> Tensor:
+        """Return the gradient as one float64 vector on the CPU."""
+        return pulled_back(*self.forward(method, solver))
+
+
+def pulled_back(loss: Tensor, inputs: list[Tensor]) -> Tensor:
+    """Return the gradient of ``loss`` by ``inputs`` as one float64 vector on the CPU."""
+    grads = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+    return torch.cat([g.detach().reshape(-1) for g in grads]).double().cpu()
+
+
+def load_model(name: str) -> Model:
+    """Return what the function in ``my_model.py:build`` builds: ``(func, y0, t)`` or ``(func, y0, t, loss)``.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file or function, or it returns something else.
+    """
+    if ".py:" not in name:
+        raise UsageError(f"model {name!r}: expected a file and a function in it, as in my_model.py:build")
+    make = load_from_file(name, "model")
+    if not callable(make):
+        raise UsageError(
+            f"model {name!r}: expected a function, got {type(make).__name__}; name one that returns a model"
+        )
+    built = call_users(name, make)
+    if not isinstance(built, tuple) or len(built) not in (3, 4):
+        got = f"{len(built)} things" if isinstance(built, tuple) else type(built).__name__
+        raise UsageError(f"model {name!r}: expected it to return (func, y0, t) or (func, y0, t, loss), got {got}")
+    return Model(*built)
+
+
+def _parts(y: Any) -> tuple[Tensor, ...]:
+    return (y,) if isinstance(y, Tensor) else tuple(y)
+
+
+def _mapped(y: State, change: Callable[[Tensor], Tensor]) -> State:
+    return change(y) if isinstance(y, Tensor) else tuple(change(p) for p in y)
