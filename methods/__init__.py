@@ -1,1 +1,1 @@
-"""Part of odegrad; see ARCHITECTURE.md."""
+"""Everything that is compared: solvers, gradient methods, optimizers, peers."""

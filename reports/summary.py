@@ -57,7 +57,7 @@ def gap(row: Any) -> float:
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the records that count, with ``method`` filled, and ``variant``: what tells unlike runs of it apart.
 
-    Trials that choose settings (stage ``tuning``) are left out: ``odegrad.reports.tuning`` shows them.
+    Trials that choose settings (stage ``tuning``) are left out: ``odegrad.reports.tables.tuning`` shows them.
     """
     counted = frame[frame["stage"].fillna("") != TUNING].reset_index(drop=True)
     names = {"method": methods(counted), "task": counted["task"].fillna("").astype("string")}

@@ -134,7 +134,7 @@ def test_suite_in_the_documents_loads(tmp_path):
 
 
 ELSEWHERE = ("$SLURM_ARRAY_TASK_ID", "tcp://HOST:8786", "slurm")
-"""Words of commands for other machines: tests/bench/test_cluster.py runs their like."""
+"""Words of commands for other machines: tests/bench/running/test_cluster.py runs their like."""
 LONG = {"--budget": "30", "default": "tiny"}
 """What takes long, and what is put in its place: the seconds of a gate, the size of a paper's tasks."""
 SHORT = ("passes=['count','train']", "iterations=2")

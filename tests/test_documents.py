@@ -63,7 +63,7 @@ def test_readme_reaches_the_table_soon():
 
 def test_columns_page_is_that_of_the_code():
     """docs/columns.md was written after the last change of the columns."""
-    spec = importlib.util.spec_from_file_location("make_columns", ROOT / "docs" / "make_columns.py")
+    spec = importlib.util.spec_from_file_location("make_columns", ROOT / "tests" / "make_columns.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / "docs" / "columns.md").read_text(encoding="utf-8") == module.page()

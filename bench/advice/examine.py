@@ -22,7 +22,8 @@ from odegrad.errors import UnsupportedError, UsageError
 from odegrad.measuring.training import evaluation_points, solve_with
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported, tasks
-from odegrad.reports.figures import log_norm, style
+from odegrad.reports.canvas import style
+from odegrad.reports.figures import log_norm
 from odegrad.reports.units import error, significant
 from odegrad.user.models import load_model
 

@@ -41,9 +41,9 @@ def compare_results(
     as_json: JsonOption = False,
 ) -> None:
     """Say what changed from A to B, run by run of the same content, with intervals; write it as table and page."""
-    from odegrad.reports.changes import changes
     from odegrad.reports.frame import load
     from odegrad.reports.page.comparison import rows, write
+    from odegrad.reports.tables.changes import changes
 
     check_folders([before, after])
     old, new = (load(folder, across_machines=across_machines) for folder in (before, after))
@@ -74,9 +74,9 @@ def write_report(
 
     ``as_paper``: take claims and exhibits from the folder, if it is one of a paper.
     """
-    from odegrad.reports import build
     from odegrad.reports.frame import load
-    from odegrad.reports.tables import print_table
+    from odegrad.reports.page import build
+    from odegrad.reports.tables.table import print_table
 
     frame = load(*folders, across_machines=across_machines)
     if as_paper and len(folders) == 1:

@@ -29,7 +29,7 @@ LEAST_SPREAD = 0.01
 PENALTY = 4.0
 """Times ``log n`` and the variance: twice that of the Bayesian information criterion for a level and a place (Yao,
 Estimating the number of change-points via Schwarz' criterion, 1988), because times have heavier tails than a normal
-distribution. ``tests/bench/test_history_steps.py`` holds what it leads to."""
+distribution. ``tests/bench/history/test_steps.py`` holds what it leads to."""
 
 SHORT = 10.0
 """The penalty is larger by ``1 + SHORT / n``: the spread is estimated from as few differences."""

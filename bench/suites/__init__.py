@@ -1,1 +1,1 @@
-"""The suites that come with odegrad, as TOML files."""
+"""Suites: TOML files to runs, settings chosen by trials, papers; the suites that come with odegrad."""

@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
+from odegrad.methods.backward.entry import TappableMethod, forward_calls
 from odegrad.methods.gradients.anode import BlockReplay
-from odegrad.methods.gradients.entry import TappableMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
 

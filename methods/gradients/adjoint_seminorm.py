@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from odegrad.contracts import Traits
 from odegrad.errors import UsageError
+from odegrad.methods.backward.costate import Parameters
 from odegrad.methods.gradients.adjoint import Adjoint
-from odegrad.methods.gradients.costate import Parameters
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UsageError
-from odegrad.methods.gradients.entry import Route, TappableMethod, forward_calls
-from odegrad.methods.gradients.step_ends import StepEnds
+from odegrad.methods.backward.entry import Route, TappableMethod, forward_calls
+from odegrad.methods.backward.step_ends import StepEnds
 from odegrad.methods.solvers.compiled import StepCompiler
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate, replay_with_graph, replayed

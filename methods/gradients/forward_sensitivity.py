@@ -9,7 +9,7 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UnsupportedError, UsageError
-from odegrad.methods.gradients.entry import NEEDS_TABLEAU, Route, SharedLoopMethod, forward_calls
+from odegrad.methods.backward.entry import NEEDS_TABLEAU, Route, SharedLoopMethod, forward_calls
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from odegrad.contracts import Calls, StepCounts, Traits
 from odegrad.errors import UsageError
-from odegrad.methods.gradients.costate import CostateDynamics
+from odegrad.methods.backward.costate import CostateDynamics
 from odegrad.methods.gradients.interpolation import InterpolatedBackSolve, Interpolation
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import OneStepSolver

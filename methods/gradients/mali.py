@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.methods.gradients.entry import TappableMethod, forward_calls
-from odegrad.methods.gradients.pullback import EndKept, pull_call
+from odegrad.methods.backward.entry import TappableMethod, forward_calls
+from odegrad.methods.backward.pullback import EndKept, pull_call
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.schemes import Leapfrog
 from odegrad.methods.solvers.solver import OneStepSolver

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.methods.gradients.entry import TappableMethod, forward_calls
-from odegrad.methods.gradients.step_ends import StepEnds
+from odegrad.methods.backward.entry import TappableMethod, forward_calls
+from odegrad.methods.backward.step_ends import StepEnds
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.loop import integrate_with_graph
 from odegrad.methods.solvers.solver import OneStepSolver

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UsageError
-from odegrad.methods.gradients.entry import NEEDS_TABLEAU, TappableMethod
-from odegrad.methods.gradients.pullback import EndKept, add_to
+from odegrad.methods.backward.entry import NEEDS_TABLEAU, TappableMethod
+from odegrad.methods.backward.pullback import EndKept, add_to
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.schemes import Reversible
 from odegrad.methods.solvers.solver import OneStepSolver

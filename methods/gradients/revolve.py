@@ -10,8 +10,7 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UsageError
-from odegrad.methods.gradients.anode import ReplayedSteps
-from odegrad.methods.gradients.checkpointing import (
+from odegrad.methods.backward.checkpointing import (
     Advance,
     Drop,
     OnlineCheckpoints,
@@ -20,7 +19,8 @@ from odegrad.methods.gradients.checkpointing import (
     online_checkpoints,
     reversal,
 )
-from odegrad.methods.gradients.entry import Route, TappableMethod, forward_calls
+from odegrad.methods.backward.entry import Route, TappableMethod, forward_calls
+from odegrad.methods.gradients.anode import ReplayedSteps
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate, replay
 from odegrad.methods.solvers.solver import OneStepSolver

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.methods.gradients.entry import NEEDS_TABLEAU, Route, TappableMethod, forward_calls
-from odegrad.methods.gradients.pullback import pull_call
+from odegrad.methods.backward.entry import NEEDS_TABLEAU, Route, TappableMethod, forward_calls
+from odegrad.methods.backward.pullback import pull_call
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver

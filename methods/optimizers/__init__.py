@@ -1,1 +1,1 @@
-"""Part of odegrad; see ARCHITECTURE.md."""
+"""Optimizers: torch's own by name, SNOpt, and two optimizers side by side."""

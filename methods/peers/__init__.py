@@ -1,1 +1,1 @@
-"""Part of odegrad; see ARCHITECTURE.md."""
+"""Other libraries' methods as they are published, as rows beside odegrad's own."""

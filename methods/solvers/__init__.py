@@ -1,1 +1,1 @@
-"""Part of odegrad; see ARCHITECTURE.md."""
+"""Solvers: tableaus and schemes, step control, the loops that solve and replay."""

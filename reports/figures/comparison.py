@@ -5,7 +5,7 @@ import math
 import pandas as pd
 from matplotlib.figure import Figure
 
-from odegrad.reports.figures import style
+from odegrad.reports.canvas import style
 from odegrad.reports.figures.work_precision import name_missing, panel
 
 

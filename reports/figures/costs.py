@@ -8,10 +8,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from odegrad.reports import units
-from odegrad.reports.figures import dots, style
-from odegrad.reports.figures.panels import FEW_TASKS
+from odegrad.reports.canvas import dots, style
+from odegrad.reports.canvas.panels import FEW_TASKS
 from odegrad.reports.summary import Source, rows_of, summary
-from odegrad.reports.tables import label
+from odegrad.reports.tables.table import label
 
 TITLE = "Function evaluations and memory of one iteration"
 MANY = (

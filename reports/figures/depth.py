@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from odegrad.reports import units
-from odegrad.reports.figures import style
-from odegrad.reports.figures.panels import by_task
+from odegrad.reports.canvas import style
+from odegrad.reports.canvas.panels import by_task
 from odegrad.reports.names import sort_key
 from odegrad.reports.summary import Results, Source, rows_of
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from odegrad.reports import units
+from odegrad.reports.canvas import style
 from odegrad.reports.comparing import BLOCK, Floats
-from odegrad.reports.figures import style
 from odegrad.reports.names import joined, short, sort_key
 from odegrad.reports.statistics import median
 from odegrad.reports.summary import Results, Source

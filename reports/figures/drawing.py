@@ -13,9 +13,9 @@ from typing import Any
 import joblib
 from matplotlib.figure import Figure
 
-from odegrad.reports.figures import style
+from odegrad.reports.canvas import style
+from odegrad.reports.canvas.panels import FEW_TASKS, MOST_TASKS
 from odegrad.reports.figures.kinds import KINDS, Kind
-from odegrad.reports.figures.panels import FEW_TASKS, MOST_TASKS
 from odegrad.reports.summary import Results, Source
 
 FORMATS = ("svg", "pdf", "png")

@@ -5,13 +5,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from odegrad.reports import units
-from odegrad.reports.figures import style
-from odegrad.reports.figures.panels import by_task, labels_of, variant_number
+from odegrad.reports.canvas import style
+from odegrad.reports.canvas.panels import by_task, labels_of, variant_number
 from odegrad.reports.figures.training import MOST_CURVES, calls_of, points, quantile, spread
 from odegrad.reports.names import joined
 from odegrad.reports.statistics import median
 from odegrad.reports.summary import Results, Source, rows_of
-from odegrad.reports.tables import label
+from odegrad.reports.tables.table import label
 
 TITLE = "Function evaluations during training"
 _TAKEN = ["task", "method", "variant", "trace_iteration", "trace_nfe_forward", "trace_nfe_backward"]

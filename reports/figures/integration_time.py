@@ -6,11 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from odegrad.reports import units
-from odegrad.reports.figures import style
-from odegrad.reports.figures.panels import labels_of, variant_number
+from odegrad.reports.canvas import style
+from odegrad.reports.canvas.panels import labels_of, variant_number
 from odegrad.reports.names import joined
 from odegrad.reports.summary import Results, Source, rows_of
-from odegrad.reports.tables import label
+from odegrad.reports.tables.table import label
 
 TITLE = "Integration time during training"
 

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from odegrad.reports import units
-from odegrad.reports.figures import style
-from odegrad.reports.figures.panels import by_task, labels_of, variant_number
+from odegrad.reports.canvas import style
+from odegrad.reports.canvas.panels import by_task, labels_of, variant_number
 from odegrad.reports.names import joined, short, sort_key
 from odegrad.reports.summary import Results, Source
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from odegrad.reports import units
-from odegrad.reports.figures import style
+from odegrad.reports.canvas import style
 from odegrad.reports.names import joined
 from odegrad.reports.summary import Results, Source, rows_of
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from odegrad.reports import units
-from odegrad.reports.figures import style
+from odegrad.reports.canvas import style
 from odegrad.reports.names import joined
 from odegrad.reports.summary import Results, Source
 

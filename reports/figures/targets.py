@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from odegrad.reports import units
+from odegrad.reports.canvas import dots, style
+from odegrad.reports.canvas.panels import labels_of, variant_number
 from odegrad.reports.comparing import BLOCK, costs, performance_profile, time_to_target
-from odegrad.reports.figures import dots, style
-from odegrad.reports.figures.panels import labels_of, variant_number
 from odegrad.reports.names import sort_key
 from odegrad.reports.statistics import median
 from odegrad.reports.summary import KEY, Results, Source, rows_of
-from odegrad.reports.tables import label
+from odegrad.reports.tables.table import label
 
 TITLE = "Time to the target"
 PROFILES_TITLE = "Performance profiles"

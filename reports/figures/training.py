@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from odegrad.reports import units
-from odegrad.reports.figures import style
-from odegrad.reports.figures.panels import by_task, labels_of, variant_number
+from odegrad.reports.canvas import style
+from odegrad.reports.canvas.panels import by_task, labels_of, variant_number
 from odegrad.reports.names import joined
 from odegrad.reports.summary import Results, Source, rows_of, summary
-from odegrad.reports.tables import label
+from odegrad.reports.tables.table import label
 
 TITLES = {
     "seconds": "Metric against training time",

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from odegrad.reports import units
-from odegrad.reports.figures import style
+from odegrad.reports.canvas import style
 from odegrad.reports.trends import Mark, Series, Step, Trends, unit_of
 
 OVERVIEW_TITLE = "Figures that moved, by commit"

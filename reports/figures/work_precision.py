@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from odegrad.reports import units
-from odegrad.reports.figures import dots, style
-from odegrad.reports.figures.panels import FEW_TASKS
+from odegrad.reports.canvas import dots, style
+from odegrad.reports.canvas.panels import FEW_TASKS
 from odegrad.reports.names import joined, short, sort_key
 from odegrad.reports.summary import Source, rows_of, summary
-from odegrad.reports.tables import label
+from odegrad.reports.tables.table import label
 
 ERRORS = {
     "gradient_relative_error": "gradient error\n(relative, float64 reference)",

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 
 from odegrad.reports import units
-from odegrad.reports.changes import Changes
-from odegrad.reports.page.columns import PageColumn
 from odegrad.reports.page.files import write_texts
 from odegrad.reports.page.render import environment, page_table
-from odegrad.reports.tables import markdown_text
+from odegrad.reports.tables.changes import Changes
+from odegrad.reports.tables.columns import PageColumn
+from odegrad.reports.tables.table import markdown_text
 
 NAMED = tuple(PageColumn(name, name, right=False) for name in ("task", "method", "variant"))
 CHANGES = (

@@ -9,9 +9,9 @@ import pandas as pd
 
 from odegrad.reports.figures import trend
 from odegrad.reports.figures.drawing import render
-from odegrad.reports.page.columns import PageColumn
 from odegrad.reports.page.files import write_texts
 from odegrad.reports.page.render import PageTable, data_uri, environment, page_table
+from odegrad.reports.tables.columns import PageColumn
 from odegrad.reports.trends import Step, Trends, shown
 from odegrad.reports.units import count
 

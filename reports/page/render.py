@@ -14,19 +14,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from odegrad.records.record import COLUMNS
 from odegrad.reports import units
-from odegrad.reports.across import RATIOS, across
 from odegrad.reports.figures.drawing import Drawn, draw_all
-from odegrad.reports.findings import findings, outcome
 from odegrad.reports.machines import disturbed
 from odegrad.reports.names import joined
-from odegrad.reports.optimizers import optimizers
-from odegrad.reports.page.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS, RUNS, TUNING, PageColumn, metric
+from odegrad.reports.page.findings import findings, outcome
 from odegrad.reports.papers.exhibits import Shown
 from odegrad.reports.papers.table import claims_table, interval, target
 from odegrad.reports.papers.verdict import Verdict
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
-from odegrad.reports.tables import NOTE, label
-from odegrad.reports.tuning import trials
+from odegrad.reports.tables.across import RATIOS, across
+from odegrad.reports.tables.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS, RUNS, TUNING, PageColumn, metric
+from odegrad.reports.tables.optimizers import optimizers
+from odegrad.reports.tables.table import NOTE, label
+from odegrad.reports.tables.tuning import trials
 
 MOST_RUNS = 2000
 """Runs that the page lists; a browser sorts more than that only slowly."""

@@ -8,9 +8,9 @@ import pandas as pd
 
 from odegrad.reports.figures.drawing import Drawn, draw_all
 from odegrad.reports.figures.kinds import Kind
-from odegrad.reports.page.columns import PageColumn
 from odegrad.reports.summary import Results
-from odegrad.reports.tables import latex_lines, markdown_lines
+from odegrad.reports.tables.columns import PageColumn
+from odegrad.reports.tables.table import latex_lines, markdown_lines
 from odegrad.reports.units import MISSING
 
 

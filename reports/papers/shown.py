@@ -8,10 +8,10 @@ import pandas as pd
 from odegrad.reports import units
 from odegrad.reports.figures import depth, integration_time, log_norm, nodes, sensitivity, training
 from odegrad.reports.figures.kinds import Kind
-from odegrad.reports.page.columns import PageColumn, metric
 from odegrad.reports.papers import irdm, relative_costs, snopt
 from odegrad.reports.papers.exhibits import Exhibit, PaperFigure, PaperTable
 from odegrad.reports.summary import Results
+from odegrad.reports.tables.columns import PageColumn, metric
 
 NODES, NORMS = "paper-irdm-nodes", "paper-irdm-norms"
 SENSITIVITY, DEPTH, HORIZON = "paper-snopt-sensitivity", "paper-snopt-depth", "paper-snopt-horizon"

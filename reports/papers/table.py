@@ -8,7 +8,7 @@ import pandas as pd
 from odegrad.reports import units
 from odegrad.reports.papers.verdict import Verdict
 from odegrad.reports.summary import rows_of
-from odegrad.reports.tables import latex_lines, markdown_text
+from odegrad.reports.tables.table import latex_lines, markdown_text
 
 COLUMNS = (
     "claim", "task", "verdict", "effect", "low", "high", "spread", "needed", "target", "target_value", "pairs", "seeds",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from odegrad.datasets.files import FOLDER_VARIABLE
+from odegrad.datasets.sources.files import FOLDER_VARIABLE
 
 GZIP = b"\x1f\x8b"
 """How a compressed file begins; the server says that such a one is."""

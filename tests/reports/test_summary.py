@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from odegrad.records.record import Status
-from odegrad.reports.changes import changes
-from odegrad.reports.figures.panels import labels_of
+from odegrad.reports.canvas.panels import labels_of
 from odegrad.reports.names import joined, natural, short, sort_key
 from odegrad.reports.summary import Results, failures, summary
+from odegrad.reports.tables.changes import changes
 
 
 def test_medians_are_taken_over_seeds(record, frame_of):

@@ -1,1 +1,1 @@
-"""Part of odegrad; see ARCHITECTURE.md."""
+"""SNOpt: curvature from a tap, Kronecker factors, the preconditioner, a trained end time."""

@@ -7,9 +7,9 @@ from torch import nn, optim
 
 from odegrad.contracts import Problem, ScoringProblem, TrainableEndTime
 from odegrad.errors import UnsupportedError, UsageError
-from odegrad.methods.optimizers.integration_time import IntegrationTime
 from odegrad.methods.optimizers.side_by_side import SideBySide
 from odegrad.methods.optimizers.signatures import takes_options_of
+from odegrad.methods.optimizers.snopt.integration_time import IntegrationTime
 from odegrad.methods.optimizers.snopt.low_rank import LowRank
 from odegrad.methods.optimizers.snopt.optimizer import Base, SNOpt
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn, optim
 
 from odegrad.contracts import Solve, Tap
 from odegrad.errors import UsageError
-from odegrad.methods.optimizers.integration_time import IntegrationTime
 from odegrad.methods.optimizers.snopt.checks import check_arguments, check_options, check_state
 from odegrad.methods.optimizers.snopt.factors import Eigenbasis, FactorSum, eigenbasis
+from odegrad.methods.optimizers.snopt.integration_time import IntegrationTime
 from odegrad.methods.optimizers.snopt.layers import Layer, name_the_rest, preconditionable
 from odegrad.methods.optimizers.snopt.low_rank import LowRank, pull_back_each
 from odegrad.methods.optimizers.snopt.preconditioner import clip, layer_moves

@@ -1,0 +1,1 @@
+"""What fields and models are made of: layers, flows, recurrent cells."""

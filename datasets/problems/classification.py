@@ -1,0 +1,170 @@
+"""Classification of images by an ODE net: a stem, an ODE block, a linear read-out; cross-entropy and accuracy."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odegrad.contracts import Solve, Split, State, Training, VectorField
+from odegrad.datasets.nets.layers import ConcatConv2d, ConcatLinear
+from odegrad.datasets.sources.seeding import epoch_rows
+
+EVALUATION_IMAGES = 1_000
+"""Held-out images that are solved at a time: an adaptive solver chooses its steps for each such part by itself."""
+
+Batch = tuple[Tensor, Tensor]
+"""Images ``[batch, channels, height, width]`` and their classes ``[batch]`` (int64)."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Training, validation and test data on their device."""
+
+    train: Batch
+    validation: Batch
+    test: Batch
+
+
+class ConvField(nn.Module):
+    """Two 3x3 convolutions with the time as a channel; tanh between them is smooth, so that high orders hold."""
+
+    def __init__(self, channels: int, activation: Callable[[Tensor], Tensor] = torch.tanh) -> None:
+        super().__init__()
+        self.activation = activation
+        self.first = ConcatConv2d(channels, channels)
+        self.second = ConcatConv2d(channels, channels)
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        """Return ``dz/dt [batch, channels, height, width]`` at time ``t`` (0-d)."""
+        out: Tensor = self.second(t, self.activation(self.first(t, z)))
+        return out
+
+
+class LinearField(nn.Module):
+    """Two linear layers with the time as one more input and tanh between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = ConcatLinear(width, width)
+        self.second = ConcatLinear(width, width)
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        """Return ``dz/dt [batch, width]`` at time ``t`` (0-d)."""
+        out: Tensor = self.second(t, torch.tanh(self.first(t, z)))
+        return out
+
+
+class ODENet(nn.Module):
+    """``stem`` maps an image to the initial state, ``field`` carries it, ``head`` maps it to the classes' scores."""
+
+    def __init__(self, stem: nn.Module, field: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.field, self.head = stem, field, head
+        self.end_time: Tensor
+        self.register_buffer("end_time", torch.ones(()))
+
+    def reset_buffers(self) -> None:
+        """Let the ODE end at 1."""
+        self.end_time.fill_(1.0)
+
+    @property
+    def ts(self) -> Tensor:
+        """The times ``[2]`` that the ODE runs over, 0 and ``end_time``."""
+        return torch.stack([torch.zeros_like(self.end_time), self.end_time])
+
+    def forward(self, solve: Solve, images: Tensor) -> Tensor:
+        """Return the scores ``[batch, classes]`` of ``images``."""
+        scores: Tensor = self.head(solve(self.field, self.stem(images), self.ts)[-1])
+        return scores
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Normalise by running statistics, which do not move, and put every module's mode back in the end."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class ClassificationProblem:
+    """An ODE net on images: epochs of shuffled batches of equal size, cross-entropy in nats, test accuracy.
+
+    Parameters
+    ----------
+    model
+        The ODE net, on the data's device.
+    data
+        Images and classes.
+    batch_size
+        Images in a training batch; what is left of an epoch is dropped, to come up in another one.
+    training
+        How it is trained.
+    seed
+        Orders the batches.
+    """
+
+    model: nn.Module
+    fields: Sequence[nn.Module]
+    training: Training
+
+    def __init__(self, model: ODENet, data: ImageData, batch_size: int, training: Training, seed: int) -> None:
+        self.net = model
+        self.model = model
+        self.fields = (model.field,)
+        self.training = training
+        self.data = data
+        self.batch_size = batch_size
+        self.seed = seed
+
+    @property
+    def end_time(self) -> Tensor:
+        """The end of the ODE's interval, which starts at 0: a 0-d buffer of the model, 1 to begin with."""
+        return self.net.end_time
+
+    def batch(self, iteration: int) -> Batch:
+        """Return images ``[batch, channels, height, width]`` and classes ``[batch]`` of ``iteration``."""
+        images, labels = self.data.train
+        rows = epoch_rows(len(labels), self.batch_size, self.seed, iteration).to(labels.device)
+        return images[rows], labels[rows]
+
+    def probe_batch(self) -> Batch:
+        """Return the first eight training images and their classes."""
+        images, labels = self.data.train
+        return images[:8], labels[:8]
+
+    def loss(self, solve: Solve, batch: Any) -> Tensor:
+        """Return the mean cross-entropy of ``batch`` in nats, 0-d."""
+        return nn.functional.cross_entropy(self.scores(solve, batch), batch[1])
+
+    def scores(self, solve: Solve, batch: Any) -> Tensor:
+        """Return the scores ``[batch, classes]``."""
+        scores: Tensor = self.net(solve, batch[0])
+        return scores
+
+    def evaluate(self, solve: Solve, split: Split = "test") -> float:
+        """Return the fraction of held-out images whose class has the highest score, ``EVALUATION_IMAGES`` at a time."""
+        scores, labels = self._held_out_scores(solve, split)
+        return float((scores.argmax(1) == labels).double().mean())
+
+    def held_out_loss(self, solve: Solve, split: Split) -> float:
+        """Return the mean cross-entropy of held-out images in nats, ``EVALUATION_IMAGES`` at a time."""
+        return float(nn.functional.cross_entropy(*self._held_out_scores(solve, split)))
+
+    def _held_out_scores(self, solve: Solve, split: Split) -> tuple[Tensor, Tensor]:
+        images, labels = self.data.validation if split == "validation" else self.data.test
+        with torch.no_grad(), evaluating(self.net):
+            scores = torch.cat([self.net(solve, part) for part in torch.split(images, EVALUATION_IMAGES)])
+        return scores, labels
+
+    def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
+        """Return the ODE block, the stem's output for ``batch`` (detached) and the times ``[2]``."""
+        with torch.no_grad(), evaluating(self.net):
+            state: Tensor = self.net.stem(batch[0])
+        return self.net.field, state, self.net.ts.detach()

@@ -1,0 +1,1 @@
+"""How data arrives: files fetched and checked, archives read, random numbers from a seed."""

@@ -1,0 +1,1 @@
+"""Named experiments: one file a task or a family of tasks."""

@@ -1,0 +1,289 @@
+"""Classification of series by an ODE-RNN: the state follows an ODE between observations and jumps at each of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+
+from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, VectorField
+from odegrad.datasets.nets.layers import AutonomousNet, GRUCell
+from odegrad.datasets.problems.sizes import Sized, trained
+from odegrad.datasets.sources.seeding import PARAMETERS, epoch_rows, generator, seeded_module
+from odegrad.datasets.sources.uea_archive import CITATION, Series, read
+
+SPLIT_SEED, THINNING_SEED = 0, 0
+
+
+@dataclass(frozen=True)
+class SeriesSettings:
+    """One size: the net, how much is seen of the series, and the training."""
+
+    hidden: int
+    """Numbers of the state, and of each hidden layer of the field."""
+    batch_size: int
+    training: Training
+    time_step: float = 0.1
+    """Between two observations."""
+    dropped: float = 0.0
+    """Share of the observations that is dropped, the same ones for all seeds: irregular sampling."""
+    stride: int = 1
+    """Every so many observations one is kept, from the first on; ``time_step`` is between those kept."""
+
+
+class ODERNN(nn.Module):
+    """A state that starts at zero, follows ``field`` between observations, and jumps by ``cell`` at each.
+
+    Rubanova et al., Latent Ordinary Differential Equations for Irregularly-Sampled Time Series, NeurIPS 2019. What is
+    read out is the state after a series' last observation, so that padding is never seen.
+    """
+
+    def __init__(self, channels: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.field = AutonomousNet(hidden, (hidden, hidden, hidden))
+        self.cell = GRUCell(channels, hidden)
+        self.head = nn.Linear(hidden, classes)
+
+    def forward(self, solve: Solve, values: Tensor, seen: Tensor, ts: Tensor) -> Tensor:
+        """Return scores ``[batch, classes]``.
+
+        Parameters
+        ----------
+        solve
+            A gradient method bound to its solver; called once between two times.
+        values
+            Observations ``[batch, length, channels]``.
+        seen
+            Which of them there are ``[batch, length]``.
+        ts
+            Their times ``[length]``.
+        """
+        h = self.start(values, seen)
+        length = int(seen.any(0).nonzero().max()) + 1
+        last = seen.size(1) - 1 - seen.flip(1).int().argmax(1)
+        states = [h]
+        for k in range(1, length):
+            h = solve(self.field, h, ts[k - 1 : k + 1])[-1]
+            h = torch.where(seen[:, k, None], self.cell(values[:, k], h), h)
+            states.append(h)
+        scores: Tensor = self.head(torch.stack(states)[last, torch.arange(len(last), device=last.device)])
+        return scores
+
+    def start(self, values: Tensor, seen: Tensor) -> Tensor:
+        """Return the state ``[batch, hidden]`` after the first observation."""
+        h = values.new_zeros((len(values), self.hidden))
+        return torch.where(seen[:, 0, None], self.cell(values[:, 0], h), h)
+
+
+class SeriesProblem:
+    """An ODE-RNN on series: cross-entropy in nats, accuracy.
+
+    Parameters
+    ----------
+    model
+        The ODE-RNN, on the data's device.
+    train, held_out
+        Series; those held out by the name of the split.
+    settings
+        Batch, times and training.
+    seed
+        Orders the batches.
+    """
+
+    model: nn.Module
+    fields: Sequence[nn.Module]
+    training: Training
+
+    def __init__(
+        self, model: ODERNN, train: Series, held_out: Mapping[str, Series], settings: SeriesSettings, seed: int
+    ) -> None:
+        self.net = model
+        self.model = model
+        self.fields = (model.field,)
+        self.training = settings.training
+        self.train = train
+        self.held_out = held_out
+        self.batch_size = settings.batch_size
+        self.seed = seed
+        values = train.values
+        steps = torch.arange(values.shape[1], dtype=torch.float64) * settings.time_step
+        self.ts = steps.to(values.device, values.dtype)
+
+    def batch(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return values ``[batch, length, channels]``, which are seen ``[batch, length]``, and classes ``[batch]``."""
+        rows = epoch_rows(len(self.train.labels), self.batch_size, self.seed, iteration)
+        return self._parts(self.train.rows(rows.to(self.train.labels.device)))
+
+    def probe_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the first eight training series."""
+        return self._parts(self.train.rows(torch.arange(8, device=self.train.labels.device)))
+
+    def _parts(self, series: Series) -> tuple[Tensor, Tensor, Tensor]:
+        return series.values, series.seen, series.labels
+
+    def loss(self, solve: Solve, batch: Any) -> Tensor:
+        """Return the mean cross-entropy of ``batch`` in nats, 0-d."""
+        return nn.functional.cross_entropy(self.scores(solve, batch), batch[2])
+
+    def scores(self, solve: Solve, batch: Any) -> Tensor:
+        """Return the scores ``[batch, classes]``."""
+        values, seen, _ = batch
+        scores: Tensor = self.net(solve, values, seen, self.ts)
+        return scores
+
+    def evaluate(self, solve: Solve, split: Split = "test") -> float:
+        """Return the fraction of held-out series whose class has the highest score."""
+        values, seen, labels = self._parts(self.held_out[split])
+        with torch.no_grad():
+            guesses = self.net(solve, values, seen, self.ts).argmax(1)
+        return float((guesses == labels).double().mean())
+
+    def held_out_loss(self, solve: Solve, split: Split) -> float:
+        """Return the mean cross-entropy of held-out series in nats."""
+        with torch.no_grad():
+            return float(self.loss(solve, self._parts(self.held_out[split])))
+
+    def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
+        """Return the field, the state after the first observation (detached) and the first two times."""
+        values, seen, _ = batch
+        with torch.no_grad():
+            state = self.net.start(values, seen)
+        return self.net.field, state, self.ts[:2]
+
+
+class SeriesClassification(Sized[SeriesSettings]):
+    """A data set of the UEA archive: a subclass names itself and its settings."""
+
+    info: ClassVar[TaskInfo]
+    archive_name: ClassVar[str]
+    settings: ClassVar[Mapping[str, SeriesSettings]]
+
+    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+        """Read the series and build the net; a fifth of the archive's training series is for validation.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such size.
+        DataError
+            If sktime is not installed, or the data set cannot be fetched.
+        """
+        s = self.at(size)
+        every, test = (series.strided(s.stride) for series in read(self.archive_name))
+        if s.dropped > 0.0:
+            source = generator(THINNING_SEED)
+            every, test = every.thinned(s.dropped, source), test.thinned(s.dropped, source)
+        rows, labels = list(range(len(every.labels))), every.labels.tolist()
+        train_rows, other = train_test_split(rows, test_size=0.2, stratify=labels, random_state=SPLIT_SEED)
+        train, validation = (every.rows(torch.tensor(part)) for part in (train_rows, other))
+        scaled = [part.scaled(train).to(device, dtype) for part in (train, validation, test)]
+        channels, classes = every.values.shape[2], int(every.labels.max()) + 1
+        net = seeded_module(lambda: ODERNN(channels, s.hidden, classes), generator(seed, PARAMETERS), device, dtype)
+        return SeriesProblem(net, scaled[0], {"validation": scaled[1], "test": scaled[2]}, s, seed)
+
+
+SIZES = ("tiny", "default", "paper")
+
+
+def series_info(
+    name: str, archive_name: str, summary: str, target: Mapping[str, float], sizes: tuple[str, ...] = SIZES
+) -> TaskInfo:
+    """Return what a data set of the archive states about itself."""
+    return TaskInfo(
+        name=name,
+        kind="time series",
+        summary=f"{summary}; ODE-RNN: an ODE between observations, a gated unit at each",
+        metric_name="accuracy",
+        higher_is_better=True,
+        target=target,
+        offline=archive_name in ("JapaneseVowels", "BasicMotions"),
+        citation=CITATION.format(name=archive_name),
+        licence="as the archive's: for research",
+        sizes=sizes,
+    )
+
+
+def series_training(iterations: int, adam: float) -> Training:
+    """Return how an ODE-RNN is trained."""
+    return trained(iterations, adam=adam, sgd=0.1, snopt=0.02, eps=0.05, update_freq=100, full_precond=True)
+
+
+class JapaneseVowels(SeriesClassification):
+    """Nine speakers by the cepstrum of two vowels: 12 channels, 7 to 29 observations."""
+
+    archive_name: ClassVar[str] = "JapaneseVowels"
+    info: ClassVar[TaskInfo] = series_info(
+        "japanese_vowels", "JapaneseVowels", "nine speakers by the cepstrum of two vowels, 7 to 29 observations",
+        {"tiny": 0.9, "default": 0.93, "irregular": 0.9, "paper": 0.93}, ("tiny", "default", "irregular", "paper"),
+    )  # fmt: skip
+    settings: ClassVar[Mapping[str, SeriesSettings]] = {
+        "tiny": SeriesSettings(hidden=16, batch_size=64, training=series_training(40, 2e-2)),
+        "default": SeriesSettings(hidden=32, batch_size=72, training=series_training(200, 5e-3)),
+        "irregular": SeriesSettings(hidden=32, batch_size=72, training=series_training(200, 5e-3), dropped=0.3),
+        "paper": SeriesSettings(hidden=32, batch_size=256, training=series_training(600, 3e-3)),
+    }
+
+
+class BasicMotions(SeriesClassification):
+    """Four activities by a smart watch: 6 channels, 100 observations."""
+
+    archive_name: ClassVar[str] = "BasicMotions"
+    info: ClassVar[TaskInfo] = series_info(
+        "basic_motions", "BasicMotions", "four activities by a smart watch's 6 channels, 100 observations",
+        {"tiny": 0.7, "default": 0.95, "paper": 0.95},
+    )  # fmt: skip
+    settings: ClassVar[Mapping[str, SeriesSettings]] = {
+        "tiny": SeriesSettings(hidden=16, batch_size=32, training=series_training(40, 2e-2), stride=4),
+        "default": SeriesSettings(hidden=32, batch_size=32, training=series_training(100, 1e-2)),
+        "paper": SeriesSettings(hidden=64, batch_size=32, training=series_training(500, 3e-3)),
+    }
+
+
+def _published(width: int, batch_size: int, paper: Training) -> Mapping[str, SeriesSettings]:
+    """Return small sizes, and the SNOpt paper's with its rates (its schedules of them are left out)."""
+    return {
+        "tiny": SeriesSettings(hidden=16, batch_size=64, training=series_training(10, 1e-2)),
+        "default": SeriesSettings(hidden=width, batch_size=batch_size, training=series_training(500, 5e-3)),
+        "paper": SeriesSettings(hidden=width, batch_size=batch_size, training=paper),
+    }
+
+
+def _paper(iterations: int, adam: float, sgd: float, snopt: float, eps: float) -> Training:
+    """Return the training of the SNOpt paper: Adam steps the gated unit and the read-out beside SNOpt."""
+    return trained(iterations, adam, sgd, snopt, eps=eps, update_freq=100, outside_lr=3e-3)
+
+
+class CharacterTrajectories(SeriesClassification):
+    """Twenty letters by a pen's velocity and force: 3 channels, 60 to 182 observations."""
+
+    archive_name: ClassVar[str] = "CharacterTrajectories"
+    info: ClassVar[TaskInfo] = series_info(
+        "character_trajectories", "CharacterTrajectories", "20 letters by a pen's path, 60 to 182 observations",
+        {},
+    )  # fmt: skip
+    settings: ClassVar[Mapping[str, SeriesSettings]] = _published(32, 512, _paper(800, 1e-3, 1e-3, 3e-3, 0.05))
+
+
+class ArticularyWordRecognition(SeriesClassification):
+    """Twenty-five words by sensors on tongue and lips: 9 channels, 144 observations."""
+
+    archive_name: ClassVar[str] = "ArticularyWordRecognition"
+    info: ClassVar[TaskInfo] = series_info(
+        "articulary_word_recognition", "ArticularyWordRecognition",
+        "25 words by sensors on tongue and lips, 144 observations", {},
+    )  # fmt: skip
+    settings: ClassVar[Mapping[str, SeriesSettings]] = _published(64, 256, _paper(600, 1e-3, 3e-3, 3e-3, 0.1))
+
+
+class SpokenArabicDigits(SeriesClassification):
+    """Ten spoken digits by their cepstrum: 13 channels, 4 to 93 observations."""
+
+    archive_name: ClassVar[str] = "SpokenArabicDigits"
+    info: ClassVar[TaskInfo] = series_info(
+        "spoken_arabic_digits", "SpokenArabicDigits", "ten spoken digits by their cepstrum, 4 to 93 observations",
+        {},
+    )  # fmt: skip
+    settings: ClassVar[Mapping[str, SeriesSettings]] = _published(32, 128, _paper(410, 3e-3, 1e-2, 5e-3, 0.05))

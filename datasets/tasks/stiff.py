@@ -1,0 +1,155 @@
+"""Two standard stiff equations, in scales where a neural field can be fitted to them."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from odegrad.contracts import TaskInfo
+from odegrad.datasets.nets.layers import ConcatSquashNet
+from odegrad.datasets.problems.simulated import Array, Trajectories, TrajectorySettings
+from odegrad.datasets.problems.sizes import trained
+
+
+class VanDerPol(Trajectories):
+    """A relaxation oscillation: slow branches, and jumps between them that are ``mu^2`` times as fast.
+
+    In Lienard's plane, with the time in units of ``mu`` periods of the linear oscillator,
+    ``x' = mu^2 (x - x^3 / 3 - z)``, ``z' = x`` (Hairer and Wanner 1996, section IV.1). There both components stay of
+    order one for every mu, unlike ``x'`` itself, which the field would have to follow up to about mu.
+    """
+
+    mu: ClassVar[float] = 5.0
+
+    info: ClassVar[TaskInfo] = TaskInfo(
+        name="van_der_pol",
+        kind="stiff",
+        summary="relaxation oscillations of the van der Pol equation, mu = 5; MLP field fitted to pieces of them",
+        metric_name="mse",
+        higher_is_better=False,
+        target={"tiny": 3e-2, "default": 2e-2, "paper": 2e-2},
+        offline=True,
+        citation="generated; van der Pol, On relaxation-oscillations, Philosophical Magazine 2, 1926; scaled as in "
+        "Hairer and Wanner, Solving Ordinary Differential Equations II, Springer 1996, section IV.1",
+        licence="none needed (generated)",
+    )
+    settings: ClassVar[Mapping[str, TrajectorySettings]] = {
+        "tiny": TrajectorySettings(
+            hidden=(32, 32),
+            step=0.04,
+            horizon=5,
+            pieces=4,
+            trajectories=128,
+            batch_size=64,
+            training=trained(100, adam=1e-2, sgd=0.05, snopt=0.02),
+        ),
+        "default": TrajectorySettings(
+            hidden=(64, 64),
+            step=0.04,
+            horizon=10,
+            pieces=4,
+            trajectories=256,
+            batch_size=128,
+            training=trained(1_000, adam=5e-3, sgd=0.05, snopt=0.02, update_freq=100),
+        ),
+        "paper": TrajectorySettings(
+            hidden=(128, 128),
+            step=0.04,
+            horizon=25,
+            pieces=2,
+            trajectories=512,
+            batch_size=128,
+            training=trained(5_000, adam=3e-3, sgd=0.05, snopt=0.02, update_freq=100),
+        ),
+    }
+
+    def rhs(self, _t: float, y: Array) -> Array:
+        """Return the velocity ``[count, 2]`` of ``y = (x, z)``, ``[count, 2]``."""
+        x, z = y.T
+        return np.stack([self.mu**2 * (x - x**3 / 3.0 - z), x], axis=1)
+
+    def sample(self, count: int, source: torch.Generator) -> Array:
+        """Return initial states ``[count, 2]``, uniform on ``|x| <= 2``, ``|z| <= 1``."""
+        uniform = 2.0 * torch.rand(count, 2, dtype=torch.float64, generator=source) - 1.0
+        return (uniform * torch.tensor([2.0, 1.0], dtype=torch.float64)).numpy()
+
+
+class Robertson(Trajectories):
+    """Three chemical species with rates that lie nine orders of magnitude apart, over nine decades of time.
+
+    The field sees the time as ``log10 t / 3`` and the rare second species in units of 3.65e-5, its largest amount
+    from the classical start: then all components and their velocities in s are of order one. Logarithmic times and
+    scaled species are what makes this equation learnable (Kim et al., Stiff neural ordinary differential equations,
+    Chaos 31, 2021, section IV). Initial states hold no second species and up to a half of the third.
+    """
+
+    rates: ClassVar[tuple[float, float, float]] = (0.04, 3e7, 1e4)
+    """Of ``A -> B``, ``2 B -> B + C`` and ``B + C -> A + C``."""
+    scales: ClassVar[tuple[float, float, float]] = (1.0, 3.65e-5, 1.0)
+    decades: ClassVar[float] = 3.0
+    """Decades of time in one unit of the field's time."""
+    start_time: ClassVar[float] = -5.0 / 3.0
+    scale: ClassVar[float] = 1.0
+
+    info: ClassVar[TaskInfo] = TaskInfo(
+        name="robertson",
+        kind="stiff",
+        summary="Robertson's chemical reaction over nine decades of time; field of concat-squash layers in log time",
+        metric_name="mse",
+        higher_is_better=False,
+        target={"tiny": 1e-2, "default": 2e-3, "paper": 2e-3},
+        offline=True,
+        citation="generated; Robertson, The solution of a set of reaction rate equations, in Walsh (ed.), Numerical "
+        "Analysis: An Introduction, Academic Press 1966; scales after Kim et al., Stiff neural ordinary differential "
+        "equations, Chaos 31, 2021, doi:10.1063/5.0060697",
+        licence="none needed (generated)",
+    )
+    settings: ClassVar[Mapping[str, TrajectorySettings]] = {
+        "tiny": TrajectorySettings(
+            hidden=(32, 32),
+            step=0.3,
+            horizon=10,
+            pieces=1,
+            trajectories=64,
+            batch_size=32,
+            training=trained(100, adam=1e-2, sgd=0.02, snopt=0.02),
+        ),
+        "default": TrajectorySettings(
+            hidden=(64, 64),
+            step=0.1,
+            horizon=30,
+            pieces=1,
+            trajectories=128,
+            batch_size=64,
+            training=trained(1_000, adam=3e-3, sgd=0.02, snopt=0.02, update_freq=100),
+        ),
+        "paper": TrajectorySettings(
+            hidden=(128, 128),
+            step=0.1,
+            horizon=30,
+            pieces=1,
+            trajectories=512,
+            batch_size=128,
+            training=trained(5_000, adam=3e-3, sgd=0.02, snopt=0.02, update_freq=100),
+        ),
+    }
+
+    def rhs(self, t: float, y: Array) -> Array:
+        """Return ``du/dt = unit ln(10) 10^s dA/dtime / scale`` for species ``u [count, 3]`` at ``s = unit t``."""
+        a, b, c = (y * np.array(self.scales)).T
+        k1, k2, k3 = self.rates
+        first, second, third = k1 * a, k2 * b**2, k3 * b * c
+        velocity = np.stack([third - first, first - third - second, second], axis=1)
+        in_log_time: Array = self.decades * np.log(10.0) * 10.0 ** (self.decades * t) * velocity / np.array(self.scales)
+        return in_log_time
+
+    def sample(self, count: int, source: torch.Generator) -> Array:
+        """Return initial states ``(1 - c, 0, c)``, ``[count, 3]``, with c uniform on [0, 0.5]."""
+        c = 0.5 * torch.rand(count, dtype=torch.float64, generator=source)
+        return torch.stack([1.0 - c, torch.zeros_like(c), c], dim=1).numpy()
+
+    def field(self, dim: int, hidden: tuple[int, ...]) -> nn.Module:
+        """Return a net that sees the time: in log time the equation is not autonomous."""
+        return ConcatSquashNet(dim, hidden)

@@ -1,0 +1,1 @@
+"""What gradient methods share: their edges, pull-backs, checkpoints, the costate's solve."""

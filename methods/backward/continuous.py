@@ -1,0 +1,142 @@
+"""What the continuous methods share: their options, and the backward solve interval by interval."""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Calls, StepCounts
+from odegrad.errors import UnknownNameError
+from odegrad.methods.backward.costate import (
+    CostateDynamics,
+    Parameters,
+    TapSampler,
+    Trajectory,
+    check_parameters_option,
+    costate_scale,
+    solve_back,
+)
+from odegrad.methods.backward.entry import (
+    NEEDS_TABLEAU,
+    Route,
+    TappableMethod,
+    check_positive,
+    costate_calls,
+    forward_calls,
+)
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.loop import StepSize
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.tableau import Tableau
+from odegrad.methods.solvers.tableaus import TABLEAUS
+
+
+@dataclass(frozen=True)
+class ContinuousMethod(TappableMethod):
+    """A method that solves the costate equation backwards: the gradient of the continuous problem, off by O(tol).
+
+    Parameters
+    ----------
+    rtol, atol
+        Tolerances of the backward solve; None for the solver's.
+    parameters
+        ``quadrature``: the parameter gradient by the weights of the accepted steps, outside of state and error norm
+        (Kidger et al. 2021 show that it need not be controlled). ``state``: in the solved state and its norm, as first
+        published. ``seminorm``: in the state, outside of the norm.
+    normalize_costate
+        Solve for the costate scaled to a root mean square of 1, so that ``atol`` means the same under any scaling of
+        the loss; undone at the end. False as published.
+    solver
+        Name of the Runge-Kutta method of the backward solve; None for the solver's.
+
+    A tap is asked for its own sample times.
+
+    Raises
+    ------
+    UsageError
+        If an option is out of range.
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+    parameters: Parameters = "quadrature"
+    normalize_costate: bool = True
+    solver: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_positive("rtol", self.rtol)
+        check_positive("atol", self.atol)
+        check_parameters_option(self.parameters)
+        if self.solver is not None and self.solver not in TABLEAUS:
+            raise UnknownNameError("solver of the backward solve", self.solver, TABLEAUS)
+
+    def refuses(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot use ``solver``, or None if it can."""
+        if not isinstance(solver.scheme, Tableau):
+            return NEEDS_TABLEAU
+        if self.reads_inside_steps and (solver.tableau if self.solver is None else TABLEAUS[self.solver]).dense is None:
+            return "it reads the backward solve from dense output, which it does not have; use dopri5, bosh3 or rk4"
+        return None
+
+    @property
+    def reads_inside_steps(self) -> bool:
+        """Return whether the backward solve is read between the ends of its steps."""
+        return self.tap is not None
+
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost."""
+        calls = costate_calls(self._backward(steps))
+        return Calls(forward_calls(steps), calls, calls)
+
+    def _backward(self, steps: StepCounts) -> StepCounts:
+        """Return ``steps`` as the backward solve takes them: it chooses its first step, and may have its own solver."""
+        if self.solver is None:
+            return dataclasses.replace(steps, start=2 if steps.adaptive else steps.start)
+        tableau = TABLEAUS[self.solver]
+        adaptive, restart = steps.adaptive and tableau.error is not None, int(tableau.fsal)
+        return dataclasses.replace(
+            steps, evaluations=tableau.evaluations, adaptive=adaptive, restart=restart, start=2 if adaptive else restart
+        )
+
+
+class BackSolve(Route):
+    """The pull-back that solves the costate equation from each output to the one before."""
+
+    def __init__(
+        self, field: FlatField, solver: OneStepSolver, times: Sequence[float], options: ContinuousMethod
+    ) -> None:
+        super().__init__(field, solver, times)
+        self.options = options
+
+    @abc.abstractmethod
+    def state(self, k: int, kept: tuple[Tensor, ...]) -> Tensor | Trajectory:
+        """Return how ``y`` is known between outputs k - 1 and k: ``y(t_k) [d]`` to solve it back, or a trajectory."""
+
+    def dynamics(self, solver: OneStepSolver) -> CostateDynamics:
+        """Return the right-hand side of the backward solve."""
+        return CostateDynamics(self.field, self.parameters, solver.tableau, self.options.parameters)
+
+    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Solve back interval by interval."""
+        options = self.options
+        solver = dataclasses.replace(
+            self.solver.with_tolerances(options.rtol, options.atol),
+            scheme=self.solver.scheme if options.solver is None else TABLEAUS[options.solver],
+            first_step=None,
+            outputs="step_ends",
+        )
+        scale = costate_scale(grads[1:]) if options.normalize_costate else torch.ones_like(grads[0, 0])
+        dynamics = self.dynamics(solver)
+        a, size = torch.zeros_like(grads[0]), StepSize()
+        for k in range(len(grads) - 1, 0, -1):
+            interval = (self.times[k], self.times[k - 1])
+            state = self.state(k, kept)
+            dynamics.trajectory = None if isinstance(state, Tensor) else state
+            tap = TapSampler(options.tap, dynamics, *interval, scale) if options.tap is not None else None
+            y = state if isinstance(state, Tensor) else None
+            a = solve_back(dynamics, solver, interval, y, a + grads[k] / scale, tap, size)
+        return a * scale + grads[0], [g * scale for g in dynamics.total]

@@ -1,0 +1,176 @@
+"""What every gradient method does at its edges: check the input, flatten it, give the user's shapes back."""
+
+import abc
+import copy
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Calls, State, StepCounts, Tap, Traits, VectorField
+from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
+from odegrad.methods.backward.step_ends import StepEnds
+from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
+from odegrad.methods.solvers.opaque import without_derivative
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.times import checked_times, outputs_depend_on_time, start_depends_on_time
+from odegrad.states import Layout
+
+
+@dataclass(frozen=True)
+class SharedLoopMethod(abc.ABC):
+    """A gradient method on the shared solver loop; a subclass says how it solves flat states.
+
+    Gradients with respect to the output times are those of the continuous problem, the same for all of them:
+    ``dL/dt_k = f(t_k, y_k) . dL/dy(t_k)`` and ``dL/dt_0 = -f(t_0, y_0) . a(t_0)`` (Chen et al. 2018, appendix C).
+    """
+
+    traits: ClassVar[Traits]
+
+    def __call__(self, field: VectorField, solver: OneStepSolver, y0: State, ts: Tensor) -> State:
+        """Solve; see ``odegrad.contracts.GradientMethod``.
+
+        Raises
+        ------
+        UsageError
+            If ``y0``, ``ts`` or ``field`` are not what the contract says.
+        UnsupportedError
+            If the method cannot use the solver.
+        SolverError
+            If the solve cannot go on.
+        """
+        reason = self.refuses(solver)
+        if reason is not None:
+            raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {reason}")
+        times = checked_times(ts)
+        layout = Layout.of(y0)
+        flat_field = FlatField(field, layout)
+        start = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))
+        _check_numbers(solver, start)
+        if not (ts.requires_grad and torch.is_grad_enabled()):
+            return layout.unflatten(self.solve(flat_field, solver, start, times))
+        moving = start_depends_on_time(start, ts, times, flat_field)
+        ys = self.solve(flat_field, solver, moving, times)
+        ys = outputs_depend_on_time(torch.cat([start[None], ys[1:]]), ts, times, flat_field)
+        return layout.unflatten(ys)
+
+    def refuses(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return why this method cannot use ``solver``, or None if it can."""
+        return None
+
+    @abc.abstractmethod
+    def predicted_calls(self, steps: StepCounts) -> Calls:
+        """Return the f calls and vector-Jacobian products that these steps cost."""
+
+    @abc.abstractmethod
+    def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
+        """Return the states ``[K, d]`` at ``times`` from ``y0 [d]``, with the graph that is the method."""
+
+
+@dataclass(frozen=True)
+class TappableMethod(SharedLoopMethod):
+    """A method that offers taps: where, ``traits.taps`` says. A tap is an object, so it is none of the options."""
+
+    tap: Tap | None = dataclasses.field(default=None, compare=False, init=False)
+
+    def with_tap(self, tap: Tap) -> Self:
+        """Return the same method with ``tap`` watching its backward pass."""
+        watched = copy.copy(self)
+        object.__setattr__(watched, "tap", tap)
+        return watched
+
+
+def forward_calls(steps: StepCounts) -> int:
+    """Return the f calls of a solve: ``s(N + R)`` and those of its start."""
+    return steps.evaluations * (steps.accepted + steps.rejected) + steps.start
+
+
+def costate_calls(steps: StepCounts) -> int:
+    """Return the f calls of a backward solve: ``s(N' + R')``, its start, and one restart at each output between."""
+    attempts = steps.accepted_backward + steps.rejected_backward
+    return steps.evaluations * attempts + steps.start + steps.restart * (steps.intervals - 1)
+
+
+NEEDS_TABLEAU = "it works on the stages of a Runge-Kutta method; use one such as dopri5"
+"""Why a method refuses a solver that is none."""
+
+
+class Route(abc.ABC):
+    """A forward solve without a graph, and the pull-back that stands in for it."""
+
+    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float]) -> None:
+        self.field = field
+        self.solver = solver
+        self.times = list(times)
+        self.parameters = trained_parameters(field.field)
+        self.ends: StepEnds | None = None
+
+    def watched_by(self, tap: Tap | None) -> Self:
+        """Let ``tap`` sample the ends of the steps, which ``forward`` and ``pull_back`` then tell ``ends`` of."""
+        self.ends = None if tap is None else StepEnds(tap, self.field, self.solver.scheme)
+        return self
+
+    @abc.abstractmethod
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Solve from ``y0 [d]``; return the states ``[K, d]`` at ``times`` and the tensors to keep."""
+
+    @abc.abstractmethod
+    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Return ``dL/dy0 [d]`` and ``dL/dtheta`` per parameter from ``grads = dL/dys [K, d]`` and what was kept."""
+
+    def apply(self, y0: Tensor) -> Tensor:
+        """Return the states ``[K, d]`` with the method's graph.
+
+        Raises
+        ------
+        UsageError
+            If the field depends on a tensor that requires a gradient and is not one of its parameters.
+        """
+        if torch.is_grad_enabled():
+            self.field.refuse_closures_at_first_call(self.parameters)
+        out: Tensor = _Routed.apply(self, y0, *self.parameters)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _Routed(torch.autograd.Function):
+    """The autograd node of a route. Its pull-back is no graph, so a second derivative raises instead of being wrong."""
+
+    @staticmethod
+    def forward(ctx: Any, route: Route, y0: Tensor, *parameters: Tensor) -> Tensor:  # noqa: ARG004
+        ys, kept = route.forward(y0.detach())
+        ctx.route = route
+        ctx.save_for_backward(y0, *kept)
+        return ys
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        y0, *kept = ctx.saved_tensors
+        with torch.no_grad(), ctx.route.field.undisturbed():
+            a0, pulled = ctx.route.pull_back(grads[0], tuple(kept))
+        pulled = [torch.zeros_like(p) if g is None else g for p, g in zip(ctx.route.parameters, pulled, strict=True)]
+        inputs = (grads[0], y0, *ctx.route.parameters)
+        return None, *without_derivative([a0, *pulled], inputs, "this gradient method")
+
+
+def _check_numbers(solver: OneStepSolver, y0: Tensor) -> None:
+    """Refuse a start that is not finite (seen without a device read on a CPU only), warn of a hopeless tolerance."""
+    if y0.device.type == "cpu" and not bool(torch.isfinite(y0.detach()).all()):
+        raise NonFiniteError("y0: expected finite numbers, got NaN or infinity; check what computes the initial state")
+    eps = torch.finfo(y0.dtype).eps
+    if solver.adaptive and solver.controller.rtol < 4 * eps:
+        warnings.warn(
+            f"rtol = {solver.controller.rtol:g} is below what {y0.dtype} can hold (4 eps = {4 * eps:.2g}); "
+            "the step size will collapse: use float64 or loosen rtol",
+            stacklevel=3,
+        )
+
+
+def check_positive(name: str, value: float | None) -> None:
+    """Raise UsageError unless ``value`` is None or a positive finite number."""
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{name}: expected a positive number, got {value!r}")

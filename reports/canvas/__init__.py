@@ -1,0 +1,1 @@
+"""What figures are drawn on: one style, grids of panels, dot plots."""

@@ -1,0 +1,1 @@
+"""Tables: rows and columns as a reader sees them, on the terminal, in files and on pages."""
