@@ -1,6 +1,6 @@
 """Classification of images by an ODE net: a stem, an ODE block, a linear read-out; cross-entropy and accuracy."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.contracts import Solve, Split, State, Training, VectorField
-from odegrad.datasets.nets.layers import ConcatConv2d, ConcatLinear
+from odegrad.datasets.nets.image_nets import ODENet
 from odegrad.datasets.sources.seeding import epoch_rows
 
 EVALUATION_IMAGES = 1_000
@@ -26,59 +26,6 @@ class ImageData:
     train: Batch
     validation: Batch
     test: Batch
-
-
-class ConvField(nn.Module):
-    """Two 3x3 convolutions with the time as a channel; tanh between them is smooth, so that high orders hold."""
-
-    def __init__(self, channels: int, activation: Callable[[Tensor], Tensor] = torch.tanh) -> None:
-        super().__init__()
-        self.activation = activation
-        self.first = ConcatConv2d(channels, channels)
-        self.second = ConcatConv2d(channels, channels)
-
-    def forward(self, t: Tensor, z: Tensor) -> Tensor:
-        """Return ``dz/dt [batch, channels, height, width]`` at time ``t`` (0-d)."""
-        out: Tensor = self.second(t, self.activation(self.first(t, z)))
-        return out
-
-
-class LinearField(nn.Module):
-    """Two linear layers with the time as one more input and tanh between them."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = ConcatLinear(width, width)
-        self.second = ConcatLinear(width, width)
-
-    def forward(self, t: Tensor, z: Tensor) -> Tensor:
-        """Return ``dz/dt [batch, width]`` at time ``t`` (0-d)."""
-        out: Tensor = self.second(t, torch.tanh(self.first(t, z)))
-        return out
-
-
-class ODENet(nn.Module):
-    """``stem`` maps an image to the initial state, ``field`` carries it, ``head`` maps it to the classes' scores."""
-
-    def __init__(self, stem: nn.Module, field: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.stem, self.field, self.head = stem, field, head
-        self.end_time: Tensor
-        self.register_buffer("end_time", torch.ones(()))
-
-    def reset_buffers(self) -> None:
-        """Let the ODE end at 1."""
-        self.end_time.fill_(1.0)
-
-    @property
-    def ts(self) -> Tensor:
-        """The times ``[2]`` that the ODE runs over, 0 and ``end_time``."""
-        return torch.stack([torch.zeros_like(self.end_time), self.end_time])
-
-    def forward(self, solve: Solve, images: Tensor) -> Tensor:
-        """Return the scores ``[batch, classes]`` of ``images``."""
-        scores: Tensor = self.head(solve(self.field, self.stem(images), self.ts)[-1])
-        return scores
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from odegrad.contracts import Problem, TaskInfo, Training
-from odegrad.datasets.problems.classification import Batch, ClassificationProblem, ImageData, ODENet
-from odegrad.datasets.problems.image_nets import PixelScale, snopt_net
+from odegrad.datasets.nets.image_nets import ODENet, PixelScale, snopt_net
+from odegrad.datasets.problems.classification import Batch, ClassificationProblem, ImageData
 from odegrad.datasets.problems.sizes import Sized
 from odegrad.datasets.sources.augmentation import random_crop
 from odegrad.datasets.sources.openml import Images, ImageTable, Pixels

@@ -11,14 +11,8 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 from odegrad.contracts import Problem, TaskInfo, Training
-from odegrad.datasets.problems.classification import (
-    Batch,
-    ClassificationProblem,
-    ConvField,
-    ImageData,
-    LinearField,
-    ODENet,
-)
+from odegrad.datasets.nets.image_nets import ConvField, LinearField, ODENet
+from odegrad.datasets.problems.classification import Batch, ClassificationProblem, ImageData
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.augmentation import random_crop
 from odegrad.datasets.sources.seeding import PARAMETERS, generator, seeded_module

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from odegrad.contracts import Scalar, TaskInfo, Training
-from odegrad.datasets.problems.classification import ODENet
-from odegrad.datasets.problems.image_nets import resnet4
+from odegrad.datasets.nets.image_nets import ODENet, resnet4
 from odegrad.datasets.problems.images import ImageSettings, ImageTask
 from odegrad.datasets.problems.sizes import trained
 from odegrad.datasets.sources import openml

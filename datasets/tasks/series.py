@@ -9,7 +9,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, VectorField
-from odegrad.datasets.nets.layers import AutonomousNet, GRUCell
+from odegrad.datasets.nets.ode_rnn import ODERNN
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.seeding import PARAMETERS, epoch_rows, generator, seeded_module
 from odegrad.datasets.sources.uea_archive import CITATION, Series, read
@@ -31,51 +31,6 @@ class SeriesSettings:
     """Share of the observations that is dropped, the same ones for all seeds: irregular sampling."""
     stride: int = 1
     """Every so many observations one is kept, from the first on; ``time_step`` is between those kept."""
-
-
-class ODERNN(nn.Module):
-    """A state that starts at zero, follows ``field`` between observations, and jumps by ``cell`` at each.
-
-    Rubanova et al., Latent Ordinary Differential Equations for Irregularly-Sampled Time Series, NeurIPS 2019. What is
-    read out is the state after a series' last observation, so that padding is never seen.
-    """
-
-    def __init__(self, channels: int, hidden: int, classes: int) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.field = AutonomousNet(hidden, (hidden, hidden, hidden))
-        self.cell = GRUCell(channels, hidden)
-        self.head = nn.Linear(hidden, classes)
-
-    def forward(self, solve: Solve, values: Tensor, seen: Tensor, ts: Tensor) -> Tensor:
-        """Return scores ``[batch, classes]``.
-
-        Parameters
-        ----------
-        solve
-            A gradient method bound to its solver; called once between two times.
-        values
-            Observations ``[batch, length, channels]``.
-        seen
-            Which of them there are ``[batch, length]``.
-        ts
-            Their times ``[length]``.
-        """
-        h = self.start(values, seen)
-        length = int(seen.any(0).nonzero().max()) + 1
-        last = seen.size(1) - 1 - seen.flip(1).int().argmax(1)
-        states = [h]
-        for k in range(1, length):
-            h = solve(self.field, h, ts[k - 1 : k + 1])[-1]
-            h = torch.where(seen[:, k, None], self.cell(values[:, k], h), h)
-            states.append(h)
-        scores: Tensor = self.head(torch.stack(states)[last, torch.arange(len(last), device=last.device)])
-        return scores
-
-    def start(self, values: Tensor, seen: Tensor) -> Tensor:
-        """Return the state ``[batch, hidden]`` after the first observation."""
-        h = values.new_zeros((len(values), self.hidden))
-        return torch.where(seen[:, 0, None], self.cell(values[:, 0], h), h)
 
 
 class SeriesProblem:

@@ -7,6 +7,7 @@ its flow, at 1e-3, with its weights as drawn and scaled up.
 
 import sys
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from odegrad.diagnosis.lanczos import extreme_eigenvalues
 from odegrad.diagnosis.trajectory import log_norms, max_log_norm
 
 TOLERANCE = 1e-3
-WANTED = {
+WANTED: dict[str, dict[str, Any]] = {
     "the batch's mu_2(J)": {"smallest": False, "all_samples": False},
     "mu_2(J) of every sample": {"smallest": False},
     "mu_2(J) and mu_2(-J) of every sample": {},

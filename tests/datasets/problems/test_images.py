@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
+from odegrad.datasets.nets.image_nets import NormedConvField
 from odegrad.datasets.problems import classification
-from odegrad.datasets.problems.image_nets import NormedConvField
 from odegrad.datasets.problems.images import ImageProblem, ImageTask, scaled_levels, split_rows
 from odegrad.datasets.sources import openml
 from odegrad.datasets.sources.augmentation import random_crop

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from odegrad.datasets.nets.layers import GRUCell
+from odegrad.datasets.nets.ode_rnn import ODERNN
 from odegrad.datasets.sources import uea_archive
 from odegrad.datasets.sources.files import FOLDER_VARIABLE
 from odegrad.datasets.sources.seeding import generator
 from odegrad.datasets.sources.uea_archive import Series
-from odegrad.datasets.tasks.series import ODERNN, BasicMotions, JapaneseVowels, SpokenArabicDigits
+from odegrad.datasets.tasks.series import BasicMotions, JapaneseVowels, SpokenArabicDigits
 from odegrad.errors import DataError
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import make_solver
