@@ -14,7 +14,7 @@ from odegrad.testing.fixture import GradientBenchmark
 from odegrad.user.files import load_from_file
 
 HERE = Path(__file__).parents[1]
-TINY = "tiny_task.py:Tiny"  # beside this file, which is where the fixture looks
+TINY = "../tiny_task.py:Tiny"  # from the folder of this file, which is where the fixture looks
 STEPS = 8
 RK4 = {"solver": "rk4", "solver_options": {"num_steps": STEPS}, "dtype": "float64"}
 
