@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from odegrad.binding import tapped
 from odegrad.contracts import Scalar, State, Tap
 from odegrad.errors import UnsupportedError, UsageError
-from odegrad.measuring.training import tapped
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.registry import build_gradient, build_solver
 

@@ -1,15 +1,87 @@
-"""States as flat vectors: every solve works on one vector ``[d]``; the user's shapes come back at the edges."""
+"""States: their parts, one vector ``[d]`` of them in every solve; buffers and random generators left as they were."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from odegrad.contracts import State
 from odegrad.errors import UsageError
+
+
+def parts(y: State) -> tuple[Tensor, ...]:
+    """Return the parts of a state: the tensor itself, or those of a tuple."""
+    return (y,) if isinstance(y, Tensor) else tuple(y)
+
+
+def mapped(y: State, change: Callable[[Tensor], Tensor]) -> State:
+    """Return ``y`` with every part changed."""
+    return change(y) if isinstance(y, Tensor) else tuple(change(p) for p in y)
+
+
+def flatten(y: State) -> Tensor:
+    """Return a state as ``[batch, n]``, the parts of a tuple side by side."""
+    return torch.cat([p.reshape(len(p), -1) for p in parts(y)], dim=1)
+
+
+@dataclass(frozen=True)
+class GeneratorState:
+    """The CPU generator's state, and that of a CUDA device if the work is there."""
+
+    device: torch.device
+    cpu: Tensor
+    cuda: Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> "GeneratorState":
+        """Return the state at this moment."""
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return cls(device, torch.get_rng_state(), cuda)
+
+    def has_moved(self) -> bool:
+        """Return whether numbers have been drawn since."""
+        now = GeneratorState.now(self.device)
+        same = torch.equal(self.cpu, now.cpu)
+        return not (same and (self.cuda is None or now.cuda is None or torch.equal(self.cuda, now.cuda)))
+
+    def set(self) -> None:
+        """Make it the generators' state."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, self.device)
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Draw from this state inside, and go on from the outer one behind."""
+        outer = GeneratorState.now(self.device)
+        self.set()
+        try:
+            yield
+        finally:
+            outer.set()
+
+
+@contextmanager
+def undisturbed(device: torch.device, *modules: nn.Module) -> Iterator[None]:
+    """Put the buffers of ``modules`` (running statistics) and the random generators back at the end."""
+    drawn = GeneratorState.now(device)
+    kept = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        put_back(kept)
+        drawn.set()
+
+
+def put_back(kept: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Copy values back into tensors, in place and outside of any graph."""
+    with torch.no_grad():
+        for tensor, value in kept:
+            tensor.copy_(value)
 
 
 @dataclass(frozen=True)

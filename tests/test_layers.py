@@ -12,6 +12,7 @@ HOUSE = (
     "odegrad.errors",
     "odegrad.contracts",
     "odegrad.states",
+    "odegrad.binding",
     "odegrad.records",
     "odegrad.methods.solvers",
     "odegrad.methods.backward",

@@ -11,20 +11,21 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from odegrad.binding import solve_with
 from odegrad.checks.limits import CONTRACTIONS, contraction_error
 from odegrad.contracts import Problem
 from odegrad.diagnosis.bounds import MEANINGS
-from odegrad.diagnosis.costates import parts
 from odegrad.diagnosis.prediction import Diagnosis, Subject, diagnose, of_problem
 from odegrad.diagnosis.probe import largest_norms
 from odegrad.diagnosis.verdict import sentences
 from odegrad.errors import UnsupportedError, UsageError
-from odegrad.measuring.training import evaluation_points, solve_with
+from odegrad.measuring.training import evaluation_points
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported, tasks
 from odegrad.reports.canvas import style
 from odegrad.reports.figures import log_norm
 from odegrad.reports.units import error, significant
+from odegrad.states import parts
 from odegrad.user.models import load_model
 
 CPU = torch.device("cpu")

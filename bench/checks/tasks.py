@@ -10,11 +10,11 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor
 
+from odegrad.binding import solve_with
 from odegrad.checks.problems import relative
 from odegrad.checks.result import CheckResult, at_most
 from odegrad.contracts import HeldOutLoss, Problem, Solve, Split, Task, TaskInfo
 from odegrad.errors import DataError, UnknownNameError
-from odegrad.measuring.training import solve_with
 from odegrad.registry import build_gradient, build_optimizer, build_solver
 
 CPU = torch.device("cpu")

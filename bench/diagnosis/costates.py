@@ -16,6 +16,7 @@ from odegrad.contracts import State
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes
 from odegrad.methods.solvers.solver import make_solver
+from odegrad.states import flatten, parts
 
 TOLERANCE = 1e-11
 """Of what counts as exact here."""
@@ -50,16 +51,6 @@ class FlatField(nn.Module):
         pieces = torch.split(y, [shape.numel() for shape in self._shapes], dim=-1)
         out = tuple(p.reshape(*y.shape[:-1], *shape) for p, shape in zip(pieces, self._shapes, strict=True))
         return out[0] if self._single else out
-
-
-def parts(y: State) -> tuple[Tensor, ...]:
-    """Return the parts of a state."""
-    return (y,) if isinstance(y, Tensor) else tuple(y)
-
-
-def flatten(y: State) -> Tensor:
-    """Return a state as ``[batch, n]``."""
-    return torch.cat([p.reshape(len(p), -1) for p in parts(y)], dim=1)
 
 
 def segments(field: FlatField, y0: Tensor, ts: Tensor, loss: Callable[[Any], Tensor], points: int) -> list[Segment]:

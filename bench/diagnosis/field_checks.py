@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from odegrad.diagnosis.costates import FlatField
-from odegrad.diagnosis.jacobian import jacobian_products, undisturbed
+from odegrad.diagnosis.jacobian import jacobian_products
 from odegrad.errors import UsageError
+from odegrad.states import undisturbed
 
 NEAR = 1e-3
 """Distance from the initial state at which the field is checked: off a kink that it may lie on."""
@@ -39,7 +40,7 @@ def check_field(field: FlatField, t: Tensor, y0: Tensor) -> None:
     source = torch.Generator().manual_seed(0)
     direction = torch.randn(y0.shape, dtype=torch.float64, generator=source).to(y0.device)
     y = y0.detach() + NEAR * torch.randn(y0.shape, dtype=torch.float64, generator=source).to(y0.device)
-    with undisturbed(field, y.device), torch.no_grad():
+    with undisturbed(y.device, field), torch.no_grad():
         try:
             first, second = field(t, y.clone()), field(t, y.clone())
             ahead, behind = field(t, y + STEP * direction), field(t, y - STEP * direction)

@@ -20,8 +20,9 @@ from scipy.fft import dct
 from torch import Tensor, nn
 
 from odegrad.contracts import VectorField
-from odegrad.diagnosis.jacobian import JacobianRows, jacobian_products, undisturbed
+from odegrad.diagnosis.jacobian import JacobianRows, jacobian_products
 from odegrad.errors import UsageError
+from odegrad.states import undisturbed
 
 
 def accumulated_backward(times: Tensor, mu: Tensor, rate: Tensor) -> Tensor:
@@ -245,7 +246,7 @@ def _ratio(change: Tensor, step: Tensor) -> Tensor:
 def _parameter_jacobian(field: nn.Module, t: Tensor, z: Tensor) -> Tensor:
     """Return ``df/dtheta`` of every sample, ``[batch, n, P]``."""
     parameters = [p for p in field.parameters() if p.requires_grad]
-    with undisturbed(field, z.device), torch.enable_grad():
+    with undisturbed(z.device, field), torch.enable_grad():
         dy = field(t, z).reshape(len(z), -1)
         basis = torch.eye(dy.numel(), dtype=dy.dtype, device=dy.device).reshape(-1, *dy.shape)
         rows = torch.autograd.grad(dy, parameters, basis, is_grads_batched=True, materialize_grads=True)

@@ -8,7 +8,7 @@ of its own for each sample (the probe vectors of a flow).
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from torch.func import functional_call, vjp, vmap
 
 from odegrad.contracts import State, VectorField
 from odegrad.errors import NonFiniteError
+from odegrad.states import flatten, parts, undisturbed
 
 ROWS_AT_A_TIME = 8
 """Rows in one vectorised product: more is slower where a net is wide (caches), fewer where it is narrow (calls)."""
@@ -132,22 +133,12 @@ class JacobianProducts:
 @contextmanager
 def jacobian_products(field: VectorField, t: Tensor, y: State) -> Iterator[JacobianProducts]:
     """Give the products with the Jacobians at time ``t`` (0-d) and state ``y``; the field is as before at the end."""
-    with undisturbed(field, _parts(y)[0].device):
+    with _undisturbed(field, parts(y)[0].device):
         yield JacobianProducts(field, t, y)
 
 
-@contextmanager
-def undisturbed(field: VectorField, device: torch.device) -> Iterator[None]:
-    """Put buffers (running statistics) and random number generators back at the end."""
-    buffers = list(field.buffers()) if isinstance(field, nn.Module) else []
-    values = [b.detach().clone() for b in buffers]
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, values, strict=True):
-                buffer.copy_(value)
+def _undisturbed(field: VectorField, device: torch.device) -> AbstractContextManager[None]:
+    return undisturbed(device, *([field] if isinstance(field, nn.Module) else []))
 
 
 def check_finite(x: Tensor, t: Tensor) -> Tensor:
@@ -167,22 +158,14 @@ def check_finite(x: Tensor, t: Tensor) -> Tensor:
     return x
 
 
-def _parts(y: State) -> tuple[Tensor, ...]:
-    return (y,) if isinstance(y, Tensor) else tuple(y)
-
-
-def _flattened(y: State) -> Tensor:
-    return torch.cat([p.reshape(len(p), -1) for p in _parts(y)], dim=1)
-
-
 def _on_flat(field: Callable[[Tensor, State], State], t: Tensor, y: State) -> Callable[[Tensor], Tensor]:
     """Return ``f(t, .)`` from and to ``[batch, n]``, the parts of a tuple side by side."""
-    parts = _parts(y)
+    like = parts(y)
 
     def call(flat: Tensor) -> Tensor:
-        pieces = torch.split(flat, [p[0].numel() for p in parts], dim=1)
-        state = tuple(piece.reshape(p.shape) for piece, p in zip(pieces, parts, strict=True))
-        out = _flattened(field(t, state[0] if isinstance(y, Tensor) else state))
+        pieces = torch.split(flat, [p[0].numel() for p in like], dim=1)
+        state = tuple(piece.reshape(p.shape) for piece, p in zip(pieces, like, strict=True))
+        out = flatten(field(t, state[0] if isinstance(y, Tensor) else state))
         return out + 0 * flat  # connected even where f ignores y; adds zeros to the Jacobian
 
     return call
@@ -199,8 +182,8 @@ def _vectorised(field: VectorField, t: Tensor, y: State) -> Tensor:
         found: State = functional_call(field, copies, (time, state))
         return found
 
-    flat = _flattened(y).detach()
-    with undisturbed(field, flat.device), torch.no_grad():
+    flat = flatten(y).detach()
+    with _undisturbed(field, flat.device), torch.no_grad():
         pull = vjp(_on_flat(call, t, y), flat)[1]
         batch, n = flat.shape
         basis = torch.eye(n, dtype=flat.dtype, device=flat.device)[:, None].expand(n, batch, n)
@@ -211,7 +194,7 @@ def _vectorised(field: VectorField, t: Tensor, y: State) -> Tensor:
 
 def _row_by_row(field: VectorField, t: Tensor, y: State) -> Tensor:
     """Return the Jacobians by autograd, one vector-Jacobian product for each row, ``[batch, n, n]``."""
-    with undisturbed(field, _parts(y)[0].device):
+    with _undisturbed(field, parts(y)[0].device):
         flat, dy = _with_graph(field, t, y)
         rows = [torch.autograd.grad(column.sum(), flat, retain_graph=True)[0] for column in dy.unbind(1)]
     return torch.stack(rows, dim=1)
@@ -219,14 +202,14 @@ def _row_by_row(field: VectorField, t: Tensor, y: State) -> Tensor:
 
 def _with_graph(field: VectorField, t: Tensor, y: State) -> tuple[Tensor, Tensor]:
     """Return ``y`` as a leaf and ``f(t, y)`` with its graph, ``[batch, n]`` each."""
-    flat = _flattened(y).detach().clone().requires_grad_()
+    flat = flatten(y).detach().clone().requires_grad_()
     with torch.enable_grad():
         return flat, _on_flat(field, t, y)(flat)
 
 
 def _contradiction(field: VectorField, t: Tensor, y: State, values: Tensor) -> str | None:
     """Return how Jacobians ``[batch, n, n]`` differ from one product of plain autograd, or None if they do not."""
-    with undisturbed(field, values.device):
+    with _undisturbed(field, values.device):
         flat, dy = _with_graph(field, t, y)
         # One cotangent for all samples, as the rows have: so it holds where a batch is coupled, too.
         weights = torch.cos(torch.arange(dy.shape[1], dtype=torch.float64)).to(dy).expand_as(dy)

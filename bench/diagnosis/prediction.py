@@ -16,12 +16,13 @@ from torch import Tensor
 
 from odegrad.contracts import GradientMethod, Problem, VectorField, equivalent_solver
 from odegrad.diagnosis.bounds import LOOSE, Bound, costate_bound, interpolation_bounds
-from odegrad.diagnosis.costates import FlatField, flatten, segments
+from odegrad.diagnosis.costates import FlatField, segments
 from odegrad.diagnosis.field_checks import check_field
 from odegrad.diagnosis.trajectory import TrajectoryNorms, log_norms
 from odegrad.errors import OdegradError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.registry import build_gradient, build_solver, gradients
+from odegrad.states import flatten, mapped
 from odegrad.user.models import Model, pulled_back
 
 REFERENCE_TOLERANCE = 1e-13
@@ -102,7 +103,7 @@ def of_problem(name: str, problem: Problem) -> Subject:
 
     def first(field: VectorField, y0: Any, ts: Tensor) -> Any:
         if not seen:
-            start = y0.detach() if isinstance(y0, Tensor) else tuple(p.detach() for p in y0)
+            start = mapped(y0, Tensor.detach)
             seen.append((field, start, ts.detach()))
         return exact(field, tight, y0, ts)
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from odegrad.contracts import Problem
-from odegrad.diagnosis.costates import FlatField, flatten
+from odegrad.diagnosis.costates import FlatField
 from odegrad.diagnosis.trajectory import log_norms
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import make_solver
+from odegrad.states import flatten
 
 TIMES = 5
 """Times along the trajectory, its ends among them."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from odegrad.diagnosis.lognorm import (
     symmetric_eigenvalues,
 )
 from odegrad.errors import UnknownNameError, UsageError
+from odegrad.states import mapped, parts
 
 DENSE_BELOW = 128
 """Up to this many numbers per sample the Jacobian is formed; above, only its products are taken."""
@@ -235,17 +237,17 @@ def _is_dense(ts: Tensor, ys: Any, dense_below: int) -> bool:
     UsageError
         If times and states do not fit.
     """
-    parts = (ys,) if isinstance(ys, Tensor) else tuple(ys)
-    if ts.ndim != 1 or not len(ts) or any(p.ndim < 2 or len(p) != len(ts) for p in parts):
+    along = parts(ys)
+    if ts.ndim != 1 or not len(ts) or any(p.ndim < 2 or len(p) != len(ts) for p in along):
         raise UsageError(
-            f"ys: expected states [K, batch, ...] at times ts [K], K >= 1, got {[tuple(p.shape) for p in parts]} and "
+            f"ys: expected states [K, batch, ...] at times ts [K], K >= 1, got {[tuple(p.shape) for p in along]} and "
             f"{tuple(ts.shape)}; pass the solution at the times ts"
         )
-    n, batch = sum(p[0, 0].numel() for p in parts), parts[0].shape[1]
+    n, batch = sum(p[0, 0].numel() for p in along), along[0].shape[1]
     return bool(n <= dense_below and 8 * batch * n * n <= DENSE_BYTES)
 
 
 def _points(ts: Tensor, ys: State) -> Iterator[tuple[Tensor, State]]:
     """Yield each time with its state."""
     for k, t in enumerate(ts):
-        yield t, ys[k] if isinstance(ys, Tensor) else tuple(p[k] for p in ys)
+        yield t, mapped(ys, itemgetter(k))

@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from odegrad.binding import samples_by_itself, solve_with, tapped
 from odegrad.contracts import GradientMethod, Problem, Solve, State, Tap
-from odegrad.diagnosis.costates import parts
 from odegrad.measuring.cost import SolveCost, graph_bytes, predicted_columns, sizes_of
 from odegrad.measuring.counting import CountedField, CountedTap, Counts
 from odegrad.measuring.meters import HostWaits
 from odegrad.measuring.operators import OperatorCount
-from odegrad.measuring.training import samples_by_itself, solve_with, tapped
-from odegrad.methods.solvers.randomness import GeneratorState
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.states import parts, undisturbed
 
 
 @dataclass
@@ -172,13 +171,8 @@ def solve_costs(solves: list[SolveLog], solver: OneStepSolver, back: str) -> lis
 @contextmanager
 def left_as_it_was(problem: Problem) -> Iterator[None]:
     """Put the model's buffers, its gradients and the random generators back at the end."""
-    drawn = GeneratorState.now(next(problem.model.parameters()).device)
-    kept = [(b, b.detach().clone()) for b in problem.model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in kept:
-                buffer.copy_(value)
-        problem.model.zero_grad(set_to_none=True)
-        drawn.set()
+    with undisturbed(next(problem.model.parameters()).device, problem.model):
+        try:
+            yield
+        finally:
+            problem.model.zero_grad(set_to_none=True)

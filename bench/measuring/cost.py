@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.contracts import Bytes, Calls, GradientMethod, PredictsBytes, PredictsCalls, Sizes, State, StepCounts
-from odegrad.diagnosis.costates import parts
 from odegrad.measuring.meters import memory_meter
+from odegrad.states import parts
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.contracts import State, Tap, VectorField
+from odegrad.states import parts
 
 
 @dataclass
@@ -70,13 +71,13 @@ class CountedField(nn.Module):
         if self.interval is not None and _is_outside(t.detach(), self.interval):
             counts.outside[counts.phase] += 1
         dy = self.inner(t, y)
-        parts = (dy,) if isinstance(dy, Tensor) else tuple(dy)
-        with_graph = [p for p in parts if p.requires_grad]
+        pieces = parts(dy)
+        with_graph = [p for p in pieces if p.requires_grad]
         if not (torch.is_grad_enabled() and with_graph):
             return dy
         counts.graph_calls[counts.phase] += 1
         marked = iter(_CountPulls.apply(counts, *with_graph))  # type: ignore[no-untyped-call]
-        out = tuple(next(marked) if p.requires_grad else p for p in parts)
+        out = tuple(next(marked) if p.requires_grad else p for p in pieces)
         return out[0] if isinstance(dy, Tensor) else out
 
 
@@ -107,10 +108,10 @@ class _CountPulls(torch.autograd.Function):
     """The identity over all outputs of one f call; its backward runs once per vector-Jacobian product."""
 
     @staticmethod
-    def forward(ctx: Any, counts: Counts, *parts: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, counts: Counts, *outputs: Tensor) -> tuple[Tensor, ...]:
         ctx.counts = counts
         ctx.set_materialize_grads(False)
-        return tuple(p.view_as(p) for p in parts)
+        return tuple(p.view_as(p) for p in outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import torch
 
+from odegrad.binding import next_solve, next_tap, solve_with
 from odegrad.contracts import Solve, Split, equivalent_solver
 from odegrad.diagnosis.probe import largest_norms
 from odegrad.errors import InfrastructureError, UnknownNameError
@@ -24,7 +25,7 @@ from odegrad.measuring.call_counts import calls_of_an_iteration, count_columns
 from odegrad.measuring.certificate import certify
 from odegrad.measuring.meters import memory_meter
 from odegrad.measuring.timing import BUDGET_SECONDS, time_iterations
-from odegrad.measuring.training import Progress, next_solve, next_tap, solve_with, train
+from odegrad.measuring.training import Progress, train
 from odegrad.measuring.untouched import untouched
 from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.records.record import PASSES, TUNING, Run

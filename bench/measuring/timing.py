@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from odegrad.binding import next_solve, solve_with
 from odegrad.contracts import GradientMethod, Problem
 from odegrad.measuring.meters import Clock
-from odegrad.measuring.training import next_solve, solve_with
 from odegrad.records.rounds import relative_interval
+from odegrad.states import put_back
 
 WARM_UPS = 2
 LEAST_REPEATS, MOST_REPEATS = 3, 200
@@ -93,8 +94,5 @@ def time_iterations(
 
 
 def _restore(problem: Problem, parameters: list[torch.Tensor], buffers: list[torch.Tensor]) -> None:
-    with torch.no_grad():
-        for p, value in zip(problem.model.parameters(), parameters, strict=True):
-            p.copy_(value)
-        for b, value in zip(problem.model.buffers(), buffers, strict=True):
-            b.copy_(value)
+    put_back(zip(problem.model.parameters(), parameters, strict=True))
+    put_back(zip(problem.model.buffers(), buffers, strict=True))

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from odegrad.contracts import CurvatureConsumer, GradientMethod, Problem, State, Tappable
-from odegrad.diagnosis.costates import parts
 from odegrad.errors import OdegradError
 from odegrad.measuring.building import DTYPES
 from odegrad.measuring.call_counts import SolveLog, counted_iteration, left_as_it_was, solve_costs
@@ -23,6 +22,7 @@ from odegrad.measuring.cost import SolveCost, predicted_bytes, predicted_calls
 from odegrad.measuring.meters import synchronize
 from odegrad.records.record import Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
+from odegrad.states import parts
 from odegrad.suites.lookup import located
 from odegrad.suites.suite import Cell, cell_of
 

@@ -9,11 +9,11 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from odegrad.binding import solve_with
 from odegrad.contracts import GradientMethod, Scalar, Task
 from odegrad.errors import UnknownNameError, UsageError
 from odegrad.measuring.building import DTYPES, Built, build
 from odegrad.measuring.meters import synchronize
-from odegrad.measuring.training import solve_with
 from odegrad.records.record import Run, freeze_options
 from odegrad.registry import build_task, name_of, resolve_method
 from odegrad.suites.lookup import located

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from odegrad.contracts import GradientMethod, State
 from odegrad.errors import UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.states import mapped, parts
 from odegrad.user.files import call_users, load_from_file
 
 Loss = Callable[[Any], Tensor]
@@ -19,8 +20,7 @@ Loss = Callable[[Any], Tensor]
 
 def half_mean_square(ys: Any) -> Tensor:
     """Return half the mean square of the last output, summed over the parts of a tuple."""
-    parts = (ys,) if isinstance(ys, Tensor) else ys
-    return torch.stack([0.5 * (p[-1] ** 2).mean() for p in parts]).sum()
+    return torch.stack([0.5 * (p[-1] ** 2).mean() for p in parts(ys)]).sum()
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Model:
         if not isinstance(self.ts, Tensor) or self.ts.ndim != 1 or not self.ts.is_floating_point():
             got = f"shape {tuple(self.ts.shape)}, {self.ts.dtype}" if isinstance(self.ts, Tensor) else repr(self.ts)
             raise UsageError(f"t: expected a floating-point tensor [time], got {got}; as torch.tensor([0.0, 1.0])")
-        for part in _parts(self.y0):
+        for part in parts(self.y0):
             if not isinstance(part, Tensor) or not part.is_floating_point() or part.ndim == 0:
                 got = f"shape {tuple(part.shape)}, {part.dtype}" if isinstance(part, Tensor) else repr(part)
                 raise UsageError(f"y0: expected a floating-point tensor [batch, ...] or a tuple of such, got {got}")
@@ -65,18 +65,18 @@ class Model:
 
     def in_float64(self) -> "Model":
         """Return a copy whose field and solution are float64; the loss still sees the type that it was made for."""
-        kinds = tuple(p.dtype for p in _parts(self.y0))
+        kinds = tuple(p.dtype for p in parts(self.y0))
 
         def loss(ys: Any) -> Tensor:
-            parts = tuple(p.to(kind) for p, kind in zip(_parts(ys), kinds, strict=True))
-            return self.loss(parts[0] if isinstance(ys, Tensor) else parts)
+            cast = tuple(p.to(kind) for p, kind in zip(parts(ys), kinds, strict=True))
+            return self.loss(cast[0] if isinstance(ys, Tensor) else cast)
 
-        return Model(copy.deepcopy(self.field).double(), _mapped(self.y0, Tensor.double), self.ts.double(), loss)
+        return Model(copy.deepcopy(self.field).double(), mapped(self.y0, Tensor.double), self.ts.double(), loss)
 
     def inputs(self) -> tuple[State, list[Tensor]]:
         """Return ``y0`` as fresh leaves, and everything that the gradient is taken with respect to."""
-        y0 = _mapped(self.y0, lambda x: x.detach().clone().requires_grad_(x.requires_grad))
-        wanted = [x for x in _parts(y0) if x.requires_grad]
+        y0 = mapped(self.y0, lambda x: x.detach().clone().requires_grad_(x.requires_grad))
+        wanted = [x for x in parts(y0) if x.requires_grad]
         return y0, [*wanted, *(p for p in self.field.parameters() if p.requires_grad)]
 
     def forward(
@@ -121,11 +121,3 @@ def load_model(name: str) -> Model:
         got = f"{len(built)} things" if isinstance(built, tuple) else type(built).__name__
         raise UsageError(f"model {name!r}: expected it to return (func, y0, t) or (func, y0, t, loss), got {got}")
     return Model(*built)
-
-
-def _parts(y: Any) -> tuple[Tensor, ...]:
-    return (y,) if isinstance(y, Tensor) else tuple(y)
-
-
-def _mapped(y: State, change: Callable[[Tensor], Tensor]) -> State:
-    return change(y) if isinstance(y, Tensor) else tuple(change(p) for p in y)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import State, VectorField
 from odegrad.errors import UsageError
-from odegrad.methods.solvers.randomness import GeneratorState
-from odegrad.states import Layout
+from odegrad.states import GeneratorState, Layout
 
 TRIAL = -1
 """The stage of an f call that belongs to no step: the trial that chooses the first step."""

@@ -12,8 +12,8 @@ import time
 
 import torch
 
+from odegrad.binding import next_solve
 from odegrad.contracts import ScoringProblem
-from odegrad.measuring.training import next_solve
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task
 
 TOLERANCE = 1e-3

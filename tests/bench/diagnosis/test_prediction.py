@@ -9,6 +9,7 @@ import torch
 from scipy.interpolate import BarycentricInterpolator
 from torch import Tensor, nn
 
+from odegrad.binding import solve_with
 from odegrad.checks.limits import contraction_error
 from odegrad.checks.problems import SmoothNet, smooth_net_start
 from odegrad.diagnosis.bounds import interpolation_bounds
@@ -18,7 +19,6 @@ from odegrad.diagnosis.trajectory import log_norms
 from odegrad.diagnosis.verdict import is_stiff, nature, sentences
 from odegrad.errors import NonFiniteError, UsageError
 from odegrad.measuring.certificate import parameter_gradient
-from odegrad.measuring.training import solve_with
 from odegrad.registry import build_gradient, build_solver, build_task
 from odegrad.user.models import Model
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from odegrad.binding import solve_with
 from odegrad.checks.conformance import shared_loop_methods
 from odegrad.checks.problems import SmoothNet
 from odegrad.contracts import Bytes, Calls, Sizes
 from odegrad.measuring.call_counts import count_columns, left_as_it_was
 from odegrad.measuring.cost import SolveCost, graph_bytes, predicted_columns, sizes_of
 from odegrad.measuring.operators import OperatorCount
-from odegrad.measuring.training import solve_with
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 

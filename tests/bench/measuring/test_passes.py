@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from odegrad.binding import solve_with
 from odegrad.errors import InfrastructureError, NonFiniteError, UnknownNameError, UnsupportedError
 from odegrad.machine.conditions import Snapshot
 from odegrad.measuring import passes
 from odegrad.measuring.certificate import certify
 from odegrad.measuring.timing import Timings, time_iterations
-from odegrad.measuring.training import evaluation_points, solve_with
+from odegrad.measuring.training import evaluation_points
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.records.record import COLUMNS, PASSES, TUNING, Run
 from odegrad.registry import build_gradient, build_solver, build_task

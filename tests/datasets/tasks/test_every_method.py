@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from odegrad.binding import solve_with
 from odegrad.checks.conformance import suitable_solver
-from odegrad.measuring.training import solve_with
 from odegrad.registry import build_gradient, build_optimizer, build_task, gradients, tasks
 
 OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]

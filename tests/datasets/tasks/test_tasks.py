@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from odegrad.binding import solve_with
 from odegrad.checks.conformance import check, is_task, run_check
 from odegrad.checks.tasks import TASK_CHECKS, tensors
 from odegrad.contracts import HeldOutLoss, TaskInfo, Training
 from odegrad.datasets.sources import mat_images
 from odegrad.errors import DataError, UnknownNameError, UsageError
-from odegrad.measuring.training import solve_with
 from odegrad.registry import build_gradient, build_solver, build_task, tasks
 
 OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]

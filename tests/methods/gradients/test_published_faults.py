@@ -7,12 +7,12 @@ import torch
 import torchdiffeq
 from torch import nn
 
+from odegrad.binding import tapped
 from odegrad.checks.problems import Recorded, SmoothNet, StepLog, gradient, relative
 from odegrad.contracts import Tap
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.measuring.counting import CountedField, Counts
 from odegrad.measuring.meters import memory_meter
-from odegrad.measuring.training import tapped
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.optimizers.snopt.optimizer import SNOpt
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes

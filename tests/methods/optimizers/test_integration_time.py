@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from odegrad.binding import solve_with
 from odegrad.contracts import ScoringProblem, TrainableEndTime, Training
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.measuring.passes import run_pass
-from odegrad.measuring.training import solve_with, train
+from odegrad.measuring.training import train
 from odegrad.methods.optimizers.snopt.end_slope import EndSlope
 from odegrad.methods.optimizers.snopt.factory import snopt
 from odegrad.methods.optimizers.snopt.integration_time import IntegrationTime

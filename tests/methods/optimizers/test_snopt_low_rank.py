@@ -6,9 +6,9 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import nn
 
+from odegrad.binding import next_solve, solve_with
 from odegrad.contracts import CurvaturePasses, Training
 from odegrad.errors import UnsupportedError, UsageError
-from odegrad.measuring.training import next_solve, solve_with
 from odegrad.methods.optimizers.snopt.factory import snopt
 from odegrad.methods.optimizers.snopt.low_rank import LowRank, cross_entropy_roots, pull_back_each, squared_error_roots
 from odegrad.methods.optimizers.snopt.optimizer import SNOpt
