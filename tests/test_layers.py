@@ -26,6 +26,7 @@ HOUSE = (
     "odegrad.datasets.tasks",
     "odegrad.user",
     "odegrad.registry",
+    "odegrad.reference",
     "odegrad.reports",
     "odegrad.reports.tables",
     "odegrad.reports.canvas",

@@ -9,7 +9,7 @@ from odegrad.errors import UsageError
 from odegrad.gate.baseline import run_name
 from odegrad.records.record import Record, Run
 from odegrad.running.progress import watch
-from odegrad.running.runner import Executor, Settings, local_executor
+from odegrad.running.runner import Executor, Settings, local_executor, shared_folder
 from odegrad.suites.suite import Suite
 
 GATED = ("count", "memory", "train")
@@ -53,7 +53,9 @@ def measure_twice(suite: Suite, settings: Settings, console: Console) -> dict[st
     InfrastructureError
         If no run can be started.
     """
-    return measure_runs_twice(gated_runs(suite, settings.device), local_executor(suite, settings), console)
+    runs = gated_runs(suite, settings.device)
+    with shared_folder() as shared:
+        return measure_runs_twice(runs, local_executor(suite, settings, shared), console)
 
 
 def measure_runs_twice(runs: Sequence[Run], executor: Executor, console: Console) -> dict[str, tuple[Record, Record]]:

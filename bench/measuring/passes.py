@@ -16,26 +16,27 @@ import psutil
 import torch
 
 from odegrad.binding import next_solve, next_tap, solve_with
-from odegrad.contracts import Solve, Split, equivalent_solver
+from odegrad.contracts import Split, equivalent_solver
 from odegrad.diagnosis.probe import largest_norms
 from odegrad.errors import InfrastructureError, UnknownNameError
 from odegrad.machine.conditions import snapshot, taints
 from odegrad.measuring.building import Built, State, build, set_state
 from odegrad.measuring.call_counts import calls_of_an_iteration, count_columns
-from odegrad.measuring.certificate import certify
 from odegrad.measuring.meters import memory_meter
 from odegrad.measuring.timing import BUDGET_SECONDS, time_iterations
 from odegrad.measuring.training import Progress, train
 from odegrad.measuring.untouched import untouched
 from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.records.record import PASSES, TUNING, Run
-from odegrad.registry import build_gradient, build_solver, build_task
+from odegrad.reference.certificate import certify
+from odegrad.reference.shared import shared_reference
+from odegrad.reference.subject import Subject, of_problem
+from odegrad.registry import build_gradient, build_task
 
-REFERENCES = {True: ("dopri8", 1e-13), False: ("dopri5", 1e-8)}
-"""Solver and tolerance of the certificate's reference, for smooth dynamics and for those with kinks, whose gradient
-converges slowly whatever the solver: there the reference is good to about four digits."""
 SNAPSHOT = ".state.pt"
 """Behind the iteration, the name of a model's state in the scratch folder."""
+REFERENCES = "references"
+"""Name of the folder beside the scratch folders of a sweep's runs that holds what these share."""
 
 
 def run_pass(name: str, run: Run, scratch: str, progress: Progress) -> dict[str, Any]:
@@ -48,7 +49,8 @@ def run_pass(name: str, run: Run, scratch: str, progress: Progress) -> dict[str,
     run
         What to measure.
     scratch
-        A folder of the run's own, in which one pass leaves files for the next.
+        A folder of the run's own, in which one pass leaves files for the next. Those of a sweep's runs lie side by
+        side; the references that they share lie there too.
     progress
         Told of the pass as it goes.
 
@@ -66,36 +68,39 @@ def run_pass(name: str, run: Run, scratch: str, progress: Progress) -> dict[str,
     return _PASSES[name](run, Path(scratch), progress)
 
 
-def count(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
+def count(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
     """Count one forward and one backward pass on the first batch, predict them, and certify the gradient.
 
     All of it at the initial parameters, which are the same for every method.
     """
-    return count_built(build(run), progress)
+    return count_built(build(run), scratch.parent / REFERENCES, progress)
 
 
-def count_built(built: Built, progress: Progress) -> dict[str, Any]:
-    """Return the columns of the count pass on what was built."""
+def count_built(built: Built, references: Path, progress: Progress) -> dict[str, Any]:
+    """Return the columns of the count pass on what was built; ``references`` is the folder of shared ones."""
     built = built.uncompiled()
     tap = next_tap(built.optimizer)
     with untouched(built.problem.model, built.run.method or built.run.gradient):
         columns = count_columns(built.problem, built.method, built.solver, built.optimizer, tap)
     progress({"pass": "count", "what": "certificate"})
-    return columns | _certificate(built, built.problem.model.state_dict())
+    return columns | _certificate(built, built.problem.model.state_dict(), references)
 
 
-def _certificate(built: Built, state: State) -> dict[str, Any]:
-    exact = build_gradient("naive")
-    name, tolerance = REFERENCES[built.task.info.smooth]
-    tight = build_solver(name, tolerance, tolerance)
-    naive: Solve | None = (
-        solve_with(exact, equivalent_solver(built.method, built.solver)) if built.method.traits.shared_loop else None
-    )
+def _certificate(built: Built, state: State, references: Path) -> dict[str, Any]:
+    run, smooth = built.run, built.task.info.smooth
+
+    def afresh() -> Subject:
+        return of_problem(built.problem_in_float64(state), smooth=smooth)
+
+    true = shared_reference(afresh(), f"{run.task} {run.size} seed {run.seed}", references)
+    naive = solve_with(build_gradient("naive"), equivalent_solver(built.method, built.solver))
     found = certify(
-        lambda: built.problem_in_float64(state),
+        afresh,
         solve_with(built.method, built.solver),
-        solve_with(exact, tight),
+        true,
         naive,
+        built.solver.controller.rtol,
+        same_grid=built.method.traits.shared_loop,
     )
     return {
         "gradient_relative_error": found.relative_error,
@@ -104,6 +109,10 @@ def _certificate(built: Built, state: State) -> dict[str, Any]:
         "gradient_digest": found.digest,
         "gradient_norm": found.norm,
         "gradient_sketch": found.sketch,
+        "gradient_accuracy": found.accuracy,
+        "reference_error": true.error,
+        "reference_calls": true.calls,
+        "reference_failure": true.reason,
     }
 
 
@@ -186,19 +195,21 @@ def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
         "trace_seconds": trace.seconds,
         "trace_nfe_forward": [forward for forward, _ in calls] or None,
         "trace_nfe_backward": [backward for _, backward in calls] or None,
-    } | ({} if run.stage == TUNING else _at_the_end(uncompiled, calls[-1], progress))
+    } | ({} if run.stage == TUNING else _at_the_end(uncompiled, calls[-1], scratch.parent / REFERENCES, progress))
 
 
-def _at_the_end(built: Built, calls: tuple[int, int], progress: Progress) -> dict[str, Any]:
+def _at_the_end(built: Built, calls: tuple[int, int], references: Path, progress: Progress) -> dict[str, Any]:
     """Return calls and certificate at the trained parameters, after the clock has stopped."""
     progress({"pass": "train", "what": "certificate"})
     state = {k: v.detach().clone() for k, v in built.problem.model.state_dict().items()}
-    certificate = _certificate(built, state)
+    certificate = _certificate(built, state, references)
     return {
         "trained_nfe_forward": calls[0],
         "trained_nfe_backward": calls[1],
         "trained_gradient_relative_error": certificate["gradient_relative_error"],
         "trained_gradient_method_error": certificate["gradient_method_error"],
+        "trained_gradient_accuracy": certificate["gradient_accuracy"],
+        "trained_reference_error": certificate["reference_error"],
     }
 
 

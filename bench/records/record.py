@@ -273,6 +273,10 @@ COLUMNS: tuple[Column, ...] = (
         "gradient_digest", "string", "", "hash of the float64 gradient's bits: exact on one machine class, not across"
     ),
     Column("gradient_cosine", "float64", "", "cosine between gradient and reference", True),
+    Column("gradient_accuracy", "string", "", "accurate, inaccurate or undecided; see reading-numbers.md"),
+    Column("reference_error", "float64", "", "how far the reference is known: two independent ways of it", False),
+    Column("reference_calls", "int64", "calls", "f calls that the reference has cost, shared by a block's methods"),
+    Column("reference_failure", "string", "", "why there is no reference; empty: there is one", None),
     Column("log_norm_max", "float64", "1/time", "largest mu_2 of the Jacobian along the probe batch's trajectory"),
     Column("log_norm_minus_max", "float64", "1/time", "largest mu_2(-J) there: growth of errors backward in time"),
     Column("log_norm_integral", "float64", "", "largest integral of mu_2(J) over time, of the probe batch's samples"),
@@ -288,6 +292,8 @@ COLUMNS: tuple[Column, ...] = (
         "trained_gradient_relative_error", "float64", "", "gradient_relative_error at the trained parameters", False
     ),
     Column("trained_gradient_method_error", "float64", "", "gradient_method_error at the trained parameters", False),
+    Column("trained_gradient_accuracy", "string", "", "gradient_accuracy at the trained parameters"),
+    Column("trained_reference_error", "float64", "", "reference_error at the trained parameters", False),
     Column("trained_log_norm_max", "float64", "1/time", "log_norm_max at the trained parameters"),
     Column("trained_log_norm_minus_max", "float64", "1/time", "log_norm_minus_max at the trained parameters"),
     Column("trained_log_norm_integral", "float64", "", "log_norm_integral at the trained parameters"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -200,7 +201,7 @@ def run_suite(
     """
     with contextlib.ExitStack() as stack:
         executor = (
-            local_executor(suite, settings)
+            local_executor(suite, settings, stack.enter_context(shared_folder()))
             if connect is None
             else stack.enter_context(connect(worker_of(suite, settings), preload()))
         )
@@ -227,8 +228,15 @@ def preload() -> list[str]:
     return [PASSES_MODULE, *sorted({target.partition(":")[0] for target in builtin})]
 
 
-def local_executor(suite: Suite, settings: Settings) -> LocalExecutor:
+def shared_folder() -> AbstractContextManager[str]:
+    """Give a folder for what the runs of one sweep share, the references of their gradients; it goes at the end."""
+    return tempfile.TemporaryDirectory(prefix="odegrad-shared-", ignore_cleanup_errors=True)
+
+
+def local_executor(suite: Suite, settings: Settings, shared: str) -> LocalExecutor:
     """Return the executor on this machine: ``settings.workers`` workers with cores, and GPUs, of their own.
+
+    ``shared`` is the folder for what its runs share.
 
     Raises
     ------
@@ -239,7 +247,7 @@ def local_executor(suite: Suite, settings: Settings) -> LocalExecutor:
     gpus = visible_gpus() if settings.device == "cuda" else ()
     places = slots(available_cores(), gpus, settings.workers, settings.threads)
     limit = settings.memory_bytes or memory_share(settings.workers)
-    worker = replace(worker_of(suite, settings), memory_bytes=limit)
+    worker = replace(worker_of(suite, settings), memory_bytes=limit, shared=shared)
     return LocalExecutor(
         tuple(replace(worker, cores=place.cores, gpu=place.gpu) for place in places), settings.exclusive
     )

@@ -4,8 +4,10 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from odegrad.errors import InfrastructureError
@@ -66,6 +68,9 @@ class Worker:
         Which of the visible GPUs is this worker's; None: whatever is visible.
     rounds
         How many processes time a run.
+    shared
+        Folder of the sweep in which its runs' scratch folders lie side by side, with what they share; None: a folder
+        for each run.
     stop
         Once it is set, calls are given up with ``Stopped``.
     """
@@ -80,6 +85,7 @@ class Worker:
     cores: tuple[int, ...] = ()
     gpu: str | None = None
     rounds: int = ROUNDS
+    shared: str | None = None
     stop: threading.Event | None = field(default=None, compare=False, repr=False)
 
     def machine(self) -> dict[str, Any]:
@@ -108,7 +114,7 @@ class Worker:
         if begun.status is not Status.OK:
             return begun
         start = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="odegrad-", ignore_cleanup_errors=True) as scratch:
+        with self._scratch() as scratch:
             reply, status, message = self._pass(TIME, run, scratch, begun.spent, progress)
         return Begun(
             status,
@@ -143,7 +149,7 @@ class Worker:
         begin, spent = time.monotonic(), state.spent
         measured: dict[str, Any] = merge(state.rounds) if state.rounds else {}
         status, message = state.status, state.message
-        with tempfile.TemporaryDirectory(prefix="odegrad-", ignore_cleanup_errors=True) as scratch:
+        with self._scratch() as scratch:
             for name in self.passes_of(run):
                 if status is not Status.OK:
                     break
@@ -161,6 +167,17 @@ class Worker:
         earlier = 0.0 if begun is None else begun.seconds
         measured["process_seconds"] = earlier + time.monotonic() - begin
         return Record(run, status, message, measured, circumstances)
+
+    @contextmanager
+    def _scratch(self) -> Iterator[str]:
+        """Give a folder of a run's own, inside of the sweep's or of one made for it."""
+        with tempfile.TemporaryDirectory(prefix="odegrad-", dir=self.shared, ignore_cleanup_errors=True) as folder:
+            if self.shared is not None:
+                yield folder
+                return
+            scratch = Path(folder) / "run"
+            scratch.mkdir()
+            yield str(scratch)
 
     def _pass(self, name: str, run: Run, scratch: str, spent: float, progress: Progress) -> tuple[Reply, Status, str]:
         """Run one pass, again where the machine failed; return its reply and what to make of it."""

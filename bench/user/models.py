@@ -84,11 +84,21 @@ class Model:
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the loss, with its graph, and what to differentiate it by."""
         y0, inputs = self.inputs()
-        loss = self.loss(method(field or self.field, solver, y0, self.ts))
+        return self.scalar(method(field or self.field, solver, y0, self.ts)), inputs
+
+    def scalar(self, ys: Any) -> Tensor:
+        """Return the loss of the solution ``ys``.
+
+        Raises
+        ------
+        UsageError
+            If it is no scalar.
+        """
+        loss = self.loss(ys)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise UsageError(f"loss: expected a scalar from the solution, got {got}; take its mean or sum")
-        return loss, inputs
+        return loss
 
     def gradient(self, method: GradientMethod, solver: OneStepSolver) -> Tensor:
         """Return the gradient as one float64 vector on the CPU."""

@@ -18,7 +18,7 @@ from odegrad.diagnosis.prediction import Diagnosis, Subject, diagnose, of_proble
 from odegrad.diagnosis.trajectory import log_norms
 from odegrad.diagnosis.verdict import is_stiff, nature, sentences
 from odegrad.errors import NonFiniteError, UsageError
-from odegrad.measuring.certificate import parameter_gradient
+from odegrad.reference import subject as subjects
 from odegrad.registry import build_gradient, build_solver, build_task
 from odegrad.user.models import Model
 
@@ -191,7 +191,7 @@ def test_a_problems_subject_has_its_gradient() -> None:
     problem = build_task("circles").build("tiny", 0, torch.device("cpu"), torch.float64)
     subject = of_problem("circles", problem)
     naive, solver = build_gradient("naive"), build_solver("dopri8", 1e-10, 1e-10)
-    expected = parameter_gradient(problem, solve_with(naive, solver))
+    expected = subjects.of_problem(problem).gradient(solve_with(naive, solver))
     torch.testing.assert_close(subject.model.gradient(naive, solver), expected, rtol=1e-8, atol=1e-12)
 
 

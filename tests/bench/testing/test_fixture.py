@@ -155,7 +155,7 @@ def test_rounds_follow_the_options():
     """At least the least number of rounds, at most two hundred; numbers and the run's names go into extra_info."""
     for seconds, least, rounds in ((0.0, 7, 7), (1e9, 7, 200)):
         taker = Taker()
-        found = GradientBenchmark(HERE, taker, least, seconds)("naive", TINY, **RK4)
+        found = GradientBenchmark(Path(__file__).parent, taker, least, seconds)("naive", TINY, **RK4)
         assert taker.settings["rounds"] == rounds
         assert taker.extra_info.items() >= found.to_dict().items()
         assert taker.extra_info.items() >= {"task": TINY, "method": "naive", "solver": "rk4", "seed": 0}.items()
@@ -163,7 +163,7 @@ def test_rounds_follow_the_options():
 
 def test_second_time_of_one_test_is_refused():
     """The fixture of pytest-benchmark takes one time; a gradient that is only counted may come before or after."""
-    benchmark = GradientBenchmark(HERE, Taker(), 1, 0.0)
+    benchmark = GradientBenchmark(Path(__file__).parent, Taker(), 1, 0.0)
     benchmark("naive", TINY, benchmark=False, **RK4)
     benchmark("naive", TINY, **RK4)
     benchmark("naive", TINY, benchmark=False, **RK4)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from odegrad.measuring.sketch import SEED, SIZE, sketch
+from odegrad.reference.sketch import SEED, SIZE, sketch
 
 
 def _vector(size, seed):

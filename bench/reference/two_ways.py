@@ -1,0 +1,127 @@
+"""Two gradients of one loss by independent ways: a refined replay, and a costate that controls its own error.
+
+(A) Discretise first: the accepted steps of a tight solve, cut into ever smaller parts until the *gradient* stands
+still. The step control sees the state alone; where that rests, its steps grow past the stability limit, and the
+derivative of a step is then far from that of the flow. Watching the gradient itself hides nothing.
+
+(B) Differentiate first: state, costate and parameter gradient are solved backwards in one norm, the state set anew at
+every end of a step of (A), so that the backward instability of the state acts over one resolved step only.
+
+They share the field, its vector-Jacobian product and the times at which the state is set anew, and nothing else.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odegrad.binding import solve_with
+from odegrad.contracts import Solve
+from odegrad.methods.gradients.aca import Aca
+from odegrad.methods.gradients.adjoint import Adjoint
+from odegrad.methods.gradients.naive import Naive
+from odegrad.methods.solvers.solver import OneStepSolver, make_solver
+from odegrad.reference.grids import Budget, Grids
+from odegrad.reference.subject import Subject
+
+RECORD_TOLERANCE, COSTATE_TOLERANCE = 1e-9, 1e-10
+RESOLVED, SETTLED = 1e-9, 1e-11
+"""Relative changes of the gradient by a refinement: at the first one more brings it to rounding, at the second none is
+needed."""
+COSTATE_PIECES = 2
+"""(B) sets the state anew at half of the parts that (A) ends with, but at least at so many per step."""
+MAX_PIECES = 128
+MIN_BUDGET, BUDGET_RECORDINGS = 30_000, 40
+"""f calls that both ways together may cost: the larger of a number, and so many times those of the recorded solve."""
+KINK_TOLERANCES = (1e-7, 1e-8)
+"""Of naive dopri5 where the dynamics have kinks: no high order converges there, and adaptive steps find the kinks."""
+
+
+@dataclass(frozen=True)
+class TwoWays:
+    """Both gradients, and by how much the last refinement of the first has changed it, relative to its size."""
+
+    replayed: Tensor
+    costate: Tensor
+    last_change: float
+
+
+class NotSettledError(ArithmeticError):
+    """The refined replay did not stand still, or is nothing to hold a gradient against."""
+
+
+def both(subject: Subject, budget: Budget) -> TwoWays:
+    """Return the gradients of a float64 subject by both ways.
+
+    Raises
+    ------
+    NotSettledError
+        If the refined gradient does not stand still at the finest cut, is not finite or is zero.
+    BudgetSpentError
+        If the budget is spent; ``budget.limit`` is set from the recorded solve.
+    SolverError
+        If the equation cannot be solved at tight tolerance.
+    """
+    return _smooth(subject, budget) if subject.smooth else _kinked(subject, budget)
+
+
+def _smooth(subject: Subject, budget: Budget) -> TwoWays:
+    grids = _recorded(subject, make_solver("dopri8", rtol=RECORD_TOLERANCE, atol=RECORD_TOLERANCE), budget)
+    floor = 8.0 * subject.loss_epsilon
+    resolved, settled = max(RESOLVED, floor), max(SETTLED, floor)
+    pieces, found, change = 1, refined(subject, grids, "dopri8", 1, budget), float("inf")
+    while change > settled and pieces < MAX_PIECES:
+        pieces *= 2
+        was_resolved, coarse = change <= resolved, found
+        found = refined(subject, grids, "dopri8", pieces, budget)
+        change = relative_distance(coarse, found)
+        if was_resolved:
+            break
+    if not change <= resolved:
+        raise NotSettledError(f"with every step cut into {pieces} parts the gradient still changes by {change:.1e}")
+    back = make_solver("dopri8", rtol=COSTATE_TOLERANCE, atol=COSTATE_TOLERANCE)
+    solve = grids.along(Adjoint(parameters="state"), back, max(pieces // 2, COSTATE_PIECES), budget)
+    return TwoWays(found, subject.gradient(solve), change)
+
+
+def _kinked(subject: Subject, budget: Budget) -> TwoWays:
+    loose, tight = (make_solver("dopri5", rtol=tol, atol=tol) for tol in KINK_TOLERANCES)
+    grids = _recorded(subject, tight, budget)
+    first, second = (subject.gradient(_watched(solver, budget)) for solver in (loose, tight))
+    solve = grids.along(Adjoint(parameters="state"), tight, 1, budget)
+    return TwoWays(second, subject.gradient(solve), relative_distance(first, second))
+
+
+def _watched(solver: OneStepSolver, budget: Budget) -> Solve:
+    bound = solve_with(Naive(), solver)
+    return lambda f, y0, ts: bound(budget.watched(f), y0, ts)
+
+
+def _recorded(subject: Subject, solver: OneStepSolver, budget: Budget) -> Grids:
+    """Return the grids of the subject's solves, and let the budget follow from their cost."""
+    grids = Grids()
+    subject.value(grids.recording(Naive(), solver, budget))
+    if budget.limit == float("inf"):
+        budget.limit = max(MIN_BUDGET, BUDGET_RECORDINGS * budget.calls)
+    return grids
+
+
+def refined(subject: Subject, grids: Grids, scheme: str, pieces: int, budget: Budget) -> Tensor:
+    """Return the gradient along the recorded steps, each cut into ``pieces``; one step's graph lives at a time.
+
+    Raises
+    ------
+    NotSettledError
+        If it is not finite or zero.
+    """
+    found = subject.gradient(grids.along(Aca(), make_solver(scheme, num_steps=1), pieces, budget))
+    if not bool(torch.isfinite(found).all()):
+        raise NotSettledError("the gradient is not finite")
+    if not bool(found.any()):
+        raise NotSettledError("the gradient is zero, and no error is relative to it")
+    return found
+
+
+def relative_distance(a: Tensor, b: Tensor) -> float:
+    """Return ``||a - b|| / ||b||``; infinite or NaN where it has no size."""
+    return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b))
