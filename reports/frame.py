@@ -14,7 +14,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from odegrad.errors import ResultsError
-from odegrad.records.record import COLUMNS, SCHEMA_VERSION, Column, Status
+from odegrad.records.columns import COLUMNS, Column
+from odegrad.records.record import SCHEMA_VERSION, Status
 from odegrad.reports.machines import without_times
 
 RECORDS = "records.jsonl"
@@ -65,7 +66,7 @@ def load(*results: Path | str, across_machines: bool = False) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns ``COLUMNS`` of ``odegrad.records.record`` with dtypes ``DTYPES``; lists and dictionaries are Python
+        Columns ``COLUMNS`` of ``odegrad.records.columns`` with dtypes ``DTYPES``; lists and dictionaries are Python
         objects. Trials of a suite that tunes are rows too, with the ``stage`` ``tuning``; tables and figures leave
         them out, as does ``frame[frame["stage"].fillna("") != "tuning"]``.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from odegrad.records.record import COLUMNS
+from odegrad.records.columns import COLUMNS
 
 HARDWARE = ("cpu", "cores", "logical_cores", "gpu", "threads")
 """What of a record's machine makes its times unlike those of another; versions do not, they are what one compares."""

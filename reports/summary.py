@@ -7,32 +7,12 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import pandas as pd
 
+from odegrad.records.columns import COLUMNS
 from odegrad.records.record import TUNING, Status
 from odegrad.reports.names import methods, sort_key, variants
 from odegrad.reports.statistics import bootstrap_interval
 
-MEDIANS = (
-    "metric_value",
-    "metric_target",
-    "metric_limit",
-    "nfe_forward",
-    "nfe_backward",
-    "nfe_tap",
-    "vjps",
-    "gradient_relative_error",
-    "gradient_method_error",
-    "gradient_cosine",
-    "trained_nfe_forward",
-    "trained_nfe_backward",
-    "trained_gradient_relative_error",
-    "trained_gradient_method_error",
-    "peak_bytes",
-    "saved_bytes",
-    "forward_seconds",
-    "backward_seconds",
-    "update_seconds",
-    "train_seconds",
-)
+MEDIANS = tuple(column.name for column in COLUMNS if column.summarised)
 """Columns of a record that the summary holds as medians over seeds, in the unit of the record."""
 
 KEY = ["task", "method", "variant"]

@@ -6,16 +6,11 @@ import numpy as np
 import pandas as pd
 from pyarrow import Table, parquet
 
+from odegrad.records.columns import COLUMNS
+
 IDENTITY = ("run_id", "task", "size", "method", "gradient", "optimizer", "solver", "seed")
-TRACES = {
-    "trace_iteration": "iteration",
-    "trace_metric": "metric",
-    "trace_seconds": "seconds",
-    "trace_nfe_forward": "nfe_forward",
-    "trace_nfe_backward": "nfe_backward",
-    "trace_log_norm_max": "log_norm_max",
-    "trace_log_norm_minus_max": "log_norm_minus_max",
-}
+_TRACE = "trace_"
+TRACES = {c.name: c.name.removeprefix(_TRACE) for c in COLUMNS if c.name.startswith(_TRACE)}
 """A record's list -> the column of the long form, in the unit of the record's."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from odegrad.records.record import COLUMNS
+from odegrad.records.columns import COLUMN_OF, Compared
 from odegrad.reports import units
 from odegrad.reports.names import joined
 
@@ -13,8 +13,6 @@ SHORT = 12
 
 MOST_SAID = 20
 """Commit ranges that are told in sentences, the latest; tables hold all."""
-
-_UNITS = {column.name: column.unit for column in COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -137,19 +135,15 @@ def to_dict(trends: Trends) -> dict[str, Any]:
 
 def unit_of(metric: str) -> str:
     """Return a metric's unit, as the columns of a record have it; empty where it has none."""
-    return _UNITS.get(metric, "")
+    column = COLUMN_OF.get(metric)
+    return "" if column is None else column.unit
 
 
 def shown(metric: str, value: Any) -> str:
     """Return a metric's value with its unit, as a reader sees it."""
     if isinstance(value, str):
-        return value[:SHORT] if metric.endswith("digest") else value
-    unit = unit_of(metric)
-    if unit == "B":
-        return units.memory(value)
-    if unit == "s":
-        return units.seconds(value)
-    return units.count(value) if isinstance(value, int) else units.significant(value, 4)
+        return value[:SHORT] if COLUMN_OF[metric].compared is Compared.BITS else value
+    return units.of_column(metric, value)
 
 
 def _many(number: int, what: str) -> str:

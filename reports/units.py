@@ -1,9 +1,12 @@
 """Numbers as a reader sees them: significant digits, kB and MB, ms and s. A missing value is a dash, never a blank."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
+
+from odegrad.records.columns import COLUMN_OF, ShownAs
 
 MISSING = "–"
 
@@ -58,6 +61,28 @@ def memory(value: Number) -> str:
     """Return bytes as ``640 B``, ``12.3 kB``, ``4.56 MB`` or ``1.23 GB`` (powers of ten)."""
     number = to_float(value)
     return f"{number:.0f} B" if number is not None and abs(number) < 1e3 else _with_unit([value], _BYTES)
+
+
+def metric(value: Number) -> str:
+    """Return a task's metric, or its target or limit: four significant digits."""
+    return significant(value, 4)
+
+
+TEXTS: Mapping[ShownAs, Callable[[Any], str]] = {
+    ShownAs.TEXT: str,
+    ShownAs.COUNT: count,
+    ShownAs.NUMBER: significant,
+    ShownAs.METRIC: metric,
+    ShownAs.ERROR: error,
+    ShownAs.MEMORY: memory,
+    ShownAs.DURATION: seconds,
+}
+"""How a column is shown -> what writes its values."""
+
+
+def of_column(name: str, value: Any) -> str:
+    """Return a value of a record's column, or a median of it, as a reader sees it."""
+    return TEXTS[COLUMN_OF[name].shown_as](value)
 
 
 def seconds_unit(largest: float) -> tuple[float, str]:

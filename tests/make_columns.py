@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from odegrad.records.record import COLUMNS, SCHEMA_VERSION
+from odegrad.records.columns import COLUMNS, Column
+from odegrad.records.record import SCHEMA_VERSION
 
 HEADER = f"""# The columns of a record
 
-Schema version {SCHEMA_VERSION}. Written by `python tests/make_columns.py` from `odegrad.records.record.COLUMNS`.
+Schema version {SCHEMA_VERSION}. Written by `python tests/make_columns.py` from `odegrad.records.columns.COLUMNS`.
 
 * f calls are counted where they happen, by phase: the forward solve; the backward pass (a replay's recomputation or a
   backward solve); curvature samples apart.
@@ -29,19 +30,31 @@ Schema version {SCHEMA_VERSION}. Written by `python tests/make_columns.py` from 
   deviation of about 9 % (Johnson and Lindenstrauss, 1984; signs as in Achlioptas, 2003), down to rounding.
 * With the solver option `compile` the time and train passes run compiled steps; the counts, bytes and gradient errors
   are those of the eager steps, which compute the same but for rounding. Compiling falls into the first warm-up.
-* Every pass runs in a fresh process, one thread unless told otherwise.
+* Every pass runs in a fresh process, one thread unless told otherwise. What the worker measures is around all passes.
+* How two values are compared by the gate, by a history and between two result sets: `exact`, equal on one machine class
+  and within a band of their ratio across; `bits`, equal on one machine class, not at all across; `decades`, by their
+  order of magnitude; `band`, by their ratio always, because training magnifies rounding; `time`, by the ratio of
+  several measurements; `ratio`, between result sets alone; `not`, not at all. A band is the largest change that is
+  allowed where values need not be equal, of `decades` in powers of ten; a baseline may declare another.
 
-| Column | Type | Unit | Meaning | Deterministic |
-|---|---|---|---|---|
+| Column | Type | Unit | Meaning | Pass | Compared | Better | Deterministic |
+|---|---|---|---|---|---|---|---|
 """
 
 
 def page() -> str:
     """Return the page."""
-    rows = [
-        f"| `{c.name}` | {c.dtype} | {c.unit} | {c.meaning} | {'yes' if c.deterministic else 'no'} |" for c in COLUMNS
-    ]
-    return HEADER + "\n".join(rows) + "\n"
+    return HEADER + "\n".join(map(_row, COLUMNS)) + "\n"
+
+
+def _row(column: Column) -> str:
+    compared = f"{column.compared}, {column.band:g}" if column.band else str(column.compared)
+    better = {True: "higher", False: "lower", None: ""}[column.higher_is_better]
+    cells = (
+        f"`{column.name}`", column.dtype, column.unit, column.meaning, column.measured_by, compared, better,
+        "yes" if column.deterministic else "no",
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from odegrad.errors import BaselineError
-from odegrad.gate.metrics import METRICS, Kind, kept, machine_class
+from odegrad.gate.metrics import METRICS, kept, machine_class
+from odegrad.records.columns import Compared
 from odegrad.records.record import Record, Run
 
 SCHEMA = 1
@@ -71,7 +72,7 @@ class Baseline:
 
 def default_bands() -> dict[str, float]:
     """Return the bands of a first baseline; the file's author may change them there."""
-    return {name: metric.band for name, metric in METRICS.items() if metric.kind is not Kind.DIGEST}
+    return {name: metric.band for name, metric in METRICS.items() if metric.compared is not Compared.BITS}
 
 
 def run_name(run: Run) -> str:
@@ -170,7 +171,7 @@ def _checked(data: Mapping[str, Any]) -> Baseline:
         if not isinstance(entry, dict) or not isinstance(entry.get("status"), str):
             raise ValueError(f"runs: {name}: expected a table with a status, got {entry!r}")
         for key, value in entry.items():
-            whole = METRICS[key].kind is not Kind.DIGEST if key in METRICS else False
+            whole = METRICS[key].compared is not Compared.BITS if key in METRICS else False
             if whole and (isinstance(value, bool) or not isinstance(value, (int, float))):
                 raise ValueError(f"runs: {name}: {key}: expected a number, got {value!r}")
     reasons = tuple(Reason(str(r["date"]), r["commit"], str(r["reason"])) for r in data["reasons"])

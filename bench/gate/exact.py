@@ -5,8 +5,9 @@ from typing import Any
 
 from odegrad.errors import BaselineError
 from odegrad.gate.baseline import INEXACT, Baseline, Entry, differing_metrics
-from odegrad.gate.metrics import METRICS, Kind, better, limit_of, machine_class, moved
+from odegrad.gate.metrics import METRICS, better, limit_of, machine_class, moved
 from odegrad.gate.verdict import Finding, State, Verdict
+from odegrad.records.columns import Compared
 from odegrad.records.record import Record, Status
 
 Pairs = Mapping[str, tuple[Record, Record]]
@@ -97,7 +98,7 @@ def _judge_run(
             why = "two measurements of the same code differ: not exact"
             findings.append(Finding(name, metric, State.UNDECIDED, entry.get(metric), values, why))
         if metric in entry and limit is not None:
-            tight = same_class and not loose and METRICS[metric].kind is not Kind.TRAINED
+            tight = same_class and not loose and METRICS[metric].compared is not Compared.BAND
             exact, banded = exact + tight, banded + (not tight)
     return findings, (exact, banded)
 
@@ -125,7 +126,11 @@ def _judge_metric(
 def _allowed(metric: str, limit: float) -> str:
     if limit == 0.0:
         return "must be equal"
-    return f"within {limit:g} decades" if METRICS[metric].kind is Kind.ERROR else f"within {limit:.3g} of the baseline"
+    return (
+        f"within {limit:g} decades"
+        if METRICS[metric].compared is Compared.DECADES
+        else f"within {limit:.3g} of the baseline"
+    )
 
 
 def _message(both: tuple[Record, Record]) -> str:

@@ -10,14 +10,17 @@ from odegrad.errors import HistoryError
 from odegrad.gate.baseline import run_name
 from odegrad.gate.metrics import CLASS, METRICS, kept
 from odegrad.history.commits import Commit
+from odegrad.records.columns import COLUMNS, Compared
 from odegrad.records.record import PASSES, TUNING, Record, Status
 from odegrad.reports.machines import HARDWARE
 
 SCHEMA = 1
 """Version of a line's form. 1: first."""
 
-TIMES = ("forward_seconds", "backward_seconds", "update_seconds", "train_seconds")
+FOLLOWED_TIMES = tuple(column.name for column in COLUMNS if column.compared is Compared.TIME)
 """Columns of times that are followed."""
+
+_DIGESTS = {column.name for column in COLUMNS if column.compared is Compared.BITS}
 
 VERSIONS = ("odegrad", "torchdiffeq")
 """Versions that change figures without a change of machine class."""
@@ -73,7 +76,11 @@ def line_of(record: Record, commit: Commit, release: str | None) -> Line | None:
         run=run_name(replace(run, passes=run.passes or ",".join(PASSES))), device=run.device, status=str(record.status),
         machine={name: record.machine.get(name) for name in _KEPT},
         metrics={name: kept(name, measured[name]) for name in METRICS if _there(measured.get(name))},
-        times={name: float(measured[name]) for name in TIMES if _there(measured.get(name)) and measured[name] > 0},
+        times={
+            name: float(measured[name])
+            for name in FOLLOWED_TIMES
+            if _there(measured.get(name)) and measured[name] > 0
+        },
         release=release, taints=measured.get("taints") or "",
         higher_is_better=measured.get("metric_higher_is_better"),
     )  # fmt: skip
@@ -99,7 +106,7 @@ def parse(text: str, where: str) -> Line:
         )
     try:
         line = Line(**{**data, "inexact": tuple(data.get("inexact", ()))})
-        numbers = [value for name, value in line.metrics.items() if name != "gradient_digest"]
+        numbers = [value for name, value in line.metrics.items() if name not in _DIGESTS]
         numbers += [*line.times.values(), *(() if line.order is None else (line.order,))]
     except (TypeError, AttributeError) as error:
         raise ValueError(str(error)) from error

@@ -6,7 +6,7 @@ from typing import Any
 from odegrad.gate.baseline import default_bands
 from odegrad.gate.metrics import better, limit_of, moved
 from odegrad.gate.verdict import Finding, State
-from odegrad.history.line import TIMES, VERSIONS, Line
+from odegrad.history.line import FOLLOWED_TIMES, VERSIONS, Line
 from odegrad.reports.trends import SHORT, Step
 
 STATUS = "status"
@@ -71,7 +71,7 @@ def _versions(first: Line, last: Line) -> str:
 def _verdict(metric: str, old: Any, new: Any, line: Line) -> str:
     if metric == STATUS:
         return str(State.IMPROVED if new == "ok" else State.REGRESSED)
-    if metric in TIMES:
+    if metric in FOLLOWED_TIMES:
         return str(State.IMPROVED if new < old else State.REGRESSED)
     win = better(metric, old, new, line.higher_is_better if metric == "metric_value" else None)
     return str(State.CHANGED if win is None else State.IMPROVED if win else State.REGRESSED)
@@ -80,7 +80,7 @@ def _verdict(metric: str, old: Any, new: Any, line: Line) -> str:
 def _command(metric: str, good: str, bad: str, suite: str) -> str:
     """Return what repeats a step in a checkout: of times base and head beside each other, else the exact gate."""
     first, last = good[:SHORT], bad[:SHORT]
-    if metric in TIMES:
+    if metric in FOLLOWED_TIMES:
         return f"git checkout {last} && {shlex.join(['odegrad', 'gate', suite, '--base', first])}"
     gate = ["odegrad", "gate", suite, "--baseline", f"{first}.json"]
     return (

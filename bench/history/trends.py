@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from odegrad.gate.metrics import METRICS
-from odegrad.history.line import TIMES, Line
+from odegrad.history.line import FOLLOWED_TIMES, Line
 from odegrad.history.moves import STATUS, has_moved, step_between, value_of
 from odegrad.history.steps import LEAST_POINTS, LEAST_SEGMENT, exact_steps, level_moved, spread, time_steps
 from odegrad.history.tracks import Track, classes, kinds_of_hardware, marks_of
@@ -70,7 +70,7 @@ def trends(lines: Iterable[Line], suite_path: Callable[[str], str] = str) -> Tre
 
 def _notes(series: Sequence[Series], lines: Sequence[Line]) -> list[str]:
     """Return what cannot be told of times, in sentences."""
-    short = sum(each.metric in TIMES and len(each.measured) < LEAST_POINTS for each in series)
+    short = sum(each.metric in FOLLOWED_TIMES and len(each.measured) < LEAST_POINTS for each in series)
     timed = [line for line in lines if line.times]
     disturbed = [line for line in timed if line.taints]
     words = ", ".join(sorted({word for line in disturbed for word in line.taints.split(",")}))
@@ -139,7 +139,7 @@ def _moves(track: Track, old: Line, new: Line, walk: _Walk, same_class: bool) ->
 def _follow_times(track: Track, walk: _Walk) -> None:
     """Add the series, steps and drifts of times; what was measured on a disturbed machine is left out."""
     release = track.release(walk.marks)
-    for metric in TIMES:
+    for metric in FOLLOWED_TIMES:
         kept = [i for i, line in enumerate(track.lines) if metric in line.times and not line.taints]
         if not kept:
             continue

@@ -13,7 +13,8 @@ from typing import Any
 from odegrad.errors import InfrastructureError
 from odegrad.processes.link import Call
 from odegrad.processes.process import Reply, call_in_process
-from odegrad.records.record import COLUMNS, Record, Run, Status
+from odegrad.records.columns import COLUMNS
+from odegrad.records.record import Record, Run, Status
 from odegrad.records.rounds import ROUNDS, merge
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -220,6 +221,6 @@ class Worker:
         if unknown:
             return (
                 Status.ERROR,
-                f"{name} pass: returned unknown column {unknown[0]!r}; see odegrad.records.record",
+                f"{name} pass: returned unknown column {unknown[0]!r}; see odegrad.records.columns",
             )
         return Status.OK, ""

@@ -1,89 +1,80 @@
 """The numbers of one gradient that repeat exactly: what a test asserts on."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from odegrad.contracts import GradientMethod, Task
+from odegrad.errors import UnknownNameError
 from odegrad.measuring.building import build
 from odegrad.measuring.passes import count_built, measure_memory
+from odegrad.records.columns import COLUMNS
 from odegrad.records.record import Run
+
+COUNTED = tuple(column for column in COLUMNS if column.measured_by in {"count", "memory"})
+"""What is counted of a gradient: the columns of the count and of the memory pass."""
 
 
 @dataclass(frozen=True)
 class GradientNumbers:
     """One forward and one backward pass on the first batch at the initial parameters, by the columns of a record.
 
-    None is what cannot be told of this method or device; ``docs/columns.md`` says how each is measured.
+    Each column is an attribute: ``numbers.nfe_forward``, ``numbers.peak_bytes``; ``docs/columns.md`` says how each is
+    measured. None is what cannot be told of this method or device.
     """
 
     backward_phase: str
     """What an f call of the backward pass is for: ``recompute`` or ``adjoint``."""
-    nfe_forward: int
-    nfe_backward: int
-    nfe_tap: int
-    nfe_outside: int
-    vjps: int
-    accepted_steps: int
-    rejected_steps: int
-    accepted_steps_backward: int
-    rejected_steps_backward: int
-    operators_forward: int
-    operators_backward: int
-    flops_forward: int
-    flops_backward: int
-    saved_bytes: int
-    peak_bytes: int
-    gradient_relative_error: float | None
-    gradient_cosine: float | None
-    gradient_accuracy: str
-    reference_error: float | None
-    reference_calls: int
-    reference_failure: str
-    gradient_digest: str
-    gradient_norm: float
-    gradient_sketch: Sequence[float]
-    gradient_method_error: float | None
-    host_syncs: int | None
-    predicted_nfe_forward: int | None
-    predicted_nfe_backward: int | None
-    predicted_vjps: int | None
-    predicted_saved_bytes: int | None
-    predicted_peak_bytes: int | None
+    measured: Mapping[str, Any]
+    """Every column of ``COUNTED``, by its name."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a column.
+
+        Raises
+        ------
+        AttributeError
+            If no column is called so.
+        """
+        measured = self.__dict__.get("measured", {})  # empty while a copy is being made
+        if name not in measured:
+            raise AttributeError(str(UnknownNameError("number of a gradient", name, measured)))
+        return measured[name]
 
     @property
     def nfe_recompute(self) -> int:
         """Return the f calls of the backward pass that repeat a part of the forward pass."""
-        return self.nfe_backward if self.backward_phase == "recompute" else 0
+        return self._backward("recompute")
 
     @property
     def nfe_adjoint(self) -> int:
         """Return the f calls of the backward pass that solve backwards."""
-        return self.nfe_backward if self.backward_phase == "adjoint" else 0
+        return self._backward("adjoint")
 
     @property
     def nfe(self) -> int:
         """Return the f calls of both passes."""
-        return self.nfe_forward + self.nfe_backward
+        return int(self.nfe_forward + self.nfe_backward)
 
     @property
     def flops(self) -> int:
         """Return the floating-point operations of matrix products and convolutions in both passes."""
-        return self.flops_forward + self.flops_backward
+        return int(self.flops_forward + self.flops_backward)
+
+    def _backward(self, phase: str) -> int:
+        return int(self.nfe_backward) if self.backward_phase == phase else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON, ``nfe_recompute``, ``nfe_adjoint``, ``nfe`` and ``flops`` among it, no sketch."""
+        """Return plain data for JSON, ``nfe_recompute``, ``nfe_adjoint``, ``nfe`` and ``flops`` among it, no lists."""
         summed = {name: getattr(self, name) for name in ("nfe_recompute", "nfe_adjoint", "nfe", "flops")}
-        return {
-            name: value
-            for name, value in (asdict(self) | summed).items()
-            if value is not None and name != "gradient_sketch"
-        }
+        single = {column.name: self.measured[column.name] for column in COUNTED if column.dtype != "object"}
+        every = {"backward_phase": self.backward_phase} | single | summed
+        return {name: value for name, value in every.items() if value is not None}
 
 
 def measure_numbers(
@@ -115,7 +106,7 @@ def measure_numbers(
             columns = count_built(built, Path(references), lambda _message: None)
     with apart(run, threads):
         columns |= measure_memory(build(run, gradient, task))
-    return GradientNumbers(backward_phase=phase, **columns)
+    return GradientNumbers(phase, {column.name: columns.get(column.name) for column in COUNTED})
 
 
 @contextmanager

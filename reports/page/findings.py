@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from odegrad.records.record import Status
 from odegrad.reports import units
 from odegrad.reports.names import joined
 from odegrad.reports.summary import Results, Source, rows_of, summary
-from odegrad.reports.tables.table import METRIC_DIGITS, label
+from odegrad.reports.tables.table import label
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,21 @@ def _of_task(rows: pd.DataFrame) -> list[Finding]:
     metric = names.iloc[0] if len(names) else "metric"
     upwards = bool(higher.iloc[0]) if len(higher) else True
     found = [
-        _extreme(rows, "metric_value", f"Best {metric}", lambda v: units.significant(v, METRIC_DIGITS), upwards),
-        _extreme(rows, "train_seconds", "Fastest training", units.seconds),
+        _extreme(rows, "metric_value", f"Best {metric}", upwards=upwards),
+        _extreme(rows, "train_seconds", "Fastest training"),
         _extreme(rows, "iteration", "Fastest iteration (forward + backward + update)", units.seconds),
-        _extreme(rows, "gradient_relative_error", "Smallest gradient error before training", units.error),
-        _extreme(rows, "trained_gradient_relative_error", "Smallest gradient error after training", units.error),
-        _extreme(rows, "peak_bytes", "Least peak memory", units.memory),
+        _extreme(rows, "gradient_relative_error", "Smallest gradient error before training"),
+        _extreme(rows, "trained_gradient_relative_error", "Smallest gradient error after training"),
+        _extreme(rows, "peak_bytes", "Least peak memory"),
     ]
     return [finding for finding in found if finding is not None]
 
 
 def _extreme(
-    rows: pd.DataFrame, column: str, what: str, text: Callable[[Any], str], upwards: bool = False
+    rows: pd.DataFrame, column: str, what: str, shown: Callable[[Any], str] | None = None, upwards: bool = False
 ) -> Finding | None:
+    """Return who is first in a column, written as records say unless ``shown`` does; None where nobody measured it."""
+    text = shown or partial(units.of_column, column)
     measured = [row for row in rows_of(rows) if math.isfinite(getattr(row, column))]
     if not measured:
         return None

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from odegrad.records.record import COLUMNS
+from odegrad.records.columns import COLUMNS
 from odegrad.reports import units
 from odegrad.reports.figures.drawing import Drawn, draw_all
 from odegrad.reports.machines import disturbed
@@ -23,7 +23,7 @@ from odegrad.reports.papers.table import claims_table, interval, target
 from odegrad.reports.papers.verdict import Verdict
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
 from odegrad.reports.tables.across import RATIOS, across
-from odegrad.reports.tables.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS, RUNS, TUNING, PageColumn, metric
+from odegrad.reports.tables.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS, RUNS, TUNING, PageColumn
 from odegrad.reports.tables.optimizers import optimizers
 from odegrad.reports.tables.table import NOTE, label
 from odegrad.reports.tables.tuning import trials
@@ -181,7 +181,7 @@ def _optimizers(frame: Source) -> PageTable:
     return page_table(OPTIMIZERS, table.assign(**texts))
 
 
-def _interval(low: float, high: float, count: int, text: Callable[[float], str] = metric) -> str:
+def _interval(low: float, high: float, count: int, text: Callable[[float], str] = units.metric) -> str:
     """Return an interval's text; nothing where it is none: of a single value, or where both ends are infinite."""
     same = low == high and (count < 2 or math.isinf(low))
     return "" if same or math.isnan(low) else f"{text(low)} to {text(high)}"

@@ -11,7 +11,8 @@ from odegrad.reports.figures.kinds import Kind
 from odegrad.reports.papers import irdm, relative_costs, snopt
 from odegrad.reports.papers.exhibits import Exhibit, PaperFigure, PaperTable
 from odegrad.reports.summary import Results
-from odegrad.reports.tables.columns import PageColumn, metric
+from odegrad.reports.tables.columns import PageColumn
+from odegrad.reports.units import metric
 
 NODES, NORMS = "paper-irdm-nodes", "paper-irdm-norms"
 SENSITIVITY, DEPTH, HORIZON = "paper-snopt-sensitivity", "paper-snopt-depth", "paper-snopt-horizon"

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import pandas as pd
 
-from odegrad.records.record import COLUMNS
+from odegrad.records.columns import COLUMNS
 from odegrad.reports.names import joined
 from odegrad.reports.papers.claim import Claim
 from odegrad.reports.papers.effects import effects

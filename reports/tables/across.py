@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from odegrad.records.columns import COLUMN_OF
 from odegrad.records.record import Status
 from odegrad.reports.comparing import (
     cost_table,
@@ -20,7 +21,9 @@ from odegrad.reports.comparing import (
 from odegrad.reports.names import sort_key
 from odegrad.reports.summary import Results, Source
 
-RATIOS = {"target_seconds": "time to target", "train_seconds": "wall-clock", "peak_bytes": "peak memory"}
+RATIOS = {"target_seconds": "time to target"} | {
+    name: COLUMN_OF[name].heading for name in ("train_seconds", "peak_bytes")
+}
 """Costs of which a row holds the ratio to the baseline, and what a table calls them."""
 COLUMNS = (
     "method", "baseline", *(f"{name}_{part}" for name in RATIOS for part in ("ratio", "low", "high", "n_ok", "n")),

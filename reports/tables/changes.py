@@ -8,22 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from odegrad.records.record import COLUMNS, Column, Run, Status
+from odegrad.records.columns import COLUMNS, Column, Compared
+from odegrad.records.record import Run, Status
 from odegrad.reports.machines import TIMINGS, unlike
 from odegrad.reports.names import sort_key
 from odegrad.reports.statistics import bootstrap_interval, median
 from odegrad.reports.summary import KEY, cells
 
-OF_THE_MEASURING = frozenset({"time_relative_interval", "diagnose_seconds"})
-"""Columns that tell how well and how long was measured, not what."""
-COMPARED = tuple(
-    c
-    for c in COLUMNS
-    if c.name not in OF_THE_MEASURING
-    and c.dtype in {"float64", "int64"}
-    and (c.higher_is_better is not None or c.name == "metric_value")
-)
-"""Columns that are compared: those with a better direction."""
+COMPARED_COLUMNS = tuple(c for c in COLUMNS if c.compared not in {Compared.NOT, Compared.BITS})
+"""Columns whose values have a ratio, or a difference, that says something."""
 LEAST_TIMED = 3
 """Pairs of runs from which a change of a time is decided; what is deterministic is decided from one."""
 _CONTENT = tuple(field.name for field in fields(Run) if field.name not in {"suite", "code"})
@@ -89,7 +82,7 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, across_machines: bool = F
     """
     machines = unlike(pd.concat([before[["machine"]], after[["machine"]]]))
     refused = len(machines) > 1 and not across_machines
-    columns = [c for c in COMPARED if not (refused and c.name in _TIMES)]
+    columns = [c for c in COMPARED_COLUMNS if not (refused and c.name in _TIMES)]
     first, second = cells(before), cells(after)
     first, second = first.assign(pair=_names(first)), second.assign(pair=_names(second))
     pairs = first.merge(second, on="pair", suffixes=("_before", "_after"))

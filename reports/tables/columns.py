@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from odegrad.records.record import COLUMNS
+from odegrad.records.columns import COLUMN_OF, ShownAs
 from odegrad.reports import units
 from odegrad.reports.tables.across import RATIOS
-from odegrad.reports.tables.table import METRIC_DIGITS
 
 
 @dataclass(frozen=True)
@@ -23,41 +22,35 @@ class PageColumn:
     @property
     def hint(self) -> str:
         """Return what the column means, from the glossary."""
-        return next((c.meaning for c in COLUMNS if c.name == self.value), "")
+        column = COLUMN_OF.get(self.value)
+        return "" if column is None else column.meaning
 
 
-def metric(value: float) -> str:
-    """Return a metric's value as the page shows it."""
-    return units.significant(value, METRIC_DIGITS)
+def of_record(name: str) -> PageColumn:
+    """Return the column that shows a record's column ``name``, as ``COLUMNS`` of records says."""
+    column = COLUMN_OF[name]
+    return PageColumn(column.heading, name, units.TEXTS[column.shown_as], right=column.shown_as is not ShownAs.TEXT)
 
 
-NAMED = (PageColumn("task", "task", right=False), PageColumn("method", "label", right=False))
-COSTS = (
-    PageColumn("NFE forward", "nfe_forward", units.count),
-    PageColumn("NFE backward", "nfe_backward", units.count),
-    PageColumn("gradient error", "gradient_relative_error", units.error),
-    PageColumn("gradient error, trained", "trained_gradient_relative_error", units.error),
-    PageColumn("peak memory", "peak_bytes", units.memory),
-    PageColumn("forward", "forward_seconds", units.seconds),
-    PageColumn("backward", "backward_seconds", units.seconds),
-    PageColumn("update", "update_seconds", units.seconds),
-    PageColumn("wall-clock", "train_seconds", units.seconds),
-)
-DETAILS = (
-    PageColumn("method error", "gradient_method_error", units.error),
-    PageColumn("saved memory", "saved_bytes", units.memory),
-)
-METRIC = PageColumn("metric", "metric_value", metric)
+NAMED = (of_record("task"), PageColumn("method", "label", right=False))
+COSTS = tuple(
+    of_record(name)
+    for name in (
+        "nfe_forward", "nfe_backward", "gradient_relative_error", "trained_gradient_relative_error", "peak_bytes",
+        "forward_seconds", "backward_seconds", "update_seconds", "train_seconds",
+    )
+)  # fmt: skip
+DETAILS = (of_record("gradient_method_error"), of_record("saved_bytes"))
 RESULTS = (
     *NAMED,
-    PageColumn("measures", "metric_name", right=False),
-    METRIC,
+    of_record("metric_name"),
+    of_record("metric_value"),
     *COSTS,
     PageColumn("ok", "ok"),
     *DETAILS,
     PageColumn("metric, interval", "interval"),
-    PageColumn("metric's limit", "metric_limit", metric),
-    PageColumn("behind it", "gap", metric),
+    of_record("metric_limit"),
+    PageColumn("behind it", "gap", units.metric),
     PageColumn("failures", "failures", right=False),
 )
 ACROSS = (
@@ -78,9 +71,9 @@ ACROSS = (
 )
 OPTIMIZERS = (
     *NAMED,
-    PageColumn("optimizer", "optimizer", right=False),
+    of_record("optimizer"),
     PageColumn("until the", "quantity", right=False),
-    PageColumn("is", "target", metric),
+    PageColumn("is", "target", units.metric),
     PageColumn("reached", "reached"),
     PageColumn("iterations, median", "iterations_median", units.significant),
     PageColumn("mean", "iterations_mean", units.significant),
@@ -91,30 +84,24 @@ OPTIMIZERS = (
     PageColumn("95 % interval", "seconds_interval"),
     PageColumn("ratio to reference", "seconds_ratio", units.significant),
     PageColumn("one iteration", "iteration_seconds", units.seconds),
-    PageColumn("peak memory", "peak_bytes", units.memory),
+    of_record("peak_bytes"),
 )
 TUNING = (
     *(PageColumn(name, name, right=False) for name in ("task", "method", "optimizer", "solver", "options")),
-    PageColumn("measures", "metric_name", right=False),
-    PageColumn("validation metric", "metric_value", metric),
-    PageColumn("least validation loss", "validation_loss", metric),
+    of_record("metric_name"),
+    PageColumn("validation metric", "metric_value", units.metric),
+    PageColumn("least validation loss", "validation_loss", units.metric),
     PageColumn("ok", "n_ok", units.count),
     PageColumn("trials", "n", units.count),
     PageColumn("chosen", "chosen", lambda chosen: "chosen" if chosen else "", right=False),
 )
 RUNS = (
     *NAMED,
-    PageColumn("seed", "seed", units.count),
-    PageColumn("status", "status", right=False),
-    PageColumn("measures", "metric_name", right=False),
-    METRIC,
+    *map(of_record, ("seed", "status", "metric_name", "metric_value")),
     *COSTS,
     *DETAILS,
-    PageColumn("solver", "solver", right=False),
-    PageColumn("optimizer", "optimizer", right=False),
-    PageColumn("run", "run_id", right=False),
+    *map(of_record, ("solver", "optimizer", "run_id")),
 )
-
 CLAIMS = (
     PageColumn("claim", "claim", right=False),
     PageColumn("task", "task", right=False),

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from odegrad.records.columns import COLUMN_OF
 from odegrad.reports import units
 from odegrad.reports.machines import disturbed
 from odegrad.reports.names import short
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
 
-METRIC_DIGITS = 4
 NOTE = (
     "Medians over the runs that ended ok. NFE, memory and times are of one iteration at the initial parameters; the "
     "gradient error is relative, against a float64 reference, at the initial and at the trained parameters. Times of "
@@ -48,12 +48,16 @@ def metric(row: Any) -> str:
     return f"{'' if pd.isna(row.metric_name) else row.metric_name} {_metric_value(row)}".strip()
 
 
+def _of_record(name: str) -> TextColumn:
+    return TextColumn(COLUMN_OF[name].heading, lambda row: units.of_column(name, getattr(row, name)))
+
+
 TIMES = (
     TextColumn(
         "time forward / backward / update",
         lambda r: units.seconds_together([r.forward_seconds, r.backward_seconds, r.update_seconds]),
     ),
-    TextColumn("wall-clock", lambda row: units.seconds(row.train_seconds)),
+    _of_record("train_seconds"),
 )
 MEASURES = (
     TextColumn("NFE forward / backward", lambda r: f"{units.count(r.nfe_forward)} / {units.count(r.nfe_backward)}"),
@@ -61,7 +65,7 @@ MEASURES = (
         "gradient error / trained",
         lambda r: f"{units.error(r.gradient_relative_error)}/{units.error(r.trained_gradient_relative_error)}",
     ),
-    TextColumn("peak memory", lambda row: units.memory(row.peak_bytes)),
+    _of_record("peak_bytes"),
     *TIMES,
     TextColumn("ok", lambda row: f"{row.n_ok}/{row.n}"),
 )
@@ -154,7 +158,7 @@ def latex_lines(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]
 
 
 def _metric_value(row: Any) -> str:
-    value = units.significant(row.metric_value, METRIC_DIGITS)
+    value = units.metric(row.metric_value)
     return value if math.isnan(gap(row)) else f"{value} ({gap(row):+.2f})"
 
 

@@ -13,11 +13,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from odegrad.gate.metrics import METRICS, Kind
+from odegrad.gate.metrics import METRICS
 from odegrad.history.folder import Folder
-from odegrad.history.line import TIMES, Line
+from odegrad.history.line import FOLLOWED_TIMES, Line
 from odegrad.history.store import read
 from odegrad.history.trends import trends
+from odegrad.records.columns import Compared
 from odegrad.reports.page.history import write
 
 T = TypeVar("T")
@@ -29,16 +30,16 @@ def made_line(commit: int, run: int, commits: int, rng: np.random.Generator) -> 
     """Return one line; every tenth run moves in the middle."""
     later = run % 10 == 0 and commit >= commits // 2
     metrics = {
-        name: ("b" if later else "a") * 16 if metric.kind is Kind.DIGEST
-        else 1.2e-4 if metric.kind is Kind.ERROR
+        name: ("b" if later else "a") * 16 if metric.compared is Compared.BITS
+        else 1.2e-4 if metric.compared is Compared.DECADES
         else 1000 + 7 * run + 100 * later
         for name, metric in METRICS.items()
     }  # fmt: skip
-    seconds = 0.01 * (1.0 + 0.3 * later) * np.exp(0.03 * rng.standard_normal(len(TIMES)))
+    seconds = 0.01 * (1.0 + 0.3 * later) * np.exp(0.03 * rng.standard_normal(len(FOLLOWED_TIMES)))
     return Line(
         commit=f"{commit:040x}", date="2026-01-01T00:00:00+00:00", order=commit + 1, parent=None,
         suite="sweep", run=f"task/tiny method_{run:02d} adam dopri5 0.001/0.001 float32 cpu seed 0", device="cpu",
-        status="ok", machine=MACHINE, metrics=metrics, times=dict(zip(TIMES, seconds.tolist(), strict=True)),
+        status="ok", machine=MACHINE, metrics=metrics, times=dict(zip(FOLLOWED_TIMES, seconds.tolist(), strict=True)),
         release="v1" if commit == commits // 4 else None,
     )  # fmt: skip
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from odegrad.errors import ResultsError
-from odegrad.records.record import COLUMNS, SCHEMA_VERSION, Status
+from odegrad.records.columns import COLUMNS
+from odegrad.records.record import SCHEMA_VERSION, Status
 from odegrad.reports.frame import DTYPES, from_rows, load, read_parquet, to_parquet
 
 

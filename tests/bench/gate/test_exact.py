@@ -12,9 +12,10 @@ from odegrad.gate import formats
 from odegrad.gate.baseline import Reason, baseline_of, default_bands, read_baseline, run_name
 from odegrad.gate.exact import judge
 from odegrad.gate.measure import gated_runs
-from odegrad.gate.metrics import CLASS, METRICS, Kind, limit_of, moved
+from odegrad.gate.metrics import CLASS, METRICS, limit_of, moved
 from odegrad.gate.verdict import State
-from odegrad.records.record import COLUMNS, Record, Run, Status
+from odegrad.records.columns import COLUMNS, Compared
+from odegrad.records.record import Record, Run, Status
 from odegrad.suites.suite import load_suite
 
 MACHINE = {name: name for name in CLASS}
@@ -206,7 +207,7 @@ def test_errors_at_rounding_are_alike():
     for old, new in [(1e-16, 3e-13), (0.0, 1e-15), (9e-13, 0.0)]:
         assert not moved("gradient_relative_error", old, new, 0.5)
     assert moved("gradient_relative_error", 1e-16, 1e-11, 0.5)
-    assert METRICS["gradient_relative_error"].kind is Kind.ERROR
+    assert METRICS["gradient_relative_error"].compared is Compared.DECADES
 
 
 def test_baseline_is_one_sorted_line_a_run_and_reads_back(tmp_path):

@@ -20,7 +20,8 @@ from odegrad.measuring import passes
 from odegrad.measuring.timing import Timings, time_iterations
 from odegrad.measuring.training import evaluation_points
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.records.record import COLUMNS, PASSES, TUNING, Run
+from odegrad.records.columns import COLUMNS
+from odegrad.records.record import PASSES, TUNING, Run
 from odegrad.registry import build_gradient, build_solver, build_task
 
 HERE = Path(__file__).parents[1]

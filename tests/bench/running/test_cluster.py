@@ -17,7 +17,8 @@ pytest.importorskip("distributed")
 
 from odegrad.errors import InfrastructureError
 from odegrad.processes.process import ALLOCATOR
-from odegrad.records.record import COLUMNS, Record, Status
+from odegrad.records.columns import COLUMNS
+from odegrad.records.record import Record, Status
 from odegrad.records.store import RECORDS, Store, SuiteIdentity
 from odegrad.running.cluster import DaskExecutor, at_address, on_this_machine, slurm_cluster
 from odegrad.running.progress import LogLines

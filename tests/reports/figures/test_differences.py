@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from odegrad.records.record import COLUMNS
+from odegrad.records.columns import COLUMNS
 from odegrad.reports.figures import differences
 from odegrad.reports.frame import read_parquet, to_parquet
 

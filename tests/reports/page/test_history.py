@@ -134,7 +134,7 @@ def test_panel_of_any_values_is_drawn(values):
 @pytest.mark.parametrize(
     ("metric", "value", "text"),
     [("nfe_forward", 26, "26"), ("saved_bytes", 12800, "12.8 kB"), ("backward_seconds", 0.0123, "12.3 ms"),
-     ("gradient_relative_error", 1.2e-4, "1.200e-04"), ("gradient_digest", "0123456789abcdef", "0123456789ab"),
+     ("gradient_relative_error", 1.2e-4, "1.2e-04"), ("gradient_digest", "0123456789abcdef", "0123456789ab"),
      ("status", "out_of_memory", "out_of_memory")],
 )  # fmt: skip
 def test_values_have_units(metric, value, text):

@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from odegrad.errors import ResultsError
-from odegrad.records.record import COLUMNS, Status
+from odegrad.records.columns import COLUMNS
+from odegrad.records.record import Status
 from odegrad.reports.figures.kinds import KINDS
 from odegrad.reports.frame import load, read_parquet
 from odegrad.reports.page.build import build_report

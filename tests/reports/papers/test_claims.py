@@ -10,7 +10,8 @@ import subprocess
 import pytest
 
 from odegrad.errors import UsageError
-from odegrad.records.record import COLUMNS, Status
+from odegrad.records.columns import COLUMNS
+from odegrad.records.record import Status
 from odegrad.reports.page.build import build_report
 from odegrad.reports.page.render import page
 from odegrad.reports.papers import irdm, snopt
