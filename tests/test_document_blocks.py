@@ -88,8 +88,8 @@ def test_pytest_command_in_the_documents_is_one(tmp_path, arguments):
 
 
 def test_test_in_the_documents_passes(tmp_path):
-    """The test of docs/regressions.md beside the example method."""
-    (block,) = [text for page, text in _blocks("python") if page == "regressions.md"]
+    """The test of docs/testing-and-ci.md beside the example method."""
+    (block,) = [text for page, text in _blocks("python") if page == "testing-and-ci.md"]
     shutil.copy(ROOT / "docs" / "examples" / "my_method.py", tmp_path)
     (tmp_path / "test_mine.py").write_text(block, encoding="utf-8")
     done = subprocess.run(

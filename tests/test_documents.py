@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,27 @@ from pathlib import Path
 
 import pytest
 
+from odegrad import odeint
+from odegrad.registry import PAIRS, gradients, tasks
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _page(name):
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def _blocks_of_python(text):
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def _python(name):
+    """Import a file by its path below the root."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _command(*arguments, cwd, **environment):
@@ -26,10 +46,49 @@ def _command(*arguments, cwd, **environment):
     )
 
 
-@pytest.mark.parametrize("name", ["my_method.py", "my_suite.toml"])
-def test_readme_shows_the_examples_in_full(name):
-    """The blocks of the README are the files, letter for letter."""
-    assert (ROOT / "docs" / "examples" / name).read_text(encoding="utf-8").rstrip() in README
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [("your-own-method.md", "my_method.py"), ("your-own-method.md", "my_suite.toml"), ("snopt.md", "my_snopt.py")],
+)
+def test_page_shows_the_example_in_full(page, name):
+    """The blocks of the pages are the files, letter for letter."""
+    assert _page(f"examples/{name}").rstrip() in _page(page)
+
+
+def test_readme_outlines_the_example():
+    """Class, traits and calls of the README's outline are those of the example method."""
+    example = _page("examples/my_method.py").splitlines()
+    (outline,) = [block for block in _blocks_of_python(README) if "class " in block]
+    lines = [line for line in outline.splitlines() if line.lstrip().startswith(("@", "class ", "def "))]
+    assert len(lines) == 4
+    assert set(lines) <= set(example)
+
+
+def test_readme_solves_in_one_line():
+    """The README's call of odeint runs on the example model, and its gradient reaches the parameters."""
+    func, y0, t = _python("docs/examples/my_model.py").build()
+    (block,) = [block for block in _blocks_of_python(README) if "odeint" in block]
+    assert block in _page("your-own-code.md")
+    names = {"func": func, "y0": y0, "t": t}
+    exec(block, names)
+    assert names["odeint"] is odeint
+    assert names["ys"].shape == (len(t), *y0.shape)
+    names["ys"].sum().backward()
+    assert all(p.grad is not None for p in func.parameters())
+
+
+def test_readme_quotes_the_comparison():
+    """The README's advice ends the output that docs/your-own-code.md shows."""
+    (advice,) = re.findall(r"```\n(Take .*?)\n```", README, flags=re.DOTALL)
+    assert f"\n{advice}\n```" in _page("your-own-code.md")
+
+
+def test_readme_counts_what_is_there():
+    """Numbers of gradient methods, of tasks, and of tasks that work offline, each without what others install."""
+    known = [tasks.get(name) for name in tasks.builtin]
+    assert f"[{len(gradients.builtin) + len(PAIRS)} gradient methods]" in README
+    assert f"[{len(known)} tasks]" in README
+    assert f"Of these {sum(task.info.offline for task in known)} need no network" in README
 
 
 def test_model_in_a_file_is_compared(tmp_path):
@@ -55,18 +114,16 @@ def test_snopt_on_a_model_of_ones_own(tmp_path):
 
 
 def test_readme_reaches_the_table_soon():
-    """Runnable code and the table it prints begin within the first 25 lines."""
+    """Runnable code and the table it prints begin within the first 25 lines; the whole has 140 at most."""
     lines = README.splitlines()
+    assert len(lines) <= 140
     assert next(i for i, line in enumerate(lines) if "odegrad run quick" in line) < 25
     assert next(i for i, line in enumerate(lines) if "torchdiffeq_adjoint" in line or "nll" in line) < 25
 
 
 def test_columns_page_is_that_of_the_code():
     """docs/columns.md was written after the last change of the columns."""
-    spec = importlib.util.spec_from_file_location("make_columns", ROOT / "tests" / "make_columns.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "columns.md").read_text(encoding="utf-8") == module.page()
+    assert _page("columns.md") == _python("tests/make_columns.py").page()
 
 
 @pytest.mark.parametrize("name", ["my_method.py:TorchCheckpoint", "my_task.py:DampedOscillators"])
