@@ -15,6 +15,7 @@ from odegrad import odeint
 from odegrad.registry import PAIRS, gradients, tasks
 
 ROOT = Path(__file__).parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -119,6 +120,35 @@ def test_readme_reaches_the_table_soon():
     assert len(lines) <= 140
     assert next(i for i, line in enumerate(lines) if "odegrad run quick" in line) < 25
     assert next(i for i, line in enumerate(lines) if "torchdiffeq_adjoint" in line or "nll" in line) < 25
+
+
+def _slug(heading):
+    """Return the anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _links(page):
+    """Return the targets of a page's links to this repository, code left out."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page):
+    """Every relative link is a file, and what stands behind its # a heading there."""
+    for target in _links(page):
+        name, _, anchor = target.partition("#")
+        to = page.parent / name if name else page
+        assert to.exists(), f"{target}: no such file"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", to.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in map(_slug, headings), f"{target}: no such heading"
+
+
+def test_readme_links_every_page():
+    """Nobody has to search the folder."""
+    linked = {ROOT / target.partition("#")[0] for target in _links(ROOT / "README.md")}
+    assert set(PAGES) - {ROOT / "README.md"} <= linked
 
 
 def test_columns_page_is_that_of_the_code():
