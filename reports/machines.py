@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from odegrad.records.columns import COLUMNS
+from odegrad.reports.units import WIDE
 
 HARDWARE = ("cpu", "cores", "logical_cores", "gpu", "threads")
 """What of a record's machine makes its times unlike those of another; versions do not, they are what one compares."""
@@ -45,13 +46,18 @@ def without_times(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def disturbed(runs: pd.DataFrame) -> str:
-    """Return how many runs' times something disturbed, and what; empty if none's."""
+    """Return how many runs' times are rough, and why: what disturbed them, or a wide interval; empty if none are."""
     taints = runs["taints"].fillna("")
-    hit = taints[taints != ""]
-    if hit.empty:
+    wide = (runs["time_relative_interval"].astype("float64") > WIDE).fillna(value=False)
+    kinds = [
+        [*filter(None, str(taint).split(",")), *(["wide interval"] if is_wide else [])]
+        for taint, is_wide in zip(taints, wide, strict=True)
+    ]
+    hit = [each for each in kinds if each]
+    words = dict.fromkeys(word for each in hit for word in each)
+    if not hit:
         return ""
-    kinds = dict.fromkeys(kind for each in hit.unique() for kind in str(each).split(","))
     return (
-        f"Times of {len(hit)} of {len(taints)} runs were disturbed ({', '.join(kinds)}): take them, and what is told "
-        "from them, for rough; measure again on an idle machine (odegrad doctor says what disturbs)."
+        f"Times of {len(hit)} of {len(kinds)} runs are rough ({', '.join(words)}): take them, and what is told from "
+        "them, for no more; measure again on an idle machine (odegrad doctor says what disturbs)."
     )

@@ -10,7 +10,7 @@ import pandas as pd
 from odegrad.records.columns import COLUMNS
 from odegrad.records.record import TUNING, Status
 from odegrad.reports.names import methods, sort_key, variants
-from odegrad.reports.statistics import bootstrap_interval
+from odegrad.reports.statistics import median_interval
 
 MEDIANS = tuple(column.name for column in COLUMNS if column.summarised)
 """Columns of a record that the summary holds as medians over seeds, in the unit of the record."""
@@ -110,7 +110,8 @@ def summary(frame: Source) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``task, method, variant, metric_name, metric_higher_is_better``, ``MEDIANS`` (medians over the seeds that
-        ended ``ok``; NaN if none did), ``metric_low, metric_high`` (95 % bootstrap interval of the median),
+        ended ``ok``; NaN if none did), ``metric_low, metric_high`` (exact interval of the median, NaN
+        from fewer than six),
         ``n_ok, n`` (runs that ended ``ok``, all runs) and ``failures`` (``2 diverged, 1 timeout``; empty if none).
     """
     return Results.of(frame).table
@@ -154,7 +155,7 @@ def _summary(every: pd.DataFrame) -> pd.DataFrame:
 
 def _row(group: pd.DataFrame) -> dict[str, Any]:
     ok = group["status"] == Status.OK
-    interval = bootstrap_interval(group["metric_value"][ok])
+    interval = median_interval(group["metric_value"][ok])
     ended = group["status"][~ok].value_counts()
     return {
         "metric_name": _first(group["metric_name"]),

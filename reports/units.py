@@ -9,6 +9,8 @@ import pandas as pd
 from odegrad.records.columns import COLUMN_OF, ShownAs
 
 MISSING = "–"
+WIDE, ROUGH = 0.1, 0.05
+"""Half the width in which a time is known, relative to it, from which it is told, and from which a digit is dropped."""
 
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
@@ -47,14 +49,30 @@ def count(value: Number) -> str:
     return f"{number:.0f}" if number == round(number) else f"{number:.1f}"
 
 
+def count_between(low: Number, high: Number) -> str:
+    """Return a range of counts: ``20-26``."""
+    return _between(count(low), count(high))
+
+
 def seconds(value: Number) -> str:
     """Return a time as ``12.3 s``, ``4.56 ms`` or ``7.89 µs``."""
     return _with_unit([value], _SECONDS)
 
 
-def seconds_together(values: Sequence[Number]) -> str:
-    """Return times in one unit, that of the largest: ``3.10 / 5.25 / 0.41 ms``."""
-    return _with_unit(values, _SECONDS)
+def seconds_together(values: Sequence[Number], noise: Number = None) -> str:
+    """Return times in one unit, that of the largest, no more exact than they are known: ``31 / 53 / 4.1 ms ±12 %``.
+
+    ``noise`` is half the width of the interval in which they are known, relative to them. Up to ``ROUGH``, or unknown,
+    they have three digits, beyond it two, and beyond ``WIDE`` it is told.
+    """
+    wide = to_float(noise) or 0.0
+    text = _with_unit(values, _SECONDS, 3 if wide <= ROUGH else 2)
+    return text if wide <= WIDE or MISSING in text else f"{text} ±{100 * wide:.0f} %"
+
+
+def seconds_between(low: Number, high: Number) -> str:
+    """Return a range of times in one unit, two digits each: ``3.6-4.5 s``."""
+    return _with_unit([low, high], _SECONDS, 2, "-")
 
 
 def memory(value: Number) -> str:
@@ -85,6 +103,11 @@ def of_column(name: str, value: Any) -> str:
     return TEXTS[COLUMN_OF[name].shown_as](value)
 
 
+def memory_between(low: Number, high: Number) -> str:
+    """Return a range of bytes in one unit, ``4.43-4.61 MB``; one number where the ends read the same."""
+    return memory(low) if memory(low) == memory(high) else _with_unit([low, high], _BYTES, between="-")
+
+
 def seconds_unit(largest: float) -> tuple[float, str]:
     """Return the unit that suits an axis up to ``largest`` seconds, as ``(seconds in it, its name)``."""
     return _unit(largest, _SECONDS)
@@ -100,13 +123,19 @@ def to_float(value: Number) -> float | None:
     return None if value is None or pd.isna(value) else float(value)
 
 
-def _with_unit(values: Iterable[Number], units: Sequence[tuple[float, str]]) -> str:
+def _between(low: str, high: str) -> str:
+    return low if low == high else f"{low}-{high}"
+
+
+def _with_unit(
+    values: Iterable[Number], units: Sequence[tuple[float, str]], digits: int = 3, between: str = " / "
+) -> str:
     numbers = [to_float(v) for v in values]
     sizes = [abs(n) for n in numbers if n is not None and math.isfinite(n)]
     if not sizes:
-        return " / ".join(significant(n) for n in numbers)
+        return between.join(significant(n) for n in numbers)
     scale, unit = _unit(max(sizes), units)
-    return f"{' / '.join(significant(None if n is None else n / scale) for n in numbers)} {unit}"
+    return f"{between.join(significant(None if n is None else n / scale, digits) for n in numbers)} {unit}"
 
 
 def _unit(largest: float, units: Sequence[tuple[float, str]]) -> tuple[float, str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from odegrad.reports.papers.exhibits import Exhibit
-    from odegrad.reports.papers.verdict import Verdict
+    from odegrad.reports.papers.verdict import ClaimVerdict
     from odegrad.reports.summary import Results
 
 _log = logging.getLogger("odegrad")
@@ -65,7 +65,7 @@ def write_report(
     *folders: Path,
     out: Path | None = None,
     across_machines: bool = False,
-    verdicts: "Sequence[Verdict]" = (),
+    verdicts: "Sequence[ClaimVerdict]" = (),
     exhibits: "Sequence[Exhibit]" = (),
     sources: "Mapping[str, Results] | None" = None,
     as_paper: bool = False,

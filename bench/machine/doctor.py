@@ -81,7 +81,7 @@ def examine_machine(pairs: int = 30, seed: int = 0) -> Examination:
     described = _in_worker("odegrad.machine.description:machine_of_process")
     timed = _in_worker("odegrad.machine.noise:measured_ratios", pairs, seed)
     circumstances = described.value if described.status is Status.OK else machine()
-    found = noise(timed.value, seed) if timed.status is Status.OK else None
+    found = noise(timed.value) if timed.status is Status.OK else None
     swap = psutil.swap_memory()
     battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     there = torch.cuda.is_available()

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from odegrad.reports.statistics import bootstrap_interval, median
+from odegrad.errors import UsageError
+from odegrad.reports.statistics import LEAST, median, median_interval
 
 SIZE, PRODUCTS, SMALL_OPERATORS = 256, 4, 400
 """Of the kernel: some milliseconds, half in products that arithmetic bounds, half in operators that Python bounds."""
@@ -25,7 +26,7 @@ class Noise:
     """Median of B / A over the pairs; 1 on a machine without noise."""
     low: float
     high: float
-    """The median's 95 % bootstrap interval."""
+    """The median's exact interval of at least 95 %."""
     smallest_slow_down: float
     """As a fraction: twice as far from 1 as the interval's farther end; less cannot be told from noise."""
 
@@ -67,8 +68,16 @@ def measured_ratios(pairs: int, seed: int, _progress: Callable[[Mapping[str, Any
     return paired_ratios(work, work, pairs)
 
 
-def noise(ratios: Sequence[float], seed: int = 0) -> Noise:
-    """Return what the ratios of identical work say; ``seed`` is that of the bootstrap."""
-    interval = bootstrap_interval(ratios, seed)
+def noise(ratios: Sequence[float]) -> Noise:
+    """Return what the ratios of identical work say.
+
+    Raises
+    ------
+    UsageError
+        If they are too few for an interval.
+    """
+    if len(ratios) < LEAST:
+        raise UsageError(f"pairs: expected at least {LEAST}, from which a median has an interval, got {len(ratios)}")
+    interval = median_interval(ratios)
     farther = max(abs(math.log(interval.low)), abs(math.log(interval.high)))
     return Noise(len(ratios), median(ratios), interval.low, interval.high, math.expm1(2 * farther))

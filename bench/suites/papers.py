@@ -8,7 +8,7 @@ from odegrad.reports.frame import load
 from odegrad.reports.papers.claim import Claim
 from odegrad.reports.papers.exhibits import Exhibit
 from odegrad.reports.papers.reading import declared, main_suite
-from odegrad.reports.papers.verdict import Verdict, decide
+from odegrad.reports.papers.verdict import ClaimVerdict, decide
 from odegrad.reports.summary import Results
 from odegrad.suites.suite import Suite, load_suite
 
@@ -38,7 +38,7 @@ class Paper:
         """
         return {suite.name: Results.of(load(self.folder_of(suite, results))) for suite in self.suites}
 
-    def decide(self, sources: Mapping[str, Results]) -> Sequence[Verdict]:
+    def decide(self, sources: Mapping[str, Results]) -> Sequence[ClaimVerdict]:
         """Return the verdicts on its claims from its results, as ``load`` returns them."""
         return [decide(claim, sources[claim.suite or self.suites[0].name]) for claim in self.claims]
 

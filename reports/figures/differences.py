@@ -10,9 +10,9 @@ from matplotlib.image import AxesImage
 
 from odegrad.reports import units
 from odegrad.reports.canvas import style
-from odegrad.reports.comparing import BLOCK, Floats
+from odegrad.reports.comparing import BLOCK
 from odegrad.reports.names import joined, short, sort_key
-from odegrad.reports.statistics import median
+from odegrad.reports.statistics import Floats, median
 from odegrad.reports.summary import Results, Source
 
 TITLE = "Differences between the gradients of any two methods"

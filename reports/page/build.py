@@ -12,7 +12,7 @@ from odegrad.reports.frame import load, to_parquet
 from odegrad.reports.page.render import page
 from odegrad.reports.papers import table as claims_text
 from odegrad.reports.papers.exhibits import Exhibit, write_exhibits
-from odegrad.reports.papers.verdict import Verdict
+from odegrad.reports.papers.verdict import ClaimVerdict
 from odegrad.reports.summary import Results
 from odegrad.reports.tables.across import across
 from odegrad.reports.tables.optimizers import optimizers
@@ -24,7 +24,7 @@ def build_report(
     *results: Path,
     out: Path | None = None,
     across_machines: bool = False,
-    verdicts: Sequence[Verdict] = (),
+    verdicts: Sequence[ClaimVerdict] = (),
     exhibits: Sequence[Exhibit] = (),
     sources: Mapping[str, Results] | None = None,
 ) -> list[Path]:
@@ -62,7 +62,7 @@ def build_report(
 def write_report(
     frame: pd.DataFrame,
     folder: Path,
-    verdicts: Sequence[Verdict] = (),
+    verdicts: Sequence[ClaimVerdict] = (),
     exhibits: Sequence[Exhibit] = (),
     sources: Mapping[str, Results] | None = None,
 ) -> list[Path]:

@@ -1,28 +1,36 @@
-"""What a result set says, in plain sentences with their numbers: no ranking without the value behind it."""
+"""What a result set says, in plain sentences: who is best where seeds can tell, and how many it takes where not."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from odegrad.records.record import Status
 from odegrad.reports import units
 from odegrad.reports.names import joined
-from odegrad.reports.summary import Results, Source, rows_of, summary
+from odegrad.reports.spread import PARTS
+from odegrad.reports.statistics import ERROR_RATE, LEAST, Floats, least_seeds, sign_test
+from odegrad.reports.summary import KEY, Results, Source, rows_of, summary
 from odegrad.reports.tables.table import label
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One sentence: what is compared, who is first and with which value, and who is last."""
+class Leader:
+    """One sentence: what is compared, who is best or that it is not decided, and on what that rests."""
 
     what: str
     best: str
     value: str
+    """The median of the best, or from the least median to the largest."""
     rest: str
+
+
+Text = Callable[[Any], str]
+Flags = NDArray[np.bool_]
 
 
 def outcome(source: Source) -> str:
@@ -39,49 +47,116 @@ def outcome(source: Source) -> str:
     return f"{runs}; {failed} failed, with the reason below, and are in no median."
 
 
-def findings(frame: Source) -> dict[str, list[Finding]]:
+def findings(frame: Source) -> dict[str, list[Leader]]:
     """Return for each task the best metric, the fastest training and iteration, the least errors and memory.
 
-    Medians over seeds. Methods whose values read the same at the digits shown share the place: a difference that the
-    table does not show is not called one. Quantities that no run measured are left out.
+    A method is named best where ``not_beaten`` leaves no other. Methods with the same value in every seed share the
+    place. Quantities that no run measured are left out.
     """
-    table = summary(frame)
-    table = table.assign(
-        iteration=table[["forward_seconds", "backward_seconds", "update_seconds"]].sum(axis=1, skipna=False)
-    )
-    return {str(task): _of_task(rows) for task, rows in table[table["n_ok"] > 0].groupby("task", sort=False)}
+    results = Results.of(frame)
+    table = summary(results)
+    cells = results.cells
+    iteration = cells[list(PARTS)].astype("float64").sum(axis=1, skipna=False)
+    groups = dict(list(cells.assign(iteration=iteration).groupby(list(KEY))))
+    return {
+        str(task): _of_task(rows, [groups[row.task, row.method, row.variant] for row in rows_of(rows)])
+        for task, rows in table[table["n_ok"] > 0].groupby("task", sort=False)
+    }
 
 
-def _of_task(rows: pd.DataFrame) -> list[Finding]:
+def _of_task(rows: pd.DataFrame, runs: Sequence[pd.DataFrame]) -> list[Leader]:
     names, higher = rows["metric_name"].dropna(), rows["metric_higher_is_better"].dropna()
     metric = names.iloc[0] if len(names) else "metric"
     upwards = bool(higher.iloc[0]) if len(higher) else True
-    found = [
-        _extreme(rows, "metric_value", f"Best {metric}", upwards=upwards),
-        _extreme(rows, "train_seconds", "Fastest training"),
-        _extreme(rows, "iteration", "Fastest iteration (forward + backward + update)", units.seconds),
-        _extreme(rows, "gradient_relative_error", "Smallest gradient error before training"),
-        _extreme(rows, "trained_gradient_relative_error", "Smallest gradient error after training"),
-        _extreme(rows, "peak_bytes", "Least peak memory"),
+    labels = [label(row) for row in rows_of(rows)]
+    asked: list[tuple[str, str, Text, bool]] = [
+        ("metric_value", f"Best {metric}", units.metric, upwards),
+        ("train_seconds", "Fastest training", units.seconds, False),
+        ("iteration", "Fastest iteration (forward + backward + update)", units.seconds, False),
+        ("gradient_relative_error", "Smallest gradient error before training", units.error, False),
+        ("trained_gradient_relative_error", "Smallest gradient error after training", units.error, False),
+        ("peak_bytes", "Least peak memory", units.memory, False),
     ]
+    found = [_leader(labels, runs, *each) for each in asked]
     return [finding for finding in found if finding is not None]
 
 
-def _extreme(
-    rows: pd.DataFrame, column: str, what: str, shown: Callable[[Any], str] | None = None, upwards: bool = False
-) -> Finding | None:
-    """Return who is first in a column, written as records say unless ``shown`` does; None where nobody measured it."""
-    text = shown or partial(units.of_column, column)
-    measured = [row for row in rows_of(rows) if math.isfinite(getattr(row, column))]
-    if not measured:
+def _leader(
+    labels: Sequence[str], runs: Sequence[pd.DataFrame], column: str, what: str, text: Text, upwards: bool
+) -> Leader | None:
+    costs = costs_by_seed(runs, column, upwards)
+    measured: Flags = np.asarray(np.isfinite(costs).any(axis=1))
+    if not measured.any():
         return None
-    ordered = sorted(measured, key=lambda row: float(getattr(row, column)), reverse=upwards)
-    best, worst = (text(getattr(row, column)) for row in (ordered[0], ordered[-1]))
-    first, last = (joined(label(row) for row in measured if text(getattr(row, column)) == end) for end in (best, worst))
-    if len(measured) == 1:
-        rest = "the only one measured"
-    elif best == worst:
-        rest = "the same for all"
-    else:
-        rest = f"last: {last}, {worst}"
-    return Finding(what, first, best, rest)
+    names = [name for name, known in zip(labels, measured, strict=True) if known]
+    costs = costs[measured]
+    with np.errstate(invalid="ignore"):
+        medians = np.nanmedian(np.where(np.isinf(costs), np.nan, costs), axis=1)
+    told = [text(-value if upwards else value) for value in medians]
+    if len(names) == 1:
+        return Leader(what, names[0], told[0], "the only one measured")
+    equal = _equal(costs)
+    if equal.all():
+        return Leader(what, joined(names), told[0], "the same for all in every seed")
+    seeds = int((~np.isnan(costs)).all(axis=0).sum())
+    kept = not_beaten(costs)
+    first = int(np.argmin(np.where(kept, medians, math.inf)))
+    if (kept == equal[first]).all():
+        last = int(np.argmax(medians))
+        rest = f"better than each other on at least {_least_wins(costs, first, kept)} of {seeds} seeds"
+        return Leader(what, joined(_of(names, kept)), told[first], f"{rest}; last: {names[last]}, {told[last]}")
+    among = "" if kept.all() else f" between {joined(_of(names, kept))}"
+    ends = [told[int(pick(medians))] for pick in ((np.argmax, np.argmin) if upwards else (np.argmin, np.argmax))]
+    values = f"medians {' to '.join(dict.fromkeys(ends))}"
+    return Leader(what, f"not decided{among}", values, _needed(seeds, len(names)))
+
+
+def costs_by_seed(runs: Sequence[pd.DataFrame], column: str, upwards: bool = False) -> Floats:
+    """Return the costs ``[method, seed]`` of each method's runs: a failed one is infinite, NaN where none ran."""
+    seeds = sorted({seed for each in runs for seed in each["seed"]})
+    table = np.full((len(runs), len(seeds)), math.nan)
+    for row, each in zip(table, runs, strict=True):
+        values = each[column].astype("float64") * (-1.0 if upwards else 1.0)
+        values = values.where(each["status"] == Status.OK, math.inf)
+        of_seed = values.groupby(each["seed"]).median()
+        row[:] = of_seed.reindex(seeds).to_numpy(dtype=float)
+    return table
+
+
+def not_beaten(costs: Floats) -> Flags:
+    """Return which methods no other beats, ``[..., method]`` of costs ``[..., method, seed]``.
+
+    A method is beaten where another costs less on so many of their common seeds that the exact sign test has a p-value
+    of at most ``ERROR_RATE`` over the number of methods. The best method, that which has no other below it in the
+    median of the differences, is beaten with a probability of less than ``ERROR_RATE``; so a single one that is left is
+    it, but for that probability. Nothing is asked of fewer than ``LEAST`` seeds.
+    """
+    number = costs.shape[-2]
+    mine, other = costs[..., :, None, :], costs[..., None, :, :]
+    common = (~np.isnan(mine) & ~np.isnan(other)).sum(-1)
+    p_values = sign_test((other < mine).sum(-1), common)
+    beaten = (p_values <= ERROR_RATE / number) & (common >= LEAST)
+    return np.asarray(~beaten.any(axis=-1), dtype=np.bool_)
+
+
+def _equal(costs: Floats) -> Flags:
+    """Return which methods cost the same in every seed, ``[method, method]``."""
+    mine, other = costs[:, None, :], costs[None, :, :]
+    same = (mine == other) | (np.isnan(mine) & np.isnan(other))
+    return np.asarray(same.all(axis=-1), dtype=np.bool_)
+
+
+def _of(names: Sequence[str], kept: Flags) -> list[str]:
+    return [name for name, one in zip(names, kept, strict=True) if one]
+
+
+def _least_wins(costs: Floats, first: int, kept: Flags) -> int:
+    return int(min((costs[first] < costs[other]).sum() for other in np.flatnonzero(~kept)))
+
+
+def _needed(seeds: int, methods: int) -> str:
+    """Return why nothing is decided: from how many seeds on it can be, where all of them agree."""
+    least = least_seeds(methods)
+    if seeds < least:
+        return f"{seeds} seed{'s' if seeds != 1 else ''}; {methods} methods take at least {least} that agree"
+    return f"the {seeds} seeds disagree, or too few are common"

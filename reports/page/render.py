@@ -20,8 +20,9 @@ from odegrad.reports.names import joined
 from odegrad.reports.page.findings import findings, outcome
 from odegrad.reports.papers.exhibits import Shown
 from odegrad.reports.papers.table import claims_table, interval, target
-from odegrad.reports.papers.verdict import Verdict
-from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
+from odegrad.reports.papers.verdict import ClaimVerdict
+from odegrad.reports.spread import with_spread
+from odegrad.reports.summary import Results, Source, failures, gap, rows_of
 from odegrad.reports.tables.across import RATIOS, across
 from odegrad.reports.tables.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS, RUNS, TUNING, PageColumn
 from odegrad.reports.tables.optimizers import optimizers
@@ -33,7 +34,7 @@ MOST_RUNS = 2000
 
 
 @dataclass(frozen=True)
-class Cell:
+class PageCell:
     """What a cell shows, and what it sorts by; empty sorts last."""
 
     text: str
@@ -45,7 +46,7 @@ class PageTable:
     """A table on the page."""
 
     columns: Sequence[PageColumn]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[PageCell]]
 
 
 def environment() -> Environment:
@@ -60,7 +61,10 @@ def environment() -> Environment:
 
 
 def page(
-    frame: Source, figures: Sequence[Drawn] | None = None, verdicts: Sequence[Verdict] = (), shown: Shown | None = None
+    frame: Source,
+    figures: Sequence[Drawn] | None = None,
+    verdicts: Sequence[ClaimVerdict] = (),
+    shown: Shown | None = None,
 ) -> str:
     """Return the page of ``frame`` as HTML.
 
@@ -126,7 +130,7 @@ def page(
     )
 
 
-def _commands(frame: pd.DataFrame, verdicts: Sequence[Verdict]) -> list[str]:
+def _commands(frame: pd.DataFrame, verdicts: Sequence[ClaimVerdict]) -> list[str]:
     """Return the commands that measure the same runs again: those of a paper's claims by one of their own."""
     if verdicts:
         papers = dict.fromkeys(verdict.claim.paper for verdict in verdicts)
@@ -139,16 +143,16 @@ def _commands(frame: pd.DataFrame, verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def _results(frame: Source) -> PageTable:
-    table = summary(frame)
+    table = with_spread(frame)
     return page_table(RESULTS, table.assign(
         label=[label(row) for row in rows_of(table)],
         ok=[f"{r.n_ok}/{r.n}" for r in rows_of(table)],
         gap=[gap(r) for r in rows_of(table)],
-        interval=[_interval(r.metric_low, r.metric_high, r.n_ok) for r in rows_of(table)],
+        interval=[_metric_ends(row) for row in rows_of(table)],
     ))  # fmt: skip
 
 
-def _claims(verdicts: Sequence[Verdict]) -> PageTable:
+def _claims(verdicts: Sequence[ClaimVerdict]) -> PageTable:
     table = claims_table(verdicts)
     return page_table(CLAIMS, table.assign(
         interval=[interval(row) for row in rows_of(table)], target=[target(row) for row in rows_of(table)]
@@ -159,8 +163,7 @@ def _across(frame: Source) -> PageTable:
     table = across(frame)
     texts = {"ok": [f"{r.n_ok}/{r.n}" for r in rows_of(table)]}
     for name in (*RATIOS, "score"):
-        counts = table["n" if name == "score" else f"{name}_n_ok"]
-        ends = zip(table[f"{name}_low"], table[f"{name}_high"], counts, strict=True)
+        ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
         texts[f"{name}_interval"] = [_interval(*each, units.significant) for each in ends]
     for name in RATIOS:
         counts = zip(table[f"{name}_n_ok"], table[f"{name}_n"], strict=True)
@@ -172,7 +175,7 @@ def _optimizers(frame: Source) -> PageTable:
     table = optimizers(frame)
     texts = {
         f"{name}_interval": [
-            _interval(*each, text) for each in zip(table[f"{name}_low"], table[f"{name}_high"], table["n"], strict=True)
+            _interval(*each, text) for each in zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
         ]
         for name, text in (("iterations", units.significant), ("seconds", units.seconds))
     }
@@ -181,10 +184,16 @@ def _optimizers(frame: Source) -> PageTable:
     return page_table(OPTIMIZERS, table.assign(**texts))
 
 
-def _interval(low: float, high: float, count: int, text: Callable[[float], str] = units.metric) -> str:
-    """Return an interval's text; nothing where it is none: of a single value, or where both ends are infinite."""
-    same = low == high and (count < 2 or math.isinf(low))
-    return "" if same or math.isnan(low) else f"{text(low)} to {text(high)}"
+def _metric_ends(row: Any) -> str:
+    """Return the interval of a row's metric, or from fewer seeds their range, which is said; nothing of one seed."""
+    if not math.isnan(row.metric_low):
+        return f"{_interval(row.metric_low, row.metric_high)} (interval of {row.n_ok})"
+    return f"{_interval(row.metric_value_least, row.metric_value_most)} (range of {row.n_ok})" if row.n_ok > 1 else ""
+
+
+def _interval(low: float, high: float, text: Callable[[float], str] = units.metric) -> str:
+    """Return an interval's text; nothing where there is none, or where both ends are infinite."""
+    return "" if math.isnan(low) or (low == high and math.isinf(low)) else f"{text(low)} to {text(high)}"
 
 
 def _runs(table: pd.DataFrame) -> PageTable:
@@ -193,16 +202,22 @@ def _runs(table: pd.DataFrame) -> PageTable:
 
 def page_table(columns: Sequence[PageColumn], table: pd.DataFrame) -> PageTable:
     """Return the rows of ``table`` as cells of text and value."""
-    by_column = [[_cell(column, value) for value in table[column.value]] for column in columns]
+    by_column = [
+        [_cell(column, value) for value in table[column.value]]
+        if column.of_row is None
+        else [_cell(column, getattr(row, column.value), row) for row in rows_of(table)]
+        for column in columns
+    ]
     return PageTable(columns, list(zip(*by_column, strict=True)))
 
 
-def _cell(column: PageColumn, value: Any) -> Cell:
+def _cell(column: PageColumn, value: Any, row: Any = None) -> PageCell:
     if pd.isna(value):
-        return Cell(units.MISSING, "")
+        return PageCell(units.MISSING, "")
     # JavaScript's Number reads "Infinity", not Python's "inf"
     infinite = isinstance(value, float) and math.isinf(value)
-    return Cell(column.text(value), str(value).replace("inf", "Infinity") if infinite else str(value))
+    text = column.text(value) if column.of_row is None else column.of_row(row)
+    return PageCell(text, str(value).replace("inf", "Infinity") if infinite else str(value))
 
 
 def _figure(each: Drawn) -> dict[str, str]:

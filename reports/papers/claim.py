@@ -1,16 +1,16 @@
-"""A claim of a paper as data: what is compared, on what, with which statistic, and from how many seeds at least."""
+"""A claim of a paper as data: what is compared, on what, with which statistic, and what counts as equal."""
 
-import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from odegrad.errors import UsageError
 from odegrad.records.record import Options
-from odegrad.reports.papers.quantity import BASELINE_TARGET_SECONDS, TARGET_SECONDS, columns_of
+from odegrad.reports.papers.quantity import BASELINE_TARGET_SECONDS, SWEPT_ERROR, TARGET_SECONDS, columns_of
 
 SAME_METRIC = 0.02
 """By how much a final metric may be worse, relative to its size, and still count as the same; our choice."""
+SAME_COST = 0.05
+"""By how much seconds or calls may differ and still count as the same; our choice."""
 
 
 class Statistic(StrEnum):
@@ -24,6 +24,12 @@ class Statistic(StrEnum):
     """The slope of log quantity against log accepted steps, over the method's runs of one seed: 0 is O(1)."""
     VALUE = "value"
     """The method's quantity itself."""
+    EQUAL_ERROR = "ratio at equal gradient error"
+    """The method's quantity over the baseline's where both have the same gradient error, over a tolerance sweep."""
+
+
+WITHOUT_BASELINE = frozenset({Statistic.EXPONENT, Statistic.VALUE})
+RATIOS = frozenset({Statistic.RATIO, Statistic.EQUAL_ERROR})
 
 
 class Direction(StrEnum):
@@ -42,11 +48,13 @@ class Arm:
     """Empty: any, which is the task's own where a suite leaves it open."""
     optimizer_options: Options = ()
     """Options that a run must have; a policy of the end time that is not named here must not be set."""
+    gradient_options: Options = ()
+    """All options of the gradient method that a run has."""
 
     @property
     def shown(self) -> str:
         """Return the arm's name: ``adjoint+snopt t1_policy=feedback``."""
-        options = "".join(f" {key}={value}" for key, value in self.optimizer_options)
+        options = "".join(f" {key}={value}" for key, value in (*self.gradient_options, *self.optimizer_options))
         return f"{self.gradient}{f'+{self.optimizer}' if self.optimizer else ''}{options}"
 
 
@@ -57,8 +65,8 @@ class Claim:
     Raises
     ------
     UsageError
-        If it names no task, needs no seed, lacks a baseline that its statistic needs, or takes its target from a
-        baseline without comparing with it.
+        If it names no task, lacks a baseline that its statistic needs, takes its target from a baseline without
+        comparing with it, or calls equal what its margin already allows.
     """
 
     identifier: str
@@ -77,7 +85,10 @@ class Claim:
     suite: str = ""
     """Of the paper's suites the one whose records decide it; empty: the first."""
     direction: Direction = Direction.BELOW
-    least_seeds: int = 3
+    equal_within: float = 0.0
+    """Share of the baseline up to which a difference counts as none; 0: that is no answer to this claim."""
+    deterministic: bool = False
+    """Whether every seed must give the same, so that one decides by its value and nothing is tested."""
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -86,9 +97,12 @@ class Claim:
             raise UsageError(
                 f"claim {self.identifier}: {self.quantity}: expected a ratio to the baseline, got {self.statistic}"
             )
-        if self.least_seeds < 1:
-            raise UsageError(f"claim {self.identifier}: least_seeds: expected at least 1, got {self.least_seeds}")
-        if (self.baseline is None) != (self.statistic in {Statistic.EXPONENT, Statistic.VALUE}):
+        if self.equal_within and self.margin != (1.0 if self.statistic in RATIOS else 0.0):
+            raise UsageError(
+                f"claim {self.identifier}: equal_within: expected 0 where the margin is not that of no difference, got "
+                f"{self.equal_within} beside margin {self.margin:g}; leave it out"
+            )
+        if (self.baseline is None) != (self.statistic in WITHOUT_BASELINE):
             raise UsageError(
                 f"claim {self.identifier}: baseline: expected one for a ratio or a change and none for other "
                 f"statistics, got {self.baseline} for {self.statistic}; give or drop it"
@@ -97,8 +111,16 @@ class Claim:
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the columns of a record that it is decided from, beside the run's own fields."""
-        steps = ("accepted_steps",) if self.statistic is Statistic.EXPONENT else ()
-        return ("status", *columns_of(self.quantity), *steps)
+        more = {Statistic.EXPONENT: ("accepted_steps",), Statistic.EQUAL_ERROR: (SWEPT_ERROR,)}
+        return ("status", *columns_of(self.quantity), *more.get(self.statistic, ()))
+
+    @property
+    def band(self) -> tuple[float, float] | None:
+        """Return between which effects the two sides count as equal; None if that is no answer to it."""
+        if not self.equal_within:
+            return None
+        within = self.equal_within
+        return (1.0 / (1.0 + within), 1.0 + within) if self.statistic in RATIOS else (-within, within)
 
     @property
     def target(self) -> str:
@@ -109,11 +131,6 @@ class Claim:
             return ""
         allowed = f", up to {100 * self.tolerance:g} % worse" if self.tolerance else ""
         return f"final metric of {self.baseline.shown}{allowed}"
-
-    @property
-    def within(self) -> Callable[[float, float], bool]:
-        """Return the comparison that an effect and the margin must pass."""
-        return operator.lt if self.direction is Direction.BELOW else operator.gt
 
     @property
     def needed(self) -> str:

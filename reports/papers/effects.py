@@ -1,12 +1,14 @@
-"""The numbers that a claim is decided from: one a pair of runs, or one a seed, failures as infinite costs."""
+"""The numbers that a claim is decided from: one a seed and task, failures as infinite costs."""
 
 import numpy as np
 import pandas as pd
 
 from odegrad.records.record import Status
-from odegrad.reports.comparing import BLOCK, Floats, cost_ratios, costs, paired_costs, time_to_target
+from odegrad.reports.comparing import BLOCK, cost_ratios, costs, paired_costs, time_to_target
 from odegrad.reports.papers.claim import Arm, Claim, Statistic
+from odegrad.reports.papers.equal_error import ratios_at_equal_error
 from odegrad.reports.papers.quantity import BASELINE_TARGET_SECONDS, with_quantity
+from odegrad.reports.statistics import Floats
 from odegrad.reports.summary import Results
 
 MINE, BASE = "claimed", "baseline"
@@ -18,7 +20,7 @@ LEAST_RANGE = 2.0
 
 
 def effects(claim: Claim, results: Results) -> pd.DataFrame:
-    """Return ``task, seed, effect``, one row a pair (a seed, of statistics without a baseline) on the claim's tasks.
+    """Return ``task, seed, effect``, one row a pair, sweep or run of a seed on the claim's tasks.
 
     Pairs that race to the baseline's final metric have it as ``target``.
     A failed run costs infinity: against a finished baseline its effect is infinitely bad, and the other way round. NaN
@@ -29,6 +31,8 @@ def effects(claim: Claim, results: Results) -> pd.DataFrame:
     mine = every[matches(every, claim.method)]
     if claim.baseline is not None:
         base = every[matches(every, claim.baseline)]
+        if claim.statistic is Statistic.EQUAL_ERROR:
+            return ratios_at_equal_error(mine, base, claim.quantity)
         both = pd.concat([mine.assign(method=MINE), base.assign(method=BASE)])
         pairs = paired_costs(both, claim.quantity, MINE, BASE)
         values = cost_ratios(pairs) if claim.statistic is Statistic.RATIO else relative_changes(pairs)
@@ -45,6 +49,8 @@ def matches(cells: pd.DataFrame, arm: Arm) -> pd.Series:
     fits = cells["gradient"].eq(arm.gradient).fillna(False).astype(bool)
     if arm.optimizer:
         fits &= cells["optimizer"].eq(arm.optimizer).fillna(False).astype(bool)
+    given = [dict(each) if isinstance(each, dict) else {} for each in cells["gradient_options"]]
+    fits &= pd.Series([each == dict(arm.gradient_options) for each in given], cells.index, dtype=bool)
     options = [{POLICY: ""} | (each if isinstance(each, dict) else {}) for each in cells["optimizer_options"]]
     fitting = [all(each.get(k) == v for k, v in wanted.items()) for each in options]
     return fits & pd.Series(fitting, cells.index, dtype=bool)

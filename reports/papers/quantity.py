@@ -13,6 +13,9 @@ TARGET_SECONDS = "target_seconds"
 BASELINE_TARGET_SECONDS = "seconds_to_baselines_metric"
 END_TIME_CHANGE = "end_time_change"
 MEAN_END_TIME = "mean_end_time"
+TRAINING_NFE_BACKWARD = "training_nfe_backward"
+SWEPT_ERROR = "trained_gradient_relative_error"
+"""The gradient error at which costs of unlike methods are compared."""
 
 TRACED = ("metric_higher_is_better", "trace_metric", "trace_seconds", "trace_iteration")
 
@@ -22,6 +25,7 @@ DERIVED = {
     BASELINE_TARGET_SECONDS: ("metric_target", "metric_value", *TRACED),
     END_TIME_CHANGE: ("train_end_time",),
     MEAN_END_TIME: ("train_end_time",),
+    TRAINING_NFE_BACKWARD: ("trace_nfe_backward",),
 }
 """Quantities that are no column of a record -> the columns that they are made of."""
 
@@ -36,7 +40,8 @@ def with_quantity(results: Results, quantity: str) -> pd.DataFrame:
 
     ``metric_as_loss``: the final metric, its sign turned where higher is better. ``target_seconds``: seconds until the
     task's own target is reached, infinite if it never is. ``end_time_change``: last over first trained end time of the
-    ODE. ``mean_end_time``: its mean over the training, the less the sooner it falls. Others are columns of a record;
+    ODE. ``mean_end_time``: its mean over the training, the less the sooner it falls. ``training_nfe_backward``: f calls
+    of a backward pass, the mean over the evaluations of the training. Others are columns of a record;
     ``seconds_to_baselines_metric`` is of a pair and made in ``odegrad.reports.papers.effects``.
     """
     cells = results.cells
@@ -50,6 +55,8 @@ def with_quantity(results: Results, quantity: str) -> pd.DataFrame:
         return cells.assign(**{quantity: _of_lists(cells["train_end_time"], lambda times: times[-1] / times[0])})
     if quantity == MEAN_END_TIME:
         return cells.assign(**{quantity: _of_lists(cells["train_end_time"], np.mean)})
+    if quantity == TRAINING_NFE_BACKWARD:
+        return cells.assign(**{quantity: _of_lists(cells["trace_nfe_backward"], np.mean)})
     return cells
 
 

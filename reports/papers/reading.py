@@ -11,7 +11,7 @@ from odegrad.reports.papers import irdm, snopt
 from odegrad.reports.papers.claim import Claim
 from odegrad.reports.papers.exhibits import Exhibit
 from odegrad.reports.papers.shown import EXHIBITS
-from odegrad.reports.papers.verdict import Verdict, decide
+from odegrad.reports.papers.verdict import ClaimVerdict, decide
 from odegrad.reports.summary import Results
 
 CLAIMS: Mapping[str, tuple[Claim, ...]] = {irdm.PAPER: irdm.CLAIMS, snopt.PAPER: snopt.CLAIMS}
@@ -25,7 +25,7 @@ OWN_TASKS = {(snopt.PAPER, "paper"): ("paper-snopt-nine", snopt.NINE)}
 class Read:
     """What a paper's folder holds without a run more."""
 
-    verdicts: Sequence[Verdict] = ()
+    verdicts: Sequence[ClaimVerdict] = ()
     exhibits: Sequence[Exhibit] = ()
     sources: Mapping[str, Results] = field(default_factory=dict)
 

@@ -9,6 +9,7 @@ from odegrad.reports import units
 from odegrad.reports.figures import depth, integration_time, log_norm, nodes, sensitivity, training
 from odegrad.reports.figures.kinds import Kind
 from odegrad.reports.papers import irdm, relative_costs, snopt
+from odegrad.reports.papers.equal_error import sweep_rows
 from odegrad.reports.papers.exhibits import Exhibit, PaperFigure, PaperTable
 from odegrad.reports.summary import Results
 from odegrad.reports.tables.columns import PageColumn
@@ -64,6 +65,18 @@ NORM_COLUMNS = (
     PageColumn("int mu_2(-J)", "log_norm_minus_integral", units.significant),
     PageColumn("int mu_2(-J), trained", "trained_log_norm_minus_integral", units.significant),
 )
+SWEEP_COLUMNS = (
+    PageColumn("task", "task", right=False),
+    PageColumn("method", "method", right=False),
+    PageColumn("rtol", "rtol", lambda value: f"{value:g}"),
+    PageColumn("gradient error, trained", "error", units.error),
+    PageColumn("least", "error_least", units.error),
+    PageColumn("most", "error_most", units.error),
+    PageColumn("NFE backward over the training", "calls", units.significant),
+    PageColumn("least", "calls_least", units.significant),
+    PageColumn("most", "calls_most", units.significant),
+    PageColumn("seeds", "seeds", units.count),
+)
 COST_COLUMNS = (
     PageColumn("task", "task", right=False),
     PageColumn("time: adam", "iteration_seconds_adam", units.seconds),
@@ -108,6 +121,15 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
             "relative to the float64 reference, the method error to naive on the same grid.",
             NODE_COLUMNS,
             _node_rows,
+        ),
+        PaperTable(
+            irdm.SWEEP,
+            "irdm_equal_error",
+            "What claims at equal gradient error are decided from: f calls of a backward pass, the mean over the "
+            "training, and the gradient error at the trained parameters; medians, least and largest over seeds. "
+            "Between two tolerances the logarithm of the calls is taken as linear in that of the error.",
+            SWEEP_COLUMNS,
+            sweep_rows,
         ),
         PaperTable(
             NORMS,

@@ -6,37 +6,37 @@ from typing import Any
 import pandas as pd
 
 from odegrad.reports import units
-from odegrad.reports.papers.verdict import Verdict
+from odegrad.reports.papers.verdict import ClaimVerdict
 from odegrad.reports.summary import rows_of
 from odegrad.reports.tables.table import latex_lines, markdown_text
 
 COLUMNS = (
-    "claim", "task", "verdict", "effect", "low", "high", "spread", "needed", "target", "target_value", "pairs", "seeds",
-    "least_seeds", "reason", "method", "baseline", "sentence",
+    "claim", "task", "verdict", "effect", "low", "high", "spread", "needed", "target", "target_value", "agreeing",
+    "seeds", "needed_seeds", "p_value", "reason", "method", "baseline", "sentence",
 )  # fmt: skip
 
 
-def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+def claims_table(verdicts: Sequence[ClaimVerdict]) -> pd.DataFrame:
     """Return one row a claim and task, the overall row of each claim first; columns are ``COLUMNS``."""
     return pd.DataFrame(list(_rows(verdicts)), columns=list(COLUMNS))
 
 
-def _rows(verdicts: Sequence[Verdict]) -> Iterator[dict[str, Any]]:
+def _rows(verdicts: Sequence[ClaimVerdict]) -> Iterator[dict[str, Any]]:
     for verdict in verdicts:
         claim = verdict.claim
         fixed = {
             "claim": claim.identifier,
             "needed": claim.needed,
-            "least_seeds": claim.least_seeds,
+            "needed_seeds": verdict.needed_seeds,
             "target": claim.target,
             "method": claim.method.shown,
             "baseline": "" if claim.baseline is None else claim.baseline.shown,
             "sentence": claim.sentence,
         }
         for each in (verdict.overall, *verdict.tasks):
-            names = ("task", "effect", "low", "high", "spread", "pairs", "seeds", "reason")
+            names = ("task", "effect", "low", "high", "spread", "agreeing", "seeds", "p_value", "reason")
             found = {name: getattr(each, name) for name in names} | {"target_value": each.target}
-            yield fixed | found | {"verdict": str(each.answer)}
+            yield fixed | found | {"verdict": each.words}
 
 
 def interval(row: Any) -> str:
@@ -50,7 +50,7 @@ def target(row: Any) -> str:
     return str(row.target) if pd.isna(row.target_value) else f"{row.target}: {units.significant(row.target_value, 4)}"
 
 
-def text_rows(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
+def text_rows(verdicts: Sequence[ClaimVerdict]) -> list[dict[str, str]]:
     """Return the rows as text for a terminal: without the sentences, the reason last."""
     return [
         {
@@ -61,15 +61,15 @@ def text_rows(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
             "interval": interval(row) or units.MISSING,
             "needed": str(row.needed),
             "target": target(row),
-            "pairs": str(row.pairs),
-            "seeds": f"{row.seeds} of {row.least_seeds}",
+            "seeds": f"{row.agreeing} of {row.seeds}",
+            "p": units.significant(row.p_value, 2),
             "reason": str(row.reason),
         }
         for row in rows_of(claims_table(verdicts))
     ]
 
 
-def to_markdown(verdicts: Sequence[Verdict]) -> str:
+def to_markdown(verdicts: Sequence[ClaimVerdict]) -> str:
     """Return each claim's sentence with its overall verdict, then the table, as Markdown."""
     said = [
         f"* **{markdown_text(v.claim.identifier)}: {markdown_text(v.wording)}.** {markdown_text(v.claim.sentence)}"
@@ -82,12 +82,12 @@ def to_markdown(verdicts: Sequence[Verdict]) -> str:
     return "\n\n".join(["\n".join(said), table]) + "\n"
 
 
-def to_csv(verdicts: Sequence[Verdict]) -> str:
+def to_csv(verdicts: Sequence[ClaimVerdict]) -> str:
     """Return ``claims_table`` as CSV: full numbers, empty where there is none."""
     return str(claims_table(verdicts).to_csv(index=False))
 
 
-def to_latex(verdicts: Sequence[Verdict]) -> str:
+def to_latex(verdicts: Sequence[ClaimVerdict]) -> str:
     r"""Return claim, task, verdict, effect and interval as a LaTeX ``tabular``; it needs ``\usepackage{booktabs}``."""
     heads = [("claim", False), ("task", False), ("verdict", False), ("effect", True), ("interval", True)]
     rows = [[row[name] for name, _ in heads] for row in text_rows(verdicts)]

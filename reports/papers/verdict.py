@@ -1,80 +1,89 @@
-"""Whether a paper's claim holds in a result set: holds, does not hold, or not decided, with the effect behind it."""
+"""Whether a paper's claim holds in a result set, by the rule of ``decision``, with the effect behind it."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
+import numpy as np
 import pandas as pd
 
 from odegrad.records.columns import COLUMNS
 from odegrad.reports.names import joined
-from odegrad.reports.papers.claim import Claim
+from odegrad.reports.papers.claim import Claim, Direction, Statistic
+from odegrad.reports.papers.decision import Answer, SeedCounts, decide_tasks, together
 from odegrad.reports.papers.effects import effects
-from odegrad.reports.statistics import Interval, bootstrap_interval, finite, median, spread
+from odegrad.reports.statistics import ends, finite, least_seeds, median
 from odegrad.reports.summary import Results, Source
 
 OVERALL = "all tasks"
 IDENTITY = tuple(column.name for column in COLUMNS if not column.measured)
 
 
-class Answer(StrEnum):
-    """What the records say about a claim."""
-
-    HOLDS = "holds"
-    FAILS = "does not hold"
-    OPEN = "not decided"
-
-
 @dataclass(frozen=True)
-class Finding:
+class TaskVerdict:
     """The answer on one task, or on all of them."""
 
     task: str
     answer: Answer
-    effect: float
-    """Median over pairs of the claim's statistic; NaN if there is none."""
-    low: float
-    high: float
-    """The 95 % bootstrap interval of the median over pairs: of up to five, their range."""
-    pairs: int
-    seeds: int
-    """Distinct seeds among the pairs; over all tasks, those of the task that has fewest."""
+    words: str
+    """The answer as text: ``holds``, ``seen in 2 of 3``, ``equal within 5 %``."""
+    effect: float = math.nan
+    """Median over seeds of the claim's statistic; NaN if there is none."""
+    low: float = math.nan
+    high: float = math.nan
+    """What ``spread`` says; NaN over all tasks, whose medians differ."""
+    agreeing: int = 0
+    """Seeds that lie where the answer says; of ``not decided`` and ``seen`` those on the claim's side."""
+    seeds: int = 0
+    """Seeds that say something; over all tasks their sum."""
+    p_value: float = math.nan
+    """Of the answer, or of ``holds`` where nothing is decided; adjusted over the tasks. NaN where nothing is tested."""
     reason: str = ""
     """Why it is not decided, or where it does not hold; empty otherwise."""
     spread: str = ""
-    """What ``low`` and ``high`` are: ``range of 3 seeds``, ``95 % interval of 9 pairs``; empty if there are none."""
+    """What ``low`` and ``high`` are: ``range of 3 seeds``, ``99 % interval of 8 seeds``; empty if there are none."""
     target: float = math.nan
-    """Median over pairs of the metric up to which a time was taken, where it is the baseline's."""
+    """Median over seeds of the metric up to which a time was taken, where it is the baseline's."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A claim with its findings, one a task in the claim's order, and the overall one."""
+class ClaimVerdict:
+    """A claim with its answers, one a task in the claim's order, and the overall one."""
 
     claim: Claim
-    tasks: tuple[Finding, ...]
-    overall: Finding
+    tasks: tuple[TaskVerdict, ...]
+    overall: TaskVerdict
 
     @property
     def wording(self) -> str:
-        """Return the answer with what it was decided by: ``holds (on every task by the range of 3 seeds)``."""
-        deciding = [each for each in self.tasks if self.overall.answer in {each.answer, Answer.HOLDS}]
-        by = joined(dict.fromkeys(each.spread for each in deciding if each.spread))
-        if not by:
-            return str(self.overall.answer)
-        where = "on every task" if len(deciding) == len(self.tasks) else f"on {joined(each.task for each in deciding)}"
-        return f"{self.overall.answer} ({where} by the {by})"
+        """Return the answer with what it rests on: ``holds (8 of 8 seeds on digits and circles, p = 0.012)``."""
+        known = [each for each in self.tasks if each.seeds]
+        deciding = known
+        if self.overall.answer is Answer.FAILS:
+            deciding = [each for each in known if each.answer is Answer.FAILS]
+        if not deciding:
+            return self.overall.words
+        mixed = len({each.answer for each in deciding}) > 1
+        told: dict[str, list[str]] = {}
+        for each in deciding:
+            prefix = f"{each.words}, " if mixed and each.answer is not Answer.SEEN else ""
+            told.setdefault(f"{prefix}{each.agreeing} of {each.seeds} seeds", []).append(each.task)
+        parts = [f"{said} on {joined(tasks)}" for said, tasks in told.items()]
+        worst = max((each.p_value for each in deciding if each.answer is not Answer.SEEN), default=math.nan)
+        chance = "" if math.isnan(worst) else f"; p {'=' if len(deciding) == 1 else 'at most'} {worst:.2g}"
+        return f"{self.overall.words} ({'; '.join(parts)}{chance})"
+
+    @property
+    def needed_seeds(self) -> int:
+        """Return from how many seeds on it can be decided."""
+        return 1 if self.claim.deterministic else least_seeds(len(self.claim.tasks))
 
 
-def decide(claim: Claim, frame: Source) -> Verdict:
+def decide(claim: Claim, frame: Source) -> ClaimVerdict:
     """Return whether ``claim`` holds in the records.
 
-    On a task it holds if the whole 95 % bootstrap interval of the median effect is on the claim's side of the margin,
-    does not hold if the whole interval is on the other side, and is not decided if the interval spans the margin or
-    fewer seeds than the claim declares say something. Of up to five pairs that interval is their range, and the
-    verdict says so. Overall it holds if it does on every task, does not hold if it
-    does not on one, and is not decided otherwise.
+    A seed counts once on a task, with the median of its effects there. ``odegrad.reports.papers.decision`` decides the
+    tasks together; over all of them the weakest answer counts, since a claim is about each.
 
     Parameters
     ----------
@@ -89,64 +98,87 @@ def decide(claim: Claim, frame: Source) -> Verdict:
     if lacking:
         reason = f"the records lack {joined(lacking)}"
         tasks = tuple(_open(task, reason) for task in claim.tasks)
-        return Verdict(claim, tasks, _open(OVERALL, reason))
+        return ClaimVerdict(claim, tasks, _open(OVERALL, reason))
     every = effects(claim, results)
-    tasks = tuple(_of_task(claim, task, every[every["task"] == task]) for task in claim.tasks)
-    return Verdict(claim, tasks, _overall(tasks, every))
+    seeds = every.groupby(["task", "seed"], as_index=False)[[n for n in ("effect", "target") if n in every]].median()
+    tasks = _of_tasks(claim, seeds, every["task"].value_counts().to_dict())
+    return ClaimVerdict(claim, tasks, _overall(claim, tasks, seeds))
 
 
-def _open(task: str, reason: str) -> Finding:
-    return Finding(task, Answer.OPEN, math.nan, math.nan, math.nan, 0, 0, reason)
+def _open(task: str, reason: str) -> TaskVerdict:
+    return TaskVerdict(task, Answer.OPEN, str(Answer.OPEN), reason=reason)
 
 
-def _of_task(claim: Claim, task: str, rows: pd.DataFrame) -> Finding:
-    known = rows.dropna(subset="effect")
-    if known.empty:
-        return _open(task, _why_nothing(claim, len(rows)))
-    seeds = int(known["seed"].nunique())
-    interval = bootstrap_interval(known["effect"])
-    said = spread(known["effect"], interval, "seeds" if seeds == len(known) else "pairs")
-    answer, reason = _answer(claim, interval, said, seeds)
-    target = median(known["target"]) if "target" in known else math.nan
-    return Finding(
-        task, answer, median(known["effect"]), interval.low, interval.high, len(known), seeds, reason, said, target
-    )
+def _of_tasks(claim: Claim, seeds: pd.DataFrame, tried: dict[str, int]) -> tuple[TaskVerdict, ...]:
+    values = [finite(seeds["effect"][seeds["task"] == task]) for task in claim.tasks]
+    table = np.full((len(values), max(1, *map(len, values))), np.nan)
+    for row, each in zip(table, values, strict=True):
+        row[: len(each)] = each
+    counts = SeedCounts.of(table, claim.margin, claim.direction is Direction.BELOW, claim.band)
+    decided = decide_tasks(counts)
+    inside = np.minimum(counts.not_less, counts.not_more)
+    found = []
+    for place, (task, each) in enumerate(zip(claim.tasks, values, strict=True)):
+        if not each.size:
+            found.append(_open(task, _why_nothing(claim, tried.get(task, 0))))
+            continue
+        answer, p_value = decided.answers[place], float(decided.p_values[place])
+        if claim.deterministic:
+            answer, p_value = _by_value(int(counts.favouring[place]), int(counts.opposing[place]), each.size), math.nan
+        by = {Answer.EQUAL: inside, Answer.FAILS: counts.opposing}.get(answer, counts.favouring)
+        low, high, spread = ends(each, "seeds")
+        mine = seeds[seeds["task"] == task]
+        target = median(mine["target"]) if "target" in mine else math.nan
+        found.append(
+            TaskVerdict(
+                task, answer, _words(answer, claim, int(by[place]), each.size), median(each), low, high, int(by[place]),
+                each.size, math.nan if answer is Answer.SEEN else p_value,
+                _why_open(claim, answer, counts, place), spread, target,
+            )
+        )  # fmt: skip
+    return tuple(found)
 
 
-def _why_nothing(claim: Claim, rows: int) -> str:
+def _by_value(favouring: int, opposing: int, seeds: int) -> Answer:
+    """Return the answer where every seed must give the same."""
+    return Answer.HOLDS if favouring == seeds else Answer.FAILS if opposing == seeds else Answer.OPEN
+
+
+def _words(answer: Answer, claim: Claim, agreeing: int, seeds: int) -> str:
+    if answer is Answer.EQUAL:
+        return f"equal within {100 * claim.equal_within:g} %"
+    return f"seen in {agreeing} of {seeds}" if answer is Answer.SEEN else str(answer)
+
+
+def _why_nothing(claim: Claim, tried: int) -> str:
     if claim.baseline is None:
         return "nothing measured: no run that it could be read from"
-    if rows == 0:
+    if tried == 0:
         return "nothing measured: no run of the method has one of the baseline beside it"
+    if claim.statistic is Statistic.EQUAL_ERROR:
+        return "nothing comparable: no gradient error is common to both sweeps"
     return "nothing measured: both failed in every pair, or never got there"
 
 
-def _answer(claim: Claim, interval: Interval, said: str, seeds: int) -> tuple[Answer, str]:
-    if seeds < claim.least_seeds:
-        return Answer.OPEN, f"too few seeds: {seeds} of at least {claim.least_seeds}"
-    low, high = interval.low, interval.high
-    if math.isnan(low) or math.isnan(high):
-        return Answer.OPEN, "failures on both sides leave no median"
-    inside = [claim.within(end, claim.margin) for end in (low, high)]
-    if all(inside):
-        return Answer.HOLDS, ""
-    if any(inside):
-        return Answer.OPEN, f"the {said} spans the margin {claim.margin:g}"
-    return Answer.FAILS, ""
+def _why_open(claim: Claim, answer: Answer, counts: SeedCounts, place: int) -> str:
+    if answer is Answer.SEEN:
+        return f"too few seeds: {counts.seeds[place]} of at least {least_seeds(len(claim.tasks))}"
+    if answer is not Answer.OPEN:
+        return ""
+    if claim.deterministic:
+        return "the seeds differ in what should not depend on them"
+    ties = counts.seeds[place] - counts.favouring[place] - counts.opposing[place]
+    tied = f", {ties} on it" if ties else ""
+    return f"{counts.favouring[place]} seeds on its side of {claim.margin:g}, {counts.opposing[place]} beyond{tied}"
 
 
-def _overall(tasks: Sequence[Finding], every: pd.DataFrame) -> Finding:
-    answers = {answer: [each.task for each in tasks if each.answer is answer] for answer in Answer}
-    if answers[Answer.FAILS]:
-        answer, reason = Answer.FAILS, f"not on {joined(answers[Answer.FAILS])}"
-    elif answers[Answer.OPEN]:
-        answer, reason = Answer.OPEN, f"not decided on {joined(answers[Answer.OPEN])}"
-    else:
-        answer, reason = Answer.HOLDS, ""
-    values = every["effect"]
-    interval = bootstrap_interval(values)
-    seeds = min(each.seeds for each in tasks)
-    said = spread(values, interval, "pairs") if len(finite(values)) else ""
-    return Finding(
-        OVERALL, answer, median(values), interval.low, interval.high, len(finite(values)), seeds, reason, said
-    )
+def _overall(claim: Claim, tasks: Sequence[TaskVerdict], seeds: pd.DataFrame) -> TaskVerdict:
+    answer = together(np.array([each.answer for each in tasks], dtype=object))
+    agreeing, number = sum(each.agreeing for each in tasks), sum(each.seeds for each in tasks)
+    told = {Answer.FAILS: "not on", Answer.OPEN: "not decided on", Answer.SEEN: "too few seeds on"}
+    of_it = [each.task for each in tasks if each.answer is answer]
+    reason = f"{told[answer]} {joined(of_it)}" if answer in told else ""
+    if answer is Answer.EQUAL and len(of_it) < len(tasks):
+        reason = f"equal on {joined(of_it)}"
+    words = _words(answer, claim, agreeing, number)
+    return TaskVerdict(OVERALL, answer, words, median(seeds["effect"]), agreeing=agreeing, seeds=number, reason=reason)

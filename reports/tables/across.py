@@ -44,11 +44,11 @@ def across(frame: Source, baseline: str | None = None) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        For each of ``RATIOS`` the paired median ratio, its 95 % bootstrap interval over blocks, the blocks in which
+        For each of ``RATIOS`` the paired median ratio, its exact interval over blocks, the blocks in which
         both have a finite cost and all blocks that hold both. ``score``: the interquartile mean over tasks and seeds of
         the training's success, the share of the way from the task's untrained start to its target that a run came (at
-        most 1; a failed run has 0), with its stratified bootstrap interval. ``time_rank``: the mean rank by time to
-        the target in the blocks that every method tried. ``n_ok, n``: runs.
+        most 1; a failed run has 0), with its stratified bootstrap interval where every task has enough seeds.
+        ``time_rank``: the mean rank by time to the target in the blocks that every method tried. ``n_ok, n``: runs.
     """
     results = Results.of(frame)
     return results.once(_across_first) if baseline is None else _across(results, baseline)

@@ -1,12 +1,15 @@
 """What the tables of the page show: for each column its heading, its value to sort by and its text."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from odegrad.records.columns import COLUMN_OF, ShownAs
 from odegrad.reports import units
+from odegrad.reports.spread import PARTS
 from odegrad.reports.tables.across import RATIOS
+from odegrad.reports.tables.table import calls, part_of_iteration, peak, wall_clock
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class PageColumn:
     """Column of the summary or of the records."""
     text: Callable[[Any], str] = str
     right: bool = True
+    of_row: Callable[[Any], str] | None = None
+    """The text of a whole row, where the value alone does not make it."""
 
     @property
     def hint(self) -> str:
@@ -41,11 +46,19 @@ COSTS = tuple(
     )
 )  # fmt: skip
 DETAILS = (of_record("gradient_method_error"), of_record("saved_bytes"))
+SUMMED: dict[str, Callable[[Any], str]] = {
+    "nfe_forward": lambda row: calls(row, "forward"),
+    "nfe_backward": lambda row: calls(row, "backward"),
+    "peak_bytes": peak,
+    "train_seconds": wall_clock,
+    **{name: partial(part_of_iteration, name=name) for name in PARTS},
+}
+"""Columns of which a row of several seeds shows how far they lie apart, and its text."""
 RESULTS = (
     *NAMED,
     of_record("metric_name"),
     of_record("metric_value"),
-    *COSTS,
+    *(replace(column, of_row=SUMMED.get(column.value)) for column in COSTS),
     PageColumn("ok", "ok"),
     *DETAILS,
     PageColumn("metric, interval", "interval"),
@@ -76,12 +89,10 @@ OPTIMIZERS = (
     PageColumn("is", "target", units.metric),
     PageColumn("reached", "reached"),
     PageColumn("iterations, median", "iterations_median", units.significant),
-    PageColumn("mean", "iterations_mean", units.significant),
-    PageColumn("95 % interval", "iterations_interval"),
+    PageColumn("interval", "iterations_interval"),
     PageColumn("ratio to reference", "iterations_ratio", units.significant),
     PageColumn("seconds, median", "seconds_median", units.seconds),
-    PageColumn("mean", "seconds_mean", units.seconds),
-    PageColumn("95 % interval", "seconds_interval"),
+    PageColumn("interval", "seconds_interval"),
     PageColumn("ratio to reference", "seconds_ratio", units.significant),
     PageColumn("one iteration", "iteration_seconds", units.seconds),
     of_record("peak_bytes"),
@@ -110,8 +121,9 @@ CLAIMS = (
     PageColumn("interval", "interval"),
     PageColumn("needed", "needed", right=False),
     PageColumn("target", "target", right=False),
-    PageColumn("pairs", "pairs", units.count),
+    PageColumn("seeds that agree", "agreeing", units.count),
     PageColumn("seeds", "seeds", units.count),
-    PageColumn("seeds needed", "least_seeds", units.count),
+    PageColumn("seeds needed", "needed_seeds", units.count),
+    PageColumn("p", "p_value", lambda value: units.significant(value, 2)),
     PageColumn("reason", "reason", right=False),
 )

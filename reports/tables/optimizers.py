@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy import stats
 
 from odegrad.records.record import Status
 from odegrad.reports.comparing import first_reached
 from odegrad.reports.names import sort_key
-from odegrad.reports.statistics import Interval, median
+from odegrad.reports.statistics import median, median_interval
 from odegrad.reports.summary import KEY, Results, Source, rows_of
 from odegrad.reports.tables.table import label
 
@@ -21,7 +19,7 @@ VALIDATION, METRIC = "validation loss", "metric"
 COUNTED = ("iterations", "seconds")
 COLUMNS = (
     *KEY, "optimizer", "reference", "quantity", "target",
-    *(f"{name}_{part}" for name in COUNTED for part in ("median", "mean", "low", "high", "ratio")),
+    *(f"{name}_{part}" for name in COUNTED for part in ("median", "low", "high", "ratio")),
     "n_reached", "n", "iteration_seconds", "peak_bytes",
 )  # fmt: skip
 _TAKEN = (
@@ -30,21 +28,6 @@ _TAKEN = (
     "forward_seconds", "backward_seconds", "update_seconds",
 )  # fmt: skip
 """Few columns of the records: reading a row takes as long as it has columns."""
-
-
-def mean_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, Interval]:
-    """Return the mean of ``values [n]`` and its interval by Student's t; both are infinite where a value is.
-
-    From one value there is no interval: its ends are NaN.
-    """
-    if not np.isfinite(values).all() or not values.size:
-        mean = math.inf if values.size else math.nan
-        return mean, Interval(mean, mean)
-    mean = float(values.mean())
-    if values.size == 1:
-        return mean, Interval(math.nan, math.nan)
-    half = float(stats.t.ppf(0.5 + level / 2, values.size - 1) * stats.sem(values))
-    return mean, Interval(mean - half, mean + half)
 
 
 def optimizers(frame: Source) -> pd.DataFrame:
@@ -60,9 +43,9 @@ def optimizers(frame: Source) -> pd.DataFrame:
     pandas.DataFrame
         ``target`` is the best of the reference over its training in the same seed (here the median over seeds):
         of the loss on the validation split where every run recorded it, otherwise of the metric. ``iterations`` and
-        ``seconds`` until then: median and mean over seeds, 95 % interval of the mean (Student's t) and median of the
-        ratio to the reference in the same seed. Infinite where a run failed or never got there; ``n_reached`` of ``n``
-        did. ``iteration_seconds`` (an ordinary iteration) and ``peak_bytes`` are medians.
+        ``seconds`` until then: median over seeds, its exact interval (NaN from fewer than six) and median of the ratio
+        to the reference in the same seed. Infinite where a run failed or never got there; ``n_reached`` of ``n`` did.
+        ``iteration_seconds`` (an ordinary iteration) and ``peak_bytes`` are medians.
     """
     return Results.of(frame).once(_optimizers)
 
@@ -131,9 +114,8 @@ def _reached(runs: pd.DataFrame, column: str, targets: dict[int, float], upwards
 def _statistics(mine: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = {"n_reached": int(np.isfinite(mine["iterations"]).sum()), "n": len(mine)}
     for name in COUNTED:
-        mean, interval = mean_interval(mine[name].to_numpy(dtype=float))
-        ratio = median((mine[name] / base[name]).dropna())
+        interval = median_interval(mine[name])
         found[f"{name}_median"] = median(mine[name])
-        found |= {f"{name}_mean": mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        found[f"{name}_ratio"] = ratio
+        found |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+        found[f"{name}_ratio"] = median((mine[name] / base[name]).dropna())
     return found

@@ -12,14 +12,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from odegrad.records.columns import COLUMN_OF
 from odegrad.reports import units
 from odegrad.reports.machines import disturbed
 from odegrad.reports.names import short
+from odegrad.reports.spread import with_spread
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
 
 NOTE = (
-    "Medians over the runs that ended ok. NFE, memory and times are of one iteration at the initial parameters; the "
+    "Medians over the runs that ended ok; where they lie between two seeds' counts, from the least to the largest, and "
+    "so of a wall-clock whose seeds are more than 10 % off. ± is how well a time is known, where that is not to 10 %. "
+    "NFE, memory and times are of one iteration at the initial parameters; the "
     "gradient error is relative, against a float64 reference, at the initial and at the trained parameters. Times of "
     "an optimizer that refreshes curvature factors are of an ordinary iteration; wall-clock holds the refreshes. In "
     "brackets, how far a metric is from the best that any model can expect, where that is known."
@@ -48,24 +50,46 @@ def metric(row: Any) -> str:
     return f"{'' if pd.isna(row.metric_name) else row.metric_name} {_metric_value(row)}".strip()
 
 
-def _of_record(name: str) -> TextColumn:
-    return TextColumn(COLUMN_OF[name].heading, lambda row: units.of_column(name, getattr(row, name)))
+def times(row: Any) -> str:
+    """Return the times of an iteration, no more exact than they are known."""
+    return units.seconds_together([row.forward_seconds, row.backward_seconds, row.update_seconds], row.time_noise)
 
 
-TIMES = (
-    TextColumn(
-        "time forward / backward / update",
-        lambda r: units.seconds_together([r.forward_seconds, r.backward_seconds, r.update_seconds]),
-    ),
-    _of_record("train_seconds"),
-)
+def part_of_iteration(row: Any, name: str) -> str:
+    """Return the time of a part of an iteration, no more exact than the iteration's is known."""
+    return units.seconds_together([getattr(row, name)], row.time_noise)
+
+
+def wall_clock(row: Any) -> str:
+    """Return the training's time, as a range where the seeds lie far apart."""
+    if row.train_noise > units.WIDE:
+        return units.seconds_between(row.train_seconds_least, row.train_seconds_most)
+    return units.seconds_together([row.train_seconds], row.train_noise)
+
+
+def calls(row: Any, phase: str) -> str:
+    """Return the f calls of a phase, ``forward`` or ``backward``, as a range where no seed has the median."""
+    name = f"nfe_{phase}"
+    if getattr(row, f"{name}_between"):
+        return units.count_between(getattr(row, f"{name}_least"), getattr(row, f"{name}_most"))
+    return units.count(getattr(row, name))
+
+
+def peak(row: Any) -> str:
+    """Return the peak memory, as a range where no seed has the median."""
+    if row.peak_bytes_between:
+        return units.memory_between(row.peak_bytes_least, row.peak_bytes_most)
+    return units.memory(row.peak_bytes)
+
+
+TIMES = (TextColumn("time forward / backward / update", times), TextColumn("wall-clock", wall_clock))
 MEASURES = (
-    TextColumn("NFE forward / backward", lambda r: f"{units.count(r.nfe_forward)} / {units.count(r.nfe_backward)}"),
+    TextColumn("NFE forward / backward", lambda r: f"{calls(r, 'forward')} / {calls(r, 'backward')}"),
     TextColumn(
         "gradient error / trained",
         lambda r: f"{units.error(r.gradient_relative_error)}/{units.error(r.trained_gradient_relative_error)}",
     ),
-    _of_record("peak_bytes"),
+    TextColumn("peak memory", peak),
     *TIMES,
     TextColumn("ok", lambda row: f"{row.n_ok}/{row.n}"),
 )
@@ -84,7 +108,7 @@ def print_table(frame: Source, console: Console) -> None:
     Where the console is too narrow, tasks become headings, and then the times get a table of their own; no number is
     ever cut or wrapped.
     """
-    table = summary(frame)
+    table = with_spread(frame)
     unbounded = console.options.update(max_width=10_000)
     for layout in ([_plain_table(table)], [_grouped_table(table, MEASURES)], _split_tables(table)):
         widths = [console.measure(part, options=unbounded).maximum for part in layout]
@@ -115,7 +139,7 @@ def to_markdown(frame: Source) -> str:
     """Return the table as Markdown, with the failed runs beneath it."""
     lines = markdown_lines(
         [(c.heading, c.right) for c in COLUMNS_SHOWN],
-        [[c.text(row) for c in COLUMNS_SHOWN] for row in rows_of(summary(frame))],
+        [[c.text(row) for c in COLUMNS_SHOWN] for row in rows_of(with_spread(frame))],
     )
     failed = [f"* {markdown_text(line)}" for line in failure_lines(failures(frame))]
     return "\n".join([*lines, "", NOTE, *(["", "Failed runs:", "", *failed] if failed else []), ""])
@@ -130,7 +154,7 @@ def to_latex(frame: Source) -> str:
     r"""Return the table as a LaTeX ``tabular`` with booktabs rules; it needs ``\usepackage{booktabs}``."""
     body = latex_lines(
         [(c.heading, c.right) for c in COLUMNS_SHOWN],
-        [[c.text(row) for c in COLUMNS_SHOWN] for row in rows_of(summary(frame))],
+        [[c.text(row) for c in COLUMNS_SHOWN] for row in rows_of(with_spread(frame))],
     )
     failed = [f"% failed: {line}" for line in failure_lines(failures(frame))]
     return "\n".join([*failed, LATEX_NOTE, *body, ""])

@@ -1,10 +1,9 @@
 """Pairs against a clock made up, and what ratios say against sums by hand."""
 
-import math
-
 import pytest
 import torch
 
+from odegrad.errors import UsageError
 from odegrad.machine.noise import Noise, kernel, measured_ratios, noise, paired_ratios
 
 
@@ -43,18 +42,23 @@ def test_noise_without_noise():
 
 
 def test_smallest_slow_down_is_twice_the_farther_end():
-    """Of the ratios 0.9 and 1.0 the median's interval ends at both: (1 / 0.9)^2 - 1."""
-    found = noise([0.9, 1.0])
-    assert (found.ratio, found.low, found.high) == (0.95, 0.9, 1.0)
+    """Of six ratios the interval ends at the least and the largest: (1 / 0.9)^2 - 1."""
+    found = noise([0.9, 1.0, 1.0, 1.0, 1.0, 1.0])
+    assert (found.ratio, found.low, found.high) == (1.0, 0.9, 1.0)
     assert found.smallest_slow_down == pytest.approx(1 / 0.81 - 1)
-    assert noise([1.0, 1.1]).smallest_slow_down == pytest.approx(0.21)
+    assert noise([1.0] * 5 + [1.1]).smallest_slow_down == pytest.approx(0.21)
 
 
-def test_bootstrap_is_seeded():
-    """The same seed gives the same interval."""
-    ratios = [math.exp(0.01 * math.sin(i)) for i in range(30)]
-    assert noise(ratios, 3) == noise(ratios, 3)
-    assert noise(ratios).low <= noise(ratios).ratio <= noise(ratios).high
+def test_thirty_pairs_leave_out_what_lies_far_off():
+    """The exact interval of thirty reaches from the tenth to the twenty-first (Conover, 1999, table A3)."""
+    found = noise([1.0 + 0.01 * place for place in range(30)])
+    assert (found.low, found.high) == pytest.approx((1.09, 1.20))
+
+
+def test_too_few_pairs_have_no_interval():
+    """Five cannot say it at 95 %."""
+    with pytest.raises(UsageError, match="pairs: expected at least 6"):
+        noise([1.0] * 5)
 
 
 def test_kernel_leaves_the_generator_alone():

@@ -16,6 +16,7 @@ from odegrad.reports.page.build import build_report
 from odegrad.reports.page.render import page
 from odegrad.reports.papers import irdm, snopt
 from odegrad.reports.papers.claim import Arm, Claim, Direction, Statistic
+from odegrad.reports.papers.decision import Answer
 from odegrad.reports.papers.quantity import (
     BASELINE_TARGET_SECONDS,
     END_TIME_CHANGE,
@@ -25,7 +26,7 @@ from odegrad.reports.papers.quantity import (
 )
 from odegrad.reports.papers.table import COLUMNS as TABLE_COLUMNS
 from odegrad.reports.papers.table import claims_table, text_rows, to_csv, to_latex, to_markdown
-from odegrad.reports.papers.verdict import Answer, decide
+from odegrad.reports.papers.verdict import decide
 
 INF = math.inf
 FASTER = Claim(
@@ -49,48 +50,73 @@ def ratios(record, frame_of):
     return make
 
 
+SIX = [0.5, 0.6, 0.7, 0.8, 0.6, 0.65]
+
+
 def test_claim_holds(ratios):
-    """Ratios 0.5, 0.6 and 0.7 lie below 1 with their whole interval, which is their range at three seeds."""
-    found = decide(FASTER, ratios([0.5, 0.6, 0.7])).tasks[0]
-    assert found.answer is Answer.HOLDS
-    assert (found.effect, found.low, found.high) == pytest.approx((0.6, 0.5, 0.7))
-    assert (found.pairs, found.seeds, found.reason) == (3, 3, "")
+    """Six ratios below 1 of six: p is 2^-6, the interval ends at the least and the largest."""
+    found = decide(FASTER, ratios(SIX)).tasks[0]
+    assert (found.answer, found.words) == (Answer.HOLDS, "holds")
+    assert (found.effect, found.low, found.high) == pytest.approx((0.625, 0.5, 0.8))
+    assert (found.agreeing, found.seeds, found.reason) == (6, 6, "")
+    assert found.p_value == pytest.approx(2.0**-6)
 
 
 def test_claim_does_not_hold(ratios):
     """The same numbers turned round; a claim in the other direction holds on them."""
-    frame = ratios([1.5, 1.6, 1.7])
+    frame = ratios([1.0 + value for value in SIX])
     assert decide(FASTER, frame).overall.answer is Answer.FAILS
+    assert decide(FASTER, frame).tasks[0].agreeing == 6
     assert decide(dataclasses.replace(FASTER, direction=Direction.ABOVE), frame).overall.answer is Answer.HOLDS
 
 
-def test_interval_that_spans_the_margin_decides_nothing(ratios):
-    """From 0.5 to 1.5 both answers are possible, whatever the median."""
-    found = decide(FASTER, ratios([0.5, 0.6, 1.5])).tasks[0]
+def test_seeds_on_both_sides_decide_nothing(ratios):
+    """Five of six have a p-value of 7/64; a seed on the margin is on neither side."""
+    found = decide(FASTER, ratios([*SIX[:5], 1.5])).tasks[0]
     assert found.answer is Answer.OPEN
-    assert found.reason == "the range of 3 seeds spans the margin 1"
-    assert found.effect == pytest.approx(0.6)
+    assert found.reason == "5 seeds on its side of 1, 1 beyond"
+    assert found.p_value == pytest.approx(7 / 64)
+    found = decide(FASTER, ratios([*SIX[:4], 1.0, 1.5])).tasks[0]
+    assert found.reason == "4 seeds on its side of 1, 1 beyond, 1 on it"
+
+
+def test_ties_are_no_does_not_hold(ratios):
+    """Equal costs in every seed are equal where the claim has such an answer, and otherwise undecided."""
+    frame = ratios([1.0] * 6)
+    assert decide(FASTER, frame).overall.answer is Answer.OPEN
+    within = dataclasses.replace(FASTER, equal_within=0.05)
+    assert decide(within, frame).overall.words == "equal within 5 %"
+
+
+@pytest.mark.parametrize(("value", "answer"), [
+    (0.94, Answer.HOLDS), (0.96, Answer.EQUAL), (1.04, Answer.EQUAL), (1.06, Answer.FAILS),
+])  # fmt: skip
+def test_a_small_effect_is_equal_whichever_side_it_lies_on(value, answer, ratios):
+    """5 % reach from 1 / 1.05 = 0.952 to 1.05."""
+    assert decide(dataclasses.replace(FASTER, equal_within=0.05), ratios([value] * 6)).tasks[0].answer is answer
 
 
 def test_too_few_seeds_decide_nothing(ratios, frame_of, record):
-    """Two clear seeds are not three, even where a tolerance sweep makes four pairs of them."""
-    found = decide(FASTER, ratios([0.1, 0.1])).tasks[0]
-    assert (found.answer, found.reason) == (Answer.OPEN, "too few seeds: 2 of at least 3")
+    """Five clear seeds are not six, even where a tolerance sweep makes more pairs of them."""
+    found = decide(FASTER, ratios([0.1] * 5)).tasks[0]
+    assert (found.answer, found.words) == (Answer.SEEN, "seen in 5 of 5")
+    assert found.reason == "too few seeds: 5 of at least 6"
+    assert math.isnan(found.p_value)
     swept = [
         record(method=m, seed=s, settings={"rtol": tol}, train_seconds=v)
         for m, v in (("adjoint", 10.0), ("interpolation", 1.0))
-        for s in (0, 1)
+        for s in (0, 1, 2)
         for tol in (1e-3, 1e-5)
     ]
     found = decide(FASTER, frame_of(swept)).tasks[0]
-    assert (found.answer, found.pairs, found.seeds) == (Answer.OPEN, 4, 2)
+    assert (found.answer, found.agreeing, found.seeds) == (Answer.SEEN, 3, 3)
 
 
 def test_failed_runs_cost_infinity(ratios):
-    """Where every run of the method failed the claim does not hold; one failure of three leaves it open."""
-    found = decide(FASTER, ratios([None, None, None])).tasks[0]
+    """Where every run of the method failed the claim does not hold; one failure of six leaves it open."""
+    found = decide(FASTER, ratios([None] * 6)).tasks[0]
     assert (found.answer, found.effect, found.low, found.high) == (Answer.FAILS, INF, INF, INF)
-    found = decide(FASTER, ratios([0.5, 0.6, None])).tasks[0]
+    found = decide(FASTER, ratios([*SIX[:5], None])).tasks[0]
     assert (found.answer, found.high) == (Answer.OPEN, INF)
 
 
@@ -121,21 +147,26 @@ def test_missing_column_decides_nothing(ratios):
 
 
 def test_overall_needs_every_task(record, frame_of):
-    """Holds on digits and circles: holds. A task that fails it decides; one without runs leaves it open."""
-    claim = dataclasses.replace(FASTER, tasks=("digits", "circles"))
+    """Holds on digits and circles: holds. The weakest answer counts; a task without runs leaves it open."""
+    claim = dataclasses.replace(FASTER, tasks=("digits", "circles"), equal_within=0.05)
 
     def frame(of_circles):
         return frame_of(
             record(task, m, s, train_seconds=v)
             for task, mine in (("digits", 5.0), ("circles", of_circles))
             for m, v in (("adjoint", 10.0), ("interpolation", mine))
-            for s in range(3)
+            for s in range(6)
             if v
         )
 
     verdict = decide(claim, frame(8.0))
     assert verdict.overall.answer is Answer.HOLDS
-    assert (verdict.overall.effect, verdict.overall.pairs) == (pytest.approx(0.65), 6)
+    assert (verdict.overall.effect, verdict.overall.seeds) == (pytest.approx(0.65), 12)
+    assert verdict.tasks[0].p_value == pytest.approx(2 * 2.0**-6)  # Holm, two tasks
+    assert decide(claim, frame(10.2)).overall.answer is Answer.EQUAL
+    assert decide(claim, frame(10.2)).wording == (
+        "equal within 5 % (holds, 6 of 6 seeds on digits; equal within 5 %, 6 of 6 seeds on circles; p at most 0.031)"
+    )
     assert decide(claim, frame(12.0)).overall.reason == "not on circles"
     assert decide(claim, frame(12.0)).overall.answer is Answer.FAILS
     assert decide(claim, frame(None)).overall.answer is Answer.OPEN
@@ -146,7 +177,7 @@ def test_sizes_are_not_paired(record, frame_of):
     """A tiny run of one method and a default run of the other are no pair."""
     runs = [record(method="interpolation", seed=s, settings={"size": "tiny"}) for s in range(3)]
     runs += [record(method="adjoint", seed=s, settings={"size": "default"}) for s in range(3)]
-    assert decide(FASTER, frame_of(runs)).tasks[0].pairs == 0
+    assert decide(FASTER, frame_of(runs)).tasks[0].seeds == 0
 
 
 def test_time_to_target(record, frame_of):
@@ -199,7 +230,7 @@ def test_time_to_the_baselines_final_metric(task, base, mine, tolerance, ratio, 
     claim = dataclasses.replace(RACE, tasks=(task,), tolerance=tolerance)
     found = decide(claim, race(base, mine, task)).tasks[0]
     assert found.effect == pytest.approx(ratio)
-    assert found.pairs == 3
+    assert found.seeds == 3
 
 
 def test_the_table_says_which_target(race):
@@ -215,35 +246,31 @@ def test_the_table_says_which_target(race):
 def test_races_of_the_papers_are_to_the_baselines_metric():
     """The first claim of both papers takes what the baseline ends at, not the task's fixed target."""
     races = [c for c in (*irdm.CLAIMS, *snopt.CLAIMS) if "-1" in c.identifier]
-    assert [c.quantity for c in races] == [BASELINE_TARGET_SECONDS] * 4
+    assert [c.quantity for c in races] == [BASELINE_TARGET_SECONDS] * 6
 
 
-def test_few_pairs_are_said_to_be_a_range(ratios):
-    """Up to five values the interval ends at the least and the largest; of eight it lies inside."""
-    for number, words in (
-        (1, "value of one seed"),
-        (3, "range of 3 seeds"),
-        (5, "range of 5 seeds"),
-        (8, "95 % interval of 8 seeds"),
-    ):
-        values = [0.5 + 0.01 * i for i in range(number)]
-        verdict = decide(dataclasses.replace(FASTER, least_seeds=1), ratios(values))
-        found = verdict.tasks[0]
-        assert found.spread == words
-        assert ((found.low, found.high) == pytest.approx((values[0], values[-1]))) == (number <= 5)
-        assert verdict.wording == f"holds (on every task by the {words})"
+@pytest.mark.parametrize(("number", "spread", "wording"), [
+    (1, "value of one seed", "seen in 1 of 1 (1 of 1 seeds on digits)"),
+    (3, "range of 3 seeds", "seen in 3 of 3 (3 of 3 seeds on digits)"),
+    (8, "99 % interval of 8 seeds", "holds (8 of 8 seeds on digits; p = 0.0039)"),
+])  # fmt: skip
+def test_few_seeds_are_said_to_be_few(number, spread, wording, ratios):
+    """Below six there is a range and no verdict; from six on an interval with its coverage."""
+    verdict = decide(FASTER, ratios([0.5 + 0.01 * i for i in range(number)]))
+    assert verdict.tasks[0].spread == spread
+    assert verdict.wording == wording
 
 
 def test_wording_names_the_tasks_that_decide(record, frame_of):
-    """Where it fails on one task of two, that task is named, and what its interval is."""
+    """Where it fails on one task of two, that task is named, with the seeds and the chance that it rests on."""
     frame = frame_of(
         record(task, m, s, train_seconds=v)
         for task, mine in (("digits", 5.0), ("circles", 12.0))
         for m, v in (("adjoint", 10.0), ("interpolation", mine))
-        for s in range(3)
+        for s in range(6)
     )
     verdict = decide(dataclasses.replace(FASTER, tasks=("digits", "circles")), frame)
-    assert verdict.wording == "does not hold (on circles by the range of 3 seeds)"
+    assert verdict.wording == "does not hold (6 of 6 seeds on circles; p = 0.031)"
     assert decide(FASTER, frame_of([])).wording == "not decided"
 
 
@@ -261,8 +288,8 @@ def test_relative_change_of_the_metric(task, mine, base, change, record, frame_o
 def test_failed_baseline_is_infinitely_worse(record, frame_of):
     """The method's metric against a baseline that diverged: minus infinity, so it is better."""
     claim = dataclasses.replace(FASTER, quantity=METRIC_AS_LOSS, statistic=Statistic.CHANGE, margin=0.0)
-    runs = [record("digits", "interpolation", s) for s in range(3)]
-    runs += [record("digits", "adjoint", s, Status.DIVERGED, "x") for s in range(3)]
+    runs = [record("digits", "interpolation", s) for s in range(6)]
+    runs += [record("digits", "adjoint", s, Status.DIVERGED, "x") for s in range(6)]
     found = decide(claim, frame_of(runs)).tasks[0]
     assert (found.answer, found.effect) == (Answer.HOLDS, -INF)
 
@@ -334,7 +361,7 @@ def test_latex_of_claims_holds_the_verdicts(ratios):
     assert [line.split(" & ")[:3] for line in lines[4:6]] == [
         ["faster", "all tasks", "holds"], ["faster", "digits", "holds"],
     ]  # fmt: skip
-    assert r"(95 \% interval of 8 seeds) \\" in lines[5]
+    assert r"(99 \% interval of 8 seeds) \\" in lines[5]
 
 
 @pytest.mark.parametrize("claim", [*irdm.CLAIMS, *snopt.CLAIMS], ids=lambda c: c.identifier)
@@ -351,7 +378,7 @@ def test_claims_of_papers_have_names_of_their_own():
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"tasks": ()}, "at least one task"), ({"least_seeds": 0}, "least_seeds: expected at least 1"),
+    ({"tasks": ()}, "at least one task"), ({"margin": 1.5, "equal_within": 0.05}, "equal_within: expected 0"),
     ({"baseline": None}, "baseline: expected one"), ({"statistic": Statistic.VALUE}, "baseline: expected one"),
     ({"quantity": BASELINE_TARGET_SECONDS, "statistic": Statistic.CHANGE}, "expected a ratio to the baseline"),
 ])  # fmt: skip
@@ -363,24 +390,24 @@ def test_wrong_claims_are_refused(change, words):
 
 def test_tables_hold_the_verdicts(ratios):
     """Markdown escapes and names the answer; CSV reads back with full numbers; a row a task and one overall."""
-    verdict = decide(FASTER, ratios([0.5, 0.6, 0.7]))
+    verdict = decide(FASTER, ratios(SIX))
     assert list(claims_table([verdict])["task"]) == ["all tasks", "digits"]
-    said = "**faster: holds (on every task by the range of 3 seeds).** It is &lt;b&gt;faster&lt;/b&gt; \\| here."
+    said = "**faster: holds (6 of 6 seeds on digits; p = 0.016).** It is &lt;b&gt;faster&lt;/b&gt; \\| here."
     assert said in to_markdown([verdict])
     rows = list(csv.DictReader(io.StringIO(to_csv([verdict]))))
     assert list(rows[0]) == list(TABLE_COLUMNS)
-    assert float(rows[1]["effect"]) == pytest.approx(0.6)
+    assert float(rows[1]["effect"]) == pytest.approx(0.625)
 
 
 def test_page_shows_claims_after_the_summary(ratios):
     """The section is there with verdicts and escaped, between summary and results; without verdicts it is not."""
-    frame = ratios([0.5, 0.6, 0.7])
+    frame = ratios(SIX)
     text = page(frame, figures=[], verdicts=[decide(FASTER, frame)])
     places = [text.index(f'<section id="{name}"') for name in ("summary", "claims", "results")]
     assert places == sorted(places)
     assert "It is &lt;b&gt;faster&lt;/b&gt;" in text
-    assert "0.500 to 0.700 (range of 3 seeds)" in text
-    assert "<strong>holds (on every task by the range of 3 seeds)</strong>" in text
+    assert "0.500 to 0.800 (96 % interval of 6 seeds)" in text
+    assert "<strong>holds (6 of 6 seeds on digits; p = 0.016)</strong>" in text
     assert "<code>odegrad paper test --size tiny\n" in text
     without = page(frame, figures=[])
     assert 'id="claims"' not in without

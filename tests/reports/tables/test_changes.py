@@ -30,19 +30,19 @@ def on(machine, records):
 
 def test_changes_by_hand(record, frame_of):
     """Pairs by run: half the time is better, an accuracy 0.1 lower is worse, equal counts are the same."""
-    before = [record(seed=s, train_seconds=2.0 + s, metric_value=0.9) for s in range(4)]
-    after = [record(seed=s, train_seconds=(2.0 + s) / 2, metric_value=0.8, peak_bytes=10**8) for s in range(4)]
+    before = [record(seed=s, train_seconds=2.0 + s, metric_value=0.9) for s in range(6)]
+    after = [record(seed=s, train_seconds=(2.0 + s) / 2, metric_value=0.8, peak_bytes=10**8) for s in range(6)]
     found = changes(frame_of(before), frame_of(after))
     time = row_of(found, "train_seconds")
     assert time[["n", "before", "after", "change", "low", "high", "verdict"]].tolist() == [
-        4, 3.5, 1.75, 0.5, 0.5, 0.5, "better",
+        6, 4.5, 2.25, 0.5, 0.5, 0.5, "better",
     ]  # fmt: skip
     metric = row_of(found, "metric_value")
     assert metric["change"] == pytest.approx(-0.1)
     assert metric["verdict"] == "worse"
     assert row_of(found, "peak_bytes")["verdict"] == "worse"
     assert row_of(found, "nfe_forward")["verdict"] == "same"
-    assert (found.common, found.only_before, found.only_after) == (4, 0, 0)
+    assert (found.common, found.only_before, found.only_after) == (6, 0, 0)
 
 
 def test_a_set_compared_with_itself_is_the_same(quick, frame_of):
@@ -60,6 +60,16 @@ def test_times_need_pairs_and_an_interval(record, frame_of):
     before = [record(seed=s, train_seconds=1.0) for s in range(6)]
     after = [record(seed=s, train_seconds=0.5 if s % 2 else 2.0) for s in range(6)]
     assert row_of(changes(frame_of(before), frame_of(after)), "train_seconds")["verdict"] == "not decided"
+
+
+def test_a_count_that_differs_in_one_pair_alone_is_a_change(record, frame_of):
+    """One of three is worse, and one worse and one better are neither; a metric is no count."""
+    runs = [record(seed=s, nfe_forward=20, metric_value=0.9) for s in range(3)]
+    found = changes(frame_of(runs), frame_of([record(nfe_forward=26, metric_value=0.8), *runs[1:]]))
+    assert row_of(found, "nfe_forward")["verdict"] == "worse"
+    assert row_of(found, "metric_value")["verdict"] == "not decided"
+    both = [record(nfe_forward=26), record(seed=1, nfe_forward=14), runs[2]]
+    assert row_of(changes(frame_of(runs), frame_of(both)), "nfe_forward")["verdict"] == "changed"
 
 
 def test_failures_are_listed_and_not_averaged(record, frame_of):
