@@ -66,7 +66,7 @@ class Solver(Protocol):
 
 @dataclass(frozen=True)
 class Traits:
-    """What a gradient method states about itself: printed by ``odegrad list methods``, obeyed by the checks."""
+    """What a gradient method states about itself: listed by ``odegrad list methods --details``, held by the checks."""
 
     name: str
     summary: str
@@ -82,6 +82,11 @@ class Traits:
     state_from: Literal["graph", "replay", "inverse", "solve", "interpolant", "columns"] = "graph"
     """How the backward pass knows the state: kept with its graph, recomputed, by inverting steps (exact up to rounding
     that grows with their number), solved back, interpolated, or it needs none (sensitivities carried forward)."""
+    keeps: str = ""
+    """What lies between forward and backward pass beside the solution, in words."""
+    grows_with: Literal["steps", "parameters"] = "steps"
+    """What the cost grows with in units of one f call: the steps alone, or the parameters too. A method of the second
+    kind is left out where no method is named: on a net it would take thousands of times as long."""
     double_backward: bool = False
     taps: Literal["any time", "step ends", "none"] = "none"
     """Where curvature samples are taken in the backward pass."""
@@ -265,7 +270,7 @@ class CurvaturePasses(Protocol):
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """What a task states about itself: printed by ``odegrad list tasks``."""
+    """What a task states about itself: printed by ``odegrad list tasks --details``."""
 
     name: str
     kind: Literal["classification", "density", "inference", "time series", "closed form", "stiff"]

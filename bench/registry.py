@@ -4,42 +4,30 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import optim
 
+from odegrad.catalogue import GRADIENTS, OPTIMIZERS, PAIRS, TASKS, offered
 from odegrad.contracts import GradientMethod, Problem, Scalar, Task
 from odegrad.errors import OdegradError, UnknownNameError, UnsupportedError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver, solver_names
 from odegrad.user.files import load_from_file
 
 
-class Pair(NamedTuple):
-    """A published pair of gradient method and optimizer."""
-
-    gradient: str
-    optimizer: str
-    paper: str
-
-
-PAIRS: Mapping[str, Pair] = {
-    "snopt": Pair("adjoint", "snopt", "Liu et al., Second-Order Neural ODE Optimizer, NeurIPS 2021"),
-}
-"""Published pairs by the name of the method."""
-
-
 @dataclass(frozen=True)
 class Registry:
-    """Names of one kind of thing: built-in ones as ``module:attribute``, more from an entry-point group."""
+    """Names of one kind of thing: those of the catalogue, and more that other packages offer by entry points."""
 
     kind: str
+    shelf: str
+    """Its place in the catalogue."""
     builtin: Mapping[str, str]
-    group: str
+    """Name -> ``module:attribute``."""
 
     def names(self) -> list[str]:
         """Return every name, built-in ones first."""
-        return [*self.builtin, *sorted(e.name for e in entry_points(group=self.group) if e.name not in self.builtin)]
+        return [*self.builtin, *(entry.name for entry in offered(self.shelf))]
 
     def get(self, name: str) -> Any:
         """Return what ``name`` stands for: a registered name, or ``file.py:Class``.
@@ -58,88 +46,20 @@ class Registry:
         if name in self.builtin:
             module, _, attribute = self.builtin[name].partition(":")
             return getattr(importlib.import_module(module), attribute)
-        for entry in entry_points(group=self.group):
+        for entry in offered(self.shelf):
             if entry.name == name:
                 return entry.load()
         raise UnknownNameError(self.kind, name, self.names())
 
 
-gradients = Registry(
-    "gradient method",
-    {
-        "naive": "odegrad.methods.gradients.naive:Naive",
-        "adjoint": "odegrad.methods.gradients.adjoint:Adjoint",
-        "adjoint_seminorm": "odegrad.methods.gradients.adjoint_seminorm:AdjointSeminorm",
-        "anode": "odegrad.methods.gradients.anode:Anode",
-        "aca": "odegrad.methods.gradients.aca:Aca",
-        "symplectic_adjoint": "odegrad.methods.gradients.symplectic_adjoint:SymplecticAdjoint",
-        "interpolation": "odegrad.methods.gradients.interpolation:Interpolation",
-        "interpolation_dense": "odegrad.methods.gradients.interpolation_dense:InterpolationDense",
-        "gauss_adjoint": "odegrad.methods.gradients.gauss_adjoint:GaussAdjoint",
-        "revolve": "odegrad.methods.gradients.revolve:Revolve",
-        "mali": "odegrad.methods.gradients.mali:Mali",
-        "reversible_rk": "odegrad.methods.gradients.reversible_rk:ReversibleRK",
-        "forward_sensitivity": "odegrad.methods.gradients.forward_sensitivity:ForwardSensitivity",
-        "torchdiffeq_naive": "odegrad.methods.peers.torchdiffeq:TorchdiffeqNaive",
-        "torchdiffeq_adjoint": "odegrad.methods.peers.torchdiffeq:TorchdiffeqAdjoint",
-        "torchdiffeq_seminorm": "odegrad.methods.peers.torchdiffeq:TorchdiffeqSeminorm",
-    },
-    "odegrad.methods",
-)
-optimizers = Registry(
-    "optimizer",
-    {
-        "adam": "odegrad.methods.optimizers.first_order:adam",
-        "adamw": "odegrad.methods.optimizers.first_order:adamw",
-        "adamax": "odegrad.methods.optimizers.first_order:adamax",
-        "sgd": "odegrad.methods.optimizers.first_order:sgd",
-        "snopt": "odegrad.methods.optimizers.snopt.factory:snopt",
-    },
-    "odegrad.optimizers",
-)
-tasks = Registry(
-    "task",
-    {
-        "digits": "odegrad.datasets.tasks.digits:Digits",
-        "digits_mlp": "odegrad.datasets.tasks.digits:DigitsMLP",
-        "mnist": "odegrad.datasets.tasks.image_sets:Mnist",
-        "fashion_mnist": "odegrad.datasets.tasks.image_sets:FashionMnist",
-        "svhn": "odegrad.datasets.tasks.image_sets:Svhn",
-        "cifar10": "odegrad.datasets.tasks.image_sets:Cifar10",
-        "cifar10_resnet4": "odegrad.datasets.tasks.image_sets:Cifar10ResNet4",
-        "circles": "odegrad.datasets.tasks.plane:Circles",
-        "moons": "odegrad.datasets.tasks.plane:Moons",
-        "pinwheel": "odegrad.datasets.tasks.plane:Pinwheel",
-        "two_spirals": "odegrad.datasets.tasks.plane:TwoSpirals",
-        "eight_gaussians": "odegrad.datasets.tasks.plane:EightGaussians",
-        "checkerboard": "odegrad.datasets.tasks.plane:Checkerboard",
-        "wine_density": "odegrad.datasets.tasks.tables:WineDensity",
-        "breast_cancer_density": "odegrad.datasets.tasks.tables:BreastCancerDensity",
-        "miniboone": "odegrad.datasets.tasks.tables:Miniboone",
-        "gas": "odegrad.datasets.tasks.tables:Gas",
-        "power": "odegrad.datasets.tasks.tables:Power",
-        "hepmass": "odegrad.datasets.tasks.tables:Hepmass",
-        "bsds300": "odegrad.datasets.tasks.tables:Bsds300",
-        "japanese_vowels": "odegrad.datasets.tasks.series:JapaneseVowels",
-        "basic_motions": "odegrad.datasets.tasks.series:BasicMotions",
-        "character_trajectories": "odegrad.datasets.tasks.series:CharacterTrajectories",
-        "articulary_word_recognition": "odegrad.datasets.tasks.series:ArticularyWordRecognition",
-        "spoken_arabic_digits": "odegrad.datasets.tasks.series:SpokenArabicDigits",
-        "vae_digits": "odegrad.datasets.tasks.vae_images:VAEDigits",
-        "vae_frey_faces": "odegrad.datasets.tasks.vae_images:VAEFreyFaces",
-        "vae_caltech": "odegrad.datasets.tasks.vae_images:VAECaltech",
-        "latent_spiral": "odegrad.datasets.tasks.latent_spiral:LatentSpiral",
-        "linear": "odegrad.datasets.tasks.closed_form:Linear",
-        "logistic": "odegrad.datasets.tasks.closed_form:Logistic",
-        "rotation": "odegrad.datasets.tasks.closed_form:Rotation",
-        "contracting": "odegrad.datasets.tasks.closed_form:Contracting",
-        "lotka_volterra": "odegrad.datasets.tasks.orbits:LotkaVolterra",
-        "three_body": "odegrad.datasets.tasks.orbits:ThreeBody",
-        "van_der_pol": "odegrad.datasets.tasks.stiff:VanDerPol",
-        "robertson": "odegrad.datasets.tasks.stiff:Robertson",
-    },
-    "odegrad.tasks",
-)
+gradients = Registry("gradient method", "methods", {entry.name: entry.target for entry in GRADIENTS})
+optimizers = Registry("optimizer", "optimizers", {entry.name: entry.target for entry in OPTIMIZERS})
+tasks = Registry("task", "tasks", {entry.name: entry.target for entry in TASKS})
+
+
+def default_gradients() -> list[str]:
+    """Return the gradient methods to take where none is named: those whose cost grows with the steps alone."""
+    return [name for name in gradients.names() if gradients.get(name).traits.grows_with == "steps"]
 
 
 def resolve_method(name: str) -> tuple[str, str | None]:

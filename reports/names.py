@@ -7,25 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-METHOD_ORDER = (
-    "naive",
-    "adjoint",
-    "adjoint_seminorm",
-    "anode",
-    "aca",
-    "revolve",
-    "symplectic_adjoint",
-    "mali",
-    "reversible_rk",
-    "interpolation",
-    "interpolation_dense",
-    "gauss_adjoint",
-    "forward_sensitivity",
-    "snopt",
-    "torchdiffeq_naive",
-    "torchdiffeq_adjoint",
-    "torchdiffeq_seminorm",
-)
+from odegrad.catalogue import METHODS
+
+METHOD_ORDER = tuple(method.name for method in METHODS)
 """The order of methods in every table and figure; others follow by name."""
 
 SETTINGS = (

@@ -10,6 +10,7 @@ ROOMS = {"bench": "odegrad", "methods": "odegrad.methods", "datasets": "odegrad.
 
 HOUSE = (
     "odegrad.errors",
+    "odegrad.catalogue",
     "odegrad.contracts",
     "odegrad.states",
     "odegrad.binding",
@@ -54,7 +55,12 @@ LAZY = ("odegrad.commands.", "odegrad.testing.plugin")
 """May import inside of functions: --help is quick, and a pytest run that does not use the plug-in pays nothing."""
 
 FORBIDDEN = [
-    ("odegrad.reports", ("odegrad.records", "odegrad.errors", "odegrad.reports"), "reports read records only"),
+    ("odegrad.catalogue", ("odegrad.errors",), "a list of names needs nothing"),
+    (
+        "odegrad.reports",
+        ("odegrad.records", "odegrad.errors", "odegrad.catalogue", "odegrad.reports"),
+        "reports read records and the catalogue only",
+    ),
     (
         "odegrad.methods",
         ("odegrad.contracts", "odegrad.states", "odegrad.errors", "odegrad.methods"),

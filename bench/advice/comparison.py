@@ -17,7 +17,7 @@ from odegrad.errors import OdegradError, SolverError, UsageError
 from odegrad.measuring.counting import CountedField, Counts
 from odegrad.measuring.meters import Clock, memory_meter
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.registry import build_gradient, build_solver, gradients
+from odegrad.registry import build_gradient, build_solver, default_gradients
 from odegrad.reports.figures import comparison as figure
 from odegrad.reports.units import count, error, memory, seconds_together
 from odegrad.user.models import Loss, Model, half_mean_square, pulled_back
@@ -119,8 +119,8 @@ def compare_gradients(
     loss
         From the solution ``[time, batch, *state]`` to a scalar; half the mean square of the last output if None.
     gradients
-        Names, or pairs (name, options); if None every registered method but ``forward_sensitivity``, whose cost grows
-        with the number of parameters.
+        Names, or pairs (name, options); if None every registered method whose cost does not grow with the number of
+        parameters.
     rtol, atol, method, options
         The solver, as in ``odeint``; a method that can only use ``alf`` gets it, and its verdict says so.
     rounds
@@ -184,7 +184,7 @@ def advice(rows: Sequence[Mapping[str, Any]]) -> str:
 def _names(chosen: Sequence[str | tuple[str, Mapping[str, Scalar]]] | None) -> Sequence[Any]:
     if isinstance(chosen, str) or (chosen is not None and not chosen):
         raise UsageError(f"gradients: expected a list of names or (name, options), got {chosen!r}")
-    return chosen or [name for name in gradients.names() if name != "forward_sensitivity"]
+    return chosen or default_gradients()
 
 
 def _candidate(chosen: str | tuple[str, Mapping[str, Scalar]], solver: OneStepSolver) -> _Candidate:

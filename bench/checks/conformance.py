@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from odegrad.catalogue import PAIRS
 from odegrad.checks.accuracy import ACCURACY_CHECKS
 from odegrad.checks.behaviour import BEHAVIOUR_CHECKS
 from odegrad.checks.effects import EFFECT_CHECKS
@@ -15,7 +16,6 @@ from odegrad.contracts import GradientMethod, TaskInfo, Traits
 from odegrad.errors import UnknownNameError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.registry import (
-    PAIRS,
     build_gradient,
     build_solver,
     build_task,

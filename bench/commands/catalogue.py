@@ -7,7 +7,6 @@ import json
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -15,33 +14,41 @@ import typer
 from odegrad.commands.exits import FAILED_CHECK
 from odegrad.commands.options import JsonOption
 from odegrad.commands.printing import print_rows
-from odegrad.errors import UsageError
-
-
-class Kind(StrEnum):
-    """What ``odegrad list`` lists."""
-
-    METHODS = "methods"
-    OPTIMIZERS = "optimizers"
-    SOLVERS = "solvers"
-    TASKS = "tasks"
-    SUITES = "suites"
+from odegrad.errors import UnknownNameError, UsageError
 
 
 def list_names(
     kind: Annotated[
-        Kind | None,
+        str | None,
         typer.Argument(metavar="[KIND]", help="methods, optimizers, solvers, tasks or suites; everything if left out."),
     ] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Costs, memory, options, sizes, targets; takes seconds, tasks are built.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List methods, optimizers, solvers, tasks and suites."""
-    from odegrad.commands.listing import LEGENDS, LISTINGS, SHOWN
+    from odegrad.commands.listing import LEGENDS, LISTINGS
 
-    kinds = list(Kind) if kind is None else [kind]
-    rows = {str(k): LISTINGS[str(k)]() for k in kinds}
+    if kind is not None and kind not in LISTINGS:
+        raise UnknownNameError("kind", kind, LISTINGS)
+    kinds = list(LISTINGS) if kind is None else [kind]
+    if details or as_json:
+        _print_details(kinds, as_json, kind is None)
+        return
+    for name in kinds:
+        print_rows(LISTINGS[name](), False, name, wrap=True)
+        if name in LEGENDS:
+            typer.echo(LEGENDS[name])
+
+
+def _print_details(kinds: list[str], as_json: bool, keyed: bool) -> None:
+    """Print what each thing states about itself; as JSON ``keyed`` by kind."""
+    from odegrad.commands.details import LEGENDS, LISTINGS, SHOWN
+
+    rows = {kind: LISTINGS[kind]() for kind in kinds}
     if as_json:
-        typer.echo(json.dumps(rows if kind is None else rows[str(kind)], indent=2))
+        typer.echo(json.dumps(rows if keyed else rows[kinds[0]], indent=2))
         return
     for name, each in rows.items():
         print_rows([{column: row[column] for column in SHOWN[name]} for row in each], False, name)

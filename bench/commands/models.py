@@ -24,7 +24,10 @@ def compare(
         typer.Argument(metavar="MODEL", help="file.py:function that returns (func, y0, t) or (func, y0, t, loss)."),
     ],
     gradients: Annotated[
-        str | None, typer.Option(help="Gradient methods, separated by commas; default all but forward_sensitivity.")
+        str | None,
+        typer.Option(
+            help="Gradient methods, separated by commas; default all whose cost does not grow with the parameters."
+        ),
     ] = None,
     solver: Annotated[str, typer.Option(help="One of odegrad list solvers.")] = "dopri5",
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,

@@ -13,6 +13,8 @@ from rich.text import Text
 
 PIPE_WIDTH = 250
 """Characters of a line where standard output is no terminal, so that a table in a file or a pipe is not cut."""
+LEAST_WRAPPED = 24
+"""Characters of a table's last column where text is wrapped, at least: a narrower one is hard to read."""
 
 
 def output() -> Console:
@@ -20,19 +22,23 @@ def output() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
 
 
-def print_rows(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> None:
-    """Print ``rows``, which have the same keys, as a table under ``title`` or as JSON."""
+def print_rows(rows: Sequence[dict[str, Any]], as_json: bool, title: str, wrap: bool = False) -> None:
+    """Print ``rows``, which have the same keys, as a table under ``title`` or as JSON.
+
+    What is too wide for the terminal becomes a block a row, or with ``wrap`` a table in which text is wrapped.
+    """
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(title=title, title_justify="left")
     for place, column in enumerate(rows[0] if rows else ()):
-        table.add_column(column.replace("_", " "), no_wrap=place == 0)  # a name must be whole to be typed
+        least = LEAST_WRAPPED if wrap and place == len(rows[0]) - 1 else None
+        table.add_column(column.replace("_", " "), no_wrap=place == 0, min_width=least)  # a name is whole to be typed
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     console = output()
     natural = Measurement.get(console, console.options.update(max_width=10_000), table)
-    if natural.maximum <= console.width:
+    if (natural.minimum if wrap else natural.maximum) <= console.width:
         console.print(table)
         return
     console.print(Text(title, style="italic"))

@@ -21,7 +21,7 @@ from odegrad.diagnosis.field_checks import check_field
 from odegrad.diagnosis.trajectory import TrajectoryNorms, log_norms
 from odegrad.errors import OdegradError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.registry import build_gradient, build_solver, gradients
+from odegrad.registry import build_gradient, build_solver, default_gradients, gradients
 from odegrad.states import flatten, mapped
 from odegrad.user.models import Model, pulled_back
 
@@ -142,7 +142,7 @@ def diagnose(
     wanted
         Largest relative error of a gradient that counts as safe.
     methods
-        Gradient methods; by default all on the shared loop but ``forward_sensitivity``.
+        Gradient methods; by default all on the shared loop whose cost does not grow with the number of parameters.
     precision
         The type that the model is trained in: what a state's rounding and the tightest tolerance are.
 
@@ -210,7 +210,7 @@ class _Steps:
 
 
 def _default_methods() -> list[str]:
-    return [n for n in gradients.names() if gradients.get(n).traits.shared_loop and n != "forward_sensitivity"]
+    return [name for name in default_gradients() if gradients.get(name).traits.shared_loop]
 
 
 def _exp(x: float) -> float:

@@ -129,7 +129,7 @@ class VAEFreyFaces(ImageVAE):
 
     info: ClassVar[TaskInfo] = vae_info(
         "vae_frey_faces",
-        "1,965 grey images of one face, 28x20 pixels",
+        "1,965 images of one face, 28x20 pixels, grey by a discretised logistic distribution",
         {"paper": round(4.39 * FACE_PIXELS * math.log(2.0), 1)},  # FFJORD's bits a pixel, from 256 scores a pixel
         False,
         "Roweis, Saul and Hinton, Global Coordination of Local Linear Models, NeurIPS 2002 (the video of Brendan Frey)",

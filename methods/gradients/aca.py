@@ -22,9 +22,10 @@ class Aca(TappableMethod):
 
     traits: ClassVar[Traits] = Traits(
         name="aca",
-        summary="keep every accepted state, replay one step at a time",
+        summary="keeps every accepted state, replays one step at a time",
         paper="Zhuang et al., Adaptive Checkpoint Adjoint Method for Gradient Estimation in Neural ODE, ICML 2020",
         exact=True,
+        keeps="the first state of every step",
         memory="N d + A s",
         cost_forward="s(N+R)+2 F",
         cost_backward="sN F + sN B",

@@ -23,9 +23,10 @@ class Adjoint(ContinuousMethod):
 
     traits: ClassVar[Traits] = Traits(
         name="adjoint",
-        summary="solve state, costate and parameter gradient backwards",
+        summary="solves state, costate and parameter gradient backwards",
         paper="Chen et al., Neural Ordinary Differential Equations, NeurIPS 2018",
         exact=False,
+        keeps="the outputs",
         memory="A + (2d+p) stages + K d",
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B)",

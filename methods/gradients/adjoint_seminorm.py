@@ -30,6 +30,7 @@ class AdjointSeminorm(Adjoint):
         summary="the adjoint method, parameter gradient outside of the error norm",
         paper='Kidger et al., "Hey, that\'s not an ODE": Faster ODE Adjoints via Seminorms, ICML 2021',
         exact=False,
+        keeps="the outputs",
         memory="A + (2d+p) stages + K d",
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B)",

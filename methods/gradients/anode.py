@@ -43,9 +43,10 @@ class Anode(TappableMethod):
 
     traits: ClassVar[Traits] = Traits(
         name="anode",
-        summary="checkpoint each block's start, replay the block with a graph",
+        summary="keeps each block's start, replays the block with a graph",
         paper="Gholami et al., ANODE: Unconditionally Accurate Memory-Efficient Gradients for Neural ODEs, IJCAI 2019",
         exact=True,
+        keeps="the first state and the recorded steps of each block",
         memory="M d + A s N of one block",
         cost_forward="s(N+R)+2 F",
         cost_backward="sN F + sN B",

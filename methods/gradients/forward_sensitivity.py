@@ -39,14 +39,16 @@ class ForwardSensitivity(SharedLoopMethod):
 
     traits: ClassVar[Traits] = Traits(
         name="forward_sensitivity",
-        summary="carry the derivative of the state along, one column per parameter",
+        summary="carries the derivatives by state and parameters forward, multiplies by them; for few parameters",
         paper="Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, 1993, section I.14",
         exact=True,
+        keeps="the derivatives of the outputs by every parameter",
         memory="K (p + d) d",
         cost_forward="s(N+R)+2 F, each with p + d JVPs",
         cost_backward="none",
         backward_phase="recompute",
         state_from="columns",
+        grows_with="parameters",
     )
 
     def __post_init__(self) -> None:

@@ -41,9 +41,10 @@ class GaussAdjoint(Interpolation):
 
     traits: ClassVar[Traits] = Traits(
         name="gauss_adjoint",
-        summary="solve the costate backwards over stored nodes, parameter gradient by Gauss quadrature",
+        summary="solves the costate backwards, state from Chebyshev nodes, parameter gradient by Gauss quadrature",
         paper="Norcliffe and Deisenroth, Faster Training of Neural ODEs Using Gauss-Legendre Quadrature, TMLR 2023",
         exact=False,
+        keeps="the state at Chebyshev nodes",
         memory="A + n d per output + p + d stages, independent of N",
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B_y), + q N' of (F+B_theta)",

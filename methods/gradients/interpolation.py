@@ -44,9 +44,10 @@ class Interpolation(ContinuousMethod):
 
     traits: ClassVar[Traits] = Traits(
         name="interpolation",
-        summary="solve costate and parameter gradient backwards, the state from Chebyshev nodes",
+        summary="solves costate and parameter gradient backwards, reads the state from Chebyshev nodes (IRDM)",
         paper="Daulbaev et al., Interpolation Technique to Speed Up Gradients Propagation in Neural ODEs, NeurIPS 2020",
         exact=False,
+        keeps="the state at Chebyshev nodes",
         memory="A + n d per output + (d+p) stages, independent of N",
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B)",

@@ -26,9 +26,10 @@ class InterpolationDense(ContinuousMethod):
 
     traits: ClassVar[Traits] = Traits(
         name="interpolation_dense",
-        summary="solve costate and parameter gradient backwards over the solver's dense output",
+        summary="solves costate and parameter gradient backwards, reads the state from the solver's dense output",
         paper="Rackauckas et al., Universal Differential Equations for Scientific Machine Learning, 2020",
         exact=False,
+        keeps="the dense output's coefficients",
         memory="N d (degree + 1) + A + (d+p) stages",
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B)",

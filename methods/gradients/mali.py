@@ -28,9 +28,10 @@ class Mali(TappableMethod):
 
     traits: ClassVar[Traits] = Traits(
         name="mali",
-        summary="invert the asynchronous leapfrog, nothing kept on the way",
+        summary="inverts the asynchronous leapfrog (solver alf) step by step: memory free of the number of steps",
         paper="Zhuang et al., MALI: A Memory Efficient and Reverse Accurate Integrator for Neural ODEs, ICLR 2021",
         exact=True,
+        keeps="the last carried vector",
         memory="2d + A, independent of N",
         cost_forward="N+R+2 F",
         cost_backward="N+1 F + N+1 B",

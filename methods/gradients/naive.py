@@ -29,6 +29,7 @@ class Naive(TappableMethod):
         summary="autograd through every accepted step",
         paper="Chen et al., Neural Ordinary Differential Equations, NeurIPS 2018",
         exact=True,
+        keeps="the graph of every accepted step",
         memory="A s N + K d",
         cost_forward="s(N+R)+2 F",
         cost_backward="sN B",

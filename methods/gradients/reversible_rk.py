@@ -42,9 +42,10 @@ class ReversibleRK(TappableMethod):
 
     traits: ClassVar[Traits] = Traits(
         name="reversible_rk",
-        summary="make the solver's steps reversible and invert them, nothing kept on the way",
+        summary="inverts a Runge-Kutta method made reversible: memory free of the number of steps",
         paper="McCallum and Foster, Efficient, Accurate and Stable Gradients for Neural ODEs, 2024",
         exact=True,
+        keeps="the last carried vector",
         memory="2d + A s, independent of N",
         cost_forward="2s(N+R)+2 F",
         cost_backward="2sN F + 2sN B",

@@ -50,9 +50,10 @@ class Revolve(TappableMethod):
 
     traits: ClassVar[Traits] = Traits(
         name="revolve",
-        summary="keep C states, recompute between them, replay one step at a time",
+        summary="keeps a given number of states, replays between them by binomial checkpointing, one step at a time",
         paper="Griewank and Walther, Algorithm 799: Revolve, ACM TOMS 2000; online: Wang, Moin and Iaccarino, 2009",
         exact=True,
+        keeps="C states, at binomial places, known or not known how many steps come",
         memory="C d + A s",
         cost_forward="s(N+R)+2 F",
         cost_backward="s (t(N,C)+1) F + sN B, t(N,C) = r N - binom(C+r, r-1) with binom(C+r, r) >= N",

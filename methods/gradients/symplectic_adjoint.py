@@ -31,9 +31,10 @@ class SymplecticAdjoint(TappableMethod):
 
     traits: ClassVar[Traits] = Traits(
         name="symplectic_adjoint",
-        summary="keep every accepted state, recompute stages, pull back one f call at a time",
+        summary="keeps every accepted state, pulls back by the partner method, one function call at a time",
         paper="Matsubara et al., Symplectic Adjoint Method for Exact Gradient of Neural ODE, NeurIPS 2021",
         exact=True,
+        keeps="the accepted states",
         memory="(N + s) d + A",
         cost_forward="s(N+R)+2 F",
         cost_backward="(2s-1)N F + sN B",

@@ -1,10 +1,12 @@
 """One style for every figure: sizes, fonts, and for each method one colour and one marker, the same everywhere.
 
 Colours are those of Okabe and Ito (2008), distinct to colour-blind readers, without their yellow, which is too faint on
-white. A method differs from its neighbours in marker too, so that a figure can be read in grey.
+white. Methods of one family have its colour; a method differs from its neighbours in marker too, so that a figure can
+be read in grey.
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +22,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from odegrad.catalogue import METHODS, OPTIMIZERS, PEERS, Entry
 from odegrad.reports.names import short
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK, GREY = (
@@ -70,31 +73,40 @@ class Look:
     hollow: bool = False
 
 
-_LOOKS = {
-    "naive": Look(BLACK, "o"),
-    "adjoint": Look(RED, "s"),
-    "adjoint_seminorm": Look(RED, "D"),
-    "anode": Look(BLUE, "^"),
-    "aca": Look(BLUE, "v"),
-    "revolve": Look(SKY, "^"),
-    "symplectic_adjoint": Look(SKY, "s"),
-    "mali": Look(PINK, "v"),
-    "reversible_rk": Look(PINK, "o"),
-    "interpolation": Look(GREEN, "D"),
-    "interpolation_dense": Look(GREEN, "o"),
-    "gauss_adjoint": Look(ORANGE, "s"),
-    "forward_sensitivity": Look(ORANGE, "^"),
-    "snopt": Look(PINK, "D"),
-    "adam": Look(BLUE, "o"),
-    "adamw": Look(SKY, "o"),
-    "sgd": Look(ORANGE, "P"),
-    "rmsprop": Look(GREEN, "X"),
-    "adagrad": Look(BLACK, "X"),
-    "lbfgs": Look(GREY, "X"),
-    "torchdiffeq_naive": Look(GREY, "o", hollow=True),
-    "torchdiffeq_adjoint": Look(ORANGE, "s", hollow=True),
-    "torchdiffeq_seminorm": Look(RED, "D", hollow=True),
+MARKERS = "os^vD<>"
+"""Markers that known methods are drawn with; unknown ones have others."""
+
+FAMILIES = {
+    "naive": (BLACK, "o"),
+    "adjoint": (RED, "sD"),
+    "replay": (BLUE, "^vDs"),
+    "discrete adjoint": (SKY, "s"),
+    "reversible": (PINK, "vo"),
+    "interpolation": (GREEN, "Dos"),
+    "forward": (ORANGE, "^"),
+    "pair": (PINK, "D"),
+    PEERS: (GREY, "osD"),
+    "adaptive rates": (BLUE, "o<>"),
+    "gradient descent": (ORANGE, "s"),
+    "curvature": (PINK, "D"),  # a pair and its optimizer have one name, and one look
 }
+"""Colour of a family, and the markers of its members in their order; later ones take the rest of ``MARKERS``.
+
+Neighbours in the catalogue differ in marker, across families too.
+"""
+
+
+def _looks(entries: Sequence[Entry]) -> dict[str, Look]:
+    """Return the look of each entry: its family's colour, the marker of its place in the family, hollow for peers."""
+    found: dict[str, Look] = {}
+    for family, (colour, first) in FAMILIES.items():
+        members = [entry.name for entry in entries if entry.family == family]
+        markers = itertools.cycle(dict.fromkeys(first + MARKERS))
+        found |= {name: Look(colour, marker, family == PEERS) for name, marker in zip(members, markers, strict=False)}
+    return found
+
+
+_LOOKS = _looks([*METHODS, *OPTIMIZERS])
 
 
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from odegrad.catalogue import OPTIMIZERS
 from odegrad.records.record import Status
 from odegrad.reports.comparing import first_reached
 from odegrad.reports.names import sort_key
@@ -13,7 +14,7 @@ from odegrad.reports.statistics import median, median_interval
 from odegrad.reports.summary import KEY, Results, Source, rows_of
 from odegrad.reports.tables.table import label
 
-REFERENCE = "adam"
+REFERENCE = OPTIMIZERS[0].name
 """The optimizer whose best is the target, where it ran; otherwise the first in the order of the tables."""
 VALIDATION, METRIC = "validation loss", "metric"
 COUNTED = ("iterations", "seconds")

@@ -110,7 +110,7 @@ def test_help_and_results_need_no_torch(tmp_path):
         (["check", "digits", "--solver", "rk4"], "error: --solver rk4: expected none with a task"),
         (["check", "gone.py:Mine"], "error: gradient method or task 'gone.py:Mine': there is no file"),
         (["run", "quick", "--threads", "0"], "--threads"),
-        (["list", "method"], "method"),
+        (["list", "method"], "error: unknown kind 'method': did you mean 'methods'?"),
         (["rum"], "rum"),
     ],
 )
@@ -124,15 +124,30 @@ def test_wrong_usage_exits_with_2_and_a_message(run_main, tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["methods", "optimizers", "solvers", "tasks", "suites"])
+DETAILS = {
+    "methods": ("memory", "cost_forward", "cost_backward", "paper"),
+    "optimizers": ("options",),
+    "solvers": ("order", "calls_per_step", "adaptive", "dense_output", "source"),
+    "tasks": ("sizes", "parameters", "state", "metric", "target"),
+    "suites": (),
+}
+
+
+@pytest.mark.parametrize("kind", DETAILS)
 def test_list_prints_a_table_or_json(run_main, kind):
-    """Every name in the JSON is in the table."""
+    """Every name in the JSON is in both tables; what needs more than the catalogue is in the detailed one."""
     code, out, _ = run_main("list", kind, "--json")
     rows = json.loads(out)
     assert code == 0
     assert rows
     _, table, _ = run_main("list", kind)
+    _, detailed, _ = run_main("list", kind, "--details")
     assert all(row["name"] in table for row in rows)
+    assert all(row["name"] in detailed for row in rows)
+    for column in DETAILS[kind]:
+        assert all(column in row for row in rows)
+        assert column.replace("_", " ") in detailed
+        assert column.replace("_", " ") not in table.partition(rows[0]["name"])[0]
 
 
 def test_list_without_a_kind_lists_everything(run_main):

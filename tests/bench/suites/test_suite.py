@@ -13,7 +13,8 @@ from odegrad.datasets.tasks.digits import Digits
 from odegrad.errors import SuiteError, UnknownNameError
 from odegrad.records.record import EVALUATIONS
 from odegrad.registry import tasks
-from odegrad.suites.suite import load_suite, override, suite_description, suite_names
+from odegrad.suites.shipped import suite_description, suite_names
+from odegrad.suites.suite import load_suite, override
 
 POLICIES = ("baseline", "feedback")
 

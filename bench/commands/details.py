@@ -1,0 +1,152 @@
+"""What methods, optimizers, solvers and tasks state about themselves, as rows for ``odegrad list --details``."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from odegrad.catalogue import METHODS, OPTIMIZERS, PAIRS
+from odegrad.commands.listing import Row, suites
+from odegrad.contracts import TaskInfo, Traits
+from odegrad.errors import DataError
+from odegrad.methods.solvers.solver import make_solver, solver_names
+from odegrad.registry import build_task, gradients, optimizers, options_of, tasks
+
+LEGENDS: Mapping[str, str] = {
+    "methods": "N accepted and R rejected steps of s f calls (N', R' in the backward solve), K outputs, d numbers in a "
+    "state, p parameters, n nodes, M blocks, A the graph of one f call, F an f call, B a vector-Jacobian product. "
+    "--json tells the options, too.",
+    "optimizers": "Options with their defaults, which a task may set otherwise.",
+    "solvers": "Any Runge-Kutta method becomes algebraically reversible with the option coupling = 0.99.",
+    "tasks": "Parameters, and numbers of a sample's state, of the tiny size. What is not offline is fetched once into "
+    "the user's cache folder, or where ODEGRAD_DATA says.",
+}
+"""What stands under a listing."""
+
+
+def methods() -> list[Row]:
+    """Return one row for every gradient method and published pair."""
+    families = {entry.name: entry.family for entry in METHODS}
+    rows: list[Row] = []
+    for name in gradients.names():
+        traits: Traits = gradients.get(name).traits
+        rows.append(
+            {
+                "name": name,
+                "family": families.get(name),
+                "summary": traits.summary,
+                "exact": traits.exact,
+                "options": _options(gradients.get(name)),
+                "memory": traits.memory,
+                "cost_forward": traits.cost_forward,
+                "cost_backward": traits.cost_backward,
+                "curvature_samples": traits.taps,
+                "paper": traits.paper,
+            }
+        )
+    by_name = {row["name"]: row for row in rows}
+    for name, pair in PAIRS.items():
+        own = {"name": name, "family": pair.family, "summary": pair.sentence, "paper": pair.paper}
+        by_name[name] = by_name[pair.gradient] | own
+    order = dict.fromkeys(entry.name for entry in METHODS) | by_name
+    return [by_name[name] for name in order]
+
+
+def optimizer_rows() -> list[Row]:
+    """Return one row for every optimizer."""
+    sentences = {entry.name: entry.sentence for entry in OPTIMIZERS}
+    return [
+        {
+            "name": name,
+            "summary": sentences.get(name) or _first_line(optimizers.get(name)),
+            "options": _options(optimizers.get(name), given=1),
+        }
+        for name in optimizers.names()
+    ]
+
+
+def _options(factory: Any, given: int = 0) -> Mapping[str, Any]:
+    """Return the options of a method or an optimizer and their defaults, None for one that has none."""
+    return {
+        name: None if p.default is p.empty else p.default
+        for name, p in options_of(factory, given).items()
+        if p.kind is not p.VAR_KEYWORD
+    }
+
+
+def solvers() -> list[Row]:
+    """Return one row for every solver."""
+    return [
+        {
+            "name": name,
+            "order": solver.order,
+            "calls_per_step": solver.scheme.evaluations,
+            "adaptive": solver.estimates_error,
+            "dense_output": solver.has_dense_output,
+            "source": solver.scheme.source,
+        }
+        for name, solver in ((name, make_solver(name)) for name in solver_names())
+    ]
+
+
+def task_rows() -> list[Row]:
+    """Return one row for every task."""
+    rows = []
+    for name in tasks.names():
+        info: TaskInfo = tasks.get(name).info
+        shape = _shape(name) if info.offline else {}
+        rows.append(
+            {
+                "name": name,
+                "kind": info.kind,
+                "summary": info.summary,
+                "metric": info.metric_name,
+                "target": dict(info.target),
+                "offline": info.offline,
+                "sizes": ", ".join(info.sizes),
+                "parameters": shape.get("parameters"),
+                "state": shape.get("state"),
+                "limit": info.limit,
+                "licence": info.licence,
+                "citation": info.citation,
+            }
+        )
+    return rows
+
+
+def _shape(name: str) -> Mapping[str, int]:
+    """Return the trained parameters and the numbers of a sample's state, of the tiny size; nothing without the data."""
+    try:
+        problem = build_task(name).build("tiny", 0, torch.device("cpu"), torch.float32)
+    except DataError:
+        return {}
+    _, state, _ = problem.dynamics(problem.probe_batch())
+    parts = (state,) if isinstance(state, torch.Tensor) else state
+    return {
+        "parameters": sum(p.numel() for p in problem.model.parameters() if p.requires_grad),
+        "state": sum(p[0].numel() for p in parts),
+    }
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").split("\n", 1)[0].replace("``", "").removeprefix("Return ")
+
+
+LISTINGS: Mapping[str, Callable[[], list[Row]]] = {
+    "methods": methods,
+    "optimizers": optimizer_rows,
+    "solvers": solvers,
+    "tasks": task_rows,
+    "suites": suites,
+}
+"""What can be listed."""
+
+SHOWN: Mapping[str, tuple[str, ...]] = {
+    "methods": ("name", "exact", "memory", "cost_forward", "cost_backward", "paper"),
+    "optimizers": ("name", "summary", "options"),
+    "solvers": ("name", "order", "calls_per_step", "adaptive", "dense_output", "source"),
+    "tasks": ("name", "kind", "sizes", "parameters", "state", "offline", "metric", "target"),
+    "suites": ("name", "description"),
+}
+"""The columns of each listing that fit into a table on a terminal."""
