@@ -156,6 +156,12 @@ def test_columns_page_is_that_of_the_code():
     assert _page("columns.md") == _python("tests/make_columns.py").page()
 
 
+@pytest.mark.parametrize("name", ["methods.md", "task-list.md"])
+def test_page_is_that_of_the_code(name):
+    """What methods, solvers, optimizers and tasks state was written down after its last change."""
+    assert _page(name) == _python("tests/make_documents.py").PAGES[name]()
+
+
 @pytest.mark.parametrize("name", ["my_method.py:TorchCheckpoint", "my_task.py:DampedOscillators"])
 def test_method_or_task_in_a_file_passes_the_checks(tmp_path, name):
     """Odegrad check on a file outside of the repository."""

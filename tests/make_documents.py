@@ -1,0 +1,133 @@
+"""Write ``docs/methods.md`` and ``docs/task-list.md`` from what is stated in the code: run it after changing that."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from odegrad.catalogue import GRADIENTS, OPTIMIZERS, PAIRS, SOLVERS, TASKS
+from odegrad.methods.solvers.solver import make_solver
+from odegrad.registry import gradients, tasks
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+METHODS = """# Methods, solvers and optimizers
+
+Written by `python tests/make_documents.py` from the catalogue and from what methods and solvers state about themselves.
+`odegrad list methods --details` tells the costs too, `--json` the options. [choosing-a-method.md](choosing-a-method.md)
+says which to take.
+
+## Gradient methods
+
+Exact: the gradient is that of the computed loss, of the steps that the solver took (for `mali` those of solver `alf`,
+for `reversible_rk` those of the wrapped solver). The others give the gradient of the continuous loss, off by
+O(tolerance).
+
+"""
+
+SYMBOLS = """
+N accepted and R rejected steps of s f calls (N', R' in the backward solve), K outputs, d numbers in a state, p
+parameters, n nodes, M blocks, C checkpoints, A the graph of one f call, F an f call, B a vector-Jacobian product.
+Memory is that at the peak of the backward pass. `peer` is another library's method, on its own solver.
+
+A pair of gradient method and optimizer that was published under one name:
+
+"""
+
+SOLVER_PAGE = """
+## Solvers
+
+Any Runge-Kutta method of them becomes algebraically reversible with the option `coupling = 0.99`. Calls are f calls of
+one attempted step after the first; dense output reads states from inside of a step.
+
+"""
+
+OPTIMIZER_PAGE = """
+## Optimizers
+
+`odegrad list optimizers --details` tells their options.
+
+"""
+
+TASK_PAGE = """# The tasks
+
+Written by `python tests/make_documents.py` from what the tasks state about themselves. [tasks.md](tasks.md) says what a
+task is made of; `odegrad list tasks --details` tells the numbers of parameters and of a state.
+
+Sizes are `tiny` (seconds on a CPU), `default` and `paper`; `irregular` is irregularly sampled. The target is what a
+good method reaches: higher is better for an `accuracy`, lower for every other metric (`nll` and `nelbo` in nats). What
+does not work offline is fetched once, checked by its hash, into the user's cache folder, or where `ODEGRAD_DATA` says
+(the MAF archive, of `miniboone` to `bsds300`, is 817 MB); where there is no network, the error says which file to place
+where. The series, and `bsds300`, need two more packages: `pip install -c constraints.txt '.[data]'`.
+"""
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
+    """Return a table in Markdown."""
+    written = ["| " + " | ".join(str(cell) for cell in line) + " |\n" for line in (head, *rows)]
+    return "".join([written[0], f"|{'---|' * len(head)}\n", *written[1:]])
+
+
+def yes(value: object) -> str:
+    """Return a truth value in words."""
+    return "yes" if value else "no"
+
+
+def methods_page() -> str:
+    """Return the page of methods, solvers and optimizers."""
+    stated = [(entry, gradients.get(entry.name).traits) for entry in GRADIENTS]
+    solvers = [(entry, make_solver(entry.name)) for entry in SOLVERS]
+    return (
+        METHODS
+        + table(
+            ("Method", "Family", "How it pulls the gradient back", "Keeps", "Exact"),
+            [(f"`{e.name}`", e.family, e.sentence, t.keeps, yes(e.exact)) for e, t in stated],
+        )
+        + "\n"
+        + table(
+            ("Method", "Memory", "Forward", "Backward", "Source"),
+            [(f"`{e.name}`", t.memory, t.cost_forward, t.cost_backward, t.paper) for e, t in stated],
+        )
+        + SYMBOLS
+        + table(
+            ("Pair", "Gradient method", "Optimizer", "What it is", "Source"),
+            [(f"`{p.name}`", f"`{p.gradient}`", f"`{p.optimizer}`", p.sentence, p.paper) for p in PAIRS.values()],
+        )
+        + SOLVER_PAGE
+        + table(
+            ("Solver", "What it is", "Order", "Calls", "Error estimate", "Dense output", "Source"),
+            [
+                (
+                    f"`{e.name}`", e.sentence, s.order, s.scheme.evaluations, yes(s.estimates_error),
+                    yes(s.has_dense_output), s.scheme.source,
+                )
+                for e, s in solvers
+            ],
+        )
+        + OPTIMIZER_PAGE
+        + table(("Optimizer", "Family", "What it is"), [(f"`{e.name}`", e.family, e.sentence) for e in OPTIMIZERS])
+    )  # fmt: skip
+
+
+def tasks_page() -> str:
+    """Return the page of tasks, by kind."""
+    page = TASK_PAGE
+    for kind in dict.fromkeys(entry.family for entry in TASKS):
+        rows = []
+        for info in (tasks.get(entry.name).info for entry in TASKS if entry.family == kind):
+            data, _, model = info.summary.partition("; ")
+            target = ", ".join(f"{value:g} at {size}" for size, value in info.target.items())
+            limit = "" if info.limit is None else f" (no model can expect better than {info.limit:.4g})"
+            aim = f"{info.metric_name} {target}{limit}" if target else f"{info.metric_name}, none known"
+            source = f"{info.citation}; licence: {info.licence}"
+            rows.append((f"`{info.name}`", data, model, ", ".join(info.sizes), yes(info.offline), aim, source))
+        page += f"\n## {kind.capitalize()}\n\n"
+        page += table(("Task", "Data", "Model", "Sizes", "Offline", "Target", "Source"), rows)
+    return page
+
+
+PAGES = {"methods.md": methods_page, "task-list.md": tasks_page}
+"""File in ``docs`` -> the function that returns its text."""
+
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), encoding="utf-8")
