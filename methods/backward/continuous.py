@@ -21,12 +21,12 @@ from odegrad.methods.backward.costate import (
 )
 from odegrad.methods.backward.entry import (
     NEEDS_TABLEAU,
-    Route,
     TappableMethod,
     check_positive,
     costate_calls,
     forward_calls,
 )
+from odegrad.methods.backward.node import Gradients, SolveNode
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import StepSize
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -103,7 +103,7 @@ class ContinuousMethod(TappableMethod):
         )
 
 
-class BackSolve(Route):
+class BackwardSolveNode(SolveNode):
     """The pull-back that solves the costate equation from each output to the one before."""
 
     def __init__(
@@ -120,7 +120,7 @@ class BackSolve(Route):
         """Return the right-hand side of the backward solve."""
         return CostateDynamics(self.field, self.parameters, solver.tableau, self.options.parameters)
 
-    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> Gradients:
         """Solve back interval by interval."""
         options = self.options
         solver = dataclasses.replace(

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from odegrad.contracts import Tap
 from odegrad.errors import UsageError
+from odegrad.methods.backward.pullback import add_to
 from odegrad.methods.solvers.dynamics import TRIAL, FlatField
-from odegrad.methods.solvers.loop import StepSize, integrate
+from odegrad.methods.solvers.loop import StepSize, steps
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.stepper import Step
+from odegrad.methods.solvers.stepper import AcceptedStep
 from odegrad.methods.solvers.tableau import Tableau
 
 Parameters = Literal["quadrature", "state", "seminorm"]
@@ -109,12 +110,6 @@ class CostateDynamics:
         """Return whether the quadrature uses this stage, or may use it as the next step's first."""
         return stage != TRIAL and (self.tableau.b[stage] != 0.0 or stage == self.tableau.stages - 1)
 
-    def add(self, pulled: Sequence[Tensor | None], weight: float) -> None:
-        """Add ``weight`` times the pulled-back parameters, where there are any, to the total."""
-        pairs = [(g, p) for g, p in zip(self.total, pulled, strict=False) if p is not None]
-        if pairs:
-            torch._foreach_add_([g for g, _ in pairs], [p for _, p in pairs], alpha=weight)
-
     def pull_to_parameters(self, t: float, y: Tensor, a: Tensor) -> Sequence[Tensor | None]:
         """Return ``f_theta^T a`` per parameter at ``(t, y [d])``: one f call and one vector-Jacobian product."""
         with torch.enable_grad():
@@ -123,13 +118,13 @@ class CostateDynamics:
             return [None] * len(self.parameters)
         return torch.autograd.grad(dy, self.parameters, a, allow_unused=True)
 
-    def collect(self, step: Step) -> None:
+    def collect(self, step: AcceptedStep) -> None:
         """Add an accepted step to the parameter gradients: ``g -= h sum_i b_i f_theta^T a`` (``h`` is signed)."""
         if self.in_state:
             return
         for b, stage in zip(self.tableau.b, self._stages, strict=True):
             if b != 0.0:
-                self.add(stage, -step.h * b)
+                add_to(self.total, stage, -step.h * b)
         if self.tableau.fsal:
             self._stages[0] = self._stages[-1]
 
@@ -174,7 +169,7 @@ class TapSampler:
         pairs = list(zip(times, weights, strict=True))
         self._pending = pairs if t_from < t_to else pairs[::-1]
 
-    def sample(self, step: Step) -> None:
+    def sample(self, step: AcceptedStep) -> None:
         """Observe every pending sample time up to the end of ``step``."""
         inside = [(t, w) for t, w in self._pending if (step.t_next - t) * step.h >= 0]
         if not inside:
@@ -209,13 +204,14 @@ def solve_back(
     ``y`` (None with a trajectory) and ``a`` are state and costate ``[d]`` at ``interval[0]``. Parameter gradients
     gather in ``dynamics.total``. The step size goes on from one interval to the next in ``size``.
     """
-
-    def on_step(step: Step) -> None:
+    x0 = dynamics.pack(y, a)
+    xs = [x0[None]]
+    for step in steps(dynamics, solver, x0, interval, size):
         dynamics.collect(step)
         if tap is not None:
             tap.sample(step)
-
-    x = integrate(dynamics, solver, dynamics.pack(y, a), interval, on_step, size)[-1]
+        xs += step.ys
+    x = torch.cat(xs)[-1]
     dynamics.unpack_parameters(x)
     return dynamics.costate(x)
 

@@ -7,16 +7,14 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from odegrad.contracts import Calls, State, StepCounts, Tap, Traits, VectorField
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
-from odegrad.methods.backward.step_ends import StepEnds
-from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
-from odegrad.methods.solvers.opaque import without_derivative
+from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.times import checked_times, outputs_depend_on_time, start_depends_on_time
 from odegrad.states import Layout
@@ -98,63 +96,6 @@ def costate_calls(steps: StepCounts) -> int:
 
 NEEDS_TABLEAU = "it works on the stages of a Runge-Kutta method; use one such as dopri5"
 """Why a method refuses a solver that is none."""
-
-
-class Route(abc.ABC):
-    """A forward solve without a graph, and the pull-back that stands in for it."""
-
-    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float]) -> None:
-        self.field = field
-        self.solver = solver
-        self.times = list(times)
-        self.parameters = trained_parameters(field.field)
-        self.ends: StepEnds | None = None
-
-    def watched_by(self, tap: Tap | None) -> Self:
-        """Let ``tap`` sample the ends of the steps, which ``forward`` and ``pull_back`` then tell ``ends`` of."""
-        self.ends = None if tap is None else StepEnds(tap, self.field, self.solver.scheme)
-        return self
-
-    @abc.abstractmethod
-    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Solve from ``y0 [d]``; return the states ``[K, d]`` at ``times`` and the tensors to keep."""
-
-    @abc.abstractmethod
-    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """Return ``dL/dy0 [d]`` and ``dL/dtheta`` per parameter from ``grads = dL/dys [K, d]`` and what was kept."""
-
-    def apply(self, y0: Tensor) -> Tensor:
-        """Return the states ``[K, d]`` with the method's graph.
-
-        Raises
-        ------
-        UsageError
-            If the field depends on a tensor that requires a gradient and is not one of its parameters.
-        """
-        if torch.is_grad_enabled():
-            self.field.refuse_closures_at_first_call(self.parameters)
-        out: Tensor = _Routed.apply(self, y0, *self.parameters)  # type: ignore[no-untyped-call]
-        return out
-
-
-class _Routed(torch.autograd.Function):
-    """The autograd node of a route. Its pull-back is no graph, so a second derivative raises instead of being wrong."""
-
-    @staticmethod
-    def forward(ctx: Any, route: Route, y0: Tensor, *parameters: Tensor) -> Tensor:  # noqa: ARG004
-        ys, kept = route.forward(y0.detach())
-        ctx.route = route
-        ctx.save_for_backward(y0, *kept)
-        return ys
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        y0, *kept = ctx.saved_tensors
-        with torch.no_grad(), ctx.route.field.undisturbed():
-            a0, pulled = ctx.route.pull_back(grads[0], tuple(kept))
-        pulled = [torch.zeros_like(p) if g is None else g for p, g in zip(ctx.route.parameters, pulled, strict=True)]
-        inputs = (grads[0], y0, *ctx.route.parameters)
-        return None, *without_derivative([a0, *pulled], inputs, "this gradient method")
 
 
 def _check_numbers(solver: OneStepSolver, y0: Tensor) -> None:

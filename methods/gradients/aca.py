@@ -8,7 +8,7 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.methods.backward.entry import TappableMethod, forward_calls
-from odegrad.methods.gradients.anode import BlockReplay
+from odegrad.methods.backward.replay import BlockReplayNode
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
 
@@ -46,4 +46,4 @@ class Aca(TappableMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays step by step."""
-        return BlockReplay(field, solver, times, 1).watched_by(self.tap).apply(y0)
+        return BlockReplayNode(field, solver, times, self.tap, 1).apply(y0)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
-from odegrad.methods.backward.continuous import BackSolve, ContinuousMethod
+from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -45,10 +45,10 @@ class Adjoint(ContinuousMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back."""
-        return _StateSolvedBack(field, solver, times, self).apply(y0)
+        return _AdjointNode(field, solver, times, self).apply(y0)
 
 
-class _StateSolvedBack(BackSolve):
+class _AdjointNode(BackwardSolveNode):
     """Keeps nothing beside the outputs ``[K, d]``."""
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

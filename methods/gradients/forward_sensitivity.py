@@ -9,7 +9,8 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UnsupportedError, UsageError
-from odegrad.methods.backward.entry import NEEDS_TABLEAU, Route, SharedLoopMethod, forward_calls
+from odegrad.methods.backward.entry import NEEDS_TABLEAU, SharedLoopMethod, forward_calls
+from odegrad.methods.backward.node import Gradients, SolveNode
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -75,7 +76,7 @@ class ForwardSensitivity(SharedLoopMethod):
         return _Columns(field, solver, times, self.max_columns).apply(y0)
 
 
-class _Columns(Route):
+class _Columns(SolveNode):
     """Keeps the columns at every output, ``[K, m, d]``."""
 
     def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], max_columns: int) -> None:
@@ -104,7 +105,7 @@ class _Columns(Route):
         xs = integrate(_Augmented(self.field, self.parameters, d, m), self.solver, x0, self.times)
         return xs[:, :d].clone(), (xs[:, d:].reshape(len(xs), m, d).clone(),)
 
-    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> Gradients:
         """Contract the columns with the cotangents."""
         pulled = torch.einsum("kmd,kd->m", kept[0], grads)
         sizes = [q.numel() for q in self.parameters]

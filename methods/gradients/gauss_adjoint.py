@@ -10,10 +10,11 @@ from torch import Tensor
 from odegrad.contracts import Calls, StepCounts, Traits
 from odegrad.errors import UsageError
 from odegrad.methods.backward.costate import CostateDynamics
-from odegrad.methods.gradients.interpolation import InterpolatedBackSolve, Interpolation
+from odegrad.methods.backward.pullback import add_to
+from odegrad.methods.gradients.interpolation import InterpolatedNode, Interpolation
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.stepper import Step
+from odegrad.methods.solvers.stepper import AcceptedStep
 from odegrad.methods.solvers.tableau import Tableau
 
 
@@ -73,10 +74,10 @@ class GaussAdjoint(Interpolation):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored nodes."""
-        return _GaussBackSolve(field, solver, times, self).apply(y0)
+        return _GaussNode(field, solver, times, self).apply(y0)
 
 
-class _GaussBackSolve(InterpolatedBackSolve):
+class _GaussNode(InterpolatedNode):
     """The interpolated backward solve with another rule for the parameters."""
 
     options: GaussAdjoint
@@ -99,11 +100,10 @@ class _GaussDynamics(CostateDynamics):
         """Return False: no stage pulls back to the parameters."""
         return False
 
-    def collect(self, step: Step) -> None:
+    def collect(self, step: AcceptedStep) -> None:
         """Add ``-h sum_q w_q f_theta^T a`` at the Gauss points of the step; ``h`` is signed."""
         times = [step.t + theta * step.h for theta in self.nodes]
         x = step.at(times)
         states, costates = self.state(x, times), self.costate(x)
         for t, weight, y, a in zip(times, self.weights, states, costates, strict=True):
-            pulled = self.pull_to_parameters(t, y, a)
-            self.add(pulled, -step.h * weight)
+            add_to(self.total, self.pull_to_parameters(t, y, a), -step.h * weight)

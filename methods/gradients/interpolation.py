@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
-from odegrad.methods.backward.continuous import BackSolve, ContinuousMethod
+from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes, Kind, check_nodes
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.loop import integrate
+from odegrad.methods.solvers.loop import steps
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.stepper import Step
+from odegrad.methods.solvers.stepper import AcceptedStep
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Interpolation(ContinuousMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored nodes."""
-        return InterpolatedBackSolve(field, solver, times, self).apply(y0)
+        return InterpolatedNode(field, solver, times, self).apply(y0)
 
 
 class _NodeFiller:
@@ -87,7 +88,7 @@ class _NodeFiller:
         self.values = y0.new_empty((len(intervals), intervals[0].n, y0.numel()))
         self.pending = [(i, j, float(t)) for i, nodes in enumerate(intervals) for j, t in enumerate(nodes.times)]
 
-    def fill(self, step: Step) -> None:
+    def fill(self, step: AcceptedStep) -> None:
         """Fill the nodes inside ``step``; a node at its end gets the end state itself, of both intervals there."""
         inside: list[tuple[int, int, float]] = []
         while self.pending and (step.t_next - self.pending[0][2]) * step.h >= 0:
@@ -114,8 +115,8 @@ class _Interpolant:
         return self.nodes.evaluate(self.values, times)
 
 
-class InterpolatedBackSolve(BackSolve):
-    """The route of the interpolation method; keeps the node states ``[K-1, n, d]``."""
+class InterpolatedNode(BackwardSolveNode):
+    """The node of the interpolation method; it keeps the node states ``[K-1, n, d]``."""
 
     def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], options: Interpolation) -> None:
         super().__init__(field, solver, times, options)
@@ -125,8 +126,11 @@ class InterpolatedBackSolve(BackSolve):
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep the states at the nodes."""
         filler = _NodeFiller(self.intervals, y0)
-        ys = integrate(self.field, self.solver, y0, self.times, filler.fill)
-        return ys, (filler.values,)
+        ys = [y0[None]]
+        for step in steps(self.field, self.solver, y0, self.times):
+            filler.fill(step)
+            ys += step.ys
+        return torch.cat(ys), (filler.values,)
 
     def state(self, k: int, kept: tuple[Tensor, ...]) -> _Interpolant:
         """Return the interpolant between the two outputs."""

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
-from odegrad.methods.backward.continuous import BackSolve, ContinuousMethod
+from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.loop import integrate
+from odegrad.methods.solvers.loop import steps
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.stepper import Step
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class InterpolationDense(ContinuousMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored steps."""
-        return _DenseBackSolve(field, solver, times, self).apply(y0)
+        return _DenseNode(field, solver, times, self).apply(y0)
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class _Piecewise:
         return n, (t - self.starts[n]) / self.sizes[n]
 
 
-class _DenseBackSolve(BackSolve):
+class _DenseNode(BackwardSolveNode):
     """Keeps ``[q+1, d]`` polynomial coefficients per accepted step."""
 
     def __init__(
@@ -93,15 +92,13 @@ class _DenseBackSolve(BackSolve):
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep each step's polynomial."""
-        pieces: list[Tensor] = []
-
-        def keep(step: Step) -> None:
+        ys, pieces = [y0[None]], []
+        for step in steps(self.field, self.solver, y0, self.times):
             self.starts.append(step.t)
             self.sizes.append(step.h)
             pieces.append(step.polynomial())
-
-        ys = integrate(self.field, self.solver, y0, self.times, keep)
-        return ys, tuple(pieces)
+            ys += step.ys
+        return torch.cat(ys), tuple(pieces)
 
     def state(self, k: int, kept: tuple[Tensor, ...]) -> _Piecewise:  # noqa: ARG002
         """Return the stored polynomials."""

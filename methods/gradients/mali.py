@@ -9,7 +9,9 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.methods.backward.entry import TappableMethod, forward_calls
-from odegrad.methods.backward.pullback import EndKept, pull_call
+from odegrad.methods.backward.pullback import pull_call
+from odegrad.methods.backward.step_ends import StepEnd
+from odegrad.methods.backward.stepwise import InvertedNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.schemes import Leapfrog
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -62,30 +64,27 @@ class Mali(TappableMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that runs the leapfrog back."""
-        return _Inverted(field, solver, times).watched_by(self.tap).apply(y0)
+        return _InvertedLeapfrog(field, solver, times, self.tap).apply(y0)
 
 
-class _Inverted(EndKept):
+class _InvertedLeapfrog(InvertedNode):
     """Runs the leapfrog back."""
 
-    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def walk_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> WalkBack:
         """Invert and pull back from the last step to the first."""
         total = [torch.zeros_like(p) for p in self.parameters]
         y, v = kept[0].tensor_split(2)
         a_y, a_v = torch.zeros_like(y), torch.zeros_like(v)
-        for n, place in reversed(list(enumerate(self.grid, start=1))):
-            if self.ends is not None:
-                self.ends.observe(n, y, a_y, grads)
-            half = 0.5 * place.h
-            a_y = a_y + grads[place.at_end].sum(0)
+        for n, step in self.backwards():
+            half = 0.5 * step.h
+            a_y = a_y + grads[step.at_end].sum(0)
             a_v = torch.add(a_v, a_y, alpha=half)
             middle = torch.sub(y, v, alpha=half)
-            u, pulled = pull_call(self.field, place.t + half, middle, 2.0 * a_v, self.parameters, total)
+            u, pulled = pull_call(self.field, step.t + half, middle, 2.0 * a_v, self.parameters, total)
             v = 2.0 * u - v
             y = torch.sub(middle, v, alpha=half)
             a_y = a_y + pulled
             a_v = torch.sub(half * a_y, a_v)
-        if self.ends is not None:
-            self.ends.observe(0, y, a_y, grads)
+            yield StepEnd(n, y, a_y)
         _, pulled = pull_call(self.field, self.times[0], y, a_v, self.parameters, total)
         return a_y + pulled + grads[0], total

@@ -7,13 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
+from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Tap, Traits
 from odegrad.methods.backward.entry import TappableMethod, forward_calls
-from odegrad.methods.backward.step_ends import StepEnds
+from odegrad.methods.backward.step_ends import StepEnd, StepEndSampler
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
-from odegrad.methods.solvers.loop import integrate_with_graph
+from odegrad.methods.solvers.loop import integrate_with_graph, steps_with_graph
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.stepper import Step
+from odegrad.methods.solvers.stepper import GridStep
 
 
 @dataclass(frozen=True)
@@ -58,24 +58,51 @@ class Naive(TappableMethod):
         """Return the states ``[K, d]`` with the graph of the steps."""
         if self.tap is None or not torch.is_grad_enabled():
             return integrate_with_graph(field, solver, y0, times)
-        return _watched(StepEnds(self.tap, field, solver.scheme), solver, y0, times)
+        return _Watched(self.tap, field, solver).solve(y0, times)
 
 
-def _watched(ends: StepEnds, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
-    """Solve with the graph of the steps and hooks on the states between them, which change no gradient."""
-    of_outputs: list[Tensor] = []
+class _Watched:
+    """The same solve with hooks on the states between the steps, which change no gradient."""
 
-    def on_step(step: Step) -> None:
-        ends.record(step)
-        ends.inside_graph(len(ends.grid), step.x_next, lambda: of_outputs[0], whole=True)
+    def __init__(self, tap: Tap, field: FlatField, solver: OneStepSolver) -> None:
+        self.tap = tap
+        self.field = field
+        self.solver = solver
+        self.grid: list[GridStep] = []
+        self.sampler: StepEndSampler | None = None
 
-    def keep(grads: Tensor) -> None:
-        of_outputs[:] = [grads.detach()]
+    def solve(self, y0: Tensor, times: Sequence[float]) -> Tensor:
+        """Return the states ``[K, d]`` with the graph of the steps."""
+        if not y0.requires_grad and trained_parameters(self.field.field):
+            y0 = y0.detach().requires_grad_()
+        ys = [y0[None]]
+        for n, step in enumerate(steps_with_graph(self.field, self.solver, y0, times), start=1):
+            self.grid.append(step.grid_step)
+            self._sample_at(n, step.x_next)
+            ys += step.ys
+        solution = torch.cat(ys)
+        if solution.requires_grad:
+            solution.register_hook(self._begin)  # type: ignore[no-untyped-call]
+            self._sample_at(0, y0)
+        return solution
 
-    if not y0.requires_grad and trained_parameters(ends.field.field):
-        y0 = y0.detach().requires_grad_()
-    ys = integrate_with_graph(ends.field, solver, y0, times, on_step)
-    if ys.requires_grad:
-        ys.register_hook(keep)  # type: ignore[no-untyped-call]
-        ends.inside_graph(0, y0, lambda: of_outputs[0], whole=True)
-    return ys
+    def _begin(self, grads: Tensor) -> None:
+        """Hear of ``dL/dys``, which autograd knows before it walks through the steps."""
+        scheme = self.solver.scheme
+        self.sampler = StepEndSampler(self.tap, self.field, scheme, self.grid, grads.detach())
+
+    def _sample_at(self, n: int, x: Tensor) -> None:
+        """Let autograd's walk through ``x``, the carried vector after n steps, give the sample."""
+        if not x.requires_grad:
+            return
+        known = x.detach()
+
+        def hook(total: Tensor) -> None:
+            if self.sampler is not None:
+                # autograd's sum holds the cotangent of an output at this time, which is no part of a sample's
+                a = total.detach().clone()
+                of_output = self.sampler.at_output(n)
+                a[: len(of_output)] -= of_output
+                self.sampler.sample(StepEnd(n, known, a))
+
+        x.register_hook(hook)  # type: ignore[no-untyped-call]

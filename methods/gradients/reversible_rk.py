@@ -7,10 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
+from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Tap, Traits
 from odegrad.errors import UsageError
 from odegrad.methods.backward.entry import NEEDS_TABLEAU, TappableMethod
-from odegrad.methods.backward.pullback import EndKept, add_to
+from odegrad.methods.backward.pullback import add_to
+from odegrad.methods.backward.step_ends import StepEnd
+from odegrad.methods.backward.stepwise import InvertedNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.schemes import Reversible
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -85,40 +87,38 @@ class ReversibleRK(TappableMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that inverts the steps."""
-        route = _Inverted(field, self.equivalent_solver(solver), times, self.coupling)
-        return route.watched_by(self.tap).apply(y0)
+        return _InvertedRungeKutta(field, self.equivalent_solver(solver), times, self.tap, self.coupling).apply(y0)
 
 
-class _Inverted(EndKept):
+class _InvertedRungeKutta(InvertedNode):
     """Runs the wrapped method back."""
 
-    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], coupling: float) -> None:
-        super().__init__(field, solver, times)
+    def __init__(
+        self, field: FlatField, solver: OneStepSolver, times: Sequence[float], tap: Tap | None, coupling: float
+    ) -> None:
+        super().__init__(field, solver, times, tap)
         self.coupling = coupling
 
-    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def walk_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> WalkBack:
         """Invert and pull back from the last step to the first."""
         total = [torch.zeros_like(p) for p in self.parameters]
         y, z = kept[0].tensor_split(2)
         a_y, a_z = torch.zeros_like(y), torch.zeros_like(z)
-        for n, place in reversed(list(enumerate(self.grid, start=1))):
-            if self.ends is not None:
-                self.ends.observe(n, y, a_y + a_z, grads)
-            a_y = a_y + grads[place.at_end].sum(0)
+        for n, step in self.backwards():
+            a_y = a_y + grads[step.at_end].sum(0)
             # z' = z + back(y'): the second half of the step
-            moved, pulled = self._half(place, y, a_z, total, there=False)
+            moved, pulled = self._half(step, y, a_z, total, there=False)
             z, a_y = z - moved, a_y + pulled
             # y' = l y + (1 - l) z + there(z): the first half
-            moved, pulled = self._half(place, z, a_y, total, there=True)
+            moved, pulled = self._half(step, z, a_y, total, there=True)
             y = (y - (1.0 - self.coupling) * z - moved) / self.coupling
             a_z = a_z + (1.0 - self.coupling) * a_y + pulled
             a_y = self.coupling * a_y
-        if self.ends is not None:
-            self.ends.observe(0, y, a_y + a_z, grads)
+            yield StepEnd(n, y, a_y, a_z)
         return a_y + a_z + grads[0], total
 
     def _half(
-        self, place: GridStep, at: Tensor, a: Tensor, total: list[Tensor], *, there: bool
+        self, step: GridStep, at: Tensor, a: Tensor, total: list[Tensor], *, there: bool
     ) -> tuple[Tensor, Tensor]:
         """Return what half a step adds, and ``a`` pulled back through it to the state that it starts from, ``[d]``."""
         scheme = self.solver.scheme
@@ -127,9 +127,9 @@ class _Inverted(EndKept):
         with torch.enable_grad():
             leaf = at.detach().requires_grad_()
             stages = GraphStages(self.field, scheme.tableau, at)
-            step = (place.t, place.h, place.t_next) if there else (place.t_next, -place.h, place.t)
+            ends = (step.t, step.h, step.t_next) if there else (step.t_next, -step.h, step.t)
             half = ReversibleStepper(scheme, stages, stages).increment
-            moved = half(stages, *step, leaf, torch.zeros_like(at), sign=1.0 if there else -1.0)
+            moved = half(stages, *ends, leaf, torch.zeros_like(at), sign=1.0 if there else -1.0)
         of_state, *of_parameters = torch.autograd.grad(moved, (leaf, *self.parameters), a, allow_unused=True)
         add_to(total, of_parameters)
         return moved.detach(), torch.zeros_like(at) if of_state is None else of_state

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
+from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Tap, Traits
 from odegrad.errors import UsageError
 from odegrad.methods.backward.checkpointing import (
     Advance,
@@ -19,12 +19,12 @@ from odegrad.methods.backward.checkpointing import (
     online_checkpoints,
     reversal,
 )
-from odegrad.methods.backward.entry import Route, TappableMethod, forward_calls
-from odegrad.methods.gradients.anode import ReplayedSteps
+from odegrad.methods.backward.entry import TappableMethod, forward_calls
+from odegrad.methods.backward.replay import ReplayPullback
+from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.loop import integrate, replay
+from odegrad.methods.solvers.loop import replay
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.stepper import GridStep, Step
 
 
 @dataclass(frozen=True)
@@ -85,55 +85,46 @@ class Revolve(TappableMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that walks the checkpoints back."""
-        return _Checkpointed(field, solver, times, self.checkpoints).watched_by(self.tap).apply(y0)
+        return _CheckpointedNode(field, solver, times, self.tap, self.checkpoints).apply(y0)
 
 
-class _Checkpointed(Route):
-    """Keeps the carried vectors ``kept`` at ``places`` and, last, the one before the last step."""
+class _CheckpointedNode(StepwiseNode):
+    """Keeps the carried vectors ``kept`` at the checkpoints and, last, the one before the last step."""
 
-    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], checkpoints: int) -> None:
-        super().__init__(field, solver, times)
-        self.checkpoints = checkpoints
-        self.grid: list[GridStep] = []
-        self.places: list[int] = []
+    def __init__(
+        self, field: FlatField, solver: OneStepSolver, times: Sequence[float], tap: Tap | None, slots: int
+    ) -> None:
+        super().__init__(field, solver, times, tap)
+        self.slots = slots
+        self.checkpoints: list[int] = []
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep at most C states, whichever the rule wants."""
-        wanted = None if self.solver.adaptive else set(offline_checkpoints(self._fixed_steps(), self.checkpoints))
-        online = OnlineCheckpoints(self.checkpoints)
-        states: dict[int, Tensor] = {}
-        last: list[Tensor] = []
-
-        def keep(step: Step) -> None:
-            n = len(self.grid)
-            self.grid.append(step.place)
-            if self.ends is not None:
-                self.ends.record(step)
-            last[:] = [step.x]
-            if wanted is not None:
-                if n in wanted:
-                    states[n] = step.x
-                return
-            states[n] = step.x
-            out = online.reached(n) if n > 0 else None
-            if out is not None:
-                del states[out]
-
-        ys = integrate(self.field, self.solver, y0, self.times, keep)
-        self.places = sorted(states) if wanted is not None else sorted(states)[:-1] or [0]
-        return ys, (*(states[n] for n in self.places), *last)
+        planned = None if self.solver.adaptive else set(offline_checkpoints(self._fixed_steps(), self.slots))
+        online = OnlineCheckpoints(self.slots)
+        ys, states, x = [y0[None]], {}, y0
+        for n, step in enumerate(self.steps(y0)):
+            x = step.x
+            if planned is None or n in planned:
+                states[n] = x
+            forgotten = online.reached(n) if planned is None and n > 0 else None
+            if forgotten is not None:
+                del states[forgotten]
+            ys += step.ys
+        self.checkpoints = sorted(states) if planned is not None else sorted(states)[:-1] or [0]
+        return torch.cat(ys), (*(states[n] for n in self.checkpoints), x)
 
     def _fixed_steps(self) -> int:
         times = self.times if self.solver.outputs == "step_ends" else [self.times[0], self.times[-1]]
         return sum(self.solver.steps_between(a, b) for a, b in itertools.pairwise(times))
 
-    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def walk_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> WalkBack:
         """Follow the reversal: advance without a graph, pull back one step at a time."""
         n = len(self.grid)
-        states = dict(zip(self.places, kept[:-1], strict=True))
-        back = ReplayedSteps(self.field, self.solver, self.parameters, grads, self.ends)
+        states = dict(zip(self.checkpoints, kept[:-1], strict=True))
+        back = ReplayPullback(self, grads)
         a = torch.zeros_like(kept[-1])
-        for action in reversal(n, self.places, self.checkpoints):
+        for action in reversal(n, self.checkpoints, self.slots):
             if isinstance(action, Drop):
                 del states[action.state]
                 continue
@@ -143,5 +134,5 @@ class _Checkpointed(Route):
             if isinstance(action, Advance):
                 states[stop] = x
             else:
-                a = back.through(x, [self.grid[stop]], a)
-        return back.to_start(self.times[0], kept[0], a), back.total
+                a = yield from back.through(x, stop, stop + 1, a)
+        return back.to_start(kept[0], a), back.total

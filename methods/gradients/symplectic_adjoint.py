@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.methods.backward.entry import NEEDS_TABLEAU, Route, TappableMethod, forward_calls
+from odegrad.methods.backward.entry import NEEDS_TABLEAU, TappableMethod, forward_calls
 from odegrad.methods.backward.pullback import pull_call
+from odegrad.methods.backward.step_ends import StepEnd
+from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import StageBuffer
-from odegrad.methods.solvers.stepper import GridStep, Step
+from odegrad.methods.solvers.stepper import GridStep
 from odegrad.methods.solvers.tableau import Tableau
 
 
@@ -59,59 +60,46 @@ class SymplecticAdjoint(TappableMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that walks the symplectic partner back."""
-        return _PartnerSolve(field, solver, times).watched_by(self.tap).apply(y0)
+        return _SymplecticPartner(field, solver, times, self.tap).apply(y0)
 
 
-class _PartnerSolve(Route):
+class _SymplecticPartner(StepwiseNode):
     """Keeps the first state of every accepted step."""
-
-    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float]) -> None:
-        super().__init__(field, solver, times)
-        self.grid: list[GridStep] = []
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep the accepted states."""
-        starts: list[Tensor] = []
-
-        def keep(step: Step) -> None:
+        ys, starts = [y0[None]], []
+        for step in self.steps(y0):
             starts.append(step.y)
-            self.grid.append(step.place)
-            if self.ends is not None:
-                self.ends.record(step)
+            ys += step.ys
+        return torch.cat(ys), tuple(starts)
 
-        ys = integrate(self.field, self.solver, y0, self.times, keep)
-        return ys, tuple(starts)
-
-    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def walk_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> WalkBack:
         """Walk the accepted steps from the last to the first."""
         a = torch.zeros_like(grads[0])
         total = [torch.zeros_like(p) for p in self.parameters]
         stages = StageBuffer(self.solver.tableau, grads[0])
-        for n in range(len(kept), 0, -1):
-            y, place = kept[n - 1], self.grid[n - 1]
-            if self.ends is not None:
-                self.ends.observe(n, kept[n] if n < len(kept) else self.ends.end, a, grads)
-            a = a + grads[place.at_end].sum(0)
-            a = self._step_back(y, place, a, grads, stages, total)
-        if self.ends is not None:
-            self.ends.observe(0, kept[0], a, grads)
+        for n, step in self.backwards():
+            a = a + grads[step.at_end].sum(0)
+            a = self._step_back(kept[n], step, a, grads, stages, total)
+            yield StepEnd(n, kept[n], a)
         return a + grads[0], total
 
     def _step_back(
-        self, y: Tensor, place: GridStep, a: Tensor, grads: Tensor, stages: StageBuffer, total: list[Tensor]
+        self, y: Tensor, step: GridStep, a: Tensor, grads: Tensor, stages: StageBuffer, total: list[Tensor]
     ) -> Tensor:
         """Return the cotangent of the step's first state; add to ``total`` the parameters' part."""
-        tableau, h = self.solver.tableau, place.h
-        count = tableau.stages if place.thetas else tableau.evaluations
-        times = self.solver.tableau.times(place.t, h, place.t_next)
+        tableau, h = self.solver.tableau, step.h
+        count = tableau.stages if step.thetas else tableau.evaluations
+        times = self.solver.tableau.times(step.t, h, step.t_next)
         inputs = [y]
         for i in range(1, count):
             self.field.write(times[i - 1], inputs[-1], stages.k[i - 1], i - 1)
             inputs.append(stages.combine(y, i - 1, h))
         pushed = torch.outer(stages.weights.rows[-1][:count] * h, a)
-        if place.thetas:
-            of_outputs = grads[place.inside]
-            pushed += stages.dense_weights(h, place.thetas).t() @ of_outputs
+        if step.thetas:
+            of_outputs = grads[step.inside]
+            pushed += stages.dense_weights(h, step.thetas).t() @ of_outputs
             a = a + of_outputs.sum(0)
         pulled = y.new_zeros((count, y.numel()))
         for i in range(count - 1, -1, -1):

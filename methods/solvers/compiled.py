@@ -84,7 +84,7 @@ class StepCompiler:
         found: StepCompiler = kept[tableau]
         return found
 
-    def place(self, t: float, h: float, t_next: float) -> tuple[Tensor, Tensor]:
+    def times_and_size(self, t: float, h: float, t_next: float) -> tuple[Tensor, Tensor]:
         """Return the stages' times ``[s]`` and ``h``, 0-d, as tensors of the state's kind, in one transfer."""
         numbers = torch.tensor([*self.tableau.times(t, h, t_next), h], dtype=self.layout.dtype)
         numbers = numbers.to(self.layout.device, non_blocking=True)

@@ -1,5 +1,7 @@
 """The loops that every gradient method stands on: adaptive or fixed steps, and the replay of recorded ones.
 
+A loop yields the accepted steps; who walks it takes from each what is wanted, before asking for the next.
+
 Times and step sizes are Python floats: one read of the device per attempted step. The last output time is the end of a
 step, and so is every other one unless the solver reads them from its dense output. The field is never called outside
 the interval.
@@ -7,7 +9,7 @@ the interval.
 
 import abc
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +18,8 @@ from torch import Tensor
 from odegrad.errors import NonFiniteError, StepSizeUnderflowError, TooManyStepsError
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.stepper import GridStep, Step, Stepper
+from odegrad.methods.solvers.stepper import AcceptedStep, GridStep, Stepper
 from odegrad.methods.solvers.steppers import graph_stepper, plain_stepper
-
-OnStep = Callable[[Step], None]
-"""Called on every accepted step."""
 
 
 @dataclass
@@ -30,72 +29,71 @@ class StepSize:
     h: float | None = None
 
 
-def integrate(
-    dynamics: Dynamics,
-    solver: OneStepSolver,
-    y0: Tensor,
-    ts: Sequence[float],
-    on_step: OnStep | None = None,
-    size: StepSize | None = None,
-) -> Tensor:
-    """Solve without a graph and return the states ``[K, d]`` at ``ts``, the first of which is ``y0``.
+def integrate(dynamics: Dynamics, solver: OneStepSolver, y0: Tensor, ts: Sequence[float]) -> Tensor:
+    """Solve without a graph and return the states ``[K, d]`` at ``ts``, the first of which is ``y0``."""
+    with torch.no_grad():
+        return _walked(y0, steps(dynamics, solver, y0, ts))
+
+
+def integrate_with_graph(field: FlatField, solver: OneStepSolver, y0: Tensor, ts: Sequence[float]) -> Tensor:
+    """Solve with the graph of every accepted step and return ``[K, d]``; step sizes are constants to autograd."""
+    return _walked(y0, steps_with_graph(field, solver, y0, ts))
+
+
+def _walked(y0: Tensor, walk: Iterator[AcceptedStep]) -> Tensor:
+    return torch.cat([y0[None], *(y for step in walk for y in step.ys)])
+
+
+@torch.no_grad()
+def steps(
+    dynamics: Dynamics, solver: OneStepSolver, y0: Tensor, ts: Sequence[float], size: StepSize | None = None
+) -> Iterator[AcceptedStep]:
+    """Solve without a graph from ``y0 [d]`` and yield the accepted steps; each holds the outputs that it reaches.
 
     A known ``size`` is taken for the first step; the one after the last step is left in it.
     """
-    with torch.no_grad():
-        stepper = plain_stepper(solver, dynamics, y0)
-        return _loop(stepper, dynamics, solver, y0, ts, on_step, size).solve(y0)
+    stepper = plain_stepper(solver, dynamics, y0)
+    yield from _loop(stepper, dynamics, solver, y0, ts, size)
 
 
-def integrate_with_graph(
-    field: FlatField, solver: OneStepSolver, y0: Tensor, ts: Sequence[float], on_step: OnStep | None = None
-) -> Tensor:
-    """Solve with the graph of every accepted step and return ``[K, d]``; step sizes are constants to autograd."""
+def steps_with_graph(
+    field: FlatField, solver: OneStepSolver, y0: Tensor, ts: Sequence[float]
+) -> Iterator[AcceptedStep]:
+    """Solve from ``y0 [d]`` and yield the accepted steps with their graph."""
     stepper = graph_stepper(solver.scheme, field, y0.detach())
-    return _loop(stepper, field, solver, y0, ts, on_step, None).solve(y0)
+    return _loop(stepper, field, solver, y0, ts, None)
 
 
 def replay(field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[GridStep], d: int) -> Tensor:
-    """Redo the steps of ``grid`` from the carried vector ``x`` and return the last one; s f calls a step."""
+    """Redo the steps of ``grid`` from the carried vector ``x`` and return the last one; s f calls per step."""
     for x_next in replayed(field, solver, x, grid, d):
         x = x_next
     return x
 
 
 def replayed(field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[GridStep], d: int) -> Iterator[Tensor]:
-    """Redo the steps of ``grid`` from the carried vector ``x`` and yield it after each; s f calls a step."""
+    """Redo the steps of ``grid`` from the carried vector ``x`` and yield it after each; s f calls per step."""
     stepper = plain_stepper(solver, field, x[:d])
-    for i, place in enumerate(grid):
-        x = stepper.attempt(place.t, place.h, place.t_next, x, whole=i < len(grid) - 1)
+    for i, step in enumerate(grid):
+        x = stepper.attempt(step.t, step.h, step.t_next, x, whole=i < len(grid) - 1)
         stepper.accept()
         yield x
 
 
-def replay_with_graph(
-    field: FlatField,
-    solver: OneStepSolver,
-    x: Tensor,
-    grid: Sequence[GridStep],
-    d: int,
-    between: Callable[[int, Tensor], None] | None = None,
-) -> tuple[Tensor, list[tuple[slice, Tensor]]]:
-    """Redo the steps of ``grid`` from the carried vector ``x`` with a graph; s f calls a step.
+def replayed_with_graph(
+    field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[GridStep], d: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Redo the steps of ``grid`` from the carried vector ``x`` with a graph; s f calls per step.
 
-    ``between`` hears of the carried vectors between the steps: how many steps come before, and the vector.
-
-    Return the last carried vector, and the outputs ``[m, d]`` inside each step that has any, with their indices.
+    Yield the carried vector after each, and the outputs ``[m, d]`` inside of it if there are any.
     """
     stepper = graph_stepper(solver.scheme, field, x[:d].detach())
-    inside = []
-    for i, place in enumerate(grid):
-        if between is not None and i > 0:
-            between(i, x)
-        x_next = stepper.attempt(place.t, place.h, place.t_next, x, whole=bool(place.thetas))
-        if place.thetas:
-            inside.append((place.inside, stepper.dense(x, place.h, place.thetas)))
+    for step in grid:
+        x_next = stepper.attempt(step.t, step.h, step.t_next, x, whole=bool(step.thetas))
+        inside = stepper.dense(x, step.h, step.thetas) if step.thetas else None
         stepper.accept()
         x = x_next
-    return x, inside
+        yield x, inside
 
 
 def _loop(
@@ -104,60 +102,48 @@ def _loop(
     solver: OneStepSolver,
     y0: Tensor,
     ts: Sequence[float],
-    on_step: OnStep | None,
     size: StepSize | None,
-) -> "_Loop":
-    if solver.adaptive:
-        return _AdaptiveLoop(stepper, dynamics, solver, y0.numel(), ts, on_step, size or StepSize())
-    return _FixedLoop(stepper, dynamics, solver, y0.numel(), ts, on_step)
+) -> Iterator[AcceptedStep]:
+    kind = _AdaptiveLoop if solver.adaptive else _FixedLoop
+    return kind(stepper, dynamics, solver, y0.numel(), ts, size or StepSize()).steps(y0)
 
 
+@dataclass
 class _Loop(abc.ABC):
     """What adaptive and fixed stepping share."""
 
-    def __init__(
-        self,
-        stepper: Stepper,
-        dynamics: Dynamics,
-        solver: OneStepSolver,
-        d: int,
-        ts: Sequence[float],
-        on_step: OnStep | None,
-    ) -> None:
-        self.stepper = stepper
-        self.dynamics = dynamics
-        self.solver = solver
-        self.d = d
-        self.ts = ts
-        self.on_step = on_step
-        self.reached = 1
-        self.ys: list[Tensor] = []
+    stepper: Stepper
+    dynamics: Dynamics
+    solver: OneStepSolver
+    d: int
+    ts: Sequence[float]
+    size: StepSize
+    reached: int = 1
+    """Outputs behind the loop, the initial state among them."""
 
-    def solve(self, y0: Tensor) -> Tensor:
-        """Return the states ``[K, d]`` at the output times."""
+    def steps(self, y0: Tensor) -> Iterator[AcceptedStep]:
+        """Yield the accepted steps from ``y0`` to the last output time."""
         t, x = self.ts[0], self.stepper.start(self.ts[0], y0)
-        self.reached, self.ys = 1, [y0[None]]
         for t_end in self.ts[1:] if self.solver.outputs == "step_ends" else self.ts[-1:]:
-            x = self.advance(t, t_end, x)
+            x = yield from self.advance(t, t_end, x)
             t = t_end
-        return torch.cat(self.ys)
 
     @abc.abstractmethod
-    def advance(self, t: float, t_end: float, x: Tensor) -> Tensor:
-        """Solve from ``t`` to ``t_end``, the end of a step, and return the carried vector there."""
+    def advance(self, t: float, t_end: float, x: Tensor) -> Generator[AcceptedStep, None, Tensor]:
+        """Step from ``t`` to ``t_end``, the end of a step, and return the carried vector there."""
 
-    def _accept(self, t: float, h: float, t_next: float, x: Tensor, x_next: Tensor) -> None:
+    def accept(self, t: float, h: float, t_next: float, x: Tensor, x_next: Tensor) -> Iterator[AcceptedStep]:
+        """Yield the step, with the outputs that it reaches, and let the stepper stand on its end."""
         if self.solver.observer is not None:
             self.solver.observer.accepted(t, h)
-        place = GridStep(t, h, t_next, tuple(self._reached(t, h, t_next)))
-        thetas = place.thetas
-        if thetas:
-            self.ys.append(self.stepper.dense(x, h, thetas))
-        if len(place.outputs) > len(thetas):
-            self.ys.append(x_next[None, : self.d])
-        self.reached += len(place.outputs)
-        if self.on_step is not None:
-            self.on_step(Step(place, x, x_next, self.d, self.stepper))
+        grid_step = GridStep(t, h, t_next, tuple(self._reached(t, h, t_next)))
+        ys = [self.stepper.dense(x, h, grid_step.thetas)] if grid_step.thetas else []
+        if grid_step.ends_at_output:
+            ys.append(x_next[None, : self.d])
+        self.reached += len(grid_step.outputs)
+        step = AcceptedStep(grid_step, x, x_next, self.d, self.stepper, ys)
+        yield step
+        step.leave()
         self.stepper.accept()
 
     def _reached(self, t: float, h: float, t_next: float) -> list[tuple[int, float]]:
@@ -171,14 +157,14 @@ class _Loop(abc.ABC):
 
 
 class _FixedLoop(_Loop):
-    def advance(self, t: float, t_end: float, x: Tensor) -> Tensor:
+    def advance(self, t: float, t_end: float, x: Tensor) -> Generator[AcceptedStep, None, Tensor]:
         n = self.solver.steps_between(t, t_end)
         h = (t_end - t) / n
         start = t
         for i in range(n):
             t_next = t_end if i == n - 1 else start + (i + 1) * h
             x_next = self.stepper.attempt(t, h, t_next, x)
-            self._accept(t, h, t_next, x, x_next)
+            yield from self.accept(t, h, t_next, x, x_next)
             t, x = t_next, x_next
         if x.device.type == "cpu" and not bool(torch.isfinite(x.detach()).all()):
             raise NonFiniteError(
@@ -188,23 +174,13 @@ class _FixedLoop(_Loop):
         return x
 
 
+@dataclass
 class _AdaptiveLoop(_Loop):
-    def __init__(
-        self,
-        stepper: Stepper,
-        dynamics: Dynamics,
-        solver: OneStepSolver,
-        d: int,
-        ts: Sequence[float],
-        on_step: OnStep | None,
-        size: StepSize,
-    ) -> None:
-        super().__init__(stepper, dynamics, solver, d, ts, on_step)
-        self.size = size
-        self.attempts = 0
-        self.previous: float | None = None
+    attempts: int = 0
+    previous: float | None = None
+    """The error ratio of the accepted step before; None at the start and after a rejected step."""
 
-    def advance(self, t: float, t_end: float, x: Tensor) -> Tensor:
+    def advance(self, t: float, t_end: float, x: Tensor) -> Generator[AcceptedStep, None, Tensor]:
         control, order, d = self.solver.controller, self.solver.order, self.d
         h = self._first(t, x) if self.size.h is None else self.size.h
         while t != t_end:
@@ -215,7 +191,7 @@ class _AdaptiveLoop(_Loop):
                 ratio = control.error_ratio(self.dynamics, error, x[:d].detach(), x_next[:d].detach())
             accepted = ratio <= 1.0
             if accepted:
-                self._accept(t, h, t_next, x, x_next)
+                yield from self.accept(t, h, t_next, x, x_next)
                 t, x = t_next, x_next
             elif self.solver.observer is not None:
                 self.solver.observer.rejected(t, h)

@@ -28,6 +28,11 @@ class GridStep:
         return [theta for _, theta in self.outputs if theta != 1.0]
 
     @property
+    def ends_at_output(self) -> bool:
+        """Return whether an output time is the step's end."""
+        return bool(self.outputs) and self.outputs[-1][1] == 1.0
+
+    @property
     def inside(self) -> slice:
         """Return the indices of the outputs inside the step."""
         first = self.outputs[0][0] if self.outputs else 0
@@ -95,30 +100,32 @@ def no_dense_output(stepper: Stepper, x: Tensor, h: float, count: int) -> Unsupp
     )
 
 
-@dataclass(frozen=True)
-class Step:
-    """An accepted step, as seen while the loop stands on it: ``stepper`` moves on with the next one."""
+@dataclass
+class AcceptedStep:
+    """An accepted step, as seen while the loop stands on it; ``leave`` takes its tensors away with the next one."""
 
-    place: GridStep
+    grid_step: GridStep
     x: Tensor
     x_next: Tensor
     d: int
     stepper: Stepper
+    ys: Sequence[Tensor]
+    """The states at the outputs that it reaches, ``[m, d]`` each, in their order."""
 
     @property
     def t(self) -> float:
         """Return the time at the start."""
-        return self.place.t
+        return self.grid_step.t
 
     @property
     def h(self) -> float:
         """Return the signed size."""
-        return self.place.h
+        return self.grid_step.h
 
     @property
     def t_next(self) -> float:
         """Return the time at the end."""
-        return self.place.t_next
+        return self.grid_step.t_next
 
     @property
     def y(self) -> Tensor:
@@ -137,3 +144,8 @@ class Step:
     def polynomial(self) -> Tensor:
         """Return the continuous extension's coefficients ``[q + 1, d]`` in powers of ``(time - t) / h``."""
         return self.stepper.polynomial(self.x, self.h)
+
+    def leave(self) -> None:
+        """Let go of the stepper, which moves on, and of both ends."""
+        # A caller's loop variable lives until the next step is there: it must not hold a state through the attempt.
+        del self.x, self.x_next, self.stepper

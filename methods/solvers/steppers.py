@@ -99,7 +99,7 @@ class CompiledStepper(Stepper):
     def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:
         """Return the state after the step."""
         step = self.compiler.step(fresh=self.k0 is None, whole=whole)
-        times, size = self.compiler.place(t, h, t_next)
+        times, size = self.compiler.times_and_size(t, h, t_next)
         given = x if self.k0 is None else self.k0
         x_next, self.buffer.k, self.change = step(x, given, times, size, *self.compiler.tensors)
         self.k0 = self.buffer.k[0]

@@ -11,7 +11,7 @@ from torch import nn
 from odegrad.checks.problems import Recorded, SmoothNet, gradient, relative, smooth_net_start
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.gradients.adjoint import Adjoint
-from odegrad.methods.gradients.interpolation import InterpolatedBackSolve, Interpolation
+from odegrad.methods.gradients.interpolation import InterpolatedNode, Interpolation
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes
 from odegrad.methods.solvers.dynamics import FlatField
@@ -117,7 +117,7 @@ def test_node_states_are_as_good_as_the_end_point():
         true = Naive()(field, make_solver("dopri8", rtol=1e-13, atol=1e-13), y0, times)
         for tol in (1e-5, 1e-7):
             flat = FlatField(field, Layout.of(y0))
-            route = InterpolatedBackSolve(flat, make_solver("dopri5", rtol=tol, atol=tol), ts.tolist(), Interpolation())
+            route = InterpolatedNode(flat, make_solver("dopri5", rtol=tol, atol=tol), ts.tolist(), Interpolation())
             _, (values,) = route.forward(y0.reshape(-1))
             worst = (values[0] - true.flatten(1)).abs().amax(1)
             assert worst.max() <= 5 * worst[-1]

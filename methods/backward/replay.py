@@ -1,0 +1,148 @@
+"""The pull-back by replay: redo recorded steps with a graph, block by block, and let autograd walk that back."""
+
+from collections.abc import Generator, Sequence
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Tap
+from odegrad.methods.backward.step_ends import StepEnd
+from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
+from odegrad.methods.solvers.compiled import StepCompiler
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.loop import replayed, replayed_with_graph
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.step import dense_weights
+from odegrad.methods.solvers.stepper import GridStep
+from odegrad.methods.solvers.steppers import graph_stepper
+
+
+class BlockReplayNode(StepwiseNode):
+    """Keeps the carried vector at the start of each block of steps, ``kept[i]``, and redoes the block from it.
+
+    A block ends at an output that ends a step, or after ``steps_per_block`` steps.
+    """
+
+    def __init__(
+        self,
+        field: FlatField,
+        solver: OneStepSolver,
+        times: Sequence[float],
+        tap: Tap | None,
+        steps_per_block: int | None,
+    ) -> None:
+        super().__init__(field, solver, times, tap)
+        self.steps_per_block = steps_per_block
+        self.firsts: list[int] = []
+        """The number of steps before each block."""
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Solve, and keep where each block begins."""
+        ys, starts = [y0[None]], []
+        at_end = True
+        for n, step in enumerate(self.steps(y0)):
+            if at_end:
+                starts.append(step.x)
+                self.firsts.append(n)
+            at_end = step.grid_step.ends_at_output or n + 1 - self.firsts[-1] == self.steps_per_block
+            ys += step.ys
+        return torch.cat(ys), tuple(starts)
+
+    def walk_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> WalkBack:
+        """Replay the blocks from the last to the first."""
+        back = ReplayPullback(self, grads)
+        a = torch.zeros_like(kept[-1])
+        stop = len(self.grid)
+        for start, first in zip(reversed(kept), reversed(self.firsts), strict=True):
+            a = yield from back.through(start, first, stop, a)
+            stop = first
+        return back.to_start(kept[0], a), back.total
+
+
+class ReplayPullback:
+    """Pulls back through the recorded steps of ``node`` by redoing them; parameter gradients gather in ``total``."""
+
+    def __init__(self, node: StepwiseNode, grads: Tensor) -> None:
+        self.node = node
+        self.field = node.field
+        self.solver = node.solver
+        self.parameters = node.parameters
+        self.grads = grads
+        self.d = grads.shape[1]
+        self.total: list[Tensor | None] = [None] * len(self.parameters)
+
+    def through(self, start: Tensor, first: int, stop: int, a: Tensor) -> Generator[StepEnd, None, Tensor]:
+        """Pull back through the steps ``first`` to ``stop``, of which ``start`` is the carried vector at the first.
+
+        From the cotangent ``a`` of the last carried vector return that of ``start``, with the outputs' on the way;
+        yield where each step begins, the last one first.
+        """
+        grid = self.node.grid[first:stop]
+        a = a.clone()
+        a[: self.d] += self.grads[grid[-1].at_end].sum(0)
+        if self.solver.compile:
+            return (yield from self._through_compiled(start, grid, first, a))
+        a, between = self._through_graph(start, grid, a)
+        for i in range(len(between), 0, -1):
+            yield StepEnd(first + i, *between[i - 1])
+        yield StepEnd(first, start, a)
+        return a
+
+    def to_start(self, x0: Tensor, a: Tensor) -> Tensor:
+        """Return ``dL/dy0 [d]`` from the cotangent of the first carried vector."""
+        if a.numel() > self.d:
+            with torch.enable_grad():
+                y0 = x0[: self.d].detach().requires_grad_()
+                x = graph_stepper(self.solver.scheme, self.field, y0.detach()).start(self.node.times[0], y0)
+            a, *pulled = torch.autograd.grad(x, (y0, *self.parameters), a, allow_unused=True)
+            self._add(pulled)
+        return a + self.grads[0]
+
+    def _through_graph(
+        self, start: Tensor, grid: Sequence[GridStep], a: Tensor
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Return the cotangent of ``start``; and states and costates between the steps, if a tap wants them."""
+        ends: list[Tensor] = []
+        inside, of_inside = [], []
+        with torch.enable_grad():
+            x = leaf = start.detach().requires_grad_()
+            again = replayed_with_graph(self.field, self.solver, leaf, grid, self.d)
+            for step, (x, ys) in zip(grid, again, strict=True):
+                if self.node.tap is not None:
+                    ends.append(x)
+                if ys is not None:
+                    inside.append(ys)
+                    of_inside.append(self.grads[step.inside])
+        inner = ends[:-1]
+        inputs = (leaf, *inner, *self.parameters)
+        of_start, *pulled = torch.autograd.grad([x, *inside], inputs, [a, *of_inside], allow_unused=True)
+        self._add(pulled[len(inner) :])
+        return of_start, [(y.detach(), of_y) for y, of_y in zip(inner, pulled[: len(inner)], strict=True)]
+
+    def _through_compiled(
+        self, start: Tensor, grid: Sequence[GridStep], first: int, a: Tensor
+    ) -> Generator[StepEnd, None, Tensor]:
+        """Redo the block without a graph, pull back by one compiled call per step."""
+        tableau, compiler = self.solver.tableau, StepCompiler.of(self.field, self.solver.tableau)
+        states = [start, *replayed(self.field, self.solver, start, grid[:-1], self.d)]
+        unused = start.new_zeros((tableau.stages, self.d))
+        for i in range(len(grid) - 1, -1, -1):
+            y, step = states[i], grid[i]
+            stages = unused
+            if step.thetas:
+                inner = self.grads[step.inside]
+                stages = dense_weights(tableau, step.h, step.thetas, inner).t() @ inner
+            times, h = compiler.times_and_size(step.t, step.h, step.t_next)
+            pull_back = compiler.pull_back(whole=bool(step.thetas))
+            a, *pulled = pull_back(y, a, times, h, stages, *compiler.tensors)
+            if step.thetas:
+                a = a + inner.sum(0)
+            self._add(pulled)
+            yield StepEnd(first + i, y, a)
+        return a
+
+    def _add(self, pulled: Sequence[Tensor | None]) -> None:
+        for i, p in enumerate(pulled):
+            if p is not None:
+                total = self.total[i]
+                self.total[i] = p if total is None else total + p

@@ -1,0 +1,77 @@
+"""Pull-backs that pass from accepted step to accepted step, where a tap may watch them."""
+
+import abc
+from collections.abc import Generator, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Tap
+from odegrad.methods.backward.node import Gradients, SolveNode
+from odegrad.methods.backward.step_ends import StepEnd, StepEndSampler
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.loop import steps
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.stepper import AcceptedStep, GridStep
+
+WalkBack = Generator[StepEnd, None, Gradients]
+"""A pull-back from the last step to the first: yields where each step begins, returns the gradients."""
+
+
+class StepwiseNode(SolveNode):
+    """Pulls back step by step through the recorded ``grid``; ``tap`` samples the ends of the steps on the way."""
+
+    def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], tap: Tap | None) -> None:
+        super().__init__(field, solver, times)
+        self.tap = tap
+        self.grid: list[GridStep] = []
+        self._last = torch.zeros(())
+        """The last carried vector, for the tap."""
+
+    def steps(self, y0: Tensor) -> Iterator[AcceptedStep]:
+        """Solve from ``y0 [d]``, record the grid and yield the accepted steps."""
+        for step in steps(self.field, self.solver, y0, self.times):
+            self.grid.append(step.grid_step)
+            if self.tap is not None:
+                self._last = step.x_next.detach()
+            yield step
+
+    def backwards(self) -> Iterator[tuple[int, GridStep]]:
+        """Yield the recorded steps from the last to the first, with the number of steps before each."""
+        for n in range(len(self.grid) - 1, -1, -1):
+            yield n, self.grid[n]
+
+    @abc.abstractmethod
+    def walk_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> WalkBack:
+        """Pull back from the last step to the first: yield where each step begins, return the gradients."""
+
+    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> Gradients:
+        """Walk back to the start, and let the tap sample the ends of the steps."""
+        sample = _unwatched
+        if self.tap is not None:
+            sample = StepEndSampler(self.tap, self.field, self.solver.scheme, self.grid, grads).sample
+            sample(StepEnd(len(self.grid), self._last, torch.zeros_like(grads[0])))
+        walk = self.walk_back(grads, kept)
+        while True:
+            try:
+                # Without a name for it: one would hold a state and a costate while the next step is pulled back.
+                sample(next(walk))
+            except StopIteration as end:
+                gradients: Gradients = end.value
+                return gradients
+
+
+class InvertedNode(StepwiseNode):
+    """Keeps the last carried vector ``[2d]`` and the grid: the pull-back inverts the steps from there."""
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Solve, and keep the end."""
+        ys, x = [y0[None]], y0
+        for step in self.steps(y0):
+            x = step.x_next
+            ys += step.ys
+        return torch.cat(ys), (x,)
+
+
+def _unwatched(end: StepEnd) -> None:
+    """Leave out the sample."""
