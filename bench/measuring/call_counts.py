@@ -1,25 +1,27 @@
 """The count pass: f calls, products, steps, operators and host waits of one forward and one backward pass.
 
-All on the first batch, at the parameters as they are, with an uncompiled solver.
+All at the parameters as they are, with an uncompiled solver.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from odegrad.binding import samples_by_itself, solve_with, tapped
-from odegrad.contracts import GradientMethod, Problem, Solve, State, Tap
+from odegrad.binding import solve_with, tapped
+from odegrad.contracts import GradientMethod, Solve, State, Tap
 from odegrad.measuring.cost import SolveCost, graph_bytes, predicted_columns, sizes_of
 from odegrad.measuring.counting import CountedField, CountedTap, Counts
 from odegrad.measuring.meters import HostWaits
 from odegrad.measuring.operators import OperatorCount
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.states import parts, undisturbed
+from odegrad.reference.subject import Subject
+from odegrad.states import parts
+
+Sample = Callable[[Solve], bool]
+"""Takes curvature samples by a solve, and says whether it has."""
 
 
 @dataclass
@@ -55,45 +57,52 @@ class SolveLog:
 
 
 def count_columns(
-    problem: Problem, method: GradientMethod, solver: OneStepSolver, optimizer: torch.optim.Optimizer, tap: Tap | None
+    subject: Subject,
+    method: GradientMethod,
+    solver: OneStepSolver,
+    tap: Tap | None = None,
+    sample: Sample | None = None,
 ) -> dict[str, Any]:
-    """Return every column of the count pass but the certificate; the problem is left as it was.
+    """Return every column of the count pass but the certificate; the subject is left as it was.
 
     Parameters
     ----------
-    problem, method, solver
+    subject, method, solver
         What is counted; the solver uncompiled.
-    optimizer
-        May take its curvature samples by passes of its own.
     tap
         The optimizer's tap for this iteration, whose f calls count apart; the operators are counted without it.
+    sample
+        Takes the tap's samples by passes of its own, if the optimizer does so.
     """
-    with left_as_it_was(problem):
-        counts, solves = counted_iteration(problem, method, solver, optimizer, tap)
+    with subject.left_as_it_was():
+        counts, solves = counted_iteration(subject, method, solver, tap, sample)
     columns = _calls(counts, method.traits.backward_phase)
-    with left_as_it_was(problem):
-        columns |= _operators(problem, method, solver)
-    with left_as_it_was(problem):
+    with subject.left_as_it_was():
+        columns |= _operators(subject, method, solver)
+    with subject.left_as_it_was():
         costs = solve_costs(solves, solver, method.traits.backward_phase)
     # what a replay of outputs inside of steps costs more is no part of the model
     unmodelled = solver.outputs == "dense" and method.traits.exact
     return columns | predicted_columns(method, [] if unmodelled else costs)
 
 
-def calls_of_an_iteration(problem: Problem, method: GradientMethod, solver: OneStepSolver) -> tuple[int, int]:
-    """Return the f calls forward and backward of one iteration on the first batch; the problem is left as it was."""
-    with left_as_it_was(problem):
-        counts, _ = counted_iteration(problem, method, solver, None, None)
+def calls_of_an_iteration(subject: Subject, method: GradientMethod, solver: OneStepSolver) -> tuple[int, int]:
+    """Return the f calls forward and backward of one iteration; the subject is left as it was."""
+    with subject.left_as_it_was():
+        counts, _ = counted_iteration(subject, method, solver)
     return counts.calls["forward"], counts.calls[method.traits.backward_phase]
 
 
 def counted_iteration(
-    problem: Problem, method: GradientMethod, solver: OneStepSolver, optimizer: torch.optim.Optimizer | None,
-    tap: Tap | None,
-) -> tuple[Counts, list[SolveLog]]:  # fmt: skip
-    """Return the counts of one forward and one backward pass on the first batch, and the solves of the loss.
+    subject: Subject,
+    method: GradientMethod,
+    solver: OneStepSolver,
+    tap: Tap | None = None,
+    sample: Sample | None = None,
+) -> tuple[Counts, list[SolveLog]]:
+    """Return the counts of one forward and one backward pass, and the solves of the loss.
 
-    ``optimizer`` takes the samples of ``tap``, where there is one, if it does so by passes of its own.
+    ``sample`` is given a solve that ``tap`` watches, and says whether it has taken the tap's samples by itself.
     """
     counts, solves = Counts(), []
     watched = tapped(method, None if tap is None else CountedTap(tap, counts))
@@ -108,14 +117,13 @@ def counted_iteration(
 
         return solve
 
-    batch = problem.batch(0)
     with counts.during("tap"):
-        if tap is not None and optimizer is not None and samples_by_itself(optimizer, counted(watched), batch):
+        if tap is not None and sample is not None and sample(counted(watched)):
             watched = method
     solves.clear()
-    loss = problem.loss(counted(watched), batch)
+    loss = subject.loss(counted(watched))
     with counts.during(method.traits.backward_phase):
-        loss.backward()  # type: ignore[no-untyped-call]
+        subject.pull_back(loss)
     return counts, solves
 
 
@@ -133,14 +141,13 @@ def _calls(counts: Counts, back: str) -> dict[str, Any]:
     }
 
 
-def _operators(problem: Problem, method: GradientMethod, solver: OneStepSolver) -> dict[str, Any]:
+def _operators(subject: Subject, method: GradientMethod, solver: OneStepSolver) -> dict[str, Any]:
     """Return the columns of operators and host waits, with the bare field, after one iteration has warmed up."""
-    batch = problem.batch(0)
-    with HostWaits(next(problem.model.parameters()).device) as waits:
+    with HostWaits(subject.device) as waits:
         with OperatorCount() as forward:
-            loss = problem.loss(solve_with(method, solver), batch)
+            loss = subject.loss(solve_with(method, solver))
         with OperatorCount() as backward:
-            loss.backward()  # type: ignore[no-untyped-call]
+            subject.pull_back(loss)
     return {
         "operators_forward": forward.operators,
         "operators_backward": backward.operators,
@@ -166,13 +173,3 @@ def solve_costs(solves: list[SolveLog], solver: OneStepSolver, back: str) -> lis
         )
         costs.append(SolveCost(steps, sizes_of(log.vector_field, log.y0, len(log.ts), known[kind]), log.pulled_back))
     return costs
-
-
-@contextmanager
-def left_as_it_was(problem: Problem) -> Iterator[None]:
-    """Put the model's buffers, its gradients and the random generators back at the end."""
-    with undisturbed(next(problem.model.parameters()).device, problem.model):
-        try:
-            yield
-        finally:
-            problem.model.zero_grad(set_to_none=True)

@@ -5,7 +5,6 @@
 Instruments never share a pass with the clock.
 """
 
-import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -15,14 +14,14 @@ from typing import Any
 import psutil
 import torch
 
-from odegrad.binding import next_solve, next_tap, solve_with
+from odegrad.binding import next_solve, next_tap, samples_by_itself, solve_with
 from odegrad.contracts import Split, equivalent_solver
 from odegrad.diagnosis.probe import largest_norms
 from odegrad.errors import InfrastructureError, UnknownNameError
 from odegrad.machine.conditions import snapshot, taints
 from odegrad.measuring.building import Built, State, build, set_state
 from odegrad.measuring.call_counts import calls_of_an_iteration, count_columns
-from odegrad.measuring.meters import memory_meter
+from odegrad.measuring.memory import measured_bytes
 from odegrad.measuring.timing import BUDGET_SECONDS, time_iterations
 from odegrad.measuring.training import Progress, train
 from odegrad.measuring.untouched import untouched
@@ -30,7 +29,7 @@ from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.records.record import PASSES, TUNING, Run
 from odegrad.reference.certificate import certify
 from odegrad.reference.shared import shared_reference
-from odegrad.reference.subject import Subject, of_problem
+from odegrad.reference.subject import Subject, of_problem, of_training
 from odegrad.registry import build_gradient, build_task
 
 SNAPSHOT = ".state.pt"
@@ -81,7 +80,14 @@ def count_built(built: Built, references: Path, progress: Progress) -> dict[str,
     built = built.uncompiled()
     tap = next_tap(built.optimizer)
     with untouched(built.problem.model, built.run.method or built.run.gradient):
-        columns = count_columns(built.problem, built.method, built.solver, built.optimizer, tap)
+        batch = built.problem.batch(0)
+        columns = count_columns(
+            of_training(built.problem),
+            built.method,
+            built.solver,
+            tap,
+            lambda solve: samples_by_itself(built.optimizer, solve, batch),
+        )
     progress({"pass": "count", "what": "certificate"})
     return columns | _certificate(built, built.problem.model.state_dict(), references)
 
@@ -127,16 +133,9 @@ def memory(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # no
 def measure_memory(built: Built) -> dict[str, Any]:
     """Return the columns of the memory pass on what was built."""
     built = built.uncompiled()
-    batch = built.problem.batch(0)
-    built.problem.loss(solve_with(built.method, built.solver), batch).backward()  # type: ignore[no-untyped-call]
-    gc.collect()
-    with memory_meter(torch.device(built.run.device)) as meter:
-        solve = next_solve(built.optimizer, built.method, built.solver, batch)
-        loss = built.problem.loss(solve, batch)
-        saved = meter.current_bytes()
-        loss.backward()  # type: ignore[no-untyped-call]
-        peak = meter.peak_bytes()
-    return {"saved_bytes": saved, "peak_bytes": peak}
+    batch, subject = built.problem.batch(0), of_training(built.problem)
+    subject.pull_back(subject.loss(solve_with(built.method, built.solver)))
+    return measured_bytes(subject, lambda: next_solve(built.optimizer, built.method, built.solver, batch))
 
 
 def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
@@ -168,7 +167,7 @@ def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
     def keep(iteration: int) -> None:
         torch.save(built.problem.model.state_dict(), scratch / f"{iteration}{SNAPSHOT}")
         if run.stage != TUNING:
-            calls.append(calls_of_an_iteration(built.problem, built.method, uncompiled.solver))
+            calls.append(calls_of_an_iteration(of_training(built.problem), built.method, uncompiled.solver))
 
     split: Split = "validation" if run.stage == TUNING else "test"
     trace = train(

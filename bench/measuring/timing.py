@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from odegrad.binding import next_solve, solve_with
-from odegrad.contracts import GradientMethod, Problem
+from odegrad.contracts import GradientMethod, Problem, Solve
 from odegrad.measuring.meters import Clock
 from odegrad.records.rounds import relative_interval
+from odegrad.reference.subject import Subject, of_training
 from odegrad.states import put_back
 
 WARM_UPS = 2
@@ -44,6 +45,16 @@ class Timings:
         return self.relative_interval() <= RELATIVE_INTERVAL
 
 
+def forward_and_backward(subject: Subject, solve: Solve) -> tuple[float, float]:
+    """Return the seconds of one forward and of one backward pass."""
+    forward, backward = Clock(subject.device), Clock(subject.device)
+    with forward:
+        loss = subject.loss(solve)
+    with backward:
+        subject.pull_back(loss)
+    return forward.seconds, backward.seconds
+
+
 def time_iterations(
     problem: Problem, method: GradientMethod, solver: Any, optimizer: torch.optim.Optimizer, budget: float
 ) -> Timings:
@@ -53,9 +64,8 @@ def time_iterations(
     that learns from curvature samples takes them in the first warm-up; the repeats time its ordinary iteration. Repeats
     end when the median is settled or ``budget`` seconds are spent, not before ``LEAST_REPEATS``.
     """
-    timings, batch = Timings(), problem.batch(0)
+    timings, batch, subject = Timings(), problem.batch(0), of_training(problem)
     parameters = [p.detach().clone() for p in problem.model.parameters()]
-    device = parameters[0].device
     buffers = [b.detach().clone() for b in problem.model.buffers()]
     state = None
     was_enabled = gc.isenabled()
@@ -69,20 +79,16 @@ def time_iterations(
             solve = solve_with(method, solver)
             if state is None:
                 solve = next_solve(optimizer, method, solver, batch)
-            forward, backward, update = Clock(device), Clock(device), Clock(device)
             optimizer.zero_grad(set_to_none=True)
-            with forward:
-                loss = problem.loss(solve, batch)
-            with backward:
-                loss.backward()  # type: ignore[no-untyped-call]
+            forward, backward = forward_and_backward(subject, solve)
+            update = Clock(subject.device)
             with update:
                 optimizer.step()
-            del loss
             if warm:
-                timings.warm_up.append(forward.seconds + backward.seconds + update.seconds)
+                timings.warm_up.append(forward + backward + update.seconds)
             else:
-                timings.forward.append(forward.seconds)
-                timings.backward.append(backward.seconds)
+                timings.forward.append(forward)
+                timings.backward.append(backward)
                 timings.update.append(update.seconds)
             state = copy.deepcopy(optimizer.state_dict()) if state is None else state
             _restore(problem, parameters, buffers)

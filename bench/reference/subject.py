@@ -2,7 +2,8 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +30,31 @@ class Subject:
     """False where the dynamics have kinks."""
     loss_epsilon: float = 0.0
     """Rounding of the loss where it computes in less than float64."""
+    accumulates: bool = False
+    """Whether pulling back leaves its gradients in ``grad``, as a training does."""
 
     @property
     def device(self) -> torch.device:
         """Return where the inputs lie."""
         return self.inputs[0].device
+
+    def pull_back(self, loss: Tensor) -> None:
+        """Pull ``loss`` back as its owner does: into ``grad``, or without a trace."""
+        if self.accumulates:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            torch.autograd.grad(loss, self.inputs, allow_unused=True)
+
+    @contextmanager
+    def left_as_it_was(self) -> Iterator[None]:
+        """Put buffers and random generators back at the end, and leave no gradient behind where it accumulates."""
+        with undisturbed(self.device, *self.modules):
+            try:
+                yield
+            finally:
+                if self.accumulates:
+                    for each in self.inputs:
+                        each.grad = None
 
     def gradient(self, solve: Solve) -> Tensor:
         """Return the gradient by all inputs as one float64 vector on the CPU; parts that are unused are zeros.
@@ -60,6 +81,13 @@ def of_problem(problem: Problem, *, smooth: bool = True) -> Subject:
     batch = problem.probe_batch()
     trained = tuple(p for p in problem.model.parameters() if p.requires_grad)
     return Subject(lambda solve: problem.loss(solve, batch), trained, (problem.model,), smooth)
+
+
+def of_training(problem: Problem) -> Subject:
+    """Return the loss of the first training batch, whose gradients accumulate in the parameters."""
+    batch = problem.batch(0)
+    trained = tuple(p for p in problem.model.parameters() if p.requires_grad)
+    return Subject(lambda solve: problem.loss(solve, batch), trained, (problem.model,), accumulates=True)
 
 
 def of_model(model: Model) -> Subject:

@@ -17,10 +17,11 @@ from torch import nn
 from odegrad.contracts import CurvatureConsumer, GradientMethod, Problem, State, Tappable
 from odegrad.errors import OdegradError
 from odegrad.measuring.building import DTYPES
-from odegrad.measuring.call_counts import SolveLog, counted_iteration, left_as_it_was, solve_costs
+from odegrad.measuring.call_counts import SolveLog, counted_iteration, solve_costs
 from odegrad.measuring.cost import SolveCost, predicted_bytes, predicted_calls
 from odegrad.measuring.meters import synchronize
 from odegrad.records.record import Run
+from odegrad.reference.subject import of_training
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 from odegrad.states import parts
 from odegrad.suites.lookup import located
@@ -89,10 +90,10 @@ def _look(run: Run, folder: Any) -> _Look | str:
         problem = task.build(run.size, run.seed, torch.device(run.device), DTYPES[run.dtype])
         solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options)).uncompiled()
         method = next(m for m in map(build_gradient, PROBES) if m.refuses(solver) is None)
-        optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.0)
-        with left_as_it_was(problem):
-            _, solves = counted_iteration(problem, method, solver, optimizer, None)
-        with left_as_it_was(problem):
+        subject = of_training(problem)
+        with subject.left_as_it_was():
+            _, solves = counted_iteration(subject, method, solver)
+        with subject.left_as_it_was():
             costs = solve_costs(solves, solver, method.traits.backward_phase)
             seconds = _timed(solves)
     except OdegradError as error:

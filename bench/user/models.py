@@ -60,6 +60,8 @@ class Model:
             if not isinstance(part, Tensor) or not part.is_floating_point() or part.ndim == 0:
                 got = f"shape {tuple(part.shape)}, {part.dtype}" if isinstance(part, Tensor) else repr(part)
                 raise UsageError(f"y0: expected a floating-point tensor [batch, ...] or a tuple of such, got {got}")
+            if not bool(torch.isfinite(part).all()):
+                raise UsageError("y0: expected finite numbers, got NaN or infinity; check where the states come from")
         if not self.inputs()[1]:
             raise UsageError("func, y0: expected a parameter or a state that requires a gradient, got none")
 

@@ -10,10 +10,11 @@ from odegrad.binding import solve_with
 from odegrad.checks.conformance import shared_loop_methods
 from odegrad.checks.problems import SmoothNet
 from odegrad.contracts import Bytes, Calls, Sizes
-from odegrad.measuring.call_counts import count_columns, left_as_it_was
+from odegrad.measuring.call_counts import count_columns
 from odegrad.measuring.cost import SolveCost, graph_bytes, predicted_columns, sizes_of
 from odegrad.measuring.operators import OperatorCount
 from odegrad.methods.solvers.solver import make_solver
+from odegrad.reference.subject import of_training
 from odegrad.registry import build_gradient
 
 FLOAT64 = 8
@@ -39,9 +40,8 @@ class Problem:
 
 def columns(method, solver, problem=None):
     problem = problem or Problem()
-    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
     torch.manual_seed(0)
-    return count_columns(problem, method, solver, optimizer, None)
+    return count_columns(of_training(problem), method, solver)
 
 
 def solvers(method):
@@ -135,7 +135,7 @@ def test_left_as_it_was_after_an_error_too():
     def solve(field, y0, ts):
         raise ZeroDivisionError("mine")
 
-    with pytest.raises(ZeroDivisionError, match="mine"), left_as_it_was(problem):
+    with pytest.raises(ZeroDivisionError, match="mine"), of_training(problem).left_as_it_was():
         problem.loss(solve, problem.model["head"](problem.batch(0)))
     assert problem.model["head"].running_mean.abs().sum() == 0
 

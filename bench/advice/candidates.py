@@ -1,0 +1,122 @@
+"""The gradient methods of a comparison: what each is given, what is measured of it, and whether it is accurate."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from odegrad.binding import solve_with
+from odegrad.contracts import GradientMethod, Scalar, equivalent_solver
+from odegrad.measuring.call_counts import counted_iteration
+from odegrad.measuring.memory import measured_bytes
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.reference.accuracy import accuracy, largest_error
+from odegrad.reference.reference import Reference
+from odegrad.reference.subject import Subject
+from odegrad.reference.two_ways import relative_distance
+from odegrad.registry import build_gradient, build_solver
+
+TOO_LOOSE = "solver too loose"
+"""The verdict on an exact gradient whose steps are too coarse, where no method at all is accurate."""
+
+
+@dataclass
+class Candidate:
+    """A method with the solver that it gets, and what is known of it so far."""
+
+    method: GradientMethod
+    solver: OneStepSolver
+    row: dict[str, Any]
+
+
+def candidate(chosen: str | tuple[str, Mapping[str, Scalar]], solver: OneStepSolver) -> Candidate:
+    """Return the method with ``solver``, or with alf if it takes no other; a refusal is a verdict.
+
+    Raises
+    ------
+    UsageError
+        If there is no such method, or an option is unknown.
+    """
+    name, settings = (chosen, {}) if isinstance(chosen, str) else chosen
+    method = build_gradient(name, settings)
+    row: dict[str, Any] = {"gradient": name, "exact": method.traits.exact}
+    reason = method.refuses(solver)
+    if reason is not None:
+        other = build_solver("alf", solver.controller.rtol, solver.controller.atol)
+        if method.refuses(other) is not None:
+            return Candidate(method, solver, row | {"verdict": f"refused: {reason}"})
+        solver = other
+    return Candidate(method, solver, row)
+
+
+def measure(subject: Subject, solver: OneStepSolver, candidates: Sequence[Candidate], true: Reference) -> None:
+    """Fill in errors, counts, bytes and the verdict of every candidate that is not refused.
+
+    What a method raises is its own failure: a row with the first line of the message.
+    """
+    limit = largest_error(_naive_error(subject, solver, true), solver.controller.rtol)
+    for c in candidates:
+        if "verdict" in c.row:
+            continue
+        try:
+            c.row |= _errors(subject, c, true) | _counted(subject, c)
+            c.row |= measured_bytes(subject, lambda c=c: solve_with(c.method, c.solver.uncompiled()))
+        except Exception as raised:
+            c.row["verdict"] = f"failed: {(str(raised) or type(raised).__name__).splitlines()[0]}"
+            continue
+        c.row["verdict"] = _verdict(c, true, limit) + ("" if c.solver is solver else f", with solver {c.solver.name}")
+    if not any(str(c.row["verdict"]).startswith("accurate") for c in candidates):
+        for c in candidates:
+            c.row["verdict"] = _of_the_solver(c, limit)
+
+
+def _naive_error(subject: Subject, solver: OneStepSolver, true: Reference) -> float | None:
+    """Return what naive is off by with ``solver``; None if it is not known or naive cannot be solved."""
+    if true.gradient is None:
+        return None
+    try:
+        return relative_distance(
+            subject.gradient(solve_with(build_gradient("naive"), solver.uncompiled())), true.gradient
+        )
+    except Exception:  # then naive's own row says why
+        return None
+
+
+def _errors(subject: Subject, c: Candidate, true: Reference) -> dict[str, Any]:
+    found = subject.gradient(solve_with(c.method, c.solver))
+    errors: dict[str, Any] = (
+        {} if true.gradient is None else {"gradient_error": relative_distance(found, true.gradient)}
+    )
+    if c.method.traits.shared_loop:
+        naive = solve_with(build_gradient("naive"), equivalent_solver(c.method, c.solver.uncompiled()))
+        errors["method_error"] = relative_distance(found, subject.gradient(naive))
+    return errors
+
+
+def _counted(subject: Subject, c: Candidate) -> dict[str, Any]:
+    with subject.left_as_it_was():
+        counts, _ = counted_iteration(subject, c.method, c.solver.uncompiled())
+    back = c.method.traits.backward_phase
+    return {"nfe_forward": counts.calls["forward"], "nfe_backward": counts.calls[back], "vjps": counts.vjps[back]}
+
+
+def _verdict(c: Candidate, true: Reference, limit: float) -> str:
+    error = c.row.get("gradient_error")
+    verdict = accuracy(error, true.error, limit)
+    if verdict == "accurate":
+        return verdict
+    if error is None:
+        return f"undecided: {true.reason}"
+    if not math.isfinite(error):
+        return f"{verdict}: its gradient is not finite"
+    known = f", known to {true.error:.1e}" if verdict == "undecided" else ""
+    return f"{verdict}: off by {error:.1e}{known}, accurate is {limit:.1e}"
+
+
+def _of_the_solver(c: Candidate, limit: float) -> str:
+    """Return the verdict where nobody is accurate: an exact gradient is right for steps that are too coarse."""
+    verdict, error = str(c.row["verdict"]), c.row.get("gradient_error")
+    exact = c.method.traits.exact and c.row.get("method_error", math.inf) <= limit
+    if not (exact and verdict.startswith("inaccurate") and error is not None and math.isfinite(error)):
+        return verdict
+    return f"{TOO_LOOSE}: exact for its steps, which are off by {error:.1e}; accurate is {limit:.1e}"
