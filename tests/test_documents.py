@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from odegrad import odeint
-from odegrad.registry import PAIRS, gradients, tasks
+from odegrad.catalogue import PAIRS
+from odegrad.registry import gradients, tasks
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]

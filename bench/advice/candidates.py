@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from odegrad.binding import solve_with
@@ -60,7 +61,7 @@ def measure(subject: Subject, solver: OneStepSolver, candidates: Sequence[Candid
             continue
         try:
             c.row |= _errors(subject, c, true) | _counted(subject, c)
-            c.row |= measured_bytes(subject, lambda c=c: solve_with(c.method, c.solver.uncompiled()))
+            c.row |= measured_bytes(subject, partial(solve_with, c.method, c.solver.uncompiled()))
         except Exception as raised:
             c.row["verdict"] = f"failed: {(str(raised) or type(raised).__name__).splitlines()[0]}"
             continue
@@ -75,18 +76,17 @@ def _naive_error(subject: Subject, solver: OneStepSolver, true: Reference) -> fl
     if true.gradient is None:
         return None
     try:
-        return relative_distance(
-            subject.gradient(solve_with(build_gradient("naive"), solver.uncompiled())), true.gradient
-        )
+        found = subject.gradient(solve_with(build_gradient("naive"), solver.uncompiled()))
+        return relative_distance(found, true.gradient)
     except Exception:  # then naive's own row says why
         return None
 
 
 def _errors(subject: Subject, c: Candidate, true: Reference) -> dict[str, Any]:
     found = subject.gradient(solve_with(c.method, c.solver))
-    errors: dict[str, Any] = (
-        {} if true.gradient is None else {"gradient_error": relative_distance(found, true.gradient)}
-    )
+    errors: dict[str, Any] = {}
+    if true.gradient is not None:
+        errors["gradient_error"] = relative_distance(found, true.gradient)
     if c.method.traits.shared_loop:
         naive = solve_with(build_gradient("naive"), equivalent_solver(c.method, c.solver.uncompiled()))
         errors["method_error"] = relative_distance(found, subject.gradient(naive))

@@ -1,4 +1,4 @@
-"""Which of the accurate methods is the fastest: timed in rounds until two are told apart, or it is said that they are not."""
+"""Which accurate method is the fastest: timed in rounds until two are told apart, or it is said that they are not."""
 
 import itertools
 import statistics

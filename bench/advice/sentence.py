@@ -1,5 +1,6 @@
 """What to take: a few sentences, each on a figure of the comparison; never a method that is not accurate."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -61,12 +62,11 @@ def _seconds(row: Row) -> float:
 def _fastest(good: Sequence[Row], told: Race | None) -> str:
     fast = min(good, key=_seconds)
     small = min((row for row in good if _seconds(row) <= PATIENCE * _seconds(fast)), key=lambda row: row["peak_bytes"])
+    rank = "the fastest" if told is None or told.told_apart else f"among the fastest ({_tie(told)})"
     text = (
-        f"Take {fast['gradient']}: of {len(good)} accurate methods it is the fastest, {_seconds(fast) * 1e3:.3g} ms per "
+        f"Take {fast['gradient']}: of {len(good)} accurate methods it is {rank}, {_seconds(fast) * 1e3:.3g} ms per "
         f"gradient with an error of {fast['gradient_error']:.1e} and {fast['peak_bytes'] / 1e6:.3g} MB at the peak"
     )
-    if told is not None and not told.told_apart:
-        text = text.replace("it is the fastest", f"it is among the fastest ({_tie(told)})")
     if small["gradient"] != fast["gradient"]:
         less, slower = fast["peak_bytes"] / small["peak_bytes"], _seconds(small) / _seconds(fast)
         text += (
@@ -79,9 +79,10 @@ def _tie(told: Race) -> str:
     both = f"{told.first} and {told.second}"
     if told.same_within is not None:
         return f"{both} are the same within {max(told.same_within, 0.01):.0%}"
-    if told.low != told.low:
+    if math.isnan(told.low):
         return f"{told.rounds} rounds are too few to tell {both} apart"
-    return f"{told.rounds} rounds do not tell {both} apart, the second takes {told.low:.2f}-{told.high:.2f} of the first's time"
+    ratio = f"{told.second} takes {told.low:.2f} to {told.high:.2f} times as long"
+    return f"{told.rounds} rounds do not tell {both} apart: {ratio}"
 
 
 def _why_not(rows: Sequence[Row], good: Sequence[Row], sensitivity: Callable[[], float | None]) -> str:

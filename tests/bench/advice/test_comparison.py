@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 import odegrad
-from odegrad.advice.comparison import COLUMNS, advice
-from odegrad.errors import SolverError, UnknownNameError, UsageError
+from odegrad.advice.comparison import COLUMNS
+from odegrad.advice.race import Race
+from odegrad.advice.sentence import advice
+from odegrad.errors import UnknownNameError, UsageError
+from odegrad.reference.reference import Reference
 from odegrad.registry import gradients
 from odegrad.user.models import Model, load_model
 
@@ -137,19 +140,21 @@ def test_initial_state_and_tuples_are_differentiated():
 
 
 def test_loss_sees_the_type_that_it_was_made_for():
-    """A head in float32 behind the solution serves the float64 reference too."""
+    """A head in float32 behind the solution cannot take a float64 one: the reference rounds its solution for it."""
     head = nn.Linear(1, 1)
     kinds = set()
 
     def loss(ys):
+        out = head(ys[-1])
         kinds.add(ys.dtype)
-        return head(ys[-1]).sum()
+        return out.sum()
 
     table = odegrad.compare_gradients(
         Decay(dtype=torch.float32), Y0.float(), TIMES.float(), loss=loss, gradients=["naive"], rounds=1
     )
     assert kinds == {torch.float32}
     assert table["gradient_error"][0] < 1e-4
+    assert table["verdict"][0] == "accurate"
 
 
 def test_inaccurate_refused_and_failed_are_rows(tmp_path):
@@ -171,22 +176,113 @@ def test_inaccurate_refused_and_failed_are_rows(tmp_path):
     assert math.isnan(table.loc["adjoint", "peak_bytes"])
 
 
+ROW = {"verdict": "accurate", "exact": True, "gradient_error": 1e-6, "backward_seconds": 0.01}
+KNOWN = Reference(torch.ones(1), 1e-13, 100)
+
+
+def said(rows, told=None, true=KNOWN, changed=0.0):
+    return advice(rows, told, true, lambda: changed)
+
+
 def test_advice_names_the_fastest_and_the_smallest():
     """The sentence is made of the figures."""
-    row = {"verdict": "accurate", "gradient_error": 1e-6, "backward_seconds": 0.01}
     rows = [
-        row | {"gradient": "naive", "forward_seconds": 0.01, "peak_bytes": 4e6},
-        row | {"gradient": "aca", "forward_seconds": 0.03, "peak_bytes": 1e6},
-        row | {"gradient": "adjoint", "forward_seconds": 0.001, "peak_bytes": 1e5, "verdict": "inaccurate: off by 1"},
+        ROW | {"gradient": "naive", "forward_seconds": 0.01, "peak_bytes": 4e6},
+        ROW | {"gradient": "aca", "forward_seconds": 0.03, "peak_bytes": 1e6},
+        ROW | {"gradient": "mali", "forward_seconds": 0.001, "peak_bytes": 1e5, "verdict": "inaccurate: off by 1"},
     ]
-    assert advice(rows) == (
-        "Take naive: of 2 accurate methods it is the fastest, 20 ms a gradient with an error of 1.0e-06 and 4 MB at "
+    assert said(rows) == (
+        "Take naive: of 2 accurate methods it is the fastest, 20 ms per gradient with an error of 1.0e-06 and 4 MB at "
         "the peak; where memory is short, aca needs 4 times less at 2 times the time."
     )
-    slow = row | {"gradient": "mali", "forward_seconds": 1.0, "peak_bytes": 1e3}
-    assert advice([*rows, slow]) == advice(rows).replace("of 2", "of 3")  # nobody waits fifty times as long
-    assert "memory is short" not in advice(rows[:1])
-    assert advice(rows[2:]).startswith("No method is accurate here")
+    slow = ROW | {"gradient": "mali", "forward_seconds": 1.0, "peak_bytes": 1e3}
+    assert said([*rows, slow]) == said(rows).replace("of 2", "of 3")  # nobody waits fifty times as long
+    assert "memory is short" not in said(rows[:1])
+    assert said(rows[2:]).startswith("No method is accurate here")
+
+
+def test_advice_says_that_two_are_not_told_apart():
+    """Where the interval of paired ratios holds 1, nobody is crowned; where it is narrow, both are the same."""
+    rows = [ROW | {"gradient": name, "forward_seconds": 0.01, "peak_bytes": 4e6} for name in ("naive", "aca")]
+    assert "it is the fastest, 20 ms" in said(rows, Race("naive", "aca", 1.01, 1.2, 7))
+    same = said(rows, Race("naive", "aca", 0.98, 1.03, 9))
+    assert "it is among the fastest (naive and aca are the same within 3%), 20 ms" in same
+    open_ = said(rows, Race("naive", "aca", 0.9, 1.1, 60))
+    assert "60 rounds do not tell naive and aca apart: aca takes 0.90 to 1.10 times as long" in open_
+    few = said(rows, Race("naive", "aca", math.nan, math.nan, 1))
+    assert "1 rounds are too few to tell naive and aca apart" in few
+
+
+def test_nothing_is_advised_without_a_reference():
+    """The reason stands in the sentence; a gradient that is not surely accurate is never taken."""
+    rows = [ROW | {"gradient": "naive", "forward_seconds": 0.01, "peak_bytes": 4e6, "verdict": "undecided: why"}]
+    assert "its reference is gone" in said(rows, true=Reference(None, None, 9, "its reference is gone"))
+    assert said(rows, true=Reference(torch.ones(1), 1e-4, 9)).startswith("No method is surely accurate: the reference")
+
+
+class Resting(nn.Module):
+    """``y' = -k (y - c)(2 + sin 20 t)`` from ``y = c``: the state rests, and ``dy(1)/dc`` is 1 but for rounding."""
+
+    def __init__(self, k=10.0):
+        super().__init__()
+        self.c, self.k = nn.Parameter(torch.ones((), dtype=torch.float64)), k
+
+    def forward(self, t, y):
+        return -self.k * (y - self.c) * (2.0 + torch.sin(20.0 * t))
+
+
+def test_resting_state_fools_naive_and_not_the_verdict():
+    """Naive is off by thousands at every tolerance; the adjoint is right, is advised, and it is said why."""
+    y0 = torch.ones(1, 1, dtype=torch.float64)
+    names = ["naive", "aca", "mali", "adjoint", "interpolation_dense", "torchdiffeq_adjoint"]
+    table = odegrad.compare_gradients(Resting(), y0, TIMES, loss=last, gradients=names, rounds=1)
+    rows = table.set_index("gradient")
+    assert rows.loc["naive", "gradient_error"] == pytest.approx(7223.0, rel=1e-3)
+    assert rows.loc["naive", "verdict"].startswith("inaccurate: off by 7.2e+03")
+    assert rows.loc["aca", "verdict"].startswith("inaccurate")
+    assert rows.loc["mali", "verdict"].startswith("inaccurate")
+    for name in ("adjoint", "torchdiffeq_adjoint"):
+        assert rows.loc[name, "gradient_error"] < 1e-4
+        assert rows.loc[name, "verdict"] == "accurate"
+    assert not table.advice.startswith(("Take naive", "Take aca", "Take mali"))
+    assert "halving every step changes naive's gradient by 94%" in table.advice
+
+
+class Oscillator(nn.Module):
+    """``y'' = -omega^2 y``."""
+
+    def __init__(self):
+        super().__init__()
+        self.omega = nn.Parameter(torch.tensor(6.0, dtype=torch.float64))
+
+    def forward(self, t, y):
+        return torch.stack([y[:, 1], -(self.omega**2) * y[:, 0]], dim=1)
+
+
+def test_coarse_steps_are_not_accurate():
+    """Eight Euler steps: naive is exact for them and off by 28, the adjoint by 277; nobody is advised."""
+    y0 = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    table = odegrad.compare_gradients(
+        Oscillator(), y0, TIMES, loss=lambda ys: ys[-1, :, 0].sum(), gradients=["naive", "aca", "adjoint"],
+        method="euler", options={"num_steps": 8}, rounds=1,
+    ).set_index("gradient")  # fmt: skip
+    assert table.loc["naive", "gradient_error"] > 1.0
+    assert table.loc["naive", "verdict"].startswith("solver too loose: exact for its steps, which are off by")
+    assert table.loc["aca", "verdict"].startswith("solver too loose")
+    assert table.loc["adjoint", "verdict"].startswith("inaccurate")
+    assert table.advice.startswith("No method is accurate here: those that are exact for the steps that were taken")
+
+
+def test_gradients_that_are_not_finite_are_a_verdict():
+    """A loss of NaN leaves nothing to hold a gradient against; each row has its verdict, and nothing is advised."""
+    table = odegrad.compare_gradients(
+        Decay(), Y0, TIMES, loss=lambda ys: (ys[-1] * math.nan).sum(), gradients=["naive", "adjoint"], rounds=1
+    )
+    rows = table.set_index("gradient")
+    assert rows.loc["naive", "verdict"] == "undecided: the gradient is not finite"
+    assert rows.loc["adjoint", "verdict"].startswith("failed: field: y0 is not finite")
+    assert table["gradient_error"].isna().all()
+    assert "the gradient is not finite" in table.advice
 
 
 def test_printed_rows_have_units_and_leave_reasons_to_lines_of_their_own(table):
@@ -239,7 +335,7 @@ def test_table_keeps_its_advice_and_draws(table):
         ({"gradients": ["adjont"]}, UnknownNameError, "did you mean 'adjoint'"),
         ({"gradients": "naive"}, UsageError, "gradients: expected a list"),
         ({"gradients": []}, UsageError, "gradients: expected a list"),
-        ({"y0": Y0 * math.nan}, SolverError, "float64 reference with dopri8 at 1e-13"),
+        ({"y0": Y0 * math.nan}, UsageError, "y0: expected finite numbers"),
     ],
     ids=lambda v: ",".join(v) if isinstance(v, dict) else None,
 )
