@@ -15,7 +15,7 @@ from odegrad.binding import solve_with
 from odegrad.checks.limits import CONTRACTIONS, contraction_error
 from odegrad.contracts import Problem
 from odegrad.diagnosis.bounds import MEANINGS
-from odegrad.diagnosis.prediction import Diagnosis, Subject, diagnose, of_problem
+from odegrad.diagnosis.prediction import Diagnosis, diagnose, first_solve
 from odegrad.diagnosis.probe import largest_norms
 from odegrad.diagnosis.verdict import sentences
 from odegrad.errors import UnsupportedError, UsageError
@@ -126,6 +126,8 @@ class Examination:
                 "growth": vars(d.growth),
                 "steps": d.steps,
                 "steps_for_stability": d.steps_for_stability,
+                "sensitivity_error": d.sensitivity_error,
+                "reference_error": d.reference_error,
                 "verdict": self.sentences(),
                 "times": self.times().to_dict("records"),
                 "bounds": self.bounds().to_dict("records"),
@@ -207,12 +209,12 @@ def examine(
             raise UsageError(f"--train {train}: expected 0 for a model, whose loss has no batches; use a task")
         loaded = load_model(name)
         precision = torch.promote_types(parts(loaded.y0)[0].dtype, torch.float32)
-        subject, trained = Subject(name, loaded.in_float64()), None
+        model, trained = loaded.in_float64(), None
     else:
         problem, precision = build_task(name).build(size, seed, CPU, torch.float64), torch.float32
         trained = _trained(problem, train, rtol, atol) if train else None
-        subject = of_problem(name, problem)
-    found = diagnose(subject, rtol=rtol, atol=atol, wanted=wanted, methods=methods, precision=precision)
+        model = first_solve(problem)
+    found = diagnose(name, model, rtol=rtol, atol=atol, wanted=wanted, methods=methods, precision=precision)
     return Examination(found, trained)
 
 

@@ -14,18 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odegrad.contracts import GradientMethod, Problem, VectorField, equivalent_solver
+from odegrad.binding import solve_with
+from odegrad.contracts import GradientMethod, Problem, VectorField
 from odegrad.diagnosis.bounds import LOOSE, Bound, costate_bound, interpolation_bounds
 from odegrad.diagnosis.costates import FlatField, segments
 from odegrad.diagnosis.field_checks import check_field
 from odegrad.diagnosis.trajectory import TrajectoryNorms, log_norms
 from odegrad.errors import OdegradError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.reference.reference import Reference, reference
+from odegrad.reference.sensitivity import sensitivity_error
+from odegrad.reference.subject import Subject, of_model
+from odegrad.reference.two_ways import relative_distance
 from odegrad.registry import build_gradient, build_solver, default_gradients, gradients
 from odegrad.states import flatten, mapped
-from odegrad.user.models import Model, pulled_back
+from odegrad.user.models import Model
 
-REFERENCE_TOLERANCE = 1e-13
+TIGHT_TOLERANCE = 1e-13
+"""Of the solves of a loss behind its first one."""
 STABILITY = 3.3
 """Length of dopri5's stability region on the negative real axis (Hairer and Wanner, Solving ODEs II, figure IV.2.1)."""
 NODES = (8, 16)
@@ -48,7 +54,7 @@ class Outcome:
     predicted: float | None
     """``rtol`` or rounding times growth, or bound (A); None where the error is that of the forward solve alone."""
     observed: float | None
-    """Distance to naive backprop through dopri8 at 1e-13, in float64; None if it failed."""
+    """Distance to the reference, in float64; None if it failed or there is no reference."""
     safe_rtol: float
     """The loosest rtol at which the predicted error is what is asked for, the worst case; 0 if there is none."""
     verdict: str
@@ -84,21 +90,19 @@ class Diagnosis:
     """Steps that dopri5's stability region alone would ask for."""
     bounds: tuple[Bound, ...]
     outcomes: tuple[Outcome, ...]
+    reference_error: float | None
+    """How far the gradient is known that the observed errors are distances to; None where there is no reference."""
+    reference_failure: str
+    """Why there is none; empty if there is one."""
+    sensitivity_error: float
+    """By how much naive's gradient changes if every step of the forward solve is halved, relative to its size."""
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is diagnosed: a field, where it starts, when it is read, and what is made of its solution; float64."""
-
-    name: str
-    model: Model
-
-
-def of_problem(name: str, problem: Problem) -> Subject:
+def first_solve(problem: Problem) -> Model:
     """Return the first solve of a float64 problem's loss on its probe batch, the rest of the loss behind it."""
     batch = problem.probe_batch()
     exact = build_gradient("naive")
-    tight = build_solver("dopri8", REFERENCE_TOLERANCE, REFERENCE_TOLERANCE)
+    tight = build_solver("dopri8", TIGHT_TOLERANCE, TIGHT_TOLERANCE)
     seen: list[tuple[Any, Any, Tensor]] = []
 
     def first(field: VectorField, y0: Any, ts: Tensor) -> Any:
@@ -119,11 +123,12 @@ def of_problem(name: str, problem: Problem) -> Subject:
 
         return problem.loss(rest, batch)
 
-    return Subject(name, Model(field, start, ts, loss))
+    return Model(field, start, ts, loss)
 
 
 def diagnose(
-    subject: Subject,
+    name: str,
+    model: Model,
     *,
     rtol: float = 1e-5,
     atol: float = 1e-6,
@@ -135,8 +140,8 @@ def diagnose(
 
     Parameters
     ----------
-    subject
-        What to diagnose; it is left as it was.
+    name, model
+        What to diagnose, in float64; it is left as it was.
     rtol, atol
         Tolerances of dopri5 (or alf), whose gradients are observed in float64.
     wanted
@@ -157,7 +162,7 @@ def diagnose(
     """
     if not wanted > 0:
         raise UsageError(f"wanted (--error): expected a positive relative error, got {wanted!r}; 1e-2 is usual")
-    model = subject.model
+    subject = of_model(model)
     field = FlatField(model.field, model.y0)
     y0, ts = flatten(model.y0).detach(), model.ts
     check_field(field, ts[0], y0)
@@ -169,9 +174,10 @@ def diagnose(
     with torch.no_grad():
         build_gradient("naive")(field, solver.observed_by(steps), y0, ts)
     growth = growth_of(norms)
+    true = reference(subject)
     names = methods or _default_methods()
     return Diagnosis(
-        name=subject.name,
+        name=name,
         rtol=rtol,
         wanted=wanted,
         duration=abs(float(ts[-1] - ts[0])),
@@ -180,7 +186,10 @@ def diagnose(
         steps=steps.count,
         steps_for_stability=sum(map(_decay, norms)) / STABILITY,
         bounds=(costate_bound(pieces, norms), *(b for found in bounds.values() for b in found)),
-        outcomes=tuple(_outcome(name, model, solver, growth, bounds, wanted, precision) for name in names),
+        outcomes=tuple(_outcome(each, subject, true, solver, growth, bounds, wanted, precision) for each in names),
+        reference_error=true.error,
+        reference_failure=true.reason,
+        sensitivity_error=sensitivity_error(subject, solver),
     )
 
 
@@ -225,7 +234,8 @@ def _decay(norms: TrajectoryNorms) -> float:
 
 def _outcome(
     name: str,
-    model: Model,
+    subject: Subject,
+    true: Reference,
     solver: OneStepSolver,
     grown: Growth,
     bounds: dict[int, tuple[Bound, ...]],
@@ -249,9 +259,13 @@ def _outcome(
         bound = _of_nodes(method, bounds)
         predicted = None if bound is None else max(rtol, bound)
         safe = wanted if bound is None or bound <= wanted else 0.0
-    observed, failure = _observed(method, model, solver)
-    if observed is None:
+    observed, failure = _observed(method, subject, true, solver)
+    if failure:
         verdict = f"failed: {failure.partition(';')[0]}"
+    elif observed is None or true.error is None:
+        verdict = "undecided: there is no reference"
+    elif not observed > wanted + true.error and not observed <= wanted - true.error:
+        verdict = f"undecided: off by {observed:.1e}, known to {true.error:.1e}"
     elif observed > wanted:
         verdict = _unsafe(traits.state_from, observed, safe, 10 * eps, str(precision).removeprefix("torch."))
     else:
@@ -277,14 +291,14 @@ def _of_nodes(method: GradientMethod, bounds: dict[int, tuple[Bound, ...]]) -> f
     return of_costate.bound
 
 
-def _observed(method: GradientMethod, model: Model, solver: OneStepSolver) -> tuple[float | None, str]:
-    """Return the relative error of the gradient by parameters and start, and why there is none."""
-    exact = build_gradient("naive")
-    tight = build_solver("dopri8", REFERENCE_TOLERANCE, REFERENCE_TOLERANCE)
+def _observed(
+    method: GradientMethod, subject: Subject, true: Reference, solver: OneStepSolver
+) -> tuple[float | None, str]:
+    """Return the relative error of the gradient, None where nothing is known to hold it against, and what it raised."""
     try:
-        true = pulled_back(*model.forward(exact, equivalent_solver(exact, tight)))
-        found = pulled_back(*model.forward(method, solver))
+        found = subject.gradient(solve_with(method, solver))
     except (OdegradError, RuntimeError) as error:
         return None, str(error).splitlines()[0]
-    size = float(torch.linalg.vector_norm(true))
-    return float(torch.linalg.vector_norm(found - true)) / size if size > 0 else math.inf, ""
+    if not bool(torch.isfinite(found).all()):
+        return None, "its gradient is not finite"
+    return (None if true.gradient is None else relative_distance(found, true.gradient)), ""

@@ -41,7 +41,7 @@ def rule(subject: Subject, first: Tensor, second: Tensor, budget: Budget, seed: 
     """Hold two gradients against central differences of the re-adapted solve along random directions.
 
     dopri8 at 1e-12; of two lengths of the difference the one that agrees better with either gradient counts: a longer
-    one holds more of the third derivative, a shorter one more of the rounding.
+    one holds more of the higher derivatives, a shorter one more of the rounding.
 
     Raises
     ------
@@ -54,9 +54,15 @@ def rule(subject: Subject, first: Tensor, second: Tensor, budget: Budget, seed: 
     size = max(float(torch.linalg.vector_norm(torch.cat([x.detach().reshape(-1) for x in subject.inputs]))), 1.0)
     found = []
     for step in STEPS:
-        seen = torch.tensor([_slope(subject, v, step * size, budget) for v in directions], dtype=torch.float64)
+        seen = torch.tensor([_extrapolated(subject, v, step * size, budget) for v in directions], dtype=torch.float64)
         found.append(Ruling(*(_distance(g, directions, seen) for g in (first, second))))
     return min(found, key=lambda ruling: min(ruling.first, ruling.second))
+
+
+def _extrapolated(subject: Subject, direction: Tensor, length: float, budget: Budget) -> float:
+    """Return the slope from differences of two lengths, free of the third derivative (Richardson)."""
+    whole, half = (_slope(subject, direction, each, budget) for each in (length, length / 2.0))
+    return (4.0 * half - whole) / 3.0
 
 
 def _slope(subject: Subject, direction: Tensor, length: float, budget: Budget) -> float:

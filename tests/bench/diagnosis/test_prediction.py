@@ -14,11 +14,11 @@ from odegrad.checks.limits import contraction_error
 from odegrad.checks.problems import SmoothNet, smooth_net_start
 from odegrad.diagnosis.bounds import interpolation_bounds
 from odegrad.diagnosis.costates import FlatField, interpolated, segments, solved
-from odegrad.diagnosis.prediction import Diagnosis, Subject, diagnose, of_problem
+from odegrad.diagnosis.prediction import Diagnosis, diagnose, first_solve
 from odegrad.diagnosis.trajectory import log_norms
 from odegrad.diagnosis.verdict import is_stiff, nature, sentences
 from odegrad.errors import NonFiniteError, UsageError
-from odegrad.reference import subject as subjects
+from odegrad.reference.subject import of_problem
 from odegrad.registry import build_gradient, build_solver, build_task
 from odegrad.user.models import Model
 
@@ -53,7 +53,7 @@ class FollowsCosine(nn.Module):
 def linear(*values: float, outputs: int = 2, **settings: Any) -> Diagnosis:
     ts = torch.linspace(0.0, 1.0, outputs, dtype=torch.float64)
     model = Model(Linear(*values), Y0, ts, lambda ys: (ys[-1] * WEIGHTS).sum())
-    return diagnose(Subject("linear", model), **({"methods": FEW} | settings))
+    return diagnose("linear", model, **({"methods": FEW} | settings))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_stiff_is_what_stability_asks_steps_for(rate: float, stiff: bool) -> Non
     """The solution is cos t for every rate; the steps that a large rate asks for are its own, 1 / 3.3 of it."""
     ts = torch.tensor([0.0, 1.0], dtype=torch.float64)
     y0 = torch.ones(1, 1, dtype=torch.float64)
-    found = diagnose(Subject("cosine", Model(FollowsCosine(rate), y0, ts)), methods=["naive"])
+    found = diagnose("cosine", Model(FollowsCosine(rate), y0, ts), methods=["naive"])
     assert is_stiff(found) is stiff
     assert found.steps_for_stability == pytest.approx(rate / 3.3, rel=1e-9)
     assert found.steps >= 0.9 * found.steps_for_stability
@@ -186,23 +186,23 @@ def test_every_bound_holds_on_the_smooth_net(num_nodes: int) -> None:
     assert found["D"].observed == pytest.approx(quoted, rel=0.02)
 
 
-def test_a_problems_subject_has_its_gradient() -> None:
+def test_a_problems_first_solve_has_its_gradient() -> None:
     """The first solve with the rest of the loss behind it: the field's gradient is that of the whole problem."""
     problem = build_task("circles").build("tiny", 0, torch.device("cpu"), torch.float64)
-    subject = of_problem("circles", problem)
+    model = first_solve(problem)
     naive, solver = build_gradient("naive"), build_solver("dopri8", 1e-10, 1e-10)
-    expected = subjects.of_problem(problem).gradient(solve_with(naive, solver))
-    torch.testing.assert_close(subject.model.gradient(naive, solver), expected, rtol=1e-8, atol=1e-12)
+    expected = of_problem(problem).gradient(solve_with(naive, solver))
+    torch.testing.assert_close(model.gradient(naive, solver), expected, rtol=1e-8, atol=1e-12)
 
 
 def test_several_solves_leave_the_later_ones_to_the_loss() -> None:
     """An ODE-RNN solves between observations: the first solve's cotangent comes through all that follow."""
     problem = build_task("japanese_vowels").build("tiny", 0, torch.device("cpu"), torch.float64)
-    subject = of_problem("japanese_vowels", problem)
-    ys = torch.stack([subject.model.y0, subject.model.y0]).requires_grad_()  # type: ignore[list-item]
-    loss = subject.model.loss(ys)
+    model = first_solve(problem)
+    ys = torch.stack([model.y0, model.y0]).requires_grad_()  # type: ignore[list-item]
+    loss = model.loss(ys)
     (cotangent,) = torch.autograd.grad(loss, ys)
-    moved = subject.model.loss(ys.detach() + 1e-5 * cotangent)
+    moved = model.loss(ys.detach() + 1e-5 * cotangent)
     assert (moved - loss).item() == pytest.approx(1e-5 * cotangent.square().sum().item(), rel=1e-3)
     assert bool(cotangent[-1].abs().sum() > 0)
 
@@ -220,9 +220,8 @@ def test_a_large_state_is_diagnosed_from_products() -> None:
             return torch.cat([-self.rate * q, self.rate * p], dim=1)
 
     y0 = torch.ones(2, 150, dtype=torch.float64)
-    found = diagnose(
-        Subject("turning", Model(Turning(), y0, torch.tensor([0.0, 1.0], dtype=torch.float64))), methods=["naive"]
-    )
+    ts = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    found = diagnose("turning", Model(Turning(), y0, ts), methods=["naive"])
     assert not found.norms[0].dense
     assert found.growth.forward == pytest.approx((0.0, 0.0), abs=1e-9)
     assert nature(found.growth) == "neutral"
@@ -232,7 +231,7 @@ def test_a_large_state_is_diagnosed_from_products() -> None:
 def test_the_model_is_left_as_it_was() -> None:
     field = Linear(-1.0, -2.0)
     before, rng = field.matrix.detach().clone(), torch.get_rng_state()
-    diagnose(Subject("linear", Model(field, Y0, torch.tensor([0.0, 1.0], dtype=torch.float64))), methods=FEW)
+    diagnose("linear", Model(field, Y0, torch.tensor([0.0, 1.0], dtype=torch.float64)), methods=FEW)
     assert torch.equal(field.matrix, before)
     assert field.matrix.grad is None
     assert torch.equal(torch.get_rng_state(), rng)
@@ -250,7 +249,7 @@ def test_a_jacobian_that_is_not_finite_names_time_and_sample() -> None:
     y0 = torch.tensor([[0.5], [1.0]], dtype=torch.float64)
     model = Model(Kink(), y0, torch.tensor([0.0, 1.0], dtype=torch.float64))
     with pytest.raises(NonFiniteError, match=r"Jacobian: not finite at t = 0, sample 1"):
-        diagnose(Subject("kink", model), methods=["naive"])
+        diagnose("kink", model, methods=["naive"])
 
 
 def test_a_wanted_error_is_positive() -> None:
