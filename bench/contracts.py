@@ -4,15 +4,25 @@
 ``[batch, *state]`` or a tuple of such. Methods and tasks know only this page; neither knows that it is measured.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 State = Tensor | tuple[Tensor, ...]
 """A state ``[batch, *state]`` or a tuple of such; solutions carry a leading ``[time]``."""
+
+StateT = TypeVar("StateT", bound=State)
+"""The kind of one state: a tensor gives a tensor, a tuple a tuple of as many."""
+
+SolverT = TypeVar("SolverT", bound="Solver")
+
+Batch = TypeVar("Batch", default=Any)
+Batch_contra = TypeVar("Batch_contra", contravariant=True, default=Any)
+"""What a problem draws for an iteration: the problem alone looks inside, everybody else hands it on."""
 
 Scalar = str | int | float | bool
 """What an option may be: plain data that a suite file can hold."""
@@ -22,7 +32,7 @@ Scalar = str | int | float | bool
 class VectorField(Protocol):
     """The dynamics ``f(t, y) -> dy/dt``, an ``nn.Module``: ``t`` is a 0-d tensor, ``y`` and ``dy/dt`` are states."""
 
-    def __call__(self, t: Tensor, y: Any, /) -> Any:
+    def __call__(self, t: Tensor, y: StateT, /) -> StateT:
         """Return ``dy/dt`` with the structure and shapes of ``y``."""
         ...
 
@@ -46,7 +56,8 @@ class StepObserver(Protocol):
 class Solver(Protocol):
     """Advances a state: a tableau (or another one-step map), its step controller, tolerances and limits.
 
-    The concrete class is ``odegrad.methods.solvers.solver.OneStepSolver``. Methods pass it to ``integrate``.
+    This is what everybody may know of a solver. A method that takes steps itself knows ``OneStepSolver`` of
+    ``odegrad.methods.solvers.solver``, the one kind there is, and refuses any other.
     """
 
     @property
@@ -59,7 +70,7 @@ class Solver(Protocol):
         """Whether steps are chosen from an error estimate."""
         ...
 
-    def observed_by(self, observer: StepObserver) -> "Solver":
+    def observed_by(self, observer: StepObserver) -> Self:
         """Return the same solver with ``observer`` hearing of its steps."""
         ...
 
@@ -99,7 +110,7 @@ class GradientMethod(Protocol):
 
     traits: ClassVar[Traits]
 
-    def __call__(self, field: VectorField, solver: Any, y0: Any, ts: Tensor) -> Any:
+    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         """Solve ``dy/dt = field(t, y)``, ``y(ts[0]) = y0``.
 
         Parameters
@@ -120,7 +131,7 @@ class GradientMethod(Protocol):
         """
         ...
 
-    def refuses(self, solver: Any) -> str | None:  # noqa: ARG002
+    def refuses(self, solver: Solver) -> str | None:  # noqa: ARG002
         """Return why this method cannot use ``solver``, or None if it can."""
         return None
 
@@ -129,12 +140,12 @@ class GradientMethod(Protocol):
 class SolvesOtherwise(Protocol):
     """A gradient method that replaces the solver it is given: its gradient is naive's on another solver."""
 
-    def equivalent_solver(self, solver: Any) -> Any:
+    def equivalent_solver(self, solver: SolverT) -> SolverT:
         """Return the solver on which naive backprop gives this method's gradient."""
         ...
 
 
-def equivalent_solver(method: GradientMethod, solver: Any) -> Any:
+def equivalent_solver(method: GradientMethod, solver: SolverT) -> SolverT:
     """Return the solver whose steps ``method`` takes when it is given ``solver``."""
     return method.equivalent_solver(solver) if isinstance(method, SolvesOtherwise) else solver
 
@@ -239,8 +250,12 @@ class Tappable(Protocol):
         ...
 
 
-Solve = Callable[[VectorField, Any, Tensor], Any]
-"""A gradient method bound to its solver, ``solve(field, y0, ts) -> ys``: all that a task sees of either."""
+class Solve(Protocol):
+    """A gradient method bound to its solver: all that a task sees of either."""
+
+    def __call__(self, field: VectorField, y0: StateT, ts: Tensor, /) -> StateT:
+        """Return the solution at ``ts``; see ``GradientMethod``."""
+        ...
 
 
 @runtime_checkable
@@ -259,7 +274,7 @@ class CurvatureConsumer(Protocol):
 class CurvaturePasses(Protocol):
     """An optimizer that may take its curvature samples by backward passes of its own, beside the loss's."""
 
-    def sample(self, solve: Solve, batch: Any) -> bool:
+    def sample(self, solve: Solve, batch: object) -> bool:
         """Take the samples of the tap of ``next_tap()``, which watches ``solve``, and leave everything else as it was.
 
         Called before the loss's forward pass where there is a tap. Return False if the loss's own backward pass is to
@@ -325,7 +340,7 @@ Split = Literal["validation", "test"]
 """Held-out data: settings are chosen on ``validation``, results are told of ``test``."""
 
 
-class Problem(Protocol):
+class Problem(Protocol[Batch]):
     """One task built from a seed: data on its device, a model with its vector field, a loss. Same for every method."""
 
     model: nn.Module
@@ -334,15 +349,15 @@ class Problem(Protocol):
     """The vector fields inside ``model``."""
     training: Training
 
-    def batch(self, iteration: int) -> Any:
+    def batch(self, iteration: int) -> Batch:
         """Return the training batch of ``iteration`` (0, 1, ...), a pure function of seed and iteration."""
         ...
 
-    def probe_batch(self) -> Any:
+    def probe_batch(self) -> Batch:
         """Return a small fixed batch (at most 16 samples) for gradient certificates and diagnostics."""
         ...
 
-    def loss(self, solve: Solve, batch: Any) -> Tensor:
+    def loss(self, solve: Solve, batch: Batch) -> Tensor:
         """Return the mean loss of ``batch``, a 0-d tensor that carries the graph."""
         ...
 
@@ -350,16 +365,16 @@ class Problem(Protocol):
         """Return the task's metric on held-out data, without a graph."""
         ...
 
-    def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
+    def dynamics(self, batch: Batch) -> tuple[VectorField, State, Tensor]:
         """Return the vector field, the initial state of ``batch`` (detached) and the output times ``[K]``."""
         ...
 
 
 @runtime_checkable
-class ScoringProblem(Protocol):
+class ScoringProblem(Protocol[Batch_contra]):
     """A problem whose loss is the mean cross-entropy of scores: its Gauss-Newton curvature is known."""
 
-    def scores(self, solve: Solve, batch: Any) -> Tensor:
+    def scores(self, solve: Solve, batch: Batch_contra) -> Tensor:
         """Return the scores ``[batch, classes]`` of ``batch`` with their graph."""
         ...
 

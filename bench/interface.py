@@ -85,7 +85,7 @@ def odeint(
     if event_fn is not None:
         raise UnsupportedError("event_fn: expected None, events are not supported; use torchdiffeq.odeint_event")
     found = tapped(build_gradient(gradient, gradient_options), tap)
-    return found(func, _solver(method, rtol, atol, options), y0, t)  # type: ignore[no-any-return, arg-type]
+    return found(func, _solver(method, rtol, atol, options), y0, t)  # type: ignore[arg-type]
 
 
 def odeint_adjoint(

@@ -135,7 +135,7 @@ class Layout:
         parts = torch.split(flat, self.sizes, dim=-1)
         return tuple(p.reshape(lead + s) for p, s in zip(parts, self.shapes, strict=True))
 
-    def parts_of(self, dy: Any) -> Sequence[Tensor]:
+    def parts_of(self, dy: object) -> Sequence[Tensor]:
         """Return the parts of what the field returned.
 
         Raises

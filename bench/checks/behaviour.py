@@ -34,7 +34,7 @@ def counts(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResul
         recorded, log = Recorded(field), StepLog()
         loss = (method(recorded, each.observed_by(log), y0, ts)[1:] ** 2).sum()
         forward = (len(log.ends), log.rejections, len(recorded.times))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         backward = (len(log.ends) - forward[0], log.rejections - forward[1], len(recorded.times) - forward[2])
         steps = each.counted(2, forward[:2], backward[:2])
         predicted = method.predicted_calls(steps)
@@ -53,7 +53,7 @@ def landing_and_range(method: GradientMethod, solver: OneStepSolver) -> Iterator
         ts = torch.tensor(times, dtype=torch.float64)
         ys = method(recorded, solver.with_tolerances(1e-3, 1e-3).observed_by(log), y0, ts)
         missed = sum(min(abs(t - end) for end in log.ends) > 1e-12 for t in times[1:])
-        (ys**2).sum().backward()
+        (ys**2).sum().backward()  # type: ignore[no-untyped-call]
         outside = sum(not min(times) <= t <= max(times) for t in recorded.times)
         detail = f"from {times[0]} to {times[-1]}: {outside} f calls outside, {missed} outputs that end no step"
         yield at_most("G11 landing", outside + missed, 0, detail)

@@ -120,7 +120,7 @@ def parameters_of_every_kind(method: GradientMethod, solver: OneStepSolver) -> I
     """G12: an unused parameter gets zeros (or nothing), a frozen one nothing, a hidden one its gradient or an error."""
     tight, ts = at_tolerance(solver, 1e-6), torch.tensor(TIMES, dtype=torch.float64)
     field = _Partly(None)
-    (method(field, tight, _start(), ts) ** 2).sum().backward()
+    (method(field, tight, _start(), ts) ** 2).sum().backward()  # type: ignore[no-untyped-call]
     unused, frozen = field.unused.grad, field.inner.biases[0].grad
     right = unused is None or (unused.shape == field.unused.shape and not bool(unused.any()))
     yield CheckResult("G12 parameters", right, None, None, "an unused parameter: zeros of its own shape, or None")

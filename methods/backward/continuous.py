@@ -74,8 +74,8 @@ class ContinuousMethod(TappableMethod):
         if self.solver is not None and self.solver not in TABLEAUS:
             raise UnknownNameError("solver of the backward solve", self.solver, TABLEAUS)
 
-    def refuses(self, solver: OneStepSolver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
+    def cannot_use(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if not isinstance(solver.scheme, Tableau):
             return NEEDS_TABLEAU
         if self.reads_inside_steps and (solver.tableau if self.solver is None else TABLEAUS[self.solver]).dense is None:

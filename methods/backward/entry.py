@@ -7,15 +7,15 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Calls, State, StepCounts, Tap, Traits, VectorField
+from odegrad.contracts import Calls, Solver, StateT, StepCounts, Tap, Traits, VectorField
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
 from odegrad.methods.solvers.times import checked_times, outputs_depend_on_time, start_depends_on_time
 from odegrad.states import Layout
 
@@ -30,7 +30,7 @@ class SharedLoopMethod(abc.ABC):
 
     traits: ClassVar[Traits]
 
-    def __call__(self, field: VectorField, solver: OneStepSolver, y0: State, ts: Tensor) -> State:
+    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         """Solve; see ``odegrad.contracts.GradientMethod``.
 
         Raises
@@ -43,22 +43,28 @@ class SharedLoopMethod(abc.ABC):
             If the solve cannot go on.
         """
         reason = self.refuses(solver)
-        if reason is not None:
-            raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {reason}")
+        if reason is not None or not isinstance(solver, OneStepSolver):
+            why = reason or NO_ONE_STEP_SOLVER
+            raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {why}")
         times = checked_times(ts)
         layout = Layout.of(y0)
         flat_field = FlatField(field, layout)
         start = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))
         _check_numbers(solver, start)
-        if not (ts.requires_grad and torch.is_grad_enabled()):
-            return layout.unflatten(self.solve(flat_field, solver, start, times))
-        moving = start_depends_on_time(start, ts, times, flat_field)
-        ys = self.solve(flat_field, solver, moving, times)
-        ys = outputs_depend_on_time(torch.cat([start[None], ys[1:]]), ts, times, flat_field)
-        return layout.unflatten(ys)
+        if ts.requires_grad and torch.is_grad_enabled():
+            moving = start_depends_on_time(start, ts, times, flat_field)
+            ys = self.solve(flat_field, solver, moving, times)
+            ys = outputs_depend_on_time(torch.cat([start[None], ys[1:]]), ts, times, flat_field)
+        else:
+            ys = self.solve(flat_field, solver, start, times)
+        return cast("StateT", layout.unflatten(ys))
 
-    def refuses(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+    def refuses(self, solver: Solver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
+        return self.cannot_use(solver) if isinstance(solver, OneStepSolver) else NO_ONE_STEP_SOLVER
+
+    def cannot_use(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return why this method cannot take the steps of ``solver``, or None if it can."""
         return None
 
     @abc.abstractmethod

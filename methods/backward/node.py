@@ -2,13 +2,13 @@
 
 import abc
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
-from odegrad.methods.solvers.opaque import without_derivative
+from odegrad.methods.solvers.opaque import Context, without_derivative
 from odegrad.methods.solvers.solver import OneStepSolver
 
 Gradients = tuple[Tensor, Sequence[Tensor | None]]
@@ -46,18 +46,22 @@ class SolveNode(abc.ABC):
         return out
 
 
+class _SolveContext(Context, Protocol):
+    node: SolveNode
+
+
 class _Solve(torch.autograd.Function):
     """The autograd function of a node. Its pull-back is no graph, so a second derivative raises, and is never wrong."""
 
     @staticmethod
-    def forward(ctx: Any, node: SolveNode, y0: Tensor, *parameters: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: _SolveContext, node: SolveNode, y0: Tensor, *parameters: Tensor) -> Tensor:  # noqa: ARG004
         ys, kept = node.forward(y0.detach())
         ctx.node = node
         ctx.save_for_backward(y0, *kept)
         return ys
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _SolveContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y0, *kept = ctx.saved_tensors
         with torch.no_grad(), ctx.node.field.undisturbed():
             a0, pulled = ctx.node.pull_back(grads[0], tuple(kept))

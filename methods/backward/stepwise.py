@@ -25,7 +25,7 @@ class StepwiseNode(SolveNode):
         super().__init__(field, solver, times)
         self.tap = tap
         self.grid: list[GridStep] = []
-        self._last = torch.zeros(())
+        self._last: Tensor
         """The last carried vector, for the tap."""
 
     def steps(self, y0: Tensor) -> Iterator[AcceptedStep]:

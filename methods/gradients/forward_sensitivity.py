@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,8 +57,8 @@ class ForwardSensitivity(SharedLoopMethod):
         if not isinstance(self.max_columns, int) or self.max_columns < 1:
             raise UsageError(f"max_columns: expected a positive whole number, got {self.max_columns!r}")
 
-    def refuses(self, solver: OneStepSolver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
+    def cannot_use(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot take the steps of ``solver``, or None if it can."""
         return None if isinstance(solver.scheme, Tableau) else NEEDS_TABLEAU
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
@@ -176,8 +176,7 @@ class _Augmented:
 
 
 def _derivative(outputs: Sequence[Tensor], u: Tensor, vectors: Sequence[Tensor], *, batched: bool) -> Tensor:
-    grads: Any = torch.autograd.grad(
+    (product,) = torch.autograd.grad(
         outputs, u, vectors, retain_graph=True, is_grads_batched=batched, materialize_grads=True
     )
-    out: Tensor = grads[0]
-    return out
+    return product

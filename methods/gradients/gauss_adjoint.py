@@ -106,4 +106,5 @@ class _GaussDynamics(CostateDynamics):
         x = step.at(times)
         states, costates = self.state(x, times), self.costate(x)
         for t, weight, y, a in zip(times, self.weights, states, costates, strict=True):
-            add_to(self.total, self.pull_to_parameters(t, y, a), -step.h * weight)
+            pulled = self.pull_to_parameters(t, y, a)
+            add_to(self.total, pulled, -step.h * weight)

@@ -62,11 +62,11 @@ class Interpolation(ContinuousMethod):
         super().__post_init__()
         check_nodes(self.num_nodes, self.kind)
 
-    def refuses(self, solver: OneStepSolver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
+    def cannot_use(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if not solver.has_dense_output:
             return "the node states come from dense output, which it does not have; use dopri5, bosh3 or rk4"
-        return super().refuses(solver)
+        return super().cannot_use(solver)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""

@@ -37,11 +37,11 @@ class InterpolationDense(ContinuousMethod):
         taps="any time",
     )
 
-    def refuses(self, solver: OneStepSolver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
+    def cannot_use(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if not solver.has_dense_output:
             return "it reads the state from dense output, which the solver does not have; use dopri5, bosh3 or rk4"
-        return super().refuses(solver)
+        return super().cannot_use(solver)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""

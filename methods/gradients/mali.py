@@ -42,8 +42,8 @@ class Mali(TappableMethod):
         taps="step ends",
     )
 
-    def refuses(self, solver: OneStepSolver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
+    def cannot_use(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if not isinstance(solver.scheme, Leapfrog):
             return "it inverts the asynchronous leapfrog and nothing else; use solver alf"
         if solver.scheme.eta != 1.0:

@@ -38,11 +38,11 @@ class Naive(TappableMethod):
         taps="step ends",
     )
 
-    def refuses(self, solver: OneStepSolver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
+    def cannot_use(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if solver.compile:
             return "it keeps the graph of eager steps; leave out compile, or take aca, which has the same gradient"
-        return super().refuses(solver)
+        return super().cannot_use(solver)
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""

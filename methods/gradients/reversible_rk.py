@@ -7,15 +7,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Tap, Traits
-from odegrad.errors import UsageError
+from odegrad.contracts import Bytes, Calls, Sizes, SolverT, StepCounts, Tap, Traits
+from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.backward.entry import NEEDS_TABLEAU, TappableMethod
 from odegrad.methods.backward.pullback import add_to
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import InvertedNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.schemes import Reversible
-from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
 from odegrad.methods.solvers.step import GraphStages
 from odegrad.methods.solvers.stepper import GridStep
 from odegrad.methods.solvers.steppers import ReversibleStepper
@@ -61,8 +61,8 @@ class ReversibleRK(TappableMethod):
         if not 0.0 < self.coupling <= 1.0:
             raise UsageError(f"coupling: expected a number in (0, 1], got {self.coupling!r}; 0.99 is usual")
 
-    def refuses(self, solver: OneStepSolver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
+    def cannot_use(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if isinstance(solver.scheme, Reversible):
             return "it wraps the solver itself; leave out the solver's coupling, which is an option of this method"
         if not isinstance(solver.scheme, Tableau):
@@ -76,8 +76,10 @@ class ReversibleRK(TappableMethod):
         s, back = 2 * steps.evaluations, 2 * steps.evaluations * steps.accepted
         return Calls(s * (steps.accepted + steps.rejected) + (steps.start if steps.adaptive else 0), back, back)
 
-    def equivalent_solver(self, solver: OneStepSolver) -> OneStepSolver:
+    def equivalent_solver(self, solver: SolverT) -> SolverT:
         """Return the wrapped solver, on which naive backprop gives this method's gradient."""
+        if not isinstance(solver, OneStepSolver):
+            raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {NO_ONE_STEP_SOLVER}")
         return solver.reversible(self.coupling)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:

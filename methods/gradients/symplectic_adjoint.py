@@ -44,8 +44,8 @@ class SymplecticAdjoint(TappableMethod):
         taps="step ends",
     )
 
-    def refuses(self, solver: OneStepSolver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
+    def cannot_use(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot take the steps of ``solver``, or None if it can."""
         return None if isinstance(solver.scheme, Tableau) else NEEDS_TABLEAU
 
     def predicted_calls(self, steps: StepCounts) -> Calls:

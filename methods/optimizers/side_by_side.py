@@ -2,10 +2,10 @@
 
 from collections import ChainMap
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import optim
+from torch.optim.optimizer import StateDict
 
 from odegrad.errors import UsageError
 
@@ -35,11 +35,11 @@ class SideBySide(optim.Optimizer):
             part.step()
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the states of the parts."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         """Continue from ``state_dict()``.
 
         Raises

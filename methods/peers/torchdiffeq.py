@@ -7,23 +7,25 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torchdiffeq
 from torch import Tensor, nn
 
-from odegrad.contracts import State, StepObserver, Traits, VectorField
+from odegrad.contracts import Solver, State, StateT, StepObserver, Traits, VectorField
 from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.dynamics import trained_parameters
-from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
 from odegrad.methods.solvers.times import checked_times
 
 NAMES = {n: n for n in ("euler", "midpoint", "rk4", "bosh3", "dopri5", "dopri8")}
 """Our solvers' names -> torchdiffeq's. Its ``rk4`` is Kutta's 3/8 rule: the same order and cost, other digits."""
 
 
-def _refuses(solver: OneStepSolver) -> str | None:
+def _refuses(solver: Solver) -> str | None:
+    if not isinstance(solver, OneStepSolver):
+        return NO_ONE_STEP_SOLVER
     if solver.name not in NAMES:
         return f"torchdiffeq has no such method; use one of {sorted(NAMES)}"
     if not solver.adaptive and solver.estimates_error:
@@ -47,8 +49,7 @@ class _Observed(nn.Module):
             self.callback_step = self.callback_step_adjoint = self._accept
 
     def forward(self, t: Tensor, y: State) -> State:
-        out: State = self.field(t, y)
-        return out
+        return self.field(t, y)
 
     def _accept(self, t: Tensor, y: Tensor, h: Tensor) -> None:  # noqa: ARG002
         self.observer.accepted(float(t.detach()), float(h.detach()))
@@ -57,13 +58,13 @@ class _Observed(nn.Module):
         self.observer.rejected(float(t.detach()), float(h.detach()))
 
 
-def _arguments(field: VectorField, solver: OneStepSolver, ts: Tensor) -> dict[str, Any]:
+def _arguments(field: VectorField, solver: Solver, ts: Tensor) -> dict[str, object]:
     reason = _refuses(solver)
-    if reason is not None:
-        raise UnsupportedError(f"torchdiffeq cannot use solver {solver.name}: {reason}")
+    if reason is not None or not isinstance(solver, OneStepSolver):
+        raise UnsupportedError(f"torchdiffeq cannot use solver {solver.name}: {reason or NO_ONE_STEP_SOLVER}")
     checked_times(ts)
     trained_parameters(field)
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if solver.adaptive and solver.first_step is not None:
         options["first_step"] = solver.first_step
     if not solver.adaptive:
@@ -107,7 +108,7 @@ class TorchdiffeqNaive:
         shared_loop=False,
     )
 
-    def __call__(self, field: VectorField, solver: OneStepSolver, y0: State, ts: Tensor) -> State:
+    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         """Solve; see ``odegrad.contracts.GradientMethod``.
 
         Raises
@@ -115,10 +116,10 @@ class TorchdiffeqNaive:
         UnsupportedError
             If torchdiffeq has no such solver.
         """
-        out: State = torchdiffeq.odeint(y0=y0, t=ts, **_arguments(field, solver, ts))
+        out: StateT = torchdiffeq.odeint(y0=y0, t=ts, **_arguments(field, solver, ts))
         return out
 
-    def refuses(self, solver: OneStepSolver) -> str | None:
+    def refuses(self, solver: Solver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
         return _refuses(solver)
 
@@ -142,7 +143,7 @@ class TorchdiffeqAdjoint:
     )
     adjoint_options: ClassVar[Mapping[str, str] | None] = None
 
-    def __call__(self, field: VectorField, solver: OneStepSolver, y0: State, ts: Tensor) -> State:
+    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         """Solve; see ``odegrad.contracts.GradientMethod``.
 
         Raises
@@ -152,12 +153,12 @@ class TorchdiffeqAdjoint:
         """
         arguments = _arguments(field, solver, ts)
         adjoint_options = None if self.adjoint_options is None else dict(self.adjoint_options)
-        out: State = torchdiffeq.odeint_adjoint(
+        out: StateT = torchdiffeq.odeint_adjoint(
             y0=y0, t=ts, adjoint_params=tuple(field.parameters()), adjoint_options=adjoint_options, **arguments
         )
         return out
 
-    def refuses(self, solver: OneStepSolver) -> str | None:
+    def refuses(self, solver: Solver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
         return _refuses(solver)
 
@@ -174,7 +175,7 @@ class TorchdiffeqSeminorm(TorchdiffeqAdjoint):
     )
     adjoint_options: ClassVar[Mapping[str, str] | None] = {"norm": "seminorm"}
 
-    def refuses(self, solver: OneStepSolver) -> str | None:
+    def refuses(self, solver: Solver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
         if not solver.adaptive:
             return "a norm needs adaptive steps; use dopri5, bosh3 or dopri8 without num_steps and step_size"

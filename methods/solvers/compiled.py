@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -78,10 +77,9 @@ class StepCompiler:
     @classmethod
     def of(cls, flat_field: FlatField, tableau: Tableau) -> "StepCompiler":
         """Return the compiler of this solve, made once: a replay of one step has no time for it."""
-        kept = flat_field.compilers
-        if tableau not in kept:
-            kept[tableau] = cls(flat_field, tableau)
-        found: StepCompiler = kept[tableau]
+        found = flat_field.compilers.get(tableau)
+        if not isinstance(found, StepCompiler):
+            found = flat_field.compilers[tableau] = cls(flat_field, tableau)
         return found
 
     def times_and_size(self, t: float, h: float, t_next: float) -> tuple[Tensor, Tensor]:
@@ -227,7 +225,7 @@ def _refuse_side_effects(graph: torch.fx.Graph) -> None:
                 )
 
 
-def _options() -> dict[str, Any]:
+def _options() -> dict[str, str | int | bool | Callable[..., object]]:
     """Return the compiler's options: no guards, where this PyTorch can leave them out."""
     no_guards = getattr(torch.compiler, "skip_all_guards_unsafe", None)
     return {} if no_guards is None else {"guard_filter_fn": no_guards}

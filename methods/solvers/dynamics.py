@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class FlatField:
     def __init__(self, field: VectorField, layout: Layout) -> None:
         self.field = field
         self.layout = layout
-        self.compilers: dict[Any, Any] = {}
+        self.compilers: dict[object, object] = {}
         self._unchecked: Sequence[Tensor] | None = None
         self._drawn: GeneratorState | None = None
         self._called = False
@@ -60,7 +60,7 @@ class FlatField:
             refuse_closures(dy, [time, y, *parameters])
         return dy
 
-    def _call(self, t: Tensor, y: State) -> Any:
+    def _call(self, t: Tensor, y: State) -> State:
         if self._called and self._drawn is None:
             return self.field(t, y)
         if self._drawn is not None:

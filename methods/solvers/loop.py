@@ -41,7 +41,10 @@ def integrate_with_graph(field: FlatField, solver: OneStepSolver, y0: Tensor, ts
 
 
 def _walked(y0: Tensor, walk: Iterator[AcceptedStep]) -> Tensor:
-    return torch.cat([y0[None], *(y for step in walk for y in step.ys)])
+    ys = [y0[None]]
+    for step in walk:
+        ys += step.ys
+    return torch.cat(ys)
 
 
 @torch.no_grad()

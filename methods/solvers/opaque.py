@@ -1,12 +1,22 @@
 """Gradients that have no derivative of their own: asking for one raises, and is never silently disconnected."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from odegrad.errors import UnsupportedError
+
+
+class Context(Protocol):
+    """What an autograd function keeps from its forward for its backward pass."""
+
+    saved_tensors: tuple[Tensor, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Keep inputs and outputs, in a way that autograd frees with the graph."""
+        ...
 
 
 def without_derivative(
@@ -23,16 +33,20 @@ def without_derivative(
     return tuple(None if g is None else next(marked) for g in grads)
 
 
+class _OpaqueContext(Protocol):
+    what: str
+
+
 class _Opaque(torch.autograd.Function):
     """The identity on its first ``count`` tensors, with all of them as inputs and no derivative."""
 
     @staticmethod
-    def forward(ctx: Any, what: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: _OpaqueContext, what: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.what = what
         return tuple(t.clone() for t in tensors[:count])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:  # noqa: ARG004
+    def backward(ctx: _OpaqueContext, *grads: Tensor) -> None:  # noqa: ARG004
         raise UnsupportedError(
             f"{ctx.what} has no second derivative; use gradient method 'naive', whose double backward is exact"
         )

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
-from odegrad.contracts import StepCounts, StepObserver
+from odegrad.contracts import Solver, StepCounts, StepObserver
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.control import Control, Controller
 from odegrad.methods.solvers.schemes import Leapfrog, Reversible, Scheme
@@ -16,8 +16,12 @@ Outputs = Literal["step_ends", "dense"]
 """How output times inside the interval are met: each ends a step, or is read from the dense output."""
 
 
+NO_ONE_STEP_SOLVER = "it takes the steps itself, with a solver of this package; make one with make_solver"
+"""Why a method refuses a solver that is no ``OneStepSolver``."""
+
+
 @dataclass(frozen=True)
-class OneStepSolver:
+class OneStepSolver(Solver):
     """An explicit one-step solver that lands on every output time, or on the last one only.
 
     Adaptive where the scheme estimates its error and neither ``num_steps`` nor ``step_size`` is given; otherwise each
@@ -159,21 +163,21 @@ class OneStepSolver:
             return self.restart_calls
         return 1 if self.first_step is not None else 2
 
-    def observed_by(self, observer: StepObserver) -> "OneStepSolver":
+    def observed_by(self, observer: StepObserver) -> Self:
         """Return the same solver with ``observer`` hearing of its steps."""
         return dataclasses.replace(self, observer=observer)
 
-    def uncompiled(self) -> "OneStepSolver":
+    def uncompiled(self) -> Self:
         """Return the same solver without compiled steps, whose function calls can be counted."""
         return dataclasses.replace(self, compile=False)
 
-    def with_tolerances(self, rtol: float | None, atol: float | None) -> "OneStepSolver":
+    def with_tolerances(self, rtol: float | None, atol: float | None) -> Self:
         """Return the same solver with other tolerances; None keeps one."""
         rtol = self.controller.rtol if rtol is None else rtol
         atol = self.controller.atol if atol is None else atol
         return dataclasses.replace(self, controller=dataclasses.replace(self.controller, rtol=rtol, atol=atol))
 
-    def reversible(self, coupling: float) -> "OneStepSolver":
+    def reversible(self, coupling: float) -> Self:
         """Return the same solver with its Runge-Kutta method in the reversible wrapper."""
         return dataclasses.replace(self, scheme=Reversible(self.tableau, coupling))
 

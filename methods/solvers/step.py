@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -193,16 +193,20 @@ class GraphStages:
         self.ks = [self.ks[-1], *([None] * (len(self.ks) - 1))]
 
 
+class _WeightsContext(Protocol):
+    weights: Tensor
+
+
 class _Combination(torch.autograd.Function):
     """``y + sum_j w_j k_j`` whose value is already known: only the pull-back is left to do."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: _WeightsContext, value: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
         ctx.weights = weights
         return value
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         return None, None, grad, *torch.outer(ctx.weights, grad).unbind(0)
 
@@ -211,11 +215,11 @@ class _DenseOutput(torch.autograd.Function):
     """``y + sum_i w_mi k_i`` for rows m, whose values are already known."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: _WeightsContext, values: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
         ctx.weights = weights
         return values
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         return None, None, grad.sum(0), *(ctx.weights.t() @ grad).unbind(0)

@@ -102,7 +102,7 @@ def no_dense_output(stepper: Stepper, x: Tensor, h: float, count: int) -> Unsupp
 
 @dataclass
 class AcceptedStep:
-    """An accepted step, as seen while the loop stands on it; ``leave`` takes its tensors away with the next one."""
+    """An accepted step, as seen while the loop stands on it: with the next one ``leave`` takes its ends away."""
 
     grid_step: GridStep
     x: Tensor
@@ -146,6 +146,6 @@ class AcceptedStep:
         return self.stepper.polynomial(self.x, self.h)
 
     def leave(self) -> None:
-        """Let go of the stepper, which moves on, and of both ends."""
+        """Let go of both ends, as the stepper moves on."""
         # A caller's loop variable lives until the next step is there: it must not hold a state through the attempt.
-        del self.x, self.x_next, self.stepper
+        del self.x, self.x_next

@@ -2,17 +2,16 @@
 
 import itertools
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from odegrad.errors import UsageError
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.opaque import without_derivative
+from odegrad.methods.solvers.opaque import Context, without_derivative
 
 
-def checked_times(ts: Any) -> list[float]:
+def checked_times(ts: object) -> list[float]:
     """Return the output times ``[K]`` as floats.
 
     Raises
@@ -58,12 +57,12 @@ class _MovesWithTime(torch.autograd.Function):
     """States ``y [m, d]`` that move with their times ``t [m]`` at the known speed ``f [m, d]``."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, t: Tensor, f: Tensor) -> Tensor:
+    def forward(ctx: Context, y: Tensor, t: Tensor, f: Tensor) -> Tensor:
         ctx.save_for_backward(y, t, f)
         return y.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, t, f = ctx.saved_tensors
         (grad,) = grads
         of_time = (grad.detach() * f).sum(1).to(t.dtype)

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
+from torch.optim.optimizer import StateDict
 
 from odegrad.errors import UsageError
 from odegrad.methods.optimizers.snopt.layers import Layer, matrix_shape
@@ -34,12 +34,13 @@ def check_options(
         raise UsageError(f"model: expected all parameters on one device, got {sorted(devices)}; move it with .to()")
 
 
-def _is_number(value: Any, *, infinite: bool = False) -> bool:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    return real and not math.isnan(value) and (infinite or math.isfinite(value))
+def _is_number(value: object, *, infinite: bool = False) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return not math.isnan(value) and (infinite or math.isfinite(value))
 
 
-def check_arguments(fields: Any, base: Any) -> None:
+def check_arguments(fields: object, base: object) -> None:
     """Raise UsageError if ``fields`` are no modules, or ``base`` makes no optimizer."""
     if not isinstance(fields, list | tuple) or not all(isinstance(field, nn.Module) for field in fields):
         raise UsageError(f"fields: expected the ODE's nn.Module, or a list of such, got {fields!r}; pass model.field")
@@ -50,7 +51,7 @@ def check_arguments(fields: Any, base: Any) -> None:
         )
 
 
-def check_state(state_dict: dict[str, Any], layers: Mapping[str, Layer], *, with_end_time: bool) -> None:
+def check_state(state_dict: StateDict, layers: Mapping[str, Layer], *, with_end_time: bool) -> None:
     """Raise UsageError if the state is not SNOpt's, or of layers that the model does not have."""
     missing = sorted({"base", "iteration", "layers", *(["t1"] if with_end_time else [])} - set(state_dict))
     if missing:

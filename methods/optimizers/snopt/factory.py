@@ -1,11 +1,11 @@
 """SNOpt under the name that suites use."""
 
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from torch import nn, optim
 
-from odegrad.contracts import Problem, ScoringProblem, TrainableEndTime
+from odegrad.contracts import Problem, Scalar, ScoringProblem, TrainableEndTime
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.optimizers.side_by_side import SideBySide
 from odegrad.methods.optimizers.signatures import takes_options_of
@@ -31,7 +31,7 @@ def snopt(
     t1_lr: float = 0.1,
     t1_penalty: float = 6e-4,
     t1_update_freq: int = 50,
-    **options: Any,
+    **options: Scalar,
 ) -> SNOpt:
     """Return SNOpt over SGD with momentum for ``problem``; ``options`` are those of ``SNOpt``.
 
@@ -68,7 +68,13 @@ def snopt(
             update_freq=t1_update_freq,
         )
     return SNOpt(
-        problem.model, problem.fields, base, full_precond=full, low_rank=low_rank, integration_time=time, **options
+        problem.model,
+        problem.fields,
+        base,
+        full_precond=full,
+        low_rank=low_rank,
+        integration_time=time,
+        **options,  # type: ignore[arg-type]  # a suite's values, which SNOpt checks
     )
 
 

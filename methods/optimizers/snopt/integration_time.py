@@ -8,10 +8,11 @@ gradient. ``E[m_i^2]`` instead of ``m^2`` keeps the step small where samples dis
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from odegrad.contracts import Tap
 from odegrad.errors import NonFiniteError, UsageError
@@ -132,14 +133,14 @@ class IntegrationTime:
             move = (move - self._answer(list(parameters)) / counted) / curvature
         self.end_time.fill_(max(self.least, t1 + move))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the end time and the averages; between two steps."""
         mixed = None if self.mixed is None else [x.clone() for x in self.mixed]
         averages = {"slope": self.slope, "square": self.square, "seen": self.seen, "mixed": mixed}
         return {"end_time": self.end_time.item(), "steps": self.steps, **averages}
 
     @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         """Continue from ``state_dict()``."""
         self.end_time.fill_(state_dict["end_time"])
         self.steps, self.slope, self.square = state_dict["steps"], state_dict["slope"], state_dict["square"]

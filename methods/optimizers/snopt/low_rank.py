@@ -7,12 +7,12 @@ If ``Q_zz(t1) = sum_i y_i y_i^T``, each ``y_i`` obeys the adjoint's own equation
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic
 
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Solve
+from odegrad.contracts import Batch, Solve
 from odegrad.errors import UsageError
 
 
@@ -36,7 +36,7 @@ def squared_error_roots(outputs: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRank(Generic[Batch]):
     """What SNOpt needs for R > 1.
 
     Parameters
@@ -47,10 +47,10 @@ class LowRank:
         ``[batch, n] -> [R, batch, n]``: square roots of the loss's Hessian in them, per sample.
     """
 
-    outputs: Callable[[Solve, Any], Tensor]
+    outputs: Callable[[Solve, Batch], Tensor]
     roots: Callable[[Tensor], Tensor] = cross_entropy_roots
 
-    def terms(self, solve: Solve, batch: Any) -> Tensor:
+    def terms(self, solve: Solve, batch: Batch) -> Tensor:
         """Return R scalars ``mean_batch(s_i . o)`` with their graph: their costates are the ``y_i``, by ``1 / batch``.
 
         Raises

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
+from torch.optim.optimizer import StateDict
 
 from odegrad.contracts import Solve, Tap
 from odegrad.errors import UsageError
@@ -125,7 +125,7 @@ class SNOpt(optim.Optimizer):
             tap = CurvatureTap(self.inside, self._sums, self.step_size)
         return tap if self.integration_time is None else self.integration_time.tap(tap)
 
-    def sample(self, solve: Solve, batch: Any) -> bool:
+    def sample(self, solve: Solve, batch: object) -> bool:
         """Take the samples of the last tap, which watches ``solve``, by backward passes from R terminal vectors.
 
         Gradients, buffers and random states stay as they were. Return False, and do nothing, where R = 1: the loss's
@@ -178,7 +178,7 @@ class SNOpt(optim.Optimizer):
         self.iteration += 1
         return None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the base optimizer's state, the iteration and the eigenbases; between two steps."""
         layers = {
             name: {
@@ -192,7 +192,7 @@ class SNOpt(optim.Optimizer):
         state = {"base": self.base.state_dict(), "iteration": self.iteration, "layers": layers}
         return state if self.integration_time is None else state | {"t1": self.integration_time.state_dict()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         """Continue from ``state_dict()`` bit for bit.
 
         Raises

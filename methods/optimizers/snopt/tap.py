@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +51,7 @@ class CurvatureTap:
                 dy = field(torch.full((), t, dtype=first.dtype, device=first.device), y)
             self._pull_back(dy, a, uses, weight)
 
-    def _pull_back(self, dy: Any, a: State, uses: list[Use], weight: float) -> None:
+    def _pull_back(self, dy: State, a: State, uses: list[Use], weight: float) -> None:
         """Add the rows of every use, from one pull-back of ``a`` to all their outputs."""
         pairs = zip((dy,) if isinstance(dy, Tensor) else dy, (a,) if isinstance(a, Tensor) else a, strict=True)
         outputs = [(d, cotangent) for d, cotangent in pairs if d.requires_grad]

@@ -300,7 +300,7 @@ def test_evaluation_in_parts_is_that_of_the_whole(task: ImageTask, monkeypatch: 
     problem, counts = build(task), list[int]()
     problem.loss(solve, problem.batch(0))  # so that batch norm has statistics of its own
 
-    def watched(field: Any, y0: Tensor, ts: Tensor) -> Any:
+    def watched(field: Any, y0: Any, ts: Tensor) -> Any:
         counts.append(len(y0))
         return solve(field, y0, ts)
 

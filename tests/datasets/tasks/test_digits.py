@@ -75,6 +75,10 @@ def test_shifted_digits_are_the_digits_moved_by_a_pixel_on_white_paper() -> None
     assert torch.equal(built.data.test[0], plain.data.test[0])
 
 
+def stands_still(_field: Any, y0: Any, _ts: Any) -> Any:
+    return torch.stack([y0, y0])
+
+
 def test_accuracy_counts_right_guesses() -> None:
     built = problem()
     with torch.no_grad():
@@ -82,9 +86,9 @@ def test_accuracy_counts_right_guesses() -> None:
             parameter.zero_()
         list(built.net.head.parameters())[-1][3] = 1.0
     expected = float((built.data.test[1] == 3).double().mean())
-    assert built.evaluate(lambda field, y0, ts: torch.stack([y0, y0])) == expected
+    assert built.evaluate(stands_still) == expected
     expected = float((built.data.validation[1] == 3).double().mean())
-    assert built.evaluate(lambda field, y0, ts: torch.stack([y0, y0]), "validation") == expected
+    assert built.evaluate(stands_still, "validation") == expected
 
 
 def test_loss_of_even_scores_is_log_ten() -> None:
@@ -92,7 +96,7 @@ def test_loss_of_even_scores_is_log_ten() -> None:
     with torch.no_grad():
         for parameter in built.net.head.parameters():
             parameter.zero_()
-    loss = built.loss(lambda field, y0, ts: torch.stack([y0, y0]), built.probe_batch())
+    loss = built.loss(stands_still, built.probe_batch())
     torch.testing.assert_close(loss.detach(), torch.tensor(10.0, dtype=torch.float64).log())
-    held_out = built.held_out_loss(lambda field, y0, ts: torch.stack([y0, y0]), "validation")
+    held_out = built.held_out_loss(stands_still, "validation")
     assert held_out == pytest.approx(math.log(10.0), rel=1e-12)
