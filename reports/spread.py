@@ -16,10 +16,10 @@ def with_spread(source: Source) -> pd.DataFrame:
     """Return the summary with how its seeds lie apart.
 
     Beside its columns, for each of ``SPREAD``, ``NAME_least`` and ``NAME_most`` over the runs that ended ``ok``, and
-    ``NAME_between``: whether the median is no run's value. ``time_noise``: half the width in which the time of an
+    ``NAME_between``: whether the median is no run's value. ``train_noise`` and ``peak_noise``: half the range of
+    ``train_seconds`` and ``peak_bytes``, relative to the median. ``time_noise``: half the width in which the time of an
     iteration is known, relative to it: the wider of the time pass's own interval (the median over runs) and of half the
-    range of the runs' times. ``train_noise``: half the range of ``train_seconds``, relative to the median. NaN where
-    nothing was measured, and ``train_noise`` of a single run.
+    range of the runs' times. NaN where nothing was measured.
     """
     return Results.of(source).once(_with_spread)
 
@@ -41,8 +41,8 @@ def _with_spread(results: Results) -> pd.DataFrame:
     spread = pd.DataFrame(told)
     range_of_times = _half_range(spread, groups["iteration"].median(), "iteration")
     spread["time_noise"] = pd.concat([groups["time_relative_interval"].median(), range_of_times], axis=1).max(axis=1)
-    alone = groups["train_seconds"].count() < 2
-    spread["train_noise"] = _half_range(spread, groups["train_seconds"].median(), "train_seconds").mask(alone)
+    spread["train_noise"] = _half_range(spread, groups["train_seconds"].median(), "train_seconds")
+    spread["peak_noise"] = _half_range(spread, groups["peak_bytes"].median(), "peak_bytes")
     spread = spread.drop(columns=[name for name in spread if str(name).startswith("iteration_")])
     joined = table.merge(spread.reset_index(), how="left", on=list(KEY))
     flags = [f"{name}_between" for name in SPREAD]

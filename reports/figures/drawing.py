@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from odegrad.reports.canvas import style
 from odegrad.reports.canvas.panels import FEW_TASKS, MOST_TASKS
-from odegrad.reports.figures.kinds import KINDS, Kind
+from odegrad.reports.figures.kinds import KINDS, FigureKind
 from odegrad.reports.summary import Results, Source
 
 FORMATS = ("svg", "pdf", "png")
@@ -50,7 +50,7 @@ class Drawn:
 class _Part:
     """One figure to draw: a kind, and which of the tasks."""
 
-    kind: Kind
+    kind: FigureKind
     number: int
     tasks: tuple[str, ...]
     every: bool
@@ -73,7 +73,7 @@ def render(figure: Figure, format_name: str) -> bytes:
 
 def begin_drawing(
     source: Source,
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[FigureKind] = KINDS,
     formats: Sequence[str] = FORMATS,
     columns: int = 2,
     processes: int | None = None,
@@ -118,12 +118,12 @@ def _until_the_last(drawn: Iterator[Drawn], folder: tempfile.TemporaryDirectory[
         yield from drawn
 
 
-def draw_all(source: Source, kinds: Sequence[Kind] = KINDS, **options: Any) -> list[Drawn]:
+def draw_all(source: Source, kinds: Sequence[FigureKind] = KINDS, **options: Any) -> list[Drawn]:
     """Draw every one of ``kinds`` and return them; ``options`` as ``begin_drawing`` takes them."""
     return list(begin_drawing(source, kinds, **options))
 
 
-def _parts(kind: Kind, tasks: Sequence[str]) -> list[_Part]:
+def _parts(kind: FigureKind, tasks: Sequence[str]) -> list[_Part]:
     """Return the figures that a kind is drawn as."""
     if len(tasks) <= MOST_TASKS or not kind.split:
         return [_Part(kind, 0, tuple(tasks), every=True)]

@@ -26,7 +26,7 @@ FRONT = "The thin grey line joins what no other point beats in both: the Pareto 
 
 
 @dataclass(frozen=True)
-class Kind:
+class FigureKind:
     """One kind of figure."""
 
     name: str
@@ -43,7 +43,7 @@ class Kind:
 
 KINDS = (
     *(
-        Kind(
+        FigureKind(
             name,
             training.TITLES[against],
             partial(training.draw, against=against),
@@ -52,10 +52,10 @@ KINDS = (
         )
         for name, against in (("training", "seconds"), ("training_iterations", "iterations"), ("training_nfe", "nfe"))
     ),
-    Kind("nfe_over_training", evaluations.TITLE, evaluations.draw, evaluations.describe, AROUND),
-    Kind("optimizers", training.OPTIMIZERS_TITLE, training.draw_optimizers, training.describe_optimizers, AROUND),
+    FigureKind("nfe_over_training", evaluations.TITLE, evaluations.draw, evaluations.describe, AROUND),
+    FigureKind("optimizers", training.OPTIMIZERS_TITLE, training.draw_optimizers, training.describe_optimizers, AROUND),
     *(
-        Kind(
+        FigureKind(
             name,
             work_precision.TITLES[error],
             partial(work_precision.draw, error=error),
@@ -68,22 +68,22 @@ KINDS = (
             ("method_error", "gradient_method_error"),
         )
     ),
-    Kind(
+    FigureKind(
         "gradient_differences",
         differences.TITLE,
         differences.draw,
         differences.describe,
         "Gradients at the initial parameters, in float64; numbers are powers of ten, = stands where the bits agree.",
     ),
-    Kind(
+    FigureKind(
         "log_norm",
         log_norm.TITLE,
         log_norm.draw,
         log_norm.describe,
         "Lines are medians over seeds, bands their least and largest values. Above 0 solving backwards is unstable.",
     ),
-    Kind("time_to_target", targets.TITLE, targets.draw, targets.describe, "Medians over seeds."),
-    Kind(
+    FigureKind("time_to_target", targets.TITLE, targets.draw, targets.describe, "Medians over seeds."),
+    FigureKind(
         "performance_profiles",
         targets.PROFILES_TITLE,
         targets.draw_profiles,
@@ -92,15 +92,17 @@ KINDS = (
         "all. A failed run solves nothing.",
         split=False,
     ),
-    Kind("integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe, AROUND),
-    Kind(
+    FigureKind("integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe, AROUND),
+    FigureKind(
         "memory_depth",
         depth.TITLE,
         depth.draw,
         depth.describe,
         "Medians over seeds; dashed lines are what the method's cost model predicts.",
     ),
-    Kind("costs", costs.TITLE, costs.draw, costs.describe, "Medians over seeds, of one iteration before training."),
+    FigureKind(
+        "costs", costs.TITLE, costs.draw, costs.describe, "Medians over seeds, of one iteration before training."
+    ),
 )
 
 

@@ -107,7 +107,8 @@ def _leader(
         return Leader(what, joined(_of(names, kept)), told[first], f"{rest}; last: {names[last]}, {told[last]}")
     among = "" if kept.all() else f" between {joined(_of(names, kept))}"
     ends = [told[int(pick(medians))] for pick in ((np.argmax, np.argmin) if upwards else (np.argmin, np.argmax))]
-    values = f"medians {' to '.join(dict.fromkeys(ends))}"
+    holders = {end: joined(n for n, each in zip(names, told, strict=True) if each == end) for end in ends}
+    values = f"medians {' to '.join(f'{end} ({named})' for end, named in holders.items())}"
     return Leader(what, f"not decided{among}", values, _needed(seeds, len(names)))
 
 

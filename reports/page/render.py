@@ -4,7 +4,7 @@ import base64
 import json
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -24,8 +24,9 @@ from odegrad.reports.papers.verdict import ClaimVerdict
 from odegrad.reports.spread import with_spread
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of
 from odegrad.reports.tables.across import RATIOS, across
-from odegrad.reports.tables.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS, RUNS, TUNING, PageColumn
+from odegrad.reports.tables.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS_SHOWN, RUNS, TUNING, PageColumn
 from odegrad.reports.tables.optimizers import optimizers
+from odegrad.reports.tables.row_texts import interval_text, metric_ends
 from odegrad.reports.tables.table import NOTE, label
 from odegrad.reports.tables.tuning import trials
 
@@ -144,11 +145,11 @@ def _commands(frame: pd.DataFrame, verdicts: Sequence[ClaimVerdict]) -> list[str
 
 def _results(frame: Source) -> PageTable:
     table = with_spread(frame)
-    return page_table(RESULTS, table.assign(
+    return page_table(RESULTS_SHOWN, table.assign(
         label=[label(row) for row in rows_of(table)],
         ok=[f"{r.n_ok}/{r.n}" for r in rows_of(table)],
         gap=[gap(r) for r in rows_of(table)],
-        interval=[_metric_ends(row) for row in rows_of(table)],
+        interval=[metric_ends(row) for row in rows_of(table)],
     ))  # fmt: skip
 
 
@@ -164,7 +165,7 @@ def _across(frame: Source) -> PageTable:
     texts = {"ok": [f"{r.n_ok}/{r.n}" for r in rows_of(table)]}
     for name in (*RATIOS, "score"):
         ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
-        texts[f"{name}_interval"] = [_interval(*each, units.significant) for each in ends]
+        texts[f"{name}_interval"] = [interval_text(*each, units.significant) for each in ends]
     for name in RATIOS:
         counts = zip(table[f"{name}_n_ok"], table[f"{name}_n"], strict=True)
         texts[f"{name}_pairs"] = [f"{ok}/{number}" for ok, number in counts]
@@ -175,7 +176,7 @@ def _optimizers(frame: Source) -> PageTable:
     table = optimizers(frame)
     texts = {
         f"{name}_interval": [
-            _interval(*each, text) for each in zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+            interval_text(*each, text) for each in zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
         ]
         for name, text in (("iterations", units.significant), ("seconds", units.seconds))
     }

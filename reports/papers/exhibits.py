@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from odegrad.reports.figures.drawing import Drawn, draw_all
-from odegrad.reports.figures.kinds import Kind
+from odegrad.reports.figures.kinds import FigureKind
 from odegrad.reports.summary import Results
 from odegrad.reports.tables.columns import PageColumn
 from odegrad.reports.tables.table import latex_lines, markdown_lines
@@ -19,7 +19,7 @@ class PaperFigure:
     """A figure drawn from the records of one suite."""
 
     suite: str
-    kind: Kind
+    kind: FigureKind
 
 
 @dataclass(frozen=True)

@@ -7,25 +7,24 @@ import pandas as pd
 
 from odegrad.reports import units
 from odegrad.reports.figures import depth, integration_time, log_norm, nodes, sensitivity, training
-from odegrad.reports.figures.kinds import Kind
+from odegrad.reports.figures.kinds import FigureKind
 from odegrad.reports.papers import irdm, relative_costs, snopt
 from odegrad.reports.papers.equal_error import sweep_rows
 from odegrad.reports.papers.exhibits import Exhibit, PaperFigure, PaperTable
 from odegrad.reports.summary import Results
 from odegrad.reports.tables.columns import PageColumn
-from odegrad.reports.units import metric
 
 NODES, NORMS = "paper-irdm-nodes", "paper-irdm-norms"
 SENSITIVITY, DEPTH, HORIZON = "paper-snopt-sensitivity", "paper-snopt-depth", "paper-snopt-horizon"
 
 
-def _training(name: str) -> Kind:
-    return Kind(name, training.TITLES["seconds"], training.draw, training.describe)
+def _training(name: str) -> FigureKind:
+    return FigureKind(name, training.TITLES["seconds"], training.draw, training.describe)
 
 
 def _nodes(name: str, across: str) -> PaperFigure:
     draw, describe = partial(nodes.draw, across=across), partial(nodes.describe, across=across)
-    return PaperFigure(NODES, Kind(name, nodes.TITLES[across], draw, describe))
+    return PaperFigure(NODES, FigureKind(name, nodes.TITLES[across], draw, describe))
 
 
 def _node_rows(results: Results) -> pd.DataFrame:
@@ -101,9 +100,9 @@ SENSITIVITY_COLUMNS = (
     PageColumn("eps", "eps", lambda value: f"{value:g}"),
     PageColumn("refresh every", "update_freq", units.count),
     PageColumn("metric", "metric_name", right=False),
-    PageColumn("median", "metric", metric),
-    PageColumn("least", "metric_low", metric),
-    PageColumn("most", "metric_high", metric),
+    PageColumn("median", "metric", metric_text),
+    PageColumn("least", "metric_low", metric_text),
+    PageColumn("most", "metric_high", metric_text),
     PageColumn("training loss", "loss", units.significant),
     PageColumn("runs", "runs", units.count),
 )
@@ -113,7 +112,7 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
         PaperFigure("paper-irdm", _training("irdm_training")),
         _nodes("irdm_nodes", "nodes"),
         _nodes("irdm_tolerance", "rtol"),
-        PaperFigure(NORMS, Kind("irdm_log_norm", log_norm.TITLE, log_norm.draw, log_norm.describe)),
+        PaperFigure(NORMS, FigureKind("irdm_log_norm", log_norm.TITLE, log_norm.draw, log_norm.describe)),
         PaperTable(
             NODES,
             "irdm_nodes",
@@ -142,12 +141,16 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
     ),
     snopt.PAPER: (
         PaperFigure("paper-snopt", _training("snopt_training")),
-        PaperFigure(SENSITIVITY, Kind("snopt_sensitivity", sensitivity.TITLE, sensitivity.draw, sensitivity.describe)),
+        PaperFigure(
+            SENSITIVITY, FigureKind("snopt_sensitivity", sensitivity.TITLE, sensitivity.draw, sensitivity.describe)
+        ),
         PaperFigure(
             HORIZON,
-            Kind("snopt_integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe),
+            FigureKind(
+                "snopt_integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe
+            ),
         ),
-        PaperFigure(DEPTH, Kind("snopt_memory", depth.TITLE, depth.draw, depth.describe)),
+        PaperFigure(DEPTH, FigureKind("snopt_memory", depth.TITLE, depth.draw, depth.describe)),
         PaperTable(
             "paper-snopt",
             "snopt_costs",

@@ -57,13 +57,11 @@ class ClaimVerdict:
     @property
     def wording(self) -> str:
         """Return the answer with what it rests on: ``holds (8 of 8 seeds on digits and circles, p = 0.012)``."""
-        known = [each for each in self.tasks if each.seeds]
-        deciding = known
-        if self.overall.answer is Answer.FAILS:
-            deciding = [each for each in known if each.answer is Answer.FAILS]
+        failing = [each for each in self.tasks if each.answer is Answer.FAILS]
+        deciding = failing or [each for each in self.tasks if each.seeds]
         if not deciding:
             return self.overall.words
-        mixed = len({each.answer for each in deciding}) > 1
+        mixed = not failing and len({each.answer for each in self.tasks}) > 1
         told: dict[str, list[str]] = {}
         for each in deciding:
             prefix = f"{each.words}, " if mixed and each.answer is not Answer.SEEN else ""

@@ -17,10 +17,11 @@ from odegrad.reports.machines import disturbed
 from odegrad.reports.names import short
 from odegrad.reports.spread import with_spread
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of, summary
+from odegrad.reports.tables.row_texts import calls, peak, times, wall_clock
 
 NOTE = (
-    "Medians over the runs that ended ok; where they lie between two seeds' counts, from the least to the largest, and "
-    "so of a wall-clock whose seeds are more than 10 % off. ± is how well a time is known, where that is not to 10 %. "
+    "Medians over the runs that ended ok; from the least to the largest where no seed has the median of calls, or they "
+    "lie more than 10 % off in wall-clock or memory. ± is how well a time is known, where that is not to 10 %. "
     "NFE, memory and times are of one iteration at the initial parameters; the "
     "gradient error is relative, against a float64 reference, at the initial and at the trained parameters. Times of "
     "an optimizer that refreshes curvature factors are of an ordinary iteration; wall-clock holds the refreshes. In "
@@ -50,39 +51,7 @@ def metric(row: Any) -> str:
     return f"{'' if pd.isna(row.metric_name) else row.metric_name} {_metric_value(row)}".strip()
 
 
-def times(row: Any) -> str:
-    """Return the times of an iteration, no more exact than they are known."""
-    return units.seconds_together([row.forward_seconds, row.backward_seconds, row.update_seconds], row.time_noise)
-
-
-def part_of_iteration(row: Any, name: str) -> str:
-    """Return the time of a part of an iteration, no more exact than the iteration's is known."""
-    return units.seconds_together([getattr(row, name)], row.time_noise)
-
-
-def wall_clock(row: Any) -> str:
-    """Return the training's time, as a range where the seeds lie far apart."""
-    if row.train_noise > units.WIDE:
-        return units.seconds_between(row.train_seconds_least, row.train_seconds_most)
-    return units.seconds_together([row.train_seconds], row.train_noise)
-
-
-def calls(row: Any, phase: str) -> str:
-    """Return the f calls of a phase, ``forward`` or ``backward``, as a range where no seed has the median."""
-    name = f"nfe_{phase}"
-    if getattr(row, f"{name}_between"):
-        return units.count_between(getattr(row, f"{name}_least"), getattr(row, f"{name}_most"))
-    return units.count(getattr(row, name))
-
-
-def peak(row: Any) -> str:
-    """Return the peak memory, as a range where no seed has the median."""
-    if row.peak_bytes_between:
-        return units.memory_between(row.peak_bytes_least, row.peak_bytes_most)
-    return units.memory(row.peak_bytes)
-
-
-TIMES = (TextColumn("time forward / backward / update", times), TextColumn("wall-clock", wall_clock))
+TIMES_SHOWN = (TextColumn("time forward / backward / update", times), TextColumn("wall-clock", wall_clock))
 MEASURES = (
     TextColumn("NFE forward / backward", lambda r: f"{calls(r, 'forward')} / {calls(r, 'backward')}"),
     TextColumn(
@@ -90,7 +59,7 @@ MEASURES = (
         lambda r: f"{units.error(r.gradient_relative_error)}/{units.error(r.trained_gradient_relative_error)}",
     ),
     TextColumn("peak memory", peak),
-    *TIMES,
+    *TIMES_SHOWN,
     TextColumn("ok", lambda row: f"{row.n_ok}/{row.n}"),
 )
 COLUMNS_SHOWN = (
@@ -212,8 +181,8 @@ def _grouped_table(table: pd.DataFrame, columns: Sequence[TextColumn]) -> Table:
 
 def _split_tables(table: pd.DataFrame) -> list[Table]:
     """Return the counts and the times as two tables, for a narrow page."""
-    times = [c for c in MEASURES if c in TIMES]
-    return [_grouped_table(table, [c for c in MEASURES if c not in TIMES]), _grouped_table(table, times)]
+    times = [c for c in MEASURES if c in TIMES_SHOWN]
+    return [_grouped_table(table, [c for c in MEASURES if c not in TIMES_SHOWN]), _grouped_table(table, times)]
 
 
 def _broken(heading: str) -> str:

@@ -171,6 +171,7 @@ def test_overall_needs_every_task(record, frame_of):
     assert decide(claim, frame(12.0)).overall.answer is Answer.FAILS
     assert decide(claim, frame(None)).overall.answer is Answer.OPEN
     assert decide(claim, frame(None)).overall.reason == "not decided on circles"
+    assert decide(claim, frame(None)).wording == "not decided (holds, 6 of 6 seeds on digits; p = 0.031)"
 
 
 def test_sizes_are_not_paired(record, frame_of):
