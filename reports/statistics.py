@@ -97,7 +97,7 @@ def _place(number: int, level: float) -> tuple[int, float]:
 def ends(values: Iterable[float | None], what: str) -> tuple[float, float, str]:
     """Return the interval of the median, or below ``LEAST`` values their range, with what it is.
 
-    The text is ``97 % interval of 6 seeds`` or ``range of 3 seeds``; a range has no coverage to speak of. ``what`` is
+    The text is ``96 % interval of 6 seeds`` or ``range of 3 seeds``; a range has no coverage to speak of. ``what`` is
     the word for the values.
     """
     kept = finite(values)

@@ -92,9 +92,15 @@ def ratio_at_equal_error(mine: Floats, base: Floats) -> float:
 
 
 def _front(runs: pd.DataFrame, quantity: str) -> Floats:
-    """Return error and cost of the finished runs that no other beats in both, by error."""
+    """Return the curve of error and cost, by error: the finished runs that no other beats in both.
+
+    It ends at the largest measured error, with the cost of a run that is more exact: that is what such an error costs.
+    """
     ok = runs[runs["status"] == Status.OK]
     points = pd.DataFrame({"error": ok[SWEPT_ERROR].astype("float64"), "cost": ok[quantity].astype("float64")})
     points = points[(points > 0).all(axis=1) & np.isfinite(points).all(axis=1)].drop_duplicates()
     front = points[pareto_front(points["cost"], points["error"])]
-    return np.asarray(front.sort_values("error"), dtype=float)
+    curve = np.asarray(front.sort_values("error"), dtype=float)
+    if len(curve) and points["error"].max() > curve[-1, 0]:
+        return np.vstack([curve, [points["error"].max(), curve[-1, 1]]])
+    return curve

@@ -99,7 +99,7 @@ def decide(claim: Claim, frame: Source) -> ClaimVerdict:
         return ClaimVerdict(claim, tasks, _open(OVERALL, reason))
     every = effects(claim, results)
     seeds = every.groupby(["task", "seed"], as_index=False)[[n for n in ("effect", "target") if n in every]].median()
-    tasks = _of_tasks(claim, seeds, every["task"].value_counts().to_dict())
+    tasks = _of_tasks(claim, seeds, every.groupby("task")["seed"].nunique().to_dict())
     return ClaimVerdict(claim, tasks, _overall(claim, tasks, seeds))
 
 
@@ -131,7 +131,7 @@ def _of_tasks(claim: Claim, seeds: pd.DataFrame, tried: dict[str, int]) -> tuple
             TaskVerdict(
                 task, answer, _words(answer, claim, int(by[place]), each.size), median(each), low, high, int(by[place]),
                 each.size, math.nan if answer is Answer.SEEN else p_value,
-                _why_open(claim, answer, counts, place), spread, target,
+                _why_open(claim, answer, counts, place, tried[task]), spread, target,
             )
         )  # fmt: skip
     return tuple(found)
@@ -158,16 +158,20 @@ def _why_nothing(claim: Claim, tried: int) -> str:
     return "nothing measured: both failed in every pair, or never got there"
 
 
-def _why_open(claim: Claim, answer: Answer, counts: SeedCounts, place: int) -> str:
+def _why_open(claim: Claim, answer: Answer, counts: SeedCounts, place: int, tried: int) -> str:
+    silent = tried - counts.seeds[place]
+    lost = f"; {silent} more say nothing" if silent else ""
     if answer is Answer.SEEN:
-        return f"too few seeds: {counts.seeds[place]} of at least {least_seeds(len(claim.tasks))}"
+        return f"too few seeds: {counts.seeds[place]} of at least {least_seeds(len(claim.tasks))}{lost}"
     if answer is not Answer.OPEN:
         return ""
     if claim.deterministic:
         return "the seeds differ in what should not depend on them"
     ties = counts.seeds[place] - counts.favouring[place] - counts.opposing[place]
     tied = f", {ties} on it" if ties else ""
-    return f"{counts.favouring[place]} seeds on its side of {claim.margin:g}, {counts.opposing[place]} beyond{tied}"
+    return (
+        f"{counts.favouring[place]} seeds on its side of {claim.margin:g}, {counts.opposing[place]} beyond{tied}{lost}"
+    )
 
 
 def _overall(claim: Claim, tasks: Sequence[TaskVerdict], seeds: pd.DataFrame) -> TaskVerdict:

@@ -128,6 +128,16 @@ def test_failures_on_both_sides_say_nothing(record, frame_of):
     assert found.reason == "nothing measured: both failed in every pair, or never got there"
 
 
+def test_seeds_that_say_nothing_are_told(record, frame_of):
+    """Of six seeds both failed in one: five are too few, and the sixth is not passed over."""
+    runs = [
+        record("digits", m, s, train_seconds=v) for m, v in (("adjoint", 2.0), ("interpolation", 1.0)) for s in range(5)
+    ]
+    runs += [record("digits", m, 5, Status.ERROR, "x") for m in ("adjoint", "interpolation")]
+    found = decide(FASTER, frame_of(runs)).tasks[0]
+    assert (found.words, found.reason) == ("seen in 5 of 5", "too few seeds: 5 of at least 6; 1 more say nothing")
+
+
 def test_nothing_measured(record, frame_of):
     """Without the baseline, without any record, or with None in the column, there is no number and a reason."""
     alone = [record("digits", "interpolation", s) for s in range(3)]

@@ -78,6 +78,8 @@ def swept(record, frame_of):
     ([(2e-4, 20), (2e-5, 30)], [(2e-4, 40), (2e-5, 60)], Answer.HOLDS, 0.5),
     ([(2e-5, 44)], [(2e-4, 32)], Answer.OPEN, math.nan),  # more calls, but a tenth of the error
     ([(2e-4, 40), (2e-5, 60), (3e-5, 70)], [(2e-4, 20), (2e-5, 30)], Answer.FAILS, 2.0),  # a beaten run is left out
+    ([(2e-3, 14), (2e-4, 14)], [(2e-3, 28), (2e-4, 28)], Answer.HOLDS, 0.5),  # calls that no tolerance changes
+    ([(2e-4, 14)], [(2e-3, 28), (2e-5, 28)], Answer.HOLDS, 0.5),  # between two errors that cost the same
     ([(2e-4, 20), None], [None, None], Answer.HOLDS, 0.0),
     ([None], [(2e-4, 20)], Answer.FAILS, INF),
     ([None], [None], Answer.OPEN, math.nan),
