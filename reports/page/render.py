@@ -24,7 +24,7 @@ from odegrad.reports.papers.verdict import ClaimVerdict
 from odegrad.reports.spread import with_spread
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of
 from odegrad.reports.tables.across import RATIOS, across
-from odegrad.reports.tables.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS_SHOWN, RUNS, TUNING, PageColumn
+from odegrad.reports.tables.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS, RUNS, TUNING, PageColumn
 from odegrad.reports.tables.optimizers import optimizers
 from odegrad.reports.tables.row_texts import interval_text, metric_ends
 from odegrad.reports.tables.table import NOTE, label
@@ -145,7 +145,7 @@ def _commands(frame: pd.DataFrame, verdicts: Sequence[ClaimVerdict]) -> list[str
 
 def _results(frame: Source) -> PageTable:
     table = with_spread(frame)
-    return page_table(RESULTS_SHOWN, table.assign(
+    return page_table(RESULTS, table.assign(
         label=[label(row) for row in rows_of(table)],
         ok=[f"{r.n_ok}/{r.n}" for r in rows_of(table)],
         gap=[gap(r) for r in rows_of(table)],
@@ -183,18 +183,6 @@ def _optimizers(frame: Source) -> PageTable:
     texts["label"] = [label(row) for row in rows_of(table)]
     texts["reached"] = [f"{row.n_reached}/{row.n}" for row in rows_of(table)]
     return page_table(OPTIMIZERS, table.assign(**texts))
-
-
-def _metric_ends(row: Any) -> str:
-    """Return the interval of a row's metric, or from fewer seeds their range, which is said; nothing of one seed."""
-    if not math.isnan(row.metric_low):
-        return f"{_interval(row.metric_low, row.metric_high)} (interval of {row.n_ok})"
-    return f"{_interval(row.metric_value_least, row.metric_value_most)} (range of {row.n_ok})" if row.n_ok > 1 else ""
-
-
-def _interval(low: float, high: float, text: Callable[[float], str] = units.metric) -> str:
-    """Return an interval's text; nothing where there is none, or where both ends are infinite."""
-    return "" if math.isnan(low) or (low == high and math.isinf(low)) else f"{text(low)} to {text(high)}"
 
 
 def _runs(table: pd.DataFrame) -> PageTable:

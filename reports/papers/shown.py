@@ -100,9 +100,9 @@ SENSITIVITY_COLUMNS = (
     PageColumn("eps", "eps", lambda value: f"{value:g}"),
     PageColumn("refresh every", "update_freq", units.count),
     PageColumn("metric", "metric_name", right=False),
-    PageColumn("median", "metric", metric_text),
-    PageColumn("least", "metric_low", metric_text),
-    PageColumn("most", "metric_high", metric_text),
+    PageColumn("median", "metric", units.metric),
+    PageColumn("least", "metric_low", units.metric),
+    PageColumn("most", "metric_high", units.metric),
     PageColumn("training loss", "loss", units.significant),
     PageColumn("runs", "runs", units.count),
 )

@@ -9,7 +9,7 @@ from odegrad.records.columns import COLUMN_OF, ShownAs
 from odegrad.reports import units
 from odegrad.reports.spread import PARTS
 from odegrad.reports.tables.across import RATIOS
-from odegrad.reports.tables.table import calls, part_of_iteration, peak, wall_clock
+from odegrad.reports.tables.row_texts import calls, part_of_iteration, peak, wall_clock
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ def of_record(name: str) -> PageColumn:
     return PageColumn(column.heading, name, units.TEXTS[column.shown_as], right=column.shown_as is not ShownAs.TEXT)
 
 
-_NAMED = (of_record("task"), PageColumn("method", "label", right=False))
-_COSTS = tuple(
+NAMED = (of_record("task"), PageColumn("method", "label", right=False))
+COSTS = tuple(
     of_record(name)
     for name in (
         "nfe_forward", "nfe_backward", "gradient_relative_error", "trained_gradient_relative_error", "peak_bytes",
         "forward_seconds", "backward_seconds", "update_seconds", "train_seconds",
     )
 )  # fmt: skip
-_DETAILS = (of_record("gradient_method_error"), of_record("saved_bytes"))
+DETAILS = (of_record("gradient_method_error"), of_record("saved_bytes"))
 SUMMED: dict[str, Callable[[Any], str]] = {
     "nfe_forward": lambda row: calls(row, "forward"),
     "nfe_backward": lambda row: calls(row, "backward"),
@@ -54,13 +54,13 @@ SUMMED: dict[str, Callable[[Any], str]] = {
     **{name: partial(part_of_iteration, name=name) for name in PARTS},
 }
 """Columns of which a row of several seeds shows how far they lie apart, and its text."""
-RESULTS_SHOWN = (
-    *_NAMED,
+RESULTS = (
+    *NAMED,
     of_record("metric_name"),
     of_record("metric_value"),
-    *(replace(column, of_row=SUMMED.get(column.value)) for column in _COSTS),
+    *(replace(column, of_row=SUMMED.get(column.value)) for column in COSTS),
     PageColumn("ok", "ok"),
-    *_DETAILS,
+    *DETAILS,
     PageColumn("metric, interval", "interval"),
     of_record("metric_limit"),
     PageColumn("behind it", "gap", units.metric),
@@ -83,7 +83,7 @@ ACROSS = (
     PageColumn("ok", "ok"),
 )
 OPTIMIZERS = (
-    *_NAMED,
+    *NAMED,
     of_record("optimizer"),
     PageColumn("until the", "quantity", right=False),
     PageColumn("is", "target", units.metric),
@@ -107,10 +107,10 @@ TUNING = (
     PageColumn("chosen", "chosen", lambda chosen: "chosen" if chosen else "", right=False),
 )
 RUNS = (
-    *_NAMED,
+    *NAMED,
     *map(of_record, ("seed", "status", "metric_name", "metric_value")),
-    *_COSTS,
-    *_DETAILS,
+    *COSTS,
+    *DETAILS,
     *map(of_record, ("solver", "optimizer", "run_id")),
 )
 CLAIMS = (

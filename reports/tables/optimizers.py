@@ -17,10 +17,10 @@ from odegrad.reports.tables.table import label
 REFERENCE = OPTIMIZERS[0].name
 """The optimizer whose best is the target, where it ran; otherwise the first in the order of the tables."""
 VALIDATION, METRIC = "validation loss", "metric"
-_COUNTED = ("iterations", "seconds")
+COUNTED = ("iterations", "seconds")
 COLUMNS = (
     *KEY, "optimizer", "reference", "quantity", "target",
-    *(f"{name}_{part}" for name in _COUNTED for part in ("median", "low", "high", "ratio")),
+    *(f"{name}_{part}" for name in COUNTED for part in ("median", "low", "high", "ratio")),
     "n_reached", "n", "iteration_seconds", "peak_bytes",
 )  # fmt: skip
 _TAKEN = (
@@ -109,12 +109,12 @@ def _reached(runs: pd.DataFrame, column: str, targets: dict[int, float], upwards
         if run.status == Status.OK and isinstance(values, list):
             place = first_reached(values, targets[seed], upwards)
         rows[seed] = [math.inf, math.inf] if place is None else [run.trace_iteration[place], run.trace_seconds[place]]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(_COUNTED), dtype="float64")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(COUNTED), dtype="float64")
 
 
 def _statistics(mine: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = {"n_reached": int(np.isfinite(mine["iterations"]).sum()), "n": len(mine)}
-    for name in _COUNTED:
+    for name in COUNTED:
         interval = median_interval(mine[name])
         found[f"{name}_median"] = median(mine[name])
         found |= {f"{name}_low": interval.low, f"{name}_high": interval.high}

@@ -6,13 +6,6 @@ from typing import Any
 
 from odegrad.reports import units
 
-METRIC_DIGITS = 4
-
-
-def metric_text(value: float) -> str:
-    """Return a metric's value as tables show it."""
-    return units.significant(value, METRIC_DIGITS)
-
 
 def times(row: Any) -> str:
     """Return the times of an iteration, no more exact than they are known."""
@@ -55,6 +48,6 @@ def metric_ends(row: Any) -> str:
     )
 
 
-def interval_text(low: float, high: float, text: Callable[[float], str] = metric_text) -> str:
+def interval_text(low: float, high: float, text: Callable[[float], str] = units.metric) -> str:
     """Return an interval's text; nothing where there is none, or where both ends are infinite."""
     return "" if math.isnan(low) or (low == high and math.isinf(low)) else f"{text(low)} to {text(high)}"
