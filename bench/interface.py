@@ -59,8 +59,9 @@ def odeint(
         rule), ``midpoint``, ``heun``, ``euler``, ``alf``. A method of fixed steps takes one step for each interval of
         ``t`` unless ``step_size`` or ``num_steps`` says otherwise.
     options
-        The solver's: ``first_step``, ``step_size``, ``safety``, ``ifactor``, ``dfactor``, ``max_num_steps`` as there;
-        ``num_steps``, ``outputs``, ``control``, ``coupling`` and ``eta`` of our own (see ``make_solver``).
+        The solver's: ``first_step``, ``max_step``, ``step_size``, ``safety``, ``ifactor``, ``dfactor``,
+        ``max_num_steps`` as there; ``num_steps``, ``outputs``, ``control``, ``sees``, ``tangent_seed``, ``compile``,
+        ``coupling`` and ``eta`` of our own (see ``make_solver``).
     event_fn
         Not supported.
     gradient

@@ -59,6 +59,8 @@ class ForwardSensitivity(SharedLoopMethod):
 
     def cannot_use(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
+        if solver.sees == "tangent":
+            return "it carries every sensitivity itself, and the state alone chooses its steps; use sees = 'state'"
         return None if isinstance(solver.scheme, Tableau) else NEEDS_TABLEAU
 
     def predicted_calls(self, steps: StepCounts) -> Calls:

@@ -69,6 +69,8 @@ class ReversibleRK(TappableMethod):
             return NEEDS_TABLEAU
         if solver.outputs == "dense":
             return "the wrapped method has no dense output; use outputs = 'step_ends'"
+        if solver.sees == "tangent":
+            return "the wrapped method's steps carry no tangent; use sees = 'state', and max_step to bound the steps"
         return None
 
     def predicted_calls(self, steps: StepCounts) -> Calls:

@@ -32,6 +32,8 @@ def _refuses(solver: Solver) -> str | None:
         return "torchdiffeq takes fixed steps with its fixed-step methods only; leave out num_steps and step_size"
     if solver.compile:
         return "torchdiffeq's steps are run as published; leave out compile"
+    if solver.sees != "state":
+        return "torchdiffeq's step control sees the state; use sees = 'state', and max_step to bound the steps"
     return None
 
 
@@ -67,6 +69,8 @@ def _arguments(field: VectorField, solver: Solver, ts: Tensor) -> dict[str, obje
     options: dict[str, object] = {}
     if solver.adaptive and solver.first_step is not None:
         options["first_step"] = solver.first_step
+    if solver.adaptive and solver.max_step is not None:
+        options["max_step"] = solver.max_step
     if not solver.adaptive:
         options["grid_constructor"] = lambda _f, _y0, t: _fixed_grid(solver, t)
     func = field

@@ -1,6 +1,6 @@
 """What a solve integrates: a map ``(t, y [d]) -> dy/dt [d]`` with a norm; here, the user's field on flat states."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -51,27 +51,36 @@ class FlatField:
         """Let the next ``write`` check that the field depends on no trained tensor beside ``parameters``."""
         self._unchecked = parameters
 
-    def __call__(self, t: float, y: Tensor) -> Tensor:
-        """Return ``dy/dt [d]`` at ``(t, y [d])``; under ``enable_grad`` it carries the graph."""
+    def __call__(self, t: float, y: Tensor, held: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return ``dy/dt [d]`` at ``(t, y [d])``; under ``enable_grad`` it carries the graph.
+
+        ``held`` stands in for parameters of the same names.
+        """
         time = self.time(t)
-        dy = self.layout.flatten(tuple(self.layout.parts_of(self._call(time, self.layout.unflatten(y)))))
+        dy = self.layout.flatten(tuple(self.layout.parts_of(self._call(time, self.layout.unflatten(y), held))))
         if self._unchecked is not None and torch.is_grad_enabled():
             parameters, self._unchecked = self._unchecked, None
             refuse_closures(dy, [time, y, *parameters])
         return dy
 
-    def _call(self, t: Tensor, y: State) -> State:
+    def _call(self, t: Tensor, y: State, held: Mapping[str, Tensor] | None = None) -> State:
         if self._called and self._drawn is None:
-            return self.field(t, y)
+            return self._evaluate(t, y, held)
         if self._drawn is not None:
             with self._drawn.restored():
-                return self.field(t, y)
+                return self._evaluate(t, y, held)
         before = GeneratorState.now(self.layout.device)
-        dy = self.field(t, y)
+        dy = self._evaluate(t, y, held)
         self._called = True
         if before.has_moved():
             self._drawn = before
         return dy
+
+    def _evaluate(self, t: Tensor, y: State, held: Mapping[str, Tensor] | None) -> State:
+        if held and isinstance(self.field, nn.Module):
+            dy: State = torch.func.functional_call(self.field, dict(held), (t, y))
+            return dy
+        return self.field(t, y)
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -160,6 +169,17 @@ def refuse_closures(dy: Tensor, known: Sequence[Tensor]) -> None:
         If there is such a leaf.
     """
     allowed = {id(x) for x in known}
+    for leaf in leaves(dy):
+        if id(leaf) not in allowed:
+            raise UsageError(
+                f"field: it depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient but is not among "
+                "field.parameters() (reached through a closure), so this method would lose its gradient; "
+                "register it as a parameter of the field, or make it part of the state"
+            )
+
+
+def leaves(dy: Tensor) -> Iterator[Tensor]:
+    """Yield the leaves that the graph of ``dy`` reaches."""
     stack, seen = [dy.grad_fn], set()
     while stack:
         node = stack.pop()
@@ -167,10 +187,6 @@ def refuse_closures(dy: Tensor, known: Sequence[Tensor]) -> None:
             continue
         seen.add(node)
         leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in allowed:
-            raise UsageError(
-                f"field: it depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient but is not among "
-                "field.parameters() (reached through a closure), so this method would lose its gradient; "
-                "register it as a parameter of the field, or make it part of the state"
-            )
+        if leaf is not None:
+            yield leaf
         stack.extend(n for n, _ in node.next_functions)

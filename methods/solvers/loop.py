@@ -20,6 +20,7 @@ from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import AcceptedStep, GridStep, Stepper
 from odegrad.methods.solvers.steppers import graph_stepper, plain_stepper
+from odegrad.methods.solvers.tangent import controlled_stepper
 
 
 @dataclass
@@ -55,7 +56,10 @@ def steps(
 
     A known ``size`` is taken for the first step; the one after the last step is left in it.
     """
-    stepper = plain_stepper(solver, dynamics, y0)
+    if isinstance(dynamics, FlatField):
+        stepper = controlled_stepper(solver, dynamics, y0, with_graph=False)
+    else:
+        stepper = plain_stepper(solver, dynamics, y0)
     yield from _loop(stepper, dynamics, solver, y0, ts, size)
 
 
@@ -63,7 +67,7 @@ def steps_with_graph(
     field: FlatField, solver: OneStepSolver, y0: Tensor, ts: Sequence[float]
 ) -> Iterator[AcceptedStep]:
     """Solve from ``y0 [d]`` and yield the accepted steps with their graph."""
-    stepper = graph_stepper(solver.scheme, field, y0.detach())
+    stepper = controlled_stepper(solver, field, y0.detach(), with_graph=True)
     return _loop(stepper, field, solver, y0, ts, None)
 
 
@@ -184,14 +188,14 @@ class _AdaptiveLoop(_Loop):
     """The error ratio of the accepted step before; None at the start and after a rejected step."""
 
     def advance(self, t: float, t_end: float, x: Tensor) -> Generator[AcceptedStep, None, Tensor]:
-        control, order, d = self.solver.controller, self.solver.order, self.d
+        control, order = self.solver.controller, self.solver.order
+        judge = self.stepper.controlled_by or self.dynamics
         h = self._first(t, x) if self.size.h is None else self.size.h
         while t != t_end:
-            h, t_next = self._land(t, h, t_end)
+            h, t_next = self._land(t, self._bounded(h), t_end)
             x_next = self.stepper.attempt(t, h, t_next, x)
             with torch.no_grad():
-                error = self.stepper.error(h)
-                ratio = control.error_ratio(self.dynamics, error, x[:d].detach(), x_next[:d].detach())
+                ratio = control.error_ratio(judge, *self.stepper.judged(h, x, x_next, self.d))
             accepted = ratio <= 1.0
             if accepted:
                 yield from self.accept(t, h, t_next, x, x_next)
@@ -211,9 +215,13 @@ class _AdaptiveLoop(_Loop):
             size = self.solver.first_step
         else:
             control, order = self.solver.controller, self.solver.order
+            judge = self.stepper.controlled_by or self.dynamics
             with torch.no_grad():
-                size = control.first_step(self.dynamics, t, span, x[: self.d].detach(), f0, order)
+                size = control.first_step(judge, t, span, self.stepper.standing(x, self.d), f0, order)
         return math.copysign(size, span)
+
+    def _bounded(self, h: float) -> float:
+        return h if self.solver.max_step is None else math.copysign(min(abs(h), self.solver.max_step), h)
 
     def _land(self, t: float, h: float, t_end: float) -> tuple[float, float]:
         """Return the step, cut to end at ``t_end``, and its end."""

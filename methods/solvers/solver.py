@@ -12,6 +12,9 @@ from odegrad.methods.solvers.schemes import Leapfrog, Reversible, Scheme
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.methods.solvers.tableaus import TABLEAUS
 
+Sees = Literal["state", "tangent"]
+"""What the step control looks at: the state's error, or also that of a random tangent solved along."""
+
 Outputs = Literal["step_ends", "dense"]
 """How output times inside the interval are met: each ends a step, or is read from the dense output."""
 
@@ -39,6 +42,8 @@ class OneStepSolver(Solver):
         Largest fixed step, in units of time.
     first_step
         Size of the first adaptive step, in units of time; chosen from the field if None.
+    max_step
+        Largest adaptive step, in units of time, of the backward solves of continuous methods too; no bound if None.
     max_steps
         Most attempted steps of one solve.
     outputs
@@ -47,6 +52,12 @@ class OneStepSolver(Solver):
     compile
         Compile whole steps of the field with ``torch.compile``, which takes seconds once and pays where the field is
         small: a Runge-Kutta method, a field without side effects. Backward solves of continuous methods are not.
+    sees
+        ``state``: a step is judged by the state's error. ``tangent``: by that of ``v' = f_y v + f_theta u`` too, with
+        random ``v0`` and ``u``; a Runge-Kutta method that estimates its error. Each f call then has a graph and is
+        pulled back twice, at no f call more per step. What is recorded are the steps: nothing is done on the way back.
+    tangent_seed
+        Draws ``v0`` and ``u``.
     observer
         Hears of every attempted step.
 
@@ -61,9 +72,12 @@ class OneStepSolver(Solver):
     num_steps: int | None = None
     step_size: float | None = None
     first_step: float | None = None
+    max_step: float | None = None
     max_steps: int = 100_000
     outputs: Outputs = "step_ends"
     compile: bool = False
+    sees: Sees = "state"
+    tangent_seed: int = 0
     observer: StepObserver | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -74,7 +88,9 @@ class OneStepSolver(Solver):
                 raise UsageError(f"{name}: expected a positive number, got {value!r}; 1e-3 to 1e-9 are usual")
         if self.num_steps is not None and self.step_size is not None:
             raise UsageError("num_steps and step_size: expected at most one of them; leave one out")
-        for name in ("num_steps", "step_size", "first_step", "max_steps"):
+        if self.max_step == math.inf:  # torchdiffeq's way to say that there is no bound
+            object.__setattr__(self, "max_step", None)
+        for name in ("num_steps", "step_size", "first_step", "max_step", "max_steps"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
                 raise UsageError(f"{name}: expected a positive number, got {value!r}")
@@ -89,6 +105,23 @@ class OneStepSolver(Solver):
             raise UsageError(f"compile: expected True or False, got {self.compile!r}")
         if self.compile and not isinstance(self.scheme, Tableau):
             raise UsageError(f"compile: solver {self.name} is no Runge-Kutta method; leave it out, or use dopri5")
+        self._check_sees()
+
+    def _check_sees(self) -> None:
+        if self.sees not in ("state", "tangent"):
+            raise UsageError(f"sees: expected 'state' or 'tangent', got {self.sees!r}")
+        if not isinstance(self.tangent_seed, int) or self.tangent_seed < 0:
+            raise UsageError(f"tangent_seed: expected a whole number of at least 0, got {self.tangent_seed!r}")
+        if self.sees == "tangent" and not isinstance(self.scheme, Tableau):
+            raise UsageError(
+                f"sees: the tangent goes along the stages of a Runge-Kutta method, which solver {self.name} is not; "
+                "use 'state', bound the steps by max_step, or use dopri5"
+            )
+        if self.sees == "tangent" and self.compile:
+            raise UsageError(
+                "sees: a compiled step has no product with the Jacobian; leave out compile, or bound the steps by "
+                "max_step instead"
+            )
 
     @property
     def name(self) -> str:
@@ -227,4 +260,12 @@ def make_solver(
             raise UsageError(f"coupling: expected none with solver {name}, which is reversible as it is; leave it out")
         scheme = Reversible(TABLEAUS[name], float(coupling))
     controller = Controller(float(rtol), float(atol), safety, max_factor, min_factor, control)
-    return OneStepSolver(scheme, controller, **options)  # type: ignore[arg-type]
+    solver = OneStepSolver(scheme, controller, **options)  # type: ignore[arg-type]
+    # Here and not in the class: who takes the steps of an adaptive solver again, on a fixed grid, need not undo them.
+    for option, unset in (("max_step", None), ("sees", "state")):
+        if getattr(solver, option) != unset and not solver.adaptive:
+            raise UsageError(
+                f"{option}: it is for adaptive steps, and those of solver {name} are fixed here; leave it out, give "
+                "step_size for smaller fixed steps, or use dopri5 without num_steps and step_size"
+            )
+    return solver

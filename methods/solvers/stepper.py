@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from odegrad.errors import UnsupportedError
+from odegrad.methods.solvers.dynamics import Dynamics
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,19 @@ class Stepper(abc.ABC):
     @abc.abstractmethod
     def error(self, h: float) -> Tensor:
         """Return the estimate of the last attempt's error in the state, ``[d]``."""
+
+    @property
+    def controlled_by(self) -> Dynamics | None:
+        """Return whose norm judges the steps, where it is not that of what is solved."""
+        return None
+
+    def judged(self, h: float, x: Tensor, x_next: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the last attempt is judged by: error, start and end, ``[d]`` each."""
+        return self.error(h), x[:d].detach(), x_next[:d].detach()
+
+    def standing(self, x: Tensor, d: int) -> Tensor:
+        """Return what the first step is chosen by, beside ``rate``: the state ``[d]``."""
+        return x[:d].detach()
 
     @abc.abstractmethod
     def accept(self) -> None:
