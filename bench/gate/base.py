@@ -1,11 +1,12 @@
-"""Builds the base revision: a git worktree of it, and its wheel in a folder of packages of its own."""
+"""Builds the base revision twice: each time a git worktree, and its wheel in a folder of packages of its own."""
 
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from odegrad.errors import BaselineError
@@ -16,12 +17,17 @@ WORDS = 800
 """Characters of a failed command's output that are shown."""
 
 
-@contextmanager
-def built_base(revision: str, folder: Path) -> Iterator[tuple[Environment, str]]:
-    """Yield the environment of ``revision`` of the git checkout around ``folder``, and its commit; removed at the end.
+BUILDS = ("base", "base-built-again")
+"""Folders of the two builds. Their names differ in length because a path's length shifts the memory of a process."""
 
-    If the checkout is a Python project its wheel is built and installed beside the interpreter's packages, over which
-    it wins; its requirements are those installed. Files of a user's own are found where they stand in ``folder``.
+
+@contextmanager
+def built_base(revision: str, folder: Path) -> Iterator[tuple[tuple[Environment, ...], str]]:
+    """Yield two builds of ``revision`` of the git checkout around ``folder``, and its commit; removed at the end.
+
+    Each build has a worktree of its own. If the checkout is a Python project, its wheel is built there, and installed
+    beside the interpreter's packages, over which it wins; its requirements are those installed. Files of a user's own
+    are found where they stand in ``folder``. The builds run at the same time.
 
     Raises
     ------
@@ -39,21 +45,29 @@ def built_base(revision: str, folder: Path) -> Iterator[tuple[Environment, str]]
             f"--base {revision}: expected a revision of the repository {root}, got none of that name; `git log` and "
             "`git branch -a` name them, a shallow clone lacks most"
         ) from error
-    with tempfile.TemporaryDirectory(prefix="odegrad-base-", ignore_cleanup_errors=True) as scratch:
-        tree, packages = Path(scratch) / "tree", Path(scratch) / "packages"
-        _run([git, "-C", str(root), "worktree", "add", "--detach", str(tree), commit], f"--base {revision}")
-        try:
-            inside = tree / folder.resolve().relative_to(root.resolve())
-            if not inside.is_dir():
-                raise BaselineError(f"--base {revision}: expected the folder {folder} in that revision, got none")
-            path = None
-            if (tree / "pyproject.toml").is_file() or (tree / "setup.py").is_file():
-                install = ["pip", "install", "--quiet", "--no-deps", "--target", str(packages), str(tree)]
-                _run([sys.executable, "-m", *install], f"--base {revision}: cannot be built")
-                path = packages
-            yield Environment(sys.executable, inside, path), commit[:12]
-        finally:
-            _run([git, "-C", str(root), "worktree", "remove", "--force", str(tree)], f"--base {revision}")
+    inside = folder.resolve().relative_to(root.resolve())
+    with ExitStack() as stack:
+        scratch_folder = tempfile.TemporaryDirectory(prefix="odegrad-base-", ignore_cleanup_errors=True)
+        scratch = Path(stack.enter_context(scratch_folder))
+        for build in BUILDS:
+            tree, what = str(scratch / build / "tree"), f"--base {revision}"
+            _run([git, "-C", str(root), "worktree", "add", "--detach", tree, commit], what)
+            stack.callback(_run, [git, "-C", str(root), "worktree", "remove", "--force", tree], what)
+        with ThreadPoolExecutor(len(BUILDS)) as pool:
+            builds = tuple(pool.map(lambda build: _installed(scratch / build, inside, revision), BUILDS))
+        yield builds, commit[:12]
+
+
+def _installed(build: Path, inside: Path, revision: str) -> Environment:
+    """Return the environment of the worktree in ``build``, in its folder ``inside``, after its wheel is installed."""
+    tree, packages = build / "tree", build / "packages"
+    if not (tree / inside).is_dir():
+        raise BaselineError(f"--base {revision}: expected the folder {inside} in that revision, got none")
+    if not any((tree / name).is_file() for name in ("pyproject.toml", "setup.py")):
+        return Environment(sys.executable, tree / inside)
+    install = ["pip", "install", "--quiet", "--no-deps", "--target", str(packages), str(tree)]
+    _run([sys.executable, "-m", *install], f"--base {revision}: cannot be built")
+    return Environment(sys.executable, tree / inside, packages)
 
 
 def _run(command: Sequence[str], what: str) -> str:

@@ -68,13 +68,20 @@ def bounds(ratios: Sequence[float]) -> Bounds:
 
 
 def floor(control: Sequence[float]) -> float:
-    """Return the smallest slow-down that cannot be noise, from pairs of the base and itself: their farther bound."""
+    """Return the smallest slow-down that cannot be noise, from pairs of the base's two builds: their farther bound."""
     found = bounds(control)
     return math.expm1(max(abs(found.low), abs(found.high)))
 
 
+def differ(control: Sequence[float]) -> bool:
+    """Return whether the base's two builds differ: in each batch both bounds lie on the same side of zero."""
+    batches = [bounds(control[batch::2]) for batch in range(2)]
+    same_side = all(each.low > 0.0 for each in batches) or all(each.high < 0.0 for each in batches)
+    return len(control) >= LEAST_PAIRS and same_side
+
+
 def delta(control: Sequence[float]) -> float:
-    """Return the slow-down that is looked for: 5 %, or twice what base and base differ by."""
+    """Return the slow-down that is looked for: 5 %, or twice what the base's two builds differ by."""
     return max(LEAST_DELTA, 2 * floor(control))
 
 
@@ -84,9 +91,10 @@ def decide(ratios: Sequence[float], control: Sequence[float]) -> Decision:
     Parameters
     ----------
     ratios
-        Log-ratio of head to base of every pair; even and odd ones are two independent batches.
+        Log-ratio of head to base of every pair; even and odd ones are two independent batches, each against a build of
+        the base of its own.
     control
-        The same of the base and itself.
+        The same of the second build to the first.
 
     Returns
     -------

@@ -3,13 +3,13 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from odegrad.errors import InfrastructureError
 from odegrad.gate.baseline import run_name
-from odegrad.gate.decision import LEAST_PAIRS, Decision, bounds, decide, delta, floor
+from odegrad.gate.decision import LEAST_PAIRS, Decision, bounds, decide, delta, differ, floor
 from odegrad.gate.side import Environment, Side
 from odegrad.gate.verdict import Finding, State, Verdict
 from odegrad.records.record import Run
@@ -33,13 +33,15 @@ Cell = tuple[str, str]
 
 @dataclass
 class Measured:
-    """The log-ratios so far: of every cell, and of the control, which is the base and itself on one of the cells."""
+    """The log-ratios so far: of every cell, and of the control, which is the base's two builds on one of the cells."""
 
     cells: dict[Cell, list[float]] = field(default_factory=dict)
     control: dict[str, list[float]] = field(default_factory=dict)
     """Of each of ``PARTS``."""
     failed: dict[str, Finding] = field(default_factory=dict)
     """Cells that one side cannot run."""
+    builds: int = 2
+    """Of the base; with one the control is two processes of it."""
 
     def decisions(self) -> dict[Cell, Decision]:
         """Return what is known about every cell."""
@@ -70,7 +72,7 @@ def log_ratios(base: Timer, head: Timer, flip: bool) -> list[float]:
 
 
 def measure_pairs(
-    runs: Sequence[Run], base: Environment, head: Environment, budget: float, threads: int = 1,
+    runs: Sequence[Run], builds: Sequence[Environment], head: Environment, budget: float, threads: int = 1,
     told: Callable[[Measured, int], None] = lambda _measured, _pairs: None, clock: Clock = time.monotonic,
 ) -> Measured:  # fmt: skip
     """Return the log-ratios of pairs, until every run is decided or ``budget`` seconds are spent.
@@ -79,8 +81,11 @@ def measure_pairs(
     ----------
     runs
         The cells.
-    base, head
-        Where the two sides run; the control is a second process of the base.
+    builds
+        Where the base runs: its two builds, which are each other's control. Even pairs hold the head against the first,
+        odd ones against the second, so that what one build alone has moves one of the two batches only.
+    head
+        Where the head runs.
     budget
         Seconds; a pair that has begun is finished.
     threads
@@ -95,10 +100,10 @@ def measure_pairs(
     InfrastructureError
         If a process cannot be started, or ends early.
     """
-    started, found, pairs = clock(), Measured(), 0
+    started, found, pairs = clock(), Measured(builds=len(set(builds))), 0
     cores = available_cores()[-threads:]
     while True:
-        _one_pair(runs, (base, base, head), cores, threads, found, flip=pairs % 4 in {1, 2})
+        _one_pair(runs, (*builds, head), cores, threads, found, against=pairs % 2, flip=pairs % 4 in {1, 2})
         pairs += 1
         told(found, pairs)
         if (pairs >= LEAST_PAIRS and found.settled()) or not found.cells or clock() - started > budget:
@@ -107,22 +112,22 @@ def measure_pairs(
 
 def _one_pair(
     runs: Sequence[Run], environments: Sequence[Environment], cores: Sequence[int], threads: int, found: Measured,
-    flip: bool,
+    against: int, flip: bool,
 ) -> None:  # fmt: skip
-    """Add a pair's datum of every cell, and of the control on the first cell that both sides can run."""
+    """Add a pair's datum of every cell against one build, and of the control on the first cell that all can run."""
     with ExitStack() as stack:
         sides = [stack.enter_context(Side(each, threads)) for each in environments]
         names = [run_name(run) for run in runs if run_name(run) not in found.failed and _built(run, sides, found)]
         for side in sides:
             side.ask({"cores": list(cores)})
         for place, name in enumerate(names):
-            base, again, head = timers = [_timer(side, name) for side in sides]
+            first, second, head = timers = [_timer(side, name) for side in sides]
             for timer in timers:
                 timer()  # not counted: the first block on a core finds its caches cold
             if place == 0:
-                for part, ratio in zip(PARTS, log_ratios(base, again, flip), strict=True):
+                for part, ratio in zip(PARTS, log_ratios(first, second, flip), strict=True):
                     found.control.setdefault(part, []).append(ratio)
-            for part, ratio in zip(PARTS, log_ratios(base, head, flip), strict=True):
+            for part, ratio in zip(PARTS, log_ratios(timers[against], head, flip), strict=True):
                 found.cells.setdefault((name, part), []).append(ratio)
 
 
@@ -175,11 +180,6 @@ def time_verdict(found: Measured, since: str, command: str) -> Verdict:
         if pairs < LEAST_PAIRS:
             why = f"{decision}: {pairs} of the {LEAST_PAIRS} pairs that a decision needs; give --budget more seconds"
         findings.append(Finding(name, part, states[decision], 1.0, math.exp(known.mean), why))
-    told = all(math.isfinite(floor(ratios)) for ratios in found.control.values())
-    floors = " and ".join(f"{floor(ratios):.1%} in the {part}" for part, ratios in found.control.items())
-    control = f"control (base against itself): slow-downs from {floors} can be told from noise"
-    if not told:
-        control = "control (base against itself): one pair tells nothing of the noise"
     return Verdict(
         tuple(sorted(findings, key=lambda f: f.run)),
         tuple(sorted({name for name, _ in found.cells})),
@@ -188,6 +188,23 @@ def time_verdict(found: Measured, since: str, command: str) -> Verdict:
         {},
         since,
         command,
-        (control,),
+        tuple(_control(found)),
         True,
     )
+
+
+def _control(found: Measured) -> Iterator[str]:
+    """Yield the sentences about the noise: what can be told from it, and whether a build of the base is its own."""
+    name = "control (the base built twice)" if found.builds > 1 else "control (the base against itself)"
+    if not all(math.isfinite(floor(ratios)) for ratios in found.control.values()):
+        yield f"{name}: one pair tells nothing of the noise"
+    else:
+        floors = " and ".join(f"{floor(ratios):.1%} in the {part}" for part, ratios in found.control.items())
+        yield f"{name}: slow-downs from {floors} can be told from noise"
+    if found.builds == 1:
+        yield "this base is one build: what two builds of one revision differ by is not seen; --base REV builds two"
+        return
+    for part, ratios in found.control.items():
+        if differ(ratios):
+            much = math.expm1(bounds(ratios).mean)
+            yield f"two builds of this one base differ by {much:+.1%} in the {part}, which is counted as noise"

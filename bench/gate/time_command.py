@@ -71,21 +71,22 @@ def run_time_gate(options: TimeOptions) -> Verdict:
     runs = [replace(run, passes="time") for run in suite.runs("cpu") if run.device == "cpu"]
     if not runs or suite.tuned:
         raise UsageError(f"suite {suite.name}: expected runs on a cpu with fixed settings, got none")
-    with _base(options, suite.folder) as (base, since):
+    with _base(options, suite.folder) as (builds, since):
         head = Environment(sys.executable, suite.folder)
-        found = measure_pairs(runs, base, head, options.budget, options.threads, _told)
+        found = measure_pairs(runs, builds, head, options.budget, options.threads, _told)
     return time_verdict(found, since, options.command())
 
 
 @contextmanager
-def _base(options: TimeOptions, folder: Path) -> Iterator[tuple[Environment, str]]:
+def _base(options: TimeOptions, folder: Path) -> Iterator[tuple[tuple[Environment, ...], str]]:
+    """Yield the two builds of the base, and its commit; an environment that is given is one build, and stands twice."""
     if not options.base_python:
         with built_base(options.base, folder) as built:
             yield built
         return
     if not Path(options.base_python).is_file():
         raise BaselineError(f"--base-python {options.base_python}: expected an interpreter, got no such file")
-    yield Environment(options.base_python, folder), options.base_python
+    yield (Environment(options.base_python, folder),) * 2, options.base_python
 
 
 def _told(found: Measured, pairs: int) -> None:

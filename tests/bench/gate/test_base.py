@@ -1,6 +1,7 @@
 """The base beside the head, with real git, pip and processes: who runs which code; how fast decides nothing."""
 
 import importlib.metadata
+import itertools
 import math
 import shutil
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from odegrad.errors import BaselineError, InfrastructureError
-from odegrad.gate.base import built_base
+from odegrad.gate.base import BUILDS, built_base
 from odegrad.gate.baseline import run_name
-from odegrad.gate.paired import PARTS, measure_pairs
+from odegrad.gate.decision import LEAST_PAIRS
+from odegrad.gate.paired import PARTS, measure_pairs, time_verdict
 from odegrad.gate.side import Environment, Side
 from odegrad.gate.verdict import State
 from odegrad.records.record import Run
@@ -47,6 +49,13 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     return name
 """
 
+CLOCK = """
+import itertools
+import time
+
+time.process_time = itertools.count(0, {tick}).__next__
+"""
+
 PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 
 
@@ -72,20 +81,22 @@ def repository(tmp_path):
     return tmp_path
 
 
-def test_base_is_the_revisions_files_and_packages_and_leaves_nothing(repository):
-    """The worktree holds the old file, the packages the old wheel; both are gone afterwards, and so is git's note."""
+def test_builds_are_the_revisions_files_and_packages_and_leave_nothing(repository):
+    """Each worktree holds the old file, its packages the old wheel; all are gone afterwards, and so are git's notes."""
     first = commit(repository, thing__py="VALUE = 1", backend__py=BACKEND, pyproject__toml=PROJECT)
     commit(repository, thing__py="VALUE = 2")
-    with built_base("HEAD~1", repository) as (environment, since):
+    code = "import thing; print(thing.VALUE, thing.__file__)"
+    with built_base("HEAD~1", repository) as (builds, since):
         assert since == first[:12]
-        assert (environment.folder / "thing.py").read_text(encoding="utf-8") == "VALUE = 1"
-        assert [each.version for each in importlib.metadata.distributions(name="thing", path=[str(environment.path)])]
-        code = "import thing; print(thing.VALUE)"
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", code], env=environment.variables(1), capture_output=True, text=True, check=True
-        )
-        assert done.stdout.strip() == "1"
-    assert not environment.folder.exists()
+        for build in builds:
+            assert (build.folder / "thing.py").read_text(encoding="utf-8") == "VALUE = 1"
+            assert [each.version for each in importlib.metadata.distributions(name="thing", path=[str(build.path)])]
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", code], env=build.variables(1), capture_output=True, text=True, check=True
+            )
+            assert done.stdout.strip() == f"1 {build.path / 'thing.py'}"
+    assert len({len(str(build.folder)) for build in builds}) == len(builds) == 2
+    assert not any(build.folder.exists() for build in builds)
     assert len(git("worktree", "list", cwd=repository).splitlines()) == 1
 
 
@@ -132,7 +143,8 @@ def test_one_pair_times_both_sides_and_names_what_one_cannot_run(tmp_path):
         for name in ("broken", "sound", "added")
     }  # fmt: skip
     base, head = (Environment(folder=tmp_path / side) for side in ("base", "head"))
-    found = measure_pairs(list(runs.values()), base, head, budget=0.0)
+    found = measure_pairs(list(runs.values()), (base, base), head, budget=0.0)
+    assert found.builds == 1
     assert list(found.cells) == [(run_name(runs["sound"]), part) for part in PARTS]
     assert {part: len(ratios) for part, ratios in found.control.items()} == dict.fromkeys(PARTS, 1)
     assert math.isfinite(found.cells[run_name(runs["sound"]), PARTS[0]][0])
@@ -140,6 +152,33 @@ def test_one_pair_times_both_sides_and_names_what_one_cannot_run(tmp_path):
     assert states["broken"].state is State.REGRESSED
     assert "ZeroDivisionError" in states["broken"].why
     assert states["added"].state is State.NEW
+
+
+@pytest.mark.slow
+def test_bias_of_one_build_is_noise_and_is_said(repository, tmp_path_factory):
+    """The second build and the head read a clock that is 6 % faster: no slow-down, though 6 % over the first.
+
+    The wheel brings the clock, which no machine disturbs: two pairs are measured, and stand for five of their kind.
+    """
+    slow = f'wheel.writestr("sitecustomize.py", {CLOCK!r}.format(tick=53 if "/{BUILDS[1]}/" in os.getcwd() else 50))'
+    backend = BACKEND.replace('wheel.write("thing.py")', slow).replace("import zipfile", "import os\nimport zipfile")
+    commit(repository, backend__py=backend, pyproject__toml=PROJECT)
+    packages = tmp_path_factory.mktemp("head")
+    (packages / "sitecustomize.py").write_text(CLOCK.format(tick=53), encoding="utf-8")
+    run = Run("s", "linear", "tiny", "naive", "adam", "rk4", 0, 1e-3, 1e-3, 1, solver_options=(("num_steps", 2),))
+    with built_base("HEAD", repository) as (builds, since):
+        head = Environment(folder=repository, path=packages)
+        found = measure_pairs([run], builds, head, 1.5, clock=itertools.count().__next__)
+    ratio = math.log(53 / 50)
+    for part in PARTS:
+        assert found.control[part] == pytest.approx([ratio, ratio])
+        assert found.cells[run_name(run), part] == pytest.approx([ratio, 0.0])
+        found.control[part] *= LEAST_PAIRS // 2
+        found.cells[run_name(run), part] *= LEAST_PAIRS // 2
+    verdict = time_verdict(found, since, "")
+    assert [finding.state for finding in verdict.findings] == [State.UNDECIDED] * len(PARTS)
+    for part in PARTS:
+        assert f"two builds of this one base differ by +6.0% in the {part}, which is counted as noise" in verdict.notes
 
 
 def test_process_that_ends_early_is_the_machines_failure(tmp_path):

@@ -9,7 +9,7 @@ from scipy.stats import mstats
 
 from odegrad.errors import BaselineError
 from odegrad.gate.base import built_base
-from odegrad.gate.decision import LEAST_PAIRS, Decision, bounds, decide, delta, floor
+from odegrad.gate.decision import LEAST_PAIRS, Decision, bounds, decide, delta, differ, floor
 from odegrad.gate.paired import PARTS, Measured, log_ratios, time_verdict
 from odegrad.gate.verdict import State
 
@@ -19,11 +19,16 @@ PINNED, UNPINNED = (0.026, 0.043), 0.085
 CELLS, MOST_PAIRS = 4, 60
 
 
-def gate_decisions(generator, slow_down, deviation, heavy=False):
-    """Simulate one gate: pairs are added until all is decided or there are ``MOST_PAIRS``."""
+def gate_decisions(generator, slow_down, deviation, heavy=False, bias=0.0):
+    """Simulate one gate: pairs are added until all is decided or there are ``MOST_PAIRS``.
+
+    The base's second build, which odd pairs are held against, takes ``1 + bias`` as long as the first.
+    """
     draw = generator.standard_t(3, (CELLS + 1, MOST_PAIRS)) / math.sqrt(3) if heavy else None
     noise = deviation * (generator.standard_normal((CELLS + 1, MOST_PAIRS)) if draw is None else draw)
     noise[1:] += math.log1p(slow_down)
+    noise[0] += math.log1p(bias)
+    noise[1:, 1::2] -= math.log1p(bias)
     for pairs in range(LEAST_PAIRS, MOST_PAIRS + 1, 5):
         decisions = [decide(list(row[:pairs]), list(noise[0, :pairs])) for row in noise[1:]]
         if Decision.UNDECIDED not in decisions:
@@ -52,6 +57,23 @@ def test_bad_machine_costs_power_but_not_truth():
     generator = np.random.default_rng(2)
     found = [each for _ in range(200) for each in gate_decisions(generator, 0.10, UNPINNED)]
     assert np.mean([each is Decision.FINE for each in found]) <= 0.01
+
+
+@pytest.mark.parametrize("head", [0.0, 0.06])
+def test_head_that_is_as_one_of_two_unlike_builds_is_not_slower(head):
+    """1000 gates whose second build takes 6 % longer: the head is as the first, or as the second."""
+    generator = np.random.default_rng(3)
+    gates = [gate_decisions(generator, head, PINNED[0], bias=0.06) for _ in range(1000)]
+    assert sum(Decision.SLOWER in decisions for decisions in gates) <= 10
+
+
+def test_unlike_builds_are_told_from_noise():
+    """Of 2000 gates' controls less than a hundredth differ by chance at any look, and 6 % is found in nearly all."""
+    noise = PINNED[0] * np.random.default_rng(4).standard_normal((2000, MOST_PAIRS))
+    looks = range(LEAST_PAIRS, MOST_PAIRS + 1, 5)
+    assert sum(any(differ(list(row[:pairs])) for pairs in looks) for row in noise) <= 20
+    assert sum(differ(list(row + math.log1p(0.06))) for row in noise) >= 1900
+    assert not differ([0.06] * (LEAST_PAIRS - 1))
 
 
 def test_bounds_are_students():
@@ -146,6 +168,16 @@ def test_one_pair_says_how_many_are_needed():
     (finding,) = verdict.findings
     assert finding.why == "undecided: 1 of the 10 pairs that a decision needs; give --budget more seconds"
     assert "inf" not in " ".join(verdict.sentences())
+
+
+def test_base_of_one_build_says_what_it_does_not_see():
+    """An environment that is given: nothing is said about two builds, however far the control lies from zero."""
+    whole, _ = PARTS
+    control = {whole: [0.06, 0.061] * 5}
+    for builds, expected in ((1, "this base is one build"), (2, "two builds of this one base differ by +6.2% in the")):
+        notes = time_verdict(Measured({("a", whole): [0.001, 0.0] * 5}, control, builds=builds), "abc", "").notes
+        assert len(notes) == 2
+        assert notes[1].startswith(expected)
 
 
 def test_verdict_says_why_bounds_beyond_the_limit_decide_nothing():
