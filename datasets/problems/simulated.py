@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from odegrad.contracts import Problem, TaskInfo, Training
 from odegrad.datasets.nets.layers import AutonomousNet
 from odegrad.datasets.problems.regression import Pairs, RegressionProblem
-from odegrad.datasets.problems.sizes import Sized
+from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.seeding import PARAMETERS, TANH_SCALE, TEST, TRAIN, VALIDATION, generator, seeded_module
 from odegrad.errors import InfrastructureError
 
@@ -39,6 +39,18 @@ class TrajectorySettings:
     """Simulated for training; half as many each for validation and test."""
     batch_size: int
     training: Training
+
+
+def fitted(
+    iterations: int, *, adam: float, sgd: float = 0.05, hidden: tuple[int, ...], step: float, horizon: int, pieces: int,
+    trajectories: int, batch_size: int,
+) -> TrajectorySettings:  # fmt: skip
+    """Return a size whose field is fitted for ``iterations``, by Adam and SGD with these learning rates.
+
+    SNOpt's is 0.02. It refreshes its preconditioner every 100 iterations, or five times in a shorter fit.
+    """
+    training = trained(iterations, adam=adam, sgd=sgd, snopt=0.02, update_freq=min(100, iterations // 5))
+    return TrajectorySettings(hidden, step, horizon, pieces, trajectories, batch_size, training)
 
 
 def simulate(rhs: Callable[[float, Array], Array], starts: Array, times: Array, *, stiff: bool) -> Array:

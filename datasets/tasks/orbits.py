@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import TaskInfo
 from odegrad.datasets.nets.layers import AutonomousNet
-from odegrad.datasets.problems.simulated import Array, Trajectories, TrajectorySettings
-from odegrad.datasets.problems.sizes import trained
+from odegrad.datasets.problems.simulated import Array, Trajectories, TrajectorySettings, fitted
 
 
 class LotkaVolterra(Trajectories):
@@ -32,32 +31,12 @@ class LotkaVolterra(Trajectories):
         licence="none needed (generated)",
     )
     settings: ClassVar[Mapping[str, TrajectorySettings]] = {
-        "tiny": TrajectorySettings(
-            hidden=(32, 32),
-            step=0.1,
-            horizon=5,
-            pieces=8,
-            trajectories=32,
-            batch_size=64,
-            training=trained(100, adam=1e-2, sgd=0.05, snopt=0.02),
+        "tiny": fitted(100, adam=1e-2, hidden=(32, 32), step=0.1, horizon=5, pieces=8, trajectories=32, batch_size=64),
+        "default": fitted(
+            1_000, adam=5e-3, hidden=(64, 64), step=0.1, horizon=20, pieces=5, trajectories=64, batch_size=128
         ),
-        "default": TrajectorySettings(
-            hidden=(64, 64),
-            step=0.1,
-            horizon=20,
-            pieces=5,
-            trajectories=64,
-            batch_size=128,
-            training=trained(1_000, adam=5e-3, sgd=0.05, snopt=0.02, update_freq=100),
-        ),
-        "paper": TrajectorySettings(
-            hidden=(128, 128),
-            step=0.1,
-            horizon=40,
-            pieces=5,
-            trajectories=128,
-            batch_size=128,
-            training=trained(5_000, adam=3e-3, sgd=0.05, snopt=0.02, update_freq=100),
+        "paper": fitted(
+            5_000, adam=3e-3, hidden=(128, 128), step=0.1, horizon=40, pieces=5, trajectories=128, batch_size=128
         ),
     }
 
@@ -120,32 +99,12 @@ class ThreeBody(Trajectories):
         licence="none needed (generated)",
     )
     settings: ClassVar[Mapping[str, TrajectorySettings]] = {
-        "tiny": TrajectorySettings(
-            hidden=(64,),
-            step=0.1,
-            horizon=5,
-            pieces=12,
-            trajectories=32,
-            batch_size=64,
-            training=trained(100, adam=1e-2, sgd=0.05, snopt=0.02),
+        "tiny": fitted(100, adam=1e-2, hidden=(64,), step=0.1, horizon=5, pieces=12, trajectories=32, batch_size=64),
+        "default": fitted(
+            1_000, adam=3e-3, hidden=(128, 128), step=0.1, horizon=10, pieces=10, trajectories=64, batch_size=128
         ),
-        "default": TrajectorySettings(
-            hidden=(128, 128),
-            step=0.1,
-            horizon=10,
-            pieces=10,
-            trajectories=64,
-            batch_size=128,
-            training=trained(1_000, adam=3e-3, sgd=0.05, snopt=0.02, update_freq=100),
-        ),
-        "paper": TrajectorySettings(
-            hidden=(128, 128),
-            step=0.1,
-            horizon=20,
-            pieces=5,
-            trajectories=128,
-            batch_size=128,
-            training=trained(5_000, adam=3e-3, sgd=0.05, snopt=0.02, update_freq=100),
+        "paper": fitted(
+            5_000, adam=3e-3, hidden=(128, 128), step=0.1, horizon=20, pieces=5, trajectories=128, batch_size=128
         ),
     }
 

@@ -9,8 +9,7 @@ from torch import nn
 
 from odegrad.contracts import TaskInfo
 from odegrad.datasets.nets.layers import ConcatSquashNet
-from odegrad.datasets.problems.simulated import Array, Trajectories, TrajectorySettings
-from odegrad.datasets.problems.sizes import trained
+from odegrad.datasets.problems.simulated import Array, Trajectories, TrajectorySettings, fitted
 
 
 class VanDerPol(Trajectories):
@@ -36,32 +35,14 @@ class VanDerPol(Trajectories):
         licence="none needed (generated)",
     )
     settings: ClassVar[Mapping[str, TrajectorySettings]] = {
-        "tiny": TrajectorySettings(
-            hidden=(32, 32),
-            step=0.04,
-            horizon=5,
-            pieces=4,
-            trajectories=128,
-            batch_size=64,
-            training=trained(100, adam=1e-2, sgd=0.05, snopt=0.02),
+        "tiny": fitted(
+            100, adam=1e-2, hidden=(32, 32), step=0.04, horizon=5, pieces=4, trajectories=128, batch_size=64
         ),
-        "default": TrajectorySettings(
-            hidden=(64, 64),
-            step=0.04,
-            horizon=10,
-            pieces=4,
-            trajectories=256,
-            batch_size=128,
-            training=trained(1_000, adam=5e-3, sgd=0.05, snopt=0.02, update_freq=100),
+        "default": fitted(
+            1_000, adam=5e-3, hidden=(64, 64), step=0.04, horizon=10, pieces=4, trajectories=256, batch_size=128
         ),
-        "paper": TrajectorySettings(
-            hidden=(128, 128),
-            step=0.04,
-            horizon=25,
-            pieces=2,
-            trajectories=512,
-            batch_size=128,
-            training=trained(5_000, adam=3e-3, sgd=0.05, snopt=0.02, update_freq=100),
+        "paper": fitted(
+            5_000, adam=3e-3, hidden=(128, 128), step=0.04, horizon=25, pieces=2, trajectories=512, batch_size=128
         ),
     }
 
@@ -107,32 +88,22 @@ class Robertson(Trajectories):
         licence="none needed (generated)",
     )
     settings: ClassVar[Mapping[str, TrajectorySettings]] = {
-        "tiny": TrajectorySettings(
-            hidden=(32, 32),
-            step=0.3,
-            horizon=10,
-            pieces=1,
-            trajectories=64,
-            batch_size=32,
-            training=trained(100, adam=1e-2, sgd=0.02, snopt=0.02),
+        "tiny": fitted(
+            100, adam=1e-2, sgd=0.02, hidden=(32, 32), step=0.3, horizon=10, pieces=1, trajectories=64, batch_size=32
         ),
-        "default": TrajectorySettings(
-            hidden=(64, 64),
-            step=0.1,
-            horizon=30,
-            pieces=1,
-            trajectories=128,
-            batch_size=64,
-            training=trained(1_000, adam=3e-3, sgd=0.02, snopt=0.02, update_freq=100),
+        "default": fitted(
+            1_000, adam=3e-3, sgd=0.02, hidden=(64, 64), step=0.1, horizon=30, pieces=1, trajectories=128, batch_size=64
         ),
-        "paper": TrajectorySettings(
+        "paper": fitted(
+            5_000,
+            adam=3e-3,
+            sgd=0.02,
             hidden=(128, 128),
             step=0.1,
             horizon=30,
             pieces=1,
             trajectories=512,
             batch_size=128,
-            training=trained(5_000, adam=3e-3, sgd=0.02, snopt=0.02, update_freq=100),
         ),
     }
 
