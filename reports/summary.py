@@ -101,11 +101,6 @@ Source: TypeAlias = pd.DataFrame | Results
 def summary(frame: Source) -> pd.DataFrame:
     """Return one row a (task, method, variant), by task and then in the order of methods.
 
-    Parameters
-    ----------
-    frame
-        Records from ``odegrad.reports.frame.load``.
-
     Returns
     -------
     pandas.DataFrame

@@ -17,15 +17,7 @@ TRACES = {c.name: c.name.removeprefix(_TRACE) for c in COLUMNS if c.name.startsw
 def long_form(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the points of every run that holds a trace, by run and then by iteration.
 
-    Parameters
-    ----------
-    frame
-        Records from ``odegrad.reports.frame.load``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns ``IDENTITY`` and the values of ``TRACES``, float64; NaN where a run has no such trace.
+    Columns are ``IDENTITY`` of the records and the values of ``TRACES``, float64; NaN where a run has no such trace.
     """
     traced = frame[frame["trace_iteration"].notna()]
     if traced.empty:

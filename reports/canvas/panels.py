@@ -1,6 +1,7 @@
 """Figures with one panel a task: a grid of panels and one legend, in as few files as stay readable."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from odegrad.reports.canvas import style
 from odegrad.reports.names import sort_key
+from odegrad.reports.summary import rows_of
 
 FEW_TASKS = 6
 """Up to so many tasks panels are large, and each task may have a row of its own."""
@@ -54,6 +56,27 @@ def by_task(
         axis.remove()
     style.legend(figure, labels, columns)
     return figure
+
+
+def a_panel_per_task(
+    rows: pd.DataFrame, columns: int, draw: Callable[[Axes, pd.DataFrame, list[tuple[str, str]]], None], lacking: str
+) -> Figure:
+    """Return ``by_task`` of all tasks of ``rows``, or a figure that says that no run measured ``lacking``.
+
+    ``draw(axis, rows of the task, labels)`` fills a panel; labels are those of all tasks.
+    """
+    with style.applied():
+        if rows.empty:
+            return style.nothing_to_draw(columns, lacking)
+        labels = labels_of(rows)
+        of_task = {str(task): mine for task, mine in rows.groupby("task", sort=False)}
+        return by_task(list(of_task), labels, columns, lambda axis, task: draw(axis, of_task[task], labels))
+
+
+def in_words(said: str, rows: pd.DataFrame, tell: Callable[[Any], str], nothing: str = "No finished run") -> str:
+    """Return a figure of one panel a task in words: what is ``said`` of all, then each task with its rows as told."""
+    told = [f"{task}: {'; '.join(map(tell, rows_of(mine)))}" for task, mine in rows.groupby("task", sort=False)]
+    return f"{said}. {'. '.join(told) or nothing}."
 
 
 def labels_of(rows: pd.DataFrame) -> list[tuple[str, str]]:

@@ -1,5 +1,7 @@
 """What one iteration costs each method: f calls forward and backward, and memory."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from odegrad.reports import units
 from odegrad.reports.canvas import dots, style
-from odegrad.reports.canvas.panels import FEW_TASKS
+from odegrad.reports.canvas.panels import FEW_TASKS, in_words
 from odegrad.reports.summary import Source, rows_of, summary
 from odegrad.reports.tables.table import label
 
@@ -28,13 +30,6 @@ def draw(frame: Source, columns: int = 2) -> Figure:
 
     NFE forward and backward are stacked to their sum. Memory kept between the passes is part of the peak, so it lies
     inside the peak's bar.
-
-    Parameters
-    ----------
-    frame
-        Records from ``odegrad.reports.frame.load``.
-    columns
-        1 or 2: columns of a page that the figure spans.
 
     Returns
     -------
@@ -64,16 +59,14 @@ def draw(frame: Source, columns: int = 2) -> Figure:
 def describe(frame: Source) -> str:
     """Return the figure in words, for readers who cannot see it."""
     table = summary(frame)
-    table = table[table["n_ok"] > 0]
-    parts = []
-    for task in style.tasks(table):
-        bars = [
-            f"{label(r)} {units.count(r.nfe_forward)} forward and {units.count(r.nfe_backward)} backward calls, "
-            f"peak {units.memory(r.peak_bytes)}, {units.memory(r.saved_bytes)} kept between the passes"
-            for r in rows_of(table[table["task"] == task])
-        ]
-        parts.append(f"{task}: {'; '.join(bars)}")
-    return f"{TITLE}, as bars. {'. '.join(parts) or 'No finished run'}."
+    return in_words(f"{TITLE}, as bars", table[table["n_ok"] > 0], _tell)
+
+
+def _tell(row: Any) -> str:
+    return (
+        f"{label(row)} {units.count(row.nfe_forward)} forward and {units.count(row.nfe_backward)} backward calls, "
+        f"peak {units.memory(row.peak_bytes)}, {units.memory(row.saved_bytes)} kept between the passes"
+    )
 
 
 def _nfe(axis: Axes, rows: pd.DataFrame) -> None:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from odegrad.reports import units
 from odegrad.reports.canvas import style
-from odegrad.reports.canvas.panels import by_task, labels_of, variant_number
+from odegrad.reports.canvas.panels import a_panel_per_task, variant_number
 from odegrad.reports.figures.training import MOST_CURVES, calls_of, points, quantile, spread
 from odegrad.reports.names import joined
 from odegrad.reports.statistics import median
@@ -20,25 +20,12 @@ _TAKEN = ["task", "method", "variant", "trace_iteration", "trace_nfe_forward", "
 def draw(frame: Source, columns: int = 2) -> Figure:
     """Return the figure: one panel a task, f calls forward and backward of one iteration on the first batch.
 
-    Parameters
-    ----------
-    frame
-        Records from ``odegrad.reports.frame.load``.
-    columns
-        1 or 2: columns of a page that the figure spans.
-
     Returns
     -------
     matplotlib.figure.Figure
         The median over seeds with ``gid`` ``median``, around it the seeds or the band between their quartiles.
     """
-    runs = Results.of(frame).once(_traced)
-    with style.applied():
-        if runs.empty:
-            return style.nothing_to_draw(columns, "its f calls during training")
-        labels = labels_of(runs)
-        by = {str(task): rows for task, rows in runs.groupby("task", sort=False)}
-        return by_task(list(by), labels, columns, lambda axis, task: _panel(axis, by[task], labels))
+    return a_panel_per_task(Results.of(frame).once(_traced), columns, _panel, "its f calls during training")
 
 
 def describe(frame: Source) -> str:

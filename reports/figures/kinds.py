@@ -32,7 +32,7 @@ class FigureKind:
     name: str
     title: str
     draw: Callable[..., Figure]
-    """``(frame, columns) -> Figure``."""
+    """``(frame, columns) -> Figure``: of records or results, as wide as 1 or 2 columns of a page."""
     describe: Callable[[Results], str]
     """``frame -> alt text``, from the same data."""
     reads: str = ""

@@ -7,7 +7,7 @@ from matplotlib.ticker import LogLocator
 
 from odegrad.reports import units
 from odegrad.reports.canvas import style
-from odegrad.reports.canvas.panels import by_task, labels_of, variant_number
+from odegrad.reports.canvas.panels import a_panel_per_task, variant_number
 from odegrad.reports.names import joined, short, sort_key
 from odegrad.reports.summary import Results, Source
 
@@ -137,25 +137,12 @@ def draw_law(frame: pd.DataFrame, columns: int = 1) -> Figure:
 def draw(frame: Source, columns: int = 2) -> Figure:
     """Return the figure of a set of records: the largest ``mu_2(-J)`` during training, one panel a task.
 
-    Parameters
-    ----------
-    frame
-        Records from ``odegrad.reports.frame.load``.
-    columns
-        1 or 2: columns of a page that the figure spans.
-
     Returns
     -------
     matplotlib.figure.Figure
         A line a method, the median over seeds, with the band from the least to the largest seed.
     """
-    points = _points(frame)
-    with style.applied():
-        if points.empty:
-            return style.nothing_to_draw(columns, "its logarithmic norm during training")
-        labels = labels_of(points)
-        by = {str(task): rows for task, rows in points.groupby("task", sort=False)}
-        return by_task(list(by), labels, columns, lambda axis, task: _panel(axis, by[task], labels))
+    return a_panel_per_task(_points(frame), columns, _panel, "its logarithmic norm during training")
 
 
 def describe(frame: Source) -> str:

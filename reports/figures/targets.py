@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from odegrad.reports import units
 from odegrad.reports.canvas import dots, style
-from odegrad.reports.canvas.panels import labels_of, variant_number
+from odegrad.reports.canvas.panels import in_words, labels_of, variant_number
 from odegrad.reports.comparing import BLOCK, costs, performance_profile, time_to_target
 from odegrad.reports.names import sort_key
 from odegrad.reports.statistics import median
@@ -55,15 +55,7 @@ def _table(frame: Results) -> pd.DataFrame:
 
 
 def draw(frame: Source, columns: int = 2) -> Figure:
-    """Return the figure: a row a task and a dot a method, medians over seeds; never reached lies at the right edge.
-
-    Parameters
-    ----------
-    frame
-        Records from ``odegrad.reports.frame.load``.
-    columns
-        1 or 2: columns of a page that the figure spans.
-    """
+    """Return the figure: a row a task and a dot a method, medians over seeds; never reached lies at the right edge."""
     table = table_of(frame)
     with style.applied():
         if table.empty or not (table["target_seconds"] < math.inf).any():
@@ -73,15 +65,12 @@ def draw(frame: Source, columns: int = 2) -> Figure:
 
 def describe(frame: Source) -> str:
     """Return the figure in words, for readers who cannot see it."""
-    parts = []
-    for task, rows in table_of(frame).groupby("task", sort=False):
-        told = [
-            f"{label(r)} {units.seconds(r.target_seconds) if r.target_seconds < math.inf else 'not reached'} "
-            f"({r.n_reached} of {r.n} runs)"
-            for r in rows_of(rows)
-        ]
-        parts.append(f"{task}: {'; '.join(told)}")
-    return f"{TITLE}, medians over seeds. {'. '.join(parts) or 'No task has a target'}."
+    return in_words(f"{TITLE}, medians over seeds", table_of(frame), _tell, "No task has a target")
+
+
+def _tell(row: Any) -> str:
+    reached = units.seconds(row.target_seconds) if row.target_seconds < math.inf else "not reached"
+    return f"{label(row)} {reached} ({row.n_reached} of {row.n} runs)"
 
 
 def profiles_of(frame: Source) -> dict[str, pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from odegrad.reports import units
 from odegrad.reports.canvas import style
-from odegrad.reports.canvas.panels import by_task, labels_of, variant_number
+from odegrad.reports.canvas.panels import a_panel_per_task, variant_number
 from odegrad.reports.names import joined
 from odegrad.reports.summary import Results, Source, rows_of, summary
 from odegrad.reports.tables.table import label
@@ -36,28 +37,15 @@ def draw(frame: Source, columns: int = 2, against: str = "seconds") -> Figure:
     """Return the figure: one panel a task, the metric over the training (evaluations left out).
 
     The axis fits what comes after the first evaluation; a start beyond it is said on the axis, and drawn outside.
-
-    Parameters
-    ----------
-    frame
-        Records from ``odegrad.reports.frame.load``.
-    columns
-        1 or 2: columns of a page that the figure spans.
-    against
-        One of ``AXES``.
+    ``against`` is one of ``AXES``.
 
     Returns
     -------
     matplotlib.figure.Figure
         Lines carry the ``gid`` ``seed`` or ``median``. Points that are not finite are left out and counted.
     """
-    traces = _traces(frame, against)
-    with style.applied():
-        if traces.empty:
-            return style.nothing_to_draw(columns, "its metric during training")
-        labels = labels_of(traces)
-        by = {str(task): rows for task, rows in traces.groupby("task", sort=False)}
-        return by_task(list(by), labels, columns, lambda axis, task: _panel(axis, by[task], labels, AXES[against]))
+    panel = partial(_panel, across=AXES[against])
+    return a_panel_per_task(_traces(frame, against), columns, panel, "its metric during training")
 
 
 def draw_optimizers(frame: Source, columns: int = 2) -> Figure:

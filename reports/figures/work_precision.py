@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,9 +11,9 @@ from matplotlib.figure import Figure
 
 from odegrad.reports import units
 from odegrad.reports.canvas import dots, style
-from odegrad.reports.canvas.panels import FEW_TASKS
+from odegrad.reports.canvas.panels import FEW_TASKS, in_words
 from odegrad.reports.names import joined, short, sort_key
-from odegrad.reports.summary import Source, rows_of, summary
+from odegrad.reports.summary import Source, summary
 from odegrad.reports.tables.table import label
 
 ERRORS = {
@@ -49,15 +50,7 @@ def draw(frame: Source, columns: int = 2, error: str = "gradient_relative_error"
 
     A logarithmic axis has no zero: an error of exactly 0 is drawn at a floor, a decade below the least other error,
     and the floor is labelled ``exactly 0``. What is not finite, or was not measured, is named beneath the first panel.
-
-    Parameters
-    ----------
-    frame
-        Records from ``odegrad.reports.frame.load``.
-    columns
-        1 or 2: columns of a page that the figure spans.
-    error
-        One of ``ERRORS``.
+    ``error`` is one of ``ERRORS``.
 
     Returns
     -------
@@ -85,16 +78,14 @@ def draw(frame: Source, columns: int = 2, error: str = "gradient_relative_error"
 def describe(frame: Source, error: str = "gradient_relative_error") -> str:
     """Return the figure in words, for readers who cannot see it."""
     table = _points(frame, error)
-    table = table[table["drawn"]]
-    parts = []
-    for task in style.tasks(table):
-        points = [
-            f"{label(r)} {units.error(r.error)} in {units.seconds(r.seconds)}, {units.count(r.nfe)} f calls and "
-            f"{units.memory(r.peak_bytes)}"
-            for r in rows_of(table[table["task"] == task])
-        ]
-        parts.append(f"{task}: {'; '.join(points)}")
-    return f"{TITLES[error]}, logarithmic axes. {'. '.join(parts) or 'No finished run'}."
+    return in_words(f"{TITLES[error]}, logarithmic axes", table[table["drawn"]], _tell)
+
+
+def _tell(row: Any) -> str:
+    return (
+        f"{label(row)} {units.error(row.error)} in {units.seconds(row.seconds)}, {units.count(row.nfe)} f calls and "
+        f"{units.memory(row.peak_bytes)}"
+    )
 
 
 def floor(errors: pd.Series) -> float:

@@ -34,11 +34,6 @@ _TAKEN = (
 def optimizers(frame: Source) -> pd.DataFrame:
     """Return one row a task, method and variant of every task on which several optimizers ran.
 
-    Parameters
-    ----------
-    frame
-        Records from ``odegrad.reports.frame.load``.
-
     Returns
     -------
     pandas.DataFrame

@@ -16,12 +16,7 @@ COLUMNS = (*GROUP, "options", "metric_name", "metric_value", "validation_loss", 
 
 
 def trials(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a group and options tried.
-
-    Parameters
-    ----------
-    frame
-        Records from ``odegrad.reports.frame.load``.
+    """Return one row a group and options tried, from records as ``odegrad.reports.frame.load`` returns them.
 
     Returns
     -------
