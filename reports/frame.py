@@ -16,13 +16,10 @@ from pyarrow import parquet
 from odegrad.errors import ResultsError
 from odegrad.records.columns import COLUMNS, Column
 from odegrad.records.record import SCHEMA_VERSION, Status
+from odegrad.records.shard import RECORDS, record_files
 from odegrad.reports.machines import without_times
 
-RECORDS = "records.jsonl"
-SHARDS = "records*.jsonl"
-"""Other runners append to files of their own beside ``records.jsonl``; all are read."""
-
-DTYPES = {"int64": "Int64", "boolean": "boolean", "string": "string", "float64": "float64", "object": "object"}
+PANDAS_DTYPES = {"int64": "Int64", "boolean": "boolean", "string": "string", "float64": "float64", "object": "object"}
 """A column's dtype in ``COLUMNS`` -> the pandas dtype, nullable because a failed run lacks what it did not measure."""
 
 _ARROW = {"int64": pa.int64(), "boolean": pa.bool_(), "string": pa.string(), "float64": pa.float64()}
@@ -66,9 +63,9 @@ def load(*results: Path | str, across_machines: bool = False) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns ``COLUMNS`` of ``odegrad.records.columns`` with dtypes ``DTYPES``; lists and dictionaries are Python
-        objects. Trials of a suite that tunes are rows too, with the ``stage`` ``tuning``; tables and figures leave
-        them out, as does ``frame[frame["stage"].fillna("") != "tuning"]``.
+        Columns ``COLUMNS`` of ``odegrad.records.columns`` with dtypes ``PANDAS_DTYPES``; lists and dictionaries are
+        Python objects. Trials of a suite that tunes are rows too, with the ``stage`` ``tuning``; tables and figures
+        leave them out, as does ``frame[frame["stage"].fillna("") != "tuning"]``.
 
     Raises
     ------
@@ -92,7 +89,7 @@ def _rows_of_folder(folder: Path) -> Iterator[dict[str, Any]]:
             f"results {folder}: expected a folder that holds {RECORDS}, got "
             f"{'a file' if folder.exists() else 'nothing there'}; `odegrad run SUITE --results {folder}` makes one"
         )
-    paths = sorted(folder.glob(SHARDS), key=lambda path: (path.name != RECORDS, path.name))
+    paths = record_files(folder)
     found = False
     for path in paths:
         for row in _rows(path):
@@ -226,7 +223,7 @@ def _series(column: Column, values: list[Any]) -> Any:
             return pd.Series(values, dtype="object")
         if column.dtype == "float64":
             return pd.Series(np.array(values, dtype=np.float64))
-        return pd.Series(values, dtype=DTYPES[column.dtype])
+        return pd.Series(values, dtype=PANDAS_DTYPES[column.dtype])
     except (TypeError, ValueError) as error:
         wrong = next((v for v in values if not _fits(column.dtype, v)), None)
         raise ResultsError(

@@ -4,12 +4,12 @@ import math
 
 import pandas as pd
 
+from odegrad.records.columns import PARTS
 from odegrad.records.record import Status
 from odegrad.reports.summary import KEY, Results, Source
 
 SPREAD = ("nfe_forward", "nfe_backward", "peak_bytes", "train_seconds", "metric_value")
 """Columns of the summary whose ends over the seeds are told."""
-PARTS = ("forward_seconds", "backward_seconds", "update_seconds")
 
 
 def with_spread(source: Source) -> pd.DataFrame:

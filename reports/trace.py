@@ -8,7 +8,7 @@ from pyarrow import Table, parquet
 
 from odegrad.records.columns import COLUMNS
 
-IDENTITY = ("run_id", "task", "size", "method", "gradient", "optimizer", "solver", "seed")
+TRACED_RUN = ("run_id", "task", "size", "method", "gradient", "optimizer", "solver", "seed")
 _TRACE = "trace_"
 TRACES = {c.name: c.name.removeprefix(_TRACE) for c in COLUMNS if c.name.startswith(_TRACE)}
 """A record's list -> the column of the long form, in the unit of the record's."""
@@ -17,13 +17,13 @@ TRACES = {c.name: c.name.removeprefix(_TRACE) for c in COLUMNS if c.name.startsw
 def long_form(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the points of every run that holds a trace, by run and then by iteration.
 
-    Columns are ``IDENTITY`` of the records and the values of ``TRACES``, float64; NaN where a run has no such trace.
+    Columns are ``TRACED_RUN`` of the records and the values of ``TRACES``, float64; NaN where a run has no such trace.
     """
     traced = frame[frame["trace_iteration"].notna()]
     if traced.empty:
-        return pd.DataFrame(columns=[*IDENTITY, *TRACES.values()])
+        return pd.DataFrame(columns=[*TRACED_RUN, *TRACES.values()])
     counts = traced["trace_iteration"].map(len).to_numpy()
-    own = traced[list(IDENTITY)].loc[traced.index.repeat(counts)].reset_index(drop=True)
+    own = traced[list(TRACED_RUN)].loc[traced.index.repeat(counts)].reset_index(drop=True)
     lists = {
         new: np.concatenate([_values(values, count) for values, count in zip(traced[old], counts, strict=True)])
         for old, new in TRACES.items()

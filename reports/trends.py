@@ -11,7 +11,7 @@ from odegrad.reports.names import joined
 SHORT = 12
 """Digits of a commit that are shown."""
 
-MOST_SAID = 20
+MAX_SAID = 20
 """Commit ranges that are told in sentences, the latest; tables hold all."""
 
 
@@ -31,7 +31,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Series:
+class TrendSeries:
     """One metric of one run over commits, on machines whose figures compare."""
 
     suite: str
@@ -45,7 +45,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Step:
+class TrendStep:
     """A move of a series between two commits, or since a release."""
 
     suite: str
@@ -72,17 +72,17 @@ class Trends:
     """All of a history."""
 
     marks: Sequence[Mark]
-    series: Sequence[Series]
-    steps: Sequence[Step]
-    drifts: Sequence[Step]
+    series: Sequence[TrendSeries]
+    steps: Sequence[TrendStep]
+    drifts: Sequence[TrendStep]
     """What the last results are away from those of the last release."""
     machines: Mapping[str, str]
     """Letter -> the machine in words."""
     notes: Sequence[str] = ()
 
-    def ranges(self) -> list[tuple[int, int, list[Step]]]:
+    def ranges(self) -> list[tuple[int, int, list[TrendStep]]]:
         """Return the commit ranges in which something moved, the latest first, with their steps, regressions first."""
-        found: dict[tuple[int, int], list[Step]] = {}
+        found: dict[tuple[int, int], list[TrendStep]] = {}
         for step in self.steps:
             found.setdefault((step.bad, step.good), []).append(step)
         return [
@@ -105,13 +105,13 @@ class Trends:
             f"{_many(len(self.marks), 'commit')}, {_many(runs, 'run')}, {_many(len(self.series), 'series')} of "
             f"{_many(values, 'value')}: {_many(len(self.steps), 'step')} in {_many(len(ranges), 'commit range')}."
         ]
-        for good, bad, steps in ranges[:MOST_SAID]:
+        for good, bad, steps in ranges[:MAX_SAID]:
             verdicts = [each.verdict for each in steps]
             counts = [f"{verdicts.count(v)} {v}" for v in ("regressed", "improved", "changed") if v in verdicts]
             names = list(dict.fromkeys(each.metric for each in steps))
             said.append(f"{self.between(good, bad)}: {joined(counts)}: {joined(names)}.")
-        if len(ranges) > MOST_SAID:
-            said.append(f"{_many(len(ranges) - MOST_SAID, 'earlier commit range')} more.")
+        if len(ranges) > MAX_SAID:
+            said.append(f"{_many(len(ranges) - MAX_SAID, 'earlier commit range')} more.")
         if self.drifts:
             releases = dict.fromkeys(self.marks[each.good].release for each in self.drifts)
             said.append(f"Since release {joined(releases)}: {_many(len(self.drifts), 'series')} stand elsewhere.")
@@ -121,7 +121,7 @@ class Trends:
 def to_dict(trends: Trends) -> dict[str, Any]:
     """Return commits, steps, drifts, machines and sentences as plain data for JSON; commits by their hash."""
 
-    def named(step: Step) -> dict[str, Any]:
+    def named(step: TrendStep) -> dict[str, Any]:
         return {**asdict(step), "good": trends.marks[step.good].sha, "bad": trends.marks[step.bad].sha}
 
     return {

@@ -21,7 +21,7 @@ from odegrad.commands.printing import print_rows
 from odegrad.errors import UsageError
 
 if TYPE_CHECKING:
-    from odegrad.gate.verdict import Verdict
+    from odegrad.gate.verdict import GateVerdict
 
 _log = logging.getLogger("odegrad")
 
@@ -81,7 +81,7 @@ def gate(
 
 
 def _show(
-    verdict: "Verdict", suite: str, baseline: Path, junit: Path | None, markdown: Path | None, *,
+    verdict: "GateVerdict", suite: str, baseline: Path, junit: Path | None, markdown: Path | None, *,
     github: bool, as_json: bool, update: bool,
 ) -> None:  # fmt: skip
     """Print the verdict, and write it in the forms that were asked for."""

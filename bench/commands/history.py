@@ -15,7 +15,7 @@ from odegrad.commands.printing import print_rows
 from odegrad.errors import UsageError
 
 if TYPE_CHECKING:
-    from odegrad.history.store import Store
+    from odegrad.history.store import HistoryStore
 
 _log = logging.getLogger("odegrad")
 
@@ -84,14 +84,14 @@ def report(
     _log.info("wrote %s", written[-1])
 
 
-def _store(folder: Path | None, branch: str) -> "Store":
-    from odegrad.history.branch import Branch
-    from odegrad.history.folder import Folder
+def _store(folder: Path | None, branch: str) -> "HistoryStore":
+    from odegrad.history.branch import BranchStore
+    from odegrad.history.folder import FolderStore
     from odegrad.history.git import Repository
 
     if (folder is None) != bool(branch):
         raise UsageError("--history PATH, --branch NAME: expected one of them")
-    return Branch(Repository(Path()), branch) if folder is None else Folder(folder)
+    return BranchStore(Repository(Path()), branch) if folder is None else FolderStore(folder)
 
 
 def _suite_path(name: str) -> str:

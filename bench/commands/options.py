@@ -11,7 +11,7 @@ import typer
 
 from odegrad.errors import UsageError
 
-FIGURE_KINDS = (".png", ".svg", ".pdf")
+FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 
 
 class Device(StrEnum):
@@ -41,8 +41,8 @@ def check_figure(figure: Path | None) -> None:
     """Refuse a file that no figure can be written to, before anything is computed."""
     if figure is not None and not figure.parent.is_dir():
         raise UsageError(f"--figure {figure}: there is no folder {figure.parent}; make it, or give another one")
-    if figure is not None and figure.suffix not in FIGURE_KINDS:
-        raise UsageError(f"--figure {figure}: expected a name that ends in one of {', '.join(FIGURE_KINDS)}")
+    if figure is not None and figure.suffix not in FIGURE_ENDINGS:
+        raise UsageError(f"--figure {figure}: expected a name that ends in one of {', '.join(FIGURE_ENDINGS)}")
 
 
 def check_folders(folders: list[Path]) -> None:

@@ -22,7 +22,7 @@ from odegrad.commands.results import write_report
 from odegrad.errors import UsageError
 
 if TYPE_CHECKING:
-    from odegrad.running.runner import Connect, Outcome, Settings
+    from odegrad.running.runner import Connect, SweepOutcome, SweepSettings
 
 ERRORS = Console(stderr=True)
 _log = logging.getLogger("odegrad")
@@ -89,7 +89,7 @@ def run(
 ) -> None:
     """Measure every run of SUITE that is not yet in the results folder, then print the table and write the report."""
     from odegrad.records.shard import Shard
-    from odegrad.running.runner import Settings, fitting_workers, run_suite
+    from odegrad.running.runner import SweepSettings, fitting_workers, run_suite
     from odegrad.suites.suite import key_values, load_suite
 
     end_politely()
@@ -97,7 +97,7 @@ def run(
         loaded = load_suite(suite, overrides or ())
     folder = results or Path("results") / loaded.name
     at_a_time = workers or fitting_workers(loaded, threads)
-    settings = Settings(
+    settings = SweepSettings(
         device_name(device), rerun_failed, threads, timeout, _bytes(memory), retries, at_a_time, not shared_clock,
         Shard.parse(shard),
     )  # fmt: skip
@@ -121,7 +121,7 @@ def paper(
 ) -> None:
     """Measure what is missing of a PAPER's experiments, write the report, and say which of its claims hold."""
     from odegrad.reports.papers.table import text_rows
-    from odegrad.running.runner import Settings, fitting_workers, run_suite
+    from odegrad.running.runner import SweepSettings, fitting_workers, run_suite
     from odegrad.suites.papers import load_paper
 
     end_politely()
@@ -129,7 +129,7 @@ def paper(
     folder = results or Path("results") / loaded.folder
     outcomes = []
     for suite in loaded.suites:
-        settings = Settings(device_name(device), workers=workers or fitting_workers(suite, 1))
+        settings = SweepSettings(device_name(device), workers=workers or fitting_workers(suite, 1))
         outcomes.append(run_suite(suite, loaded.folder_of(suite, folder), ERRORS, settings))
         _check_measured(outcomes[-1], folder)
     sources = loaded.load(folder)
@@ -173,7 +173,7 @@ def plan(
     print_rows(rows, True, title)
 
 
-def _check_measured(outcome: "Outcome", folder: Path) -> None:
+def _check_measured(outcome: "SweepOutcome", folder: Path) -> None:
     """End the command if the sweep was interrupted or the machine failed."""
     if outcome.interrupted:
         _log.warning(
@@ -186,7 +186,7 @@ def _check_measured(outcome: "Outcome", folder: Path) -> None:
         raise typer.Exit(TRY_AGAIN)
 
 
-def _check_failed(outcome: "Outcome") -> None:
+def _check_failed(outcome: "SweepOutcome") -> None:
     """End the command with a code of its own if some runs failed."""
     if outcome.failed:
         _log.warning(
@@ -197,7 +197,7 @@ def _check_failed(outcome: "Outcome") -> None:
         raise typer.Exit(FAILED_RUNS)
 
 
-def _dask(address: str | None, cluster: ClusterName, options: dict[str, Any], settings: "Settings") -> "Connect":
+def _dask(address: str | None, cluster: ClusterName, options: dict[str, Any], settings: "SweepSettings") -> "Connect":
     try:
         from odegrad.running import cluster as dask
     except ImportError as error:

@@ -13,7 +13,7 @@ from odegrad.errors import BaselineError
 from odegrad.gate.side import Environment
 
 BUILD_SECONDS = 600.0
-WORDS = 800
+_WORDS = 800
 """Characters of a failed command's output that are shown."""
 
 
@@ -79,6 +79,6 @@ def _run(command: Sequence[str], what: str) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         raise BaselineError(f"{what}: {error}") from error
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()[-WORDS:]
+        said = (done.stderr or done.stdout).strip()[-_WORDS:]
         raise BaselineError(f"{what}: {' '.join(map(str, command[:4]))} ended with {done.returncode}: {said}")
     return done.stdout.strip()

@@ -12,13 +12,13 @@ from odegrad.gate.metrics import METRICS, kept, machine_class
 from odegrad.records.columns import Compared
 from odegrad.records.record import Record, Run
 
-SCHEMA = 1
+BASELINE_SCHEMA = 1
 """Version of the baseline's form. 1: first."""
 
 INEXACT = "inexact"
 """Key of a run's metrics that two measurements of the same code did not agree on."""
 
-Entry = Mapping[str, Any]
+BaselineEntry = Mapping[str, Any]
 """What is kept of one run: its status, its metrics, and what was not exact."""
 
 
@@ -38,7 +38,7 @@ class Baseline:
     suite: str
     machine: Mapping[str, Any]
     """The machine class, from ``machine_class``."""
-    runs: Mapping[str, Entry]
+    runs: Mapping[str, BaselineEntry]
     """Name of a run -> what is kept of it."""
     bands: Mapping[str, float] = field(default_factory=dict)
     """How far a metric may move where equal values cannot be asked for."""
@@ -46,7 +46,7 @@ class Baseline:
 
     def text(self) -> str:
         """Return the file's text."""
-        head: dict[str, Any] = {"schema": SCHEMA, "suite": self.suite, "machine": dict(self.machine)}
+        head: dict[str, Any] = {"schema": BASELINE_SCHEMA, "suite": self.suite, "machine": dict(self.machine)}
         head["bands"] = dict(sorted(self.bands.items()))
         lines = [f"{json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
         reasons = [json.dumps(reason.__dict__) for reason in self.reasons]
@@ -142,10 +142,11 @@ def read_baseline(path: Path, suite: str) -> Baseline:
         raise BaselineError(
             f"--baseline {path}: expected JSON: {error}; restore the file, or delete it and {update}"
         ) from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+    if not isinstance(data, dict) or data.get("schema") != BASELINE_SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise BaselineError(
-            f"--baseline {path}: expected a baseline of schema {SCHEMA}, got {found!r}; delete the file and {update}"
+            f"--baseline {path}: expected a baseline of schema {BASELINE_SCHEMA}, got {found!r}; delete the file and "
+            f"{update}"
         )
     if data.get("suite") != suite:
         raise BaselineError(

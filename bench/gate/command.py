@@ -15,10 +15,10 @@ from odegrad.errors import InfrastructureError, UsageError
 from odegrad.gate.baseline import Baseline, Reason, baseline_of, read_baseline, run_name
 from odegrad.gate.exact import in_common, judge
 from odegrad.gate.measure import gated_runs, measure_twice
-from odegrad.gate.verdict import Verdict
+from odegrad.gate.verdict import GateVerdict
 from odegrad.machine.description import commit
 from odegrad.records.record import Record, Status
-from odegrad.running.runner import Settings
+from odegrad.running.runner import SweepSettings
 from odegrad.running.slots import available_cores
 from odegrad.suites.suite import load_suite
 
@@ -66,7 +66,7 @@ class GateOptions:
         return shlex.join(words)
 
 
-def run_gate(options: GateOptions, console: Console) -> Verdict:
+def run_gate(options: GateOptions, console: Console) -> GateVerdict:
     """Return the verdict of the exact gate; with ``update`` write the baseline, and the verdict is its change.
 
     Raises
@@ -86,7 +86,7 @@ def run_gate(options: GateOptions, console: Console) -> Verdict:
     if old is not None and not options.update:
         in_common(old, [run_name(run) for run in gated_runs(suite, "cpu")])  # said before anything is measured
     workers = options.workers or max(1, len(available_cores()) // options.threads)
-    settings = Settings(threads=options.threads, timeout=options.timeout, workers=workers, exclusive=False)
+    settings = SweepSettings(threads=options.threads, timeout=options.timeout, workers=workers, exclusive=False)
     pairs = measure_twice(suite, settings, console)
     if options.update:
         return _accept(options, suite.name, old, pairs)
@@ -110,7 +110,7 @@ def _check(options: GateOptions) -> None:
 
 def _accept(
     options: GateOptions, suite: str, old: Baseline | None, pairs: Mapping[str, tuple[Record, Record]]
-) -> Verdict:
+) -> GateVerdict:
     """Write the baseline; return how it differs from the old one."""
     failed = [name for name, both in pairs.items() if any(r.status is Status.INFRASTRUCTURE for r in both)]
     if failed:

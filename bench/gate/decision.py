@@ -9,10 +9,10 @@ from functools import cache
 
 from scipy import stats
 
-LEVEL = 0.99
+BOUND_LEVEL = 0.99
 """Of every one-sided bound."""
 
-LEAST_DELTA = 0.05
+MIN_DELTA = 0.05
 """A smaller slow-down is not looked for: identical code in two environments may differ by as much."""
 
 UNFIT = 0.15
@@ -21,7 +21,7 @@ UNFIT = 0.15
 TRIMMED = 0.2
 """Share of the pairs that is cut off at either end."""
 
-LEAST_PAIRS = 10
+MIN_PAIRS = 10
 """Of a decision, five in each of the two batches."""
 
 
@@ -44,8 +44,8 @@ class Bounds:
 
 @cache
 def quantile(freedom: int) -> float:
-    """Return the quantile of Student's t at ``LEVEL`` with ``freedom`` degrees of freedom."""
-    return float(stats.t.ppf(LEVEL, freedom))
+    """Return the quantile of Student's t at ``BOUND_LEVEL`` with ``freedom`` degrees of freedom."""
+    return float(stats.t.ppf(BOUND_LEVEL, freedom))
 
 
 def bounds(ratios: Sequence[float]) -> Bounds:
@@ -77,12 +77,12 @@ def differ(control: Sequence[float]) -> bool:
     """Return whether the base's two builds differ: in each batch both bounds lie on the same side of zero."""
     batches = [bounds(control[batch::2]) for batch in range(2)]
     same_side = all(each.low > 0.0 for each in batches) or all(each.high < 0.0 for each in batches)
-    return len(control) >= LEAST_PAIRS and same_side
+    return len(control) >= MIN_PAIRS and same_side
 
 
 def delta(control: Sequence[float]) -> float:
     """Return the slow-down that is looked for: 5 %, or twice what the base's two builds differ by."""
-    return max(LEAST_DELTA, 2 * floor(control))
+    return max(MIN_DELTA, 2 * floor(control))
 
 
 def decide(ratios: Sequence[float], control: Sequence[float]) -> Decision:
@@ -103,9 +103,9 @@ def decide(ratios: Sequence[float], control: Sequence[float]) -> Decision:
         below 5 %, however much more a noisy machine must show to be told from noise, unless the machine is unfit.
     """
     least = delta(control)
-    if len(ratios) < LEAST_PAIRS:
+    if len(ratios) < MIN_PAIRS:
         return Decision.UNDECIDED
     if all(bounds(ratios[batch::2]).low > math.log1p(least) for batch in range(2)):
         return Decision.SLOWER
-    fine = bounds(ratios).high < math.log1p(LEAST_DELTA) and least <= UNFIT
+    fine = bounds(ratios).high < math.log1p(MIN_DELTA) and least <= UNFIT
     return Decision.FINE if fine else Decision.UNDECIDED

@@ -4,17 +4,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from odegrad.errors import BaselineError
-from odegrad.gate.baseline import INEXACT, Baseline, Entry, differing_metrics
+from odegrad.gate.baseline import INEXACT, Baseline, BaselineEntry, differing_metrics
 from odegrad.gate.metrics import METRICS, better, limit_of, machine_class, moved
-from odegrad.gate.verdict import Finding, State, Verdict
+from odegrad.gate.verdict import GateFinding, GateState, GateVerdict
 from odegrad.records.columns import Compared
 from odegrad.records.record import Record, Status
 
-Pairs = Mapping[str, tuple[Record, Record]]
+MeasuredTwice = Mapping[str, tuple[Record, Record]]
 """Name of a run -> its two measurements, in fresh processes each."""
 
 
-def judge(baseline: Baseline, pairs: Pairs, whole: bool = True) -> Verdict:
+def judge(baseline: Baseline, pairs: MeasuredTwice, whole: bool = True) -> GateVerdict:
     """Return how what was measured stands to the baseline.
 
     Parameters
@@ -35,24 +35,25 @@ def judge(baseline: Baseline, pairs: Pairs, whole: bool = True) -> Verdict:
     now = machine_class(pairs[common[0]][0].machine)
     before = {key: baseline.machine.get(key) for key in now}
     differing = {key: (before[key], now[key]) for key in now if before[key] != now[key]}
-    findings: list[Finding] = []
+    findings: list[GateFinding] = []
     exact = banded = 0
     for name in sorted(pairs):
         if name not in baseline.runs:
-            findings.append(Finding(name, "run", State.NEW, None, "measured", "not in the baseline"))
+            findings.append(GateFinding(name, "run", GateState.NEW, None, "measured", "not in the baseline"))
             continue
         found, counts = _judge_run(name, baseline, pairs[name], not differing)
         findings += found
         exact, banded = exact + counts[0], banded + counts[1]
     if whole:
         gone = sorted(set(baseline.runs) - set(pairs))
-        findings += [Finding(name, "run", State.GONE, "measured", None, "no longer in the suite") for name in gone]
-    if not (exact or banded or any(finding.state is not State.NEW for finding in findings)):
+        why = "no longer in the suite"
+        findings += [GateFinding(name, "run", GateState.GONE, "measured", None, why) for name in gone]
+    if not (exact or banded or any(finding.state is not GateState.NEW for finding in findings)):
         raise BaselineError(
             f"baseline of the suite {baseline.suite!r}: expected figures in common with the suite, got none in "
             f"{len(common)} runs; accept what is measured with --update --reason TEXT"
         )
-    return Verdict(tuple(findings), tuple(sorted(common)), exact, banded, differing)
+    return GateVerdict(tuple(findings), tuple(sorted(common)), exact, banded, differing)
 
 
 def in_common(baseline: Baseline, names: Iterable[str]) -> list[str]:
@@ -74,18 +75,18 @@ def in_common(baseline: Baseline, names: Iterable[str]) -> list[str]:
 
 def _judge_run(
     name: str, baseline: Baseline, both: tuple[Record, Record], same_class: bool
-) -> tuple[list[Finding], tuple[int, int]]:
+) -> tuple[list[GateFinding], tuple[int, int]]:
     """Return the findings of one run, and how many of its metrics were compared exactly and within bands."""
     entry, (first, second) = baseline.runs[name], both
     if Status.INFRASTRUCTURE in {first.status, second.status}:
         message = first.message or second.message
-        return [Finding(name, "status", State.MACHINE, entry["status"], "infrastructure", message)], (0, 0)
+        return [GateFinding(name, "status", GateState.MACHINE, entry["status"], "infrastructure", message)], (0, 0)
     if "status" in (differing := differing_metrics(first, second)):
         statuses = f"{first.status}, then {second.status}"
-        return [Finding(name, "status", State.UNDECIDED, entry["status"], statuses, _message(both))], (0, 0)
+        return [GateFinding(name, "status", GateState.UNDECIDED, entry["status"], statuses, _message(both))], (0, 0)
     if str(first.status) != entry["status"]:
-        state = State.IMPROVED if first.status is Status.OK else State.REGRESSED
-        return [Finding(name, "status", state, entry["status"], str(first.status), _message(both))], (1, 0)
+        state = GateState.IMPROVED if first.status is Status.OK else GateState.REGRESSED
+        return [GateFinding(name, "status", state, entry["status"], str(first.status), _message(both))], (1, 0)
     findings, exact, banded = [], 0, 0
     for metric in METRICS:
         loose = metric in entry.get(INEXACT, ()) or metric in differing
@@ -96,7 +97,7 @@ def _judge_run(
         if metric in differing:
             values = f"{first.measured.get(metric)}, then {second.measured.get(metric)}"
             why = "two measurements of the same code differ: not exact"
-            findings.append(Finding(name, metric, State.UNDECIDED, entry.get(metric), values, why))
+            findings.append(GateFinding(name, metric, GateState.UNDECIDED, entry.get(metric), values, why))
         if metric in entry and limit is not None:
             tight = same_class and not loose and METRICS[metric].compared is not Compared.BAND
             exact, banded = exact + tight, banded + (not tight)
@@ -104,23 +105,23 @@ def _judge_run(
 
 
 def _judge_metric(
-    name: str, metric: str, entry: Entry, both: tuple[Record, Record], limit: float | None
-) -> Finding | None:
+    name: str, metric: str, entry: BaselineEntry, both: tuple[Record, Record], limit: float | None
+) -> GateFinding | None:
     """Return the finding of one metric; None if it has not moved. Both measurements must have moved."""
     old, new = entry.get(metric), both[0].measured.get(metric)
     if old is None and new is None:
         return None
     if old is None:
-        return Finding(name, metric, State.NEW, None, new, "not in the baseline")
+        return GateFinding(name, metric, GateState.NEW, None, new, "not in the baseline")
     if new is None:
-        return Finding(name, metric, State.CHANGED, old, None, "no longer measured")
+        return GateFinding(name, metric, GateState.CHANGED, old, None, "no longer measured")
     values: list[Any] = [record.measured.get(metric) for record in both]
     if limit is None or not all(moved(metric, old, value, limit) for value in values):
         return None
     higher = both[0].measured.get("metric_higher_is_better") if metric == "metric_value" else None
     win = better(metric, old, new, higher)
-    state = State.CHANGED if win is None else State.IMPROVED if win else State.REGRESSED
-    return Finding(name, metric, state, old, new, _allowed(metric, limit))
+    state = GateState.CHANGED if win is None else GateState.IMPROVED if win else GateState.REGRESSED
+    return GateFinding(name, metric, state, old, new, _allowed(metric, limit))
 
 
 def _allowed(metric: str, limit: float) -> str:

@@ -3,13 +3,13 @@
 import re
 import xml.etree.ElementTree as ET
 
-from odegrad.gate.verdict import FAILING, State, Verdict
+from odegrad.gate.verdict import FAILING, GateState, GateVerdict
 
 _UNPRINTABLE = re.compile("[^\\t\\n\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 _MARKDOWN = {"\\": "\\\\", "&": "&amp;", "<": "&lt;", "|": "\\|", "*": "\\*", "_": "\\_", "`": "\\`", "\n": " "}
 
 
-def junit(verdict: Verdict, suite: str) -> str:
+def junit(verdict: GateVerdict, suite: str) -> str:
     """Return the verdict as JUnit XML: a test case a run; what could not be judged is skipped, not passed."""
     names = sorted({*verdict.compared, *(finding.run for finding in verdict.findings)})
     cases, failures, errors, skipped = [], 0, 0, 0
@@ -34,13 +34,13 @@ def junit(verdict: Verdict, suite: str) -> str:
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _kind(states: set[State]) -> str | None:
+def _kind(states: set[GateState]) -> str | None:
     """Return the element that tells of findings in these states."""
     if states & FAILING:
         return "failure"
-    if State.MACHINE in states:
+    if GateState.MACHINE in states:
         return "error"
-    return "skipped" if states - {State.FINE} else None
+    return "skipped" if states - {GateState.FINE} else None
 
 
 def _printable(text: str) -> str:
@@ -48,9 +48,10 @@ def _printable(text: str) -> str:
     return _UNPRINTABLE.sub("", text)
 
 
-def github(verdict: Verdict, file: str) -> list[str]:
+def github(verdict: GateVerdict, file: str) -> list[str]:
     """Return the verdict as GitHub's workflow commands, one annotation a finding, at the baseline ``file``."""
-    level = {State.MACHINE: "warning", State.UNDECIDED: "warning", State.NEW: "notice", State.FINE: "notice"}
+    level = dict.fromkeys((GateState.MACHINE, GateState.UNDECIDED), "warning")
+    level |= dict.fromkeys((GateState.NEW, GateState.FINE), "notice")
     lines = []
     for finding in verdict.findings:
         title = _property(f"gate: {finding.run}")
@@ -69,7 +70,7 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def markdown(verdict: Verdict, suite: str) -> str:
+def markdown(verdict: GateVerdict, suite: str) -> str:
     """Return the verdict as a Markdown summary."""
     lines = [f"## odegrad gate {_cell(suite)}", "", *(f"{_cell(line)}  " for line in verdict.sentences())]
     rows = [finding.row() for finding in verdict.findings]

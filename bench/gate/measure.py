@@ -9,10 +9,10 @@ from odegrad.errors import UsageError
 from odegrad.gate.baseline import run_name
 from odegrad.records.record import Record, Run
 from odegrad.running.progress import watch
-from odegrad.running.runner import Executor, Settings, local_executor, shared_folder
+from odegrad.running.runner import Executor, SweepSettings, local_executor, shared_folder
 from odegrad.suites.suite import Suite
 
-GATED = ("count", "memory", "train")
+GATED_PASSES = ("count", "memory", "train")
 """Passes whose figures repeat."""
 
 FROZEN = ("count", "memory")
@@ -31,10 +31,10 @@ def gated_runs(suite: Suite, device: str) -> list[Run]:
         raise UsageError(f"suite {suite.name}: expected fixed settings, got tuning; write the chosen settings into it")
     runs = []
     for run in suite.runs(device):
-        passes = tuple(name for name in GATED if name in run.passes.split(",")) if run.passes else FROZEN
+        passes = tuple(name for name in GATED_PASSES if name in run.passes.split(",")) if run.passes else FROZEN
         if not passes:
             raise UsageError(
-                f"suite {suite.name}: expected one of the passes {', '.join(GATED)}, got {run.passes}; the gate "
+                f"suite {suite.name}: expected one of the passes {', '.join(GATED_PASSES)}, got {run.passes}; the gate "
                 "compares figures that repeat"
             )
         runs.append(replace(run, passes=",".join(passes)))
@@ -43,7 +43,7 @@ def gated_runs(suite: Suite, device: str) -> list[Run]:
     return runs
 
 
-def measure_twice(suite: Suite, settings: Settings, console: Console) -> dict[str, tuple[Record, Record]]:
+def measure_twice(suite: Suite, settings: SweepSettings, console: Console) -> dict[str, tuple[Record, Record]]:
     """Return the two records of every run, by its name in a baseline.
 
     Raises

@@ -6,7 +6,7 @@ from typing import Any
 
 from odegrad.records.columns import COLUMNS, GATED, Column, Compared
 
-ROUNDING = 1e-12
+_ROUNDING = 1e-12
 """Relative gradient errors below are those of float64 rounding, and all alike."""
 
 _DIGITS = {Compared.DECADES: 2, Compared.BAND: 6}
@@ -41,7 +41,7 @@ def moved(name: str, old: Any, new: Any, limit: float) -> bool:
     if METRICS[name].compared is Compared.BITS or not (_finite(old) and _finite(new)):
         return not (old == new or (old != old and new != new))  # noqa: PLR0124 (NaN)
     if METRICS[name].compared is Compared.DECADES:
-        return abs(math.log10(max(new, ROUNDING) / max(old, ROUNDING))) > limit
+        return abs(math.log10(max(new, _ROUNDING) / max(old, _ROUNDING))) > limit
     return bool(abs(new - old) > limit * abs(old))
 
 

@@ -9,41 +9,41 @@ from dataclasses import dataclass, field
 
 from odegrad.errors import InfrastructureError
 from odegrad.gate.baseline import run_name
-from odegrad.gate.decision import LEAST_PAIRS, Decision, bounds, decide, delta, differ, floor
+from odegrad.gate.decision import MIN_PAIRS, Decision, bounds, decide, delta, differ, floor
 from odegrad.gate.side import Environment, Side
-from odegrad.gate.verdict import Finding, State, Verdict
+from odegrad.gate.verdict import GateFinding, GateState, GateVerdict
 from odegrad.records.record import Run
 from odegrad.running.slots import available_cores
 
-ROUNDS = 9
+_ROUNDS = 9
 """A B B A in a pair and cell; their median is the pair's datum. With 3 the datum spreads more than twice as much."""
 
 BLOCK_SECONDS = 0.02
 """Least time of one block of iterations."""
 
-PARTS = ("time", "backward time")
+TIMED_PARTS = ("time", "backward time")
 """What a block says: the forward and backward pass together, in which a slow-down of one may drown, and the latter."""
 
-Clock = Callable[[], float]
+_Clock = Callable[[], float]
 Timer = Callable[[], Sequence[float]]
-"""Times a block: the seconds of each of ``PARTS``."""
-Cell = tuple[str, str]
-"""A run's name, and one of ``PARTS``."""
+"""Times a block: the seconds of each of ``TIMED_PARTS``."""
+TimedPart = tuple[str, str]
+"""A run's name, and one of ``TIMED_PARTS``."""
 
 
 @dataclass
 class Measured:
     """The log-ratios so far: of every cell, and of the control, which is the base's two builds on one of the cells."""
 
-    cells: dict[Cell, list[float]] = field(default_factory=dict)
+    cells: dict[TimedPart, list[float]] = field(default_factory=dict)
     control: dict[str, list[float]] = field(default_factory=dict)
-    """Of each of ``PARTS``."""
-    failed: dict[str, Finding] = field(default_factory=dict)
+    """Of each of ``TIMED_PARTS``."""
+    failed: dict[str, GateFinding] = field(default_factory=dict)
     """Cells that one side cannot run."""
     builds: int = 2
     """Of the base; with one the control is two processes of it."""
 
-    def decisions(self) -> dict[Cell, Decision]:
+    def decisions(self) -> dict[TimedPart, Decision]:
         """Return what is known about every cell."""
         return {(name, part): decide(ratios, self.control[part]) for (name, part), ratios in self.cells.items()}
 
@@ -61,7 +61,7 @@ def log_ratios(base: Timer, head: Timer, flip: bool) -> list[float]:
     One of every part that the timers tell.
     """
     rounds = []
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         order = (head, base, base, head) if flip else (base, head, head, base)
         first, second, third, fourth = ([math.log(part) for part in each()] for each in order)
         rounds.append([
@@ -73,7 +73,7 @@ def log_ratios(base: Timer, head: Timer, flip: bool) -> list[float]:
 
 def measure_pairs(
     runs: Sequence[Run], builds: Sequence[Environment], head: Environment, budget: float, threads: int = 1,
-    told: Callable[[Measured, int], None] = lambda _measured, _pairs: None, clock: Clock = time.monotonic,
+    told: Callable[[Measured, int], None] = lambda _measured, _pairs: None, clock: _Clock = time.monotonic,
 ) -> Measured:  # fmt: skip
     """Return the log-ratios of pairs, until every run is decided or ``budget`` seconds are spent.
 
@@ -106,7 +106,7 @@ def measure_pairs(
         _one_pair(runs, (*builds, head), cores, threads, found, against=pairs % 2, flip=pairs % 4 in {1, 2})
         pairs += 1
         told(found, pairs)
-        if (pairs >= LEAST_PAIRS and found.settled()) or not found.cells or clock() - started > budget:
+        if (pairs >= MIN_PAIRS and found.settled()) or not found.cells or clock() - started > budget:
             return found
 
 
@@ -125,9 +125,9 @@ def _one_pair(
             for timer in timers:
                 timer()  # not counted: the first block on a core finds its caches cold
             if place == 0:
-                for part, ratio in zip(PARTS, log_ratios(first, second, flip), strict=True):
+                for part, ratio in zip(TIMED_PARTS, log_ratios(first, second, flip), strict=True):
                     found.control.setdefault(part, []).append(ratio)
-            for part, ratio in zip(PARTS, log_ratios(timers[against], head, flip), strict=True):
+            for part, ratio in zip(TIMED_PARTS, log_ratios(timers[against], head, flip), strict=True):
                 found.cells.setdefault((name, part), []).append(ratio)
 
 
@@ -141,13 +141,14 @@ def _built(run: Run, sides: Sequence[Side], found: Measured) -> bool:
     if not any(errors):
         return True
     if errors[2] is not None and errors[0] is None:
-        finding = Finding(name, "time", State.REGRESSED, "ok", "error", str(errors[2]))
+        finding = GateFinding(name, "time", GateState.REGRESSED, "ok", "error", str(errors[2]))
     elif errors[2] is None:
-        finding = Finding(name, "time", State.NEW, "error", "ok", f"the base cannot run it: {errors[0] or errors[1]}")
+        why = f"the base cannot run it: {errors[0] or errors[1]}"
+        finding = GateFinding(name, "time", GateState.NEW, "error", "ok", why)
     else:
-        finding = Finding(name, "time", State.UNDECIDED, "error", "error", str(errors[2]))
+        finding = GateFinding(name, "time", GateState.UNDECIDED, "error", "error", str(errors[2]))
     found.failed[name] = finding
-    for part in PARTS:
+    for part in TIMED_PARTS:
         found.cells.pop((name, part), None)
     return False
 
@@ -162,11 +163,13 @@ def _timer(side: Side, name: str) -> Timer:
     return seconds
 
 
-def time_verdict(found: Measured, since: str, command: str) -> Verdict:
+def time_verdict(found: Measured, since: str, command: str) -> GateVerdict:
     """Return the verdict of the paired times; what is undecided is always among its findings."""
-    states: Mapping[Decision, State] = {
-        Decision.SLOWER: State.REGRESSED, Decision.FINE: State.FINE, Decision.UNDECIDED: State.UNDECIDED,
-    }  # fmt: skip
+    states: Mapping[Decision, GateState] = {
+        Decision.SLOWER: GateState.REGRESSED,
+        Decision.FINE: GateState.FINE,
+        Decision.UNDECIDED: GateState.UNDECIDED,
+    }
     findings = list(found.failed.values())
     for (name, part), decision in found.decisions().items():
         known = bounds(found.cells[name, part])
@@ -177,10 +180,10 @@ def time_verdict(found: Measured, since: str, command: str) -> Verdict:
         why += f"limit {limit:.3f}"
         if decision is Decision.UNDECIDED and low > limit:
             why += ", passed by all pairs together but not by each half of them alone"
-        if pairs < LEAST_PAIRS:
-            why = f"{decision}: {pairs} of the {LEAST_PAIRS} pairs that a decision needs; give --budget more seconds"
-        findings.append(Finding(name, part, states[decision], 1.0, math.exp(known.mean), why))
-    return Verdict(
+        if pairs < MIN_PAIRS:
+            why = f"{decision}: {pairs} of the {MIN_PAIRS} pairs that a decision needs; give --budget more seconds"
+        findings.append(GateFinding(name, part, states[decision], 1.0, math.exp(known.mean), why))
+    return GateVerdict(
         tuple(sorted(findings, key=lambda f: f.run)),
         tuple(sorted({name for name, _ in found.cells})),
         0,

@@ -13,7 +13,7 @@ from odegrad.gate.base import built_base
 from odegrad.gate.decision import Decision
 from odegrad.gate.paired import Measured, measure_pairs, time_verdict
 from odegrad.gate.side import Environment
-from odegrad.gate.verdict import Verdict
+from odegrad.gate.verdict import GateVerdict
 from odegrad.suites.suite import load_suite
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class TimeOptions:
         return shlex.join([*words, "--budget", f"{self.budget:g}"])
 
 
-def run_time_gate(options: TimeOptions) -> Verdict:
+def run_time_gate(options: TimeOptions) -> GateVerdict:
     """Return the verdict of base and head timed beside each other.
 
     Raises

@@ -20,8 +20,8 @@ try:
 except ModuleNotFoundError:  # a base of 0.1, whose modules lay side by side
     from odegrad.record import Run  # type: ignore[import-not-found, no-redef]
 
-WARM_UPS = 3
-LEAST_REPEATS = 3
+_WARM_UPS = 3
+_MIN_REPEATS = 3
 
 
 Iteration = Callable[[], tuple[float, float]]
@@ -54,7 +54,7 @@ def iteration_of(run: Run) -> Iteration:
         end = clock()
         return end - start, end - middle
 
-    for _ in range(WARM_UPS):
+    for _ in range(_WARM_UPS):
         iterate()
     return iterate
 
@@ -64,7 +64,7 @@ def block(iterate: Iteration, seconds: float) -> list[float]:
 
     What disturbs an iteration only ever lengthens it, so that the shortest is the least disturbed.
     """
-    found = [iterate() for _ in range(LEAST_REPEATS)]
+    found = [iterate() for _ in range(_MIN_REPEATS)]
     while sum(whole for whole, _ in found) < seconds:
         found.append(iterate())
     return [min(part) for part in zip(*found, strict=True)]

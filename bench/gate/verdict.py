@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-FINE, FAILED, TRY_AGAIN = 0, 1, 75
+EXIT_FINE, EXIT_FAILED, EXIT_TRY_AGAIN = 0, 1, 75
 
 
-class State(StrEnum):
+class GateState(StrEnum):
     """What a finding means."""
 
     REGRESSED = "regressed"
@@ -23,17 +23,17 @@ class State(StrEnum):
     MACHINE = "machine failed"
 
 
-FAILING = frozenset({State.REGRESSED, State.IMPROVED, State.CHANGED, State.GONE})
+FAILING = frozenset({GateState.REGRESSED, GateState.IMPROVED, GateState.CHANGED, GateState.GONE})
 """Findings that fail a gate: whatever differs from the baseline, in either direction."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class GateFinding:
     """One figure that is not as the baseline says, or could not be judged."""
 
     run: str
     metric: str
-    state: State
+    state: GateState
     baseline: Any
     measured: Any
     why: str
@@ -67,10 +67,10 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateVerdict:
     """All findings of a gate, and how much was compared."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[GateFinding, ...]
     compared: tuple[str, ...]
     """Names of the runs that were compared."""
     exact: int
@@ -92,10 +92,10 @@ class Verdict:
     def code(self) -> int:
         """Return the exit code: 1 if anything moved, 75 if the machine failed, 0 if fine or undecided."""
         if any(finding.state in FAILING for finding in self.findings):
-            return FAILED
-        return TRY_AGAIN if any(finding.state is State.MACHINE for finding in self.findings) else FINE
+            return EXIT_FAILED
+        return EXIT_TRY_AGAIN if any(finding.state is GateState.MACHINE for finding in self.findings) else EXIT_FINE
 
-    def of_run(self, name: str) -> list[Finding]:
+    def of_run(self, name: str) -> list[GateFinding]:
         """Return the findings of one run."""
         return [finding for finding in self.findings if finding.run == name]
 
@@ -107,22 +107,22 @@ class Verdict:
         if self.machine:
             changed = ", ".join(f"{key} {shown(old)} -> {shown(new)}" for key, (old, new) in self.machine.items())
             lines.append(f"another machine class than the baseline's, so bands instead of equal figures: {changed}")
-        inexact = sorted({f.metric for f in self.findings if f.state is State.UNDECIDED})
+        inexact = sorted({f.metric for f in self.findings if f.state is GateState.UNDECIDED})
         if inexact and not self.timed:
             lines.append(f"left out of the exact figures, because two measurements differ: {', '.join(inexact)}")
-        counts = {state: sum(f.state is state for f in self.findings) for state in State}
+        counts = {state: sum(f.state is state for f in self.findings) for state in GateState}
         found = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         moved = "slower than the base" if self.timed else "not as the baseline says"
-        open_yet = self.timed and counts[State.UNDECIDED]
+        open_yet = self.timed and counts[GateState.UNDECIDED]
         word = {
-            FINE: "undecided, which does not fail" if open_yet else "fine",
-            FAILED: moved,
-            TRY_AGAIN: "the machine failed; try again",
+            EXIT_FINE: "undecided, which does not fail" if open_yet else "fine",
+            EXIT_FAILED: moved,
+            EXIT_TRY_AGAIN: "the machine failed; try again",
         }[self.code]
         lines.append(f"gate: {word}{f' ({found})' if found else ''}")
-        if self.code == FAILED:
+        if self.code == EXIT_FAILED:
             lines.append(f"repeat: {self.command}")
-        if self.code == FAILED and not self.timed:
+        if self.code == EXIT_FAILED and not self.timed:
             lines.append(f"accept: {self.command} --update --reason TEXT")
         return lines
 

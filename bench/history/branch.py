@@ -17,7 +17,7 @@ _NONE = ""
 
 
 @dataclass(frozen=True)
-class Branch:
+class BranchStore:
     """A branch whose top folder holds ``COMMIT.jsonl`` files; where it is missing, that of ``origin`` is taken."""
 
     repository: Repository

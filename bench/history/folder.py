@@ -9,12 +9,12 @@ from filelock import FileLock, Timeout
 from odegrad.errors import HistoryError
 
 SUFFIX = ".jsonl"
-LOCK = ".lock"
+_LOCK = ".lock"
 LOCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Folder:
+class FolderStore:
     """A folder of ``COMMIT.jsonl`` files; other files in it are left alone."""
 
     path: Path
@@ -60,7 +60,7 @@ class Folder:
         new = file.with_name(file.name + ".new")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path / LOCK, timeout=LOCK_SECONDS):
+            with FileLock(self.path / _LOCK, timeout=LOCK_SECONDS):
                 new.write_bytes(change(file.read_bytes() if file.is_file() else b""))
                 new.replace(file)
         except Timeout as error:

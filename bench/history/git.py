@@ -9,10 +9,10 @@ from pathlib import Path
 from odegrad.errors import HistoryError
 
 SECONDS = 120.0
-WORDS = 500
+_WORDS = 500
 """Characters of git's own words that are shown."""
 
-IDENTITY = {
+_COMMITTER = {
     f"GIT_{role}_{key}": value
     for role in ("AUTHOR", "COMMITTER")
     for key, value in (("NAME", "odegrad"), ("EMAIL", "odegrad@localhost"))
@@ -61,7 +61,7 @@ class Repository:
         """
         done = self._run(arguments, given, identified)
         if done.returncode:
-            said = (done.stderr or done.stdout).decode(errors="replace").strip()[-WORDS:]
+            said = (done.stderr or done.stdout).decode(errors="replace").strip()[-_WORDS:]
             raise HistoryError(f"history: git {' '.join(arguments[:3])} ended with {done.returncode}: {said}")
         return done.stdout
 
@@ -74,7 +74,7 @@ class Repository:
     ) -> subprocess.CompletedProcess[bytes]:
         extra: dict[str, str] = {}
         if identified and self.says("var", "GIT_COMMITTER_IDENT") is None:
-            extra = IDENTITY
+            extra = _COMMITTER
         try:
             return subprocess.run(  # noqa: S603
                 [shutil.which("git") or "git", "-C", str(self.folder), *arguments],

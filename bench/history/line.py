@@ -14,7 +14,7 @@ from odegrad.records.columns import COLUMNS, Compared
 from odegrad.records.record import PASSES, TUNING, Record, Status
 from odegrad.reports.machines import HARDWARE
 
-SCHEMA = 1
+LINE_SCHEMA = 1
 """Version of a line's form. 1: first."""
 
 FOLLOWED_TIMES = tuple(column.name for column in COLUMNS if column.compared is Compared.TIME)
@@ -53,7 +53,7 @@ class Line:
     """Of the task's metric."""
     inexact: tuple[str, ...] = field(default=())
     """Metrics that two measurements of this commit did not agree on."""
-    schema: int = SCHEMA
+    schema: int = LINE_SCHEMA
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -100,9 +100,10 @@ def parse(text: str, where: str) -> Line:
     if not isinstance(data, dict):
         raise ValueError(f"expected an object, got {type(data).__name__}")
     schema = data.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
+    if isinstance(schema, int) and schema > LINE_SCHEMA:
         raise HistoryError(
-            f"{where} has schema {schema}, this odegrad reads up to {SCHEMA}; install the newer odegrad that wrote it"
+            f"{where} has schema {schema}, this odegrad reads up to {LINE_SCHEMA}; install the newer odegrad that "
+            "wrote it"
         )
     try:
         line = Line(**{**data, "inexact": tuple(data.get("inexact", ()))})

@@ -5,9 +5,9 @@ from typing import Any
 
 from odegrad.gate.baseline import default_bands
 from odegrad.gate.metrics import better, limit_of, moved
-from odegrad.gate.verdict import Finding, State
+from odegrad.gate.verdict import GateFinding, GateState
 from odegrad.history.line import FOLLOWED_TIMES, VERSIONS, Line
-from odegrad.reports.trends import SHORT, Step
+from odegrad.reports.trends import SHORT, TrendStep
 
 STATUS = "status"
 _BANDS = default_bands()
@@ -31,7 +31,7 @@ def has_moved(metric: str, old: Line, new: Line, same_class: bool = True) -> boo
 def step_between(
     metric: str, lines: tuple[Line, Line], ends: tuple[int, int], values: tuple[Any, Any], machine: str, suite: str,
     why: str = "",
-) -> Step:  # fmt: skip
+) -> TrendStep:  # fmt: skip
     """Return the step of a metric.
 
     Parameters
@@ -54,9 +54,9 @@ def step_between(
     old, new = values
     first, last = lines
     said = "; ".join(filter(None, (why, _versions(first, last))))
-    return Step(
+    return TrendStep(
         suite=last.suite, run=last.run, metric=metric, machine=machine, good=ends[0], bad=ends[1], before=old,
-        after=new, change=Finding(last.run, metric, State.CHANGED, old, new, said).change(),
+        after=new, change=GateFinding(last.run, metric, GateState.CHANGED, old, new, said).change(),
         verdict=_verdict(metric, old, new, last), command=_command(metric, first.commit, last.commit, suite), why=said,
     )  # fmt: skip
 
@@ -70,11 +70,11 @@ def _versions(first: Line, last: Line) -> str:
 
 def _verdict(metric: str, old: Any, new: Any, line: Line) -> str:
     if metric == STATUS:
-        return str(State.IMPROVED if new == "ok" else State.REGRESSED)
+        return str(GateState.IMPROVED if new == "ok" else GateState.REGRESSED)
     if metric in FOLLOWED_TIMES:
-        return str(State.IMPROVED if new < old else State.REGRESSED)
+        return str(GateState.IMPROVED if new < old else GateState.REGRESSED)
     win = better(metric, old, new, line.higher_is_better if metric == "metric_value" else None)
-    return str(State.CHANGED if win is None else State.IMPROVED if win else State.REGRESSED)
+    return str(GateState.CHANGED if win is None else GateState.IMPROVED if win else GateState.REGRESSED)
 
 
 def _command(metric: str, good: str, bad: str, suite: str) -> str:

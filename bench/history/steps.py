@@ -15,15 +15,15 @@ import ruptures
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from odegrad.gate.decision import LEAST_DELTA
+from odegrad.gate.decision import MIN_DELTA
 
-LEAST_POINTS = 8
+MIN_POINTS = 8
 """Of a series of times in which steps are looked for."""
 
-LEAST_SEGMENT = 3
+MIN_SEGMENT = 3
 """Points on either side of a step: one or two slow runs are no step yet."""
 
-LEAST_SPREAD = 0.01
+MIN_SPREAD = 0.01
 """A smaller standard deviation of log-times is that of a clock that ticks too coarsely, or of too few points."""
 
 PENALTY = 4.0
@@ -31,8 +31,8 @@ PENALTY = 4.0
 Estimating the number of change-points via Schwarz' criterion, 1988), because times have heavier tails than a normal
 distribution. ``tests/bench/history/test_steps.py`` holds what it leads to."""
 
-SHORT = 10.0
-"""The penalty is larger by ``1 + SHORT / n``: the spread is estimated from as few differences."""
+SHORT_SERIES = 10.0
+"""The penalty is larger by ``1 + SHORT_SERIES / n``: the spread is estimated from as few differences."""
 
 OUTLIER = 3.0
 """Standard deviations from the running median, beyond which a point counts as so far only (Hampel, The influence curve
@@ -70,7 +70,7 @@ def spread(logs: Values) -> float:
     """
     differences = np.diff(logs)
     deviation = 1.4826 * float(np.median(np.abs(differences - np.median(differences)))) / math.sqrt(2.0)
-    return max(deviation, LEAST_SPREAD)
+    return max(deviation, MIN_SPREAD)
 
 
 def without_outliers(logs: Values, deviation: float) -> Values:
@@ -82,24 +82,24 @@ def without_outliers(logs: Values, deviation: float) -> Values:
     return clipped
 
 
-def time_steps(seconds: Sequence[float], least: float = LEAST_DELTA) -> list[TimeStep]:
+def time_steps(seconds: Sequence[float], least: float = MIN_DELTA) -> list[TimeStep]:
     """Return the steps in a series of times, in order.
 
     Parameters
     ----------
     seconds
-        One a commit, above 0; with fewer than ``LEAST_POINTS`` there is no step.
+        One a commit, above 0; with fewer than ``MIN_POINTS`` there is no step.
     least
         A smaller relative change of the level is none.
     """
     number = len(seconds)
-    if number < LEAST_POINTS:
+    if number < MIN_POINTS:
         return []
     logs = np.log(np.asarray(seconds, dtype=np.float64))
     deviation = spread(logs)
     scaled = without_outliers(logs, deviation) / deviation
-    penalty = PENALTY * math.log(number) * (1.0 + SHORT / number)
-    search = ruptures.KernelCPD(kernel="linear", min_size=LEAST_SEGMENT).fit(scaled.reshape(-1, 1))
+    penalty = PENALTY * math.log(number) * (1.0 + SHORT_SERIES / number)
+    search = ruptures.KernelCPD(kernel="linear", min_size=MIN_SEGMENT).fit(scaled.reshape(-1, 1))
     inner = [int(place) for place in search.predict(pen=penalty)[:-1]]
     edges = _large_ones([0, *inner, number], logs, math.log1p(least))
     found = []
@@ -128,7 +128,7 @@ def _difference(old: Values, new: Values) -> float:
     levels = float(np.median(old)), float(np.median(new))
     sign, middle = math.copysign(1.0, levels[1] - levels[0]), (levels[0] + levels[1]) / 2.0
     own = min(int((sign * (old - middle) < 0.0).sum()), int((sign * (new - middle) > 0.0).sum()))
-    return abs(levels[1] - levels[0]) if own >= LEAST_SEGMENT else 0.0
+    return abs(levels[1] - levels[0]) if own >= MIN_SEGMENT else 0.0
 
 
 def _plausible(scaled: Values, best: int) -> tuple[int, int]:
@@ -159,7 +159,7 @@ def exact_steps(values: Sequence[Any], moved: Callable[[int, int], bool]) -> lis
 
 
 def level_moved(
-    before: Sequence[float], after: Sequence[float], deviation: float, least: float = LEAST_DELTA
+    before: Sequence[float], after: Sequence[float], deviation: float, least: float = MIN_DELTA
 ) -> tuple[float, float] | None:
     """Return two levels of times, in seconds, if they differ by ``least`` and by more than noise; otherwise None.
 

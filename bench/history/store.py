@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 from odegrad.errors import HistoryError
-from odegrad.history.branch import Branch
+from odegrad.history.branch import BranchStore
 from odegrad.history.commits import Commit
-from odegrad.history.folder import Folder
+from odegrad.history.folder import FolderStore
 from odegrad.history.line import Line, line_of, merged, parse
 from odegrad.records.record import Record
 from odegrad.reports.frame import load
 
-Store = Folder | Branch
+HistoryStore = FolderStore | BranchStore
 _log = logging.getLogger(__name__)
 
 
@@ -36,7 +36,7 @@ class Added:
         return f"{self.where}: {self.added} runs of commit {self.commit.sha[:12]} added, {self.replaced} replaced"
 
 
-def add(results: Path, store: Store, commit: Commit, release: str | None = None) -> Added:
+def add(results: Path, store: HistoryStore, commit: Commit, release: str | None = None) -> Added:
     """Add what a results folder holds to a history, as results of ``commit``.
 
     Raises
@@ -65,7 +65,7 @@ def add(results: Path, store: Store, commit: Commit, release: str | None = None)
     return Added(where, commit, new - counts["replaced"], counts["replaced"])
 
 
-def read(store: Store) -> list[Line]:
+def read(store: HistoryStore) -> list[Line]:
     """Return every line of a history.
 
     Raises

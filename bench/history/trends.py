@@ -9,9 +9,9 @@ import numpy as np
 from odegrad.gate.metrics import METRICS
 from odegrad.history.line import FOLLOWED_TIMES, Line
 from odegrad.history.moves import STATUS, has_moved, step_between, value_of
-from odegrad.history.steps import LEAST_POINTS, LEAST_SEGMENT, exact_steps, level_moved, spread, time_steps
+from odegrad.history.steps import MIN_POINTS, MIN_SEGMENT, exact_steps, level_moved, spread, time_steps
 from odegrad.history.tracks import Track, classes, kinds_of_hardware, marks_of
-from odegrad.reports.trends import Mark, Series, Step, Trends
+from odegrad.reports.trends import Mark, Trends, TrendSeries, TrendStep
 
 LEVEL_POINTS = 5
 """Times whose median is a level, of a release and of now."""
@@ -24,11 +24,13 @@ class _Walk:
     marks: Sequence[Mark]
     place_of: Mapping[str, int]
     suite_path: Callable[[str], str]
-    series: list[Series] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    drifts: list[Step] = field(default_factory=list)
+    series: list[TrendSeries] = field(default_factory=list)
+    steps: list[TrendStep] = field(default_factory=list)
+    drifts: list[TrendStep] = field(default_factory=list)
 
-    def step(self, metric: str, lines: tuple[Line, Line], values: tuple[Any, Any], machine: str, why: str = "") -> Step:
+    def step(
+        self, metric: str, lines: tuple[Line, Line], values: tuple[Any, Any], machine: str, why: str = ""
+    ) -> TrendStep:
         """Return the step of a metric between two lines."""
         ends = (self.place_of[lines[0].commit], self.place_of[lines[1].commit])
         return step_between(metric, lines, ends, values, machine, self.suite_path(lines[1].suite), why)
@@ -68,14 +70,14 @@ def trends(lines: Iterable[Line], suite_path: Callable[[str], str] = str) -> Tre
     return Trends(marks, walk.series, walk.steps, walk.drifts, machines, _notes(walk.series, every))
 
 
-def _notes(series: Sequence[Series], lines: Sequence[Line]) -> list[str]:
+def _notes(series: Sequence[TrendSeries], lines: Sequence[Line]) -> list[str]:
     """Return what cannot be told of times, in sentences."""
-    short = sum(each.metric in FOLLOWED_TIMES and len(each.measured) < LEAST_POINTS for each in series)
+    short = sum(each.metric in FOLLOWED_TIMES and len(each.measured) < MIN_POINTS for each in series)
     timed = [line for line in lines if line.times]
     disturbed = [line for line in timed if line.taints]
     words = ", ".join(sorted({word for line in disturbed for word in line.taints.split(",")}))
     notes = {
-        f"{short} series of times are shorter than {LEAST_POINTS} commits: no step of theirs can be told yet.": short,
+        f"{short} series of times are shorter than {MIN_POINTS} commits: no step of theirs can be told yet.": short,
         f"Times of {len(disturbed)} of {len(timed)} results are left out, because the machine was disturbed ({words}).":
             len(disturbed),
     }  # fmt: skip
@@ -103,9 +105,9 @@ def _mover(metric: str, lines: Sequence[Line]) -> Callable[[int, int], bool]:
     return lambda old, new: has_moved(metric, lines[old], lines[new])
 
 
-def _series(track: Track, metric: str, kept: Sequence[int], values: Sequence[Any]) -> Series:
+def _series(track: Track, metric: str, kept: Sequence[int], values: Sequence[Any]) -> TrendSeries:
     first = track.lines[0]
-    return Series(first.suite, first.run, metric, track.machine, [track.places[i] for i in kept], values)
+    return TrendSeries(first.suite, first.run, metric, track.machine, [track.places[i] for i in kept], values)
 
 
 def _follow_beginning(track: Track, others: Sequence[Line], walk: _Walk) -> None:
@@ -126,7 +128,7 @@ def _follow_release(track: Track, others: Sequence[Line], walk: _Walk) -> None:
         walk.drifts.extend(_moves(track, earlier[-1], last, walk, same_class=False))
 
 
-def _moves(track: Track, old: Line, new: Line, walk: _Walk, same_class: bool) -> Iterator[Step]:
+def _moves(track: Track, old: Line, new: Line, walk: _Walk, same_class: bool) -> Iterator[TrendStep]:
     """Yield the metrics that moved from one line to another."""
     why = "" if same_class else "another machine class, beyond the gate's band"
     for metric in (STATUS, *METRICS):
@@ -158,7 +160,7 @@ def _follow_drift(track: Track, metric: str, kept: Sequence[int], release: int, 
     values = [track.lines[i].times[metric] for i in kept]
     until = sum(index <= release for index in kept)
     old, new = values[max(0, until - LEVEL_POINTS) : until], values[max(until, len(values) - LEVEL_POINTS) :]
-    if len(values) < LEAST_POINTS or min(len(old), len(new)) < LEAST_SEGMENT:
+    if len(values) < MIN_POINTS or min(len(old), len(new)) < MIN_SEGMENT:
         return
     levels = level_moved(old, new, spread(np.log(np.asarray(values))))
     if levels is not None:

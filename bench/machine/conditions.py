@@ -18,10 +18,10 @@ ROOT = Path("/")
 TICK_SECONDS = 0.01
 """The kernel tells processor time in ticks of this size; a shorter load cannot be seen."""
 
-LEAST_LOAD, LOAD_SHARE = 0.2, 0.1
+MIN_LOAD, LOAD_SHARE = 0.2, 0.1
 """Cores used by others that disturb: so many at least, and this share of all."""
 
-LEAST_STEAL = 0.02
+MIN_STEAL = 0.02
 """Cores taken by the host of a virtual machine that disturb."""
 
 
@@ -133,7 +133,7 @@ def others_load(before: Snapshot, after: Snapshot, cores: int) -> float:
 
 def disturbing_load(cores: int) -> float:
     """Return from how many cores on the load of other processes disturbs timings."""
-    return max(LEAST_LOAD, LOAD_SHARE * cores)
+    return max(MIN_LOAD, LOAD_SHARE * cores)
 
 
 def taints(before: Snapshot, after: Snapshot, cores: int) -> list[str]:
@@ -149,7 +149,7 @@ def taints(before: Snapshot, after: Snapshot, cores: int) -> list[str]:
     states = [s.gpu for s in (before, after) if s.gpu is not None]
     found = {
         "load": others_load(before, after, cores) > disturbing_load(cores),
-        "steal": stolen > LEAST_STEAL,
+        "steal": stolen > MIN_STEAL,
         "throttled": (after.thermal_throttles or 0) > (before.thermal_throttles or 0),
         "quota": (after.quota_waits or 0) > (before.quota_waits or 0),
         "swapping": after.swapped_in_bytes > before.swapped_in_bytes,

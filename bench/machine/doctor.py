@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from odegrad.machine.conditions import (
-    LEAST_STEAL,
+    MIN_STEAL,
     Snapshot,
     disturbing_load,
     others_load,
@@ -121,7 +121,7 @@ def of_load(before: Snapshot, after: Snapshot, cores: int) -> Finding:
 def of_steal(before: Snapshot, after: Snapshot, cores: int) -> Finding:
     """Return the finding on the host of a virtual machine."""
     share = (after.steal_seconds - before.steal_seconds) / (cores * max(after.seconds - before.seconds, 1e-9))
-    if share > LEAST_STEAL:
+    if share > MIN_STEAL:
         told = f"the host of this virtual machine gave {share:.0%} of its cores' time to other guests"
         return Finding("steal", Level.WARNING, told, "time on dedicated cores, or compare counts and bytes only")
     return Finding("steal", Level.FINE, "no other guest of a host takes processor time")

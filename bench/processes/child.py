@@ -8,17 +8,17 @@ import importlib
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from odegrad.errors import InfrastructureError, SolverError, UnsupportedError
-from odegrad.processes.link import Call, Send
+from odegrad.processes.link import Call, Listener, Send
 from odegrad.records.record import Status
 
-PROGRESS_SECONDS = 0.1
+MESSAGE_SECONDS = 0.1
 """Shortest time between two progress messages; those in between are dropped."""
 
 MESSAGE_LINES, MESSAGE_CHARACTERS = 3, 500
@@ -26,9 +26,6 @@ MESSAGE_LINES, MESSAGE_CHARACTERS = 3, 500
 
 CPU_ALLOCATOR = "DefaultCPUAllocator"
 """Torch raises a plain RuntimeError with this word in it where a CPU tensor does not fit into memory."""
-
-Progress = Callable[[Mapping[str, Any]], None]
-"""Takes small dictionaries such as ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``."""
 
 
 def perform(call: Call, send: Send) -> None:
@@ -92,13 +89,13 @@ def not_plain(value: Any, where: str = "value") -> str | None:
     return next((reason for name, v in items if (reason := not_plain(v, name)) is not None), None)
 
 
-def _reporter(send: Send) -> Progress:
-    last = -PROGRESS_SECONDS
+def _reporter(send: Send) -> Listener:
+    last = -MESSAGE_SECONDS
 
     def report(message: Mapping[str, Any]) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= PROGRESS_SECONDS and not_plain(dict(message)) is None:
+        if now - last >= MESSAGE_SECONDS and not_plain(dict(message)) is None:
             last = now
             send({"kind": "progress", "message": dict(message)})
 

@@ -22,6 +22,9 @@ PERFORMER = "odegrad.processes.child"
 
 Send = Callable[[Mapping[str, Any]], None]
 
+Listener = Callable[[Mapping[str, Any]], None]
+"""Hears of progress: small dictionaries such as ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``."""
+
 
 @dataclass(frozen=True)
 class Call:

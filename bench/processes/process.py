@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from odegrad.processes.link import Call, serve
+from odegrad.processes.link import Call, Listener, serve
 from odegrad.records.record import Status
 
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
@@ -100,7 +100,7 @@ def call_in_process(
     call: Call,
     *,
     timeout: float | None,
-    progress: Callable[[Mapping[str, Any]], None],
+    progress: Listener,
     stop: threading.Event | None = None,
 ) -> Reply:
     """Run ``call`` in a fresh process and return what came of it, whatever happens there.
@@ -150,7 +150,7 @@ def _start(process: ForkServerProcess, threads: int) -> Reply | None:
     return None
 
 
-def _listen(watch: _Watch, progress: Callable[[Mapping[str, Any]], None]) -> Reply:
+def _listen(watch: _Watch, progress: Listener) -> Reply:
     """Hear the process's messages until it has replied, died or used up its time or memory."""
     begin = time.monotonic()
     while True:

@@ -315,5 +315,8 @@ COLUMNS: tuple[Column, ...] = (
 )  # fmt: skip
 """Every column of a record, in order."""
 
+PARTS = ("forward_seconds", "backward_seconds", "update_seconds")
+"""The columns that make up the time of an iteration."""
+
 COLUMN_OF: Mapping[str, Column] = {column.name: column for column in COLUMNS}
 """Name -> column."""

@@ -9,12 +9,12 @@ import statistics
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from odegrad.records.columns import PARTS
+
 ROUNDS = 3
 """How many processes time a run."""
 
 RAW = "_raw"
-PARTS = ("forward_seconds", "backward_seconds", "update_seconds")
-"""The parts of an iteration."""
 
 Turn = TypeVar("Turn", bound=Hashable)
 

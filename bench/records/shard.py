@@ -1,12 +1,19 @@
-"""A part of a suite for one of several runners that know nothing of each other: a Slurm array, a Kubernetes job."""
+"""A part of a suite for one of several runners that know nothing of each other: a Slurm array, a Kubernetes job.
+
+Each writes a file of its own into the results folder.
+"""
 
 import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self, TypeVar
 
 from odegrad.errors import UsageError
+
+RECORDS = "records.jsonl"
+"""The file of a runner that measures the whole suite; those of shards are called after it."""
 
 Item = TypeVar("Item")
 
@@ -50,3 +57,8 @@ class Shard:
 
 WHOLE = Shard()
 """The whole suite."""
+
+
+def record_files(folder: Path) -> list[Path]:
+    """Return the files that hold records: ``records.jsonl``, then those that shards write beside it."""
+    return sorted(folder.glob("records*.jsonl"), key=lambda path: (path.name != RECORDS, path.name))

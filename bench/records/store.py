@@ -18,11 +18,9 @@ from typing import Any, Self
 
 from odegrad.errors import ResultsError
 from odegrad.records.record import Record, Status
-from odegrad.records.shard import WHOLE, Shard
+from odegrad.records.shard import WHOLE, Shard, record_files
 
-RECORDS, SUITE, LOCK = "records.jsonl", "suite.json", ".lock"
-RECORD_FILES = "records*.jsonl"
-"""What is read: ``records.jsonl``, and the files that shards write beside it."""
+SUITE, LOCK = "suite.json", ".lock"
 
 LEADING = ("run_id", "status")
 """Columns that stand first in a line, so that resuming need not read the rest of it."""
@@ -175,11 +173,6 @@ class Store:
             _log.warning("%s: dropped an unfinished last line of %d bytes", self.path, size - whole)
             os.ftruncate(self._records, whole)
             os.fsync(self._records)
-
-
-def record_files(folder: Path) -> list[Path]:
-    """Return the files that hold records: ``records.jsonl``, then those that shards write beside it."""
-    return sorted(folder.glob(RECORD_FILES), key=lambda path: (path.name != RECORDS, path.name))
 
 
 def read_statuses(folder: Path) -> dict[str, Status]:

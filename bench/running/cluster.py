@@ -36,7 +36,7 @@ CONNECT_SECONDS = 30.0
 LOST_SECONDS = 0.1
 """Between two looks at a run whose result was lost."""
 
-LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
 """How often to look whether the scheduler is still there."""
 
 ALONE_SECONDS = 60.0
@@ -117,7 +117,7 @@ class DaskExecutor:
         silent_since, told = None, time.monotonic()
         while True:
             try:
-                future = ended.get(timeout=LOOK_SECONDS)
+                future = ended.get(timeout=_LOOK_SECONDS)
             except Empty:
                 future = None
             now = time.monotonic()

@@ -25,7 +25,7 @@ from odegrad.reference.subject import of_training
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 from odegrad.states import parts
 from odegrad.suites.lookup import located
-from odegrad.suites.suite import Cell, cell_of
+from odegrad.suites.suite import GridCell, cell_of
 
 REPEATS = 5
 """How often a call is timed."""
@@ -58,7 +58,7 @@ class _Look:
     """Of one vector-Jacobian product, its f call left out, a solve."""
 
 
-def forecast(runs: Sequence[Run], folder: Any) -> dict[Cell, Forecast]:
+def forecast(runs: Sequence[Run], folder: Any) -> dict[GridCell, Forecast]:
     """Return what each cell of a suite is expected to cost, or why it will be refused.
 
     Parameters
@@ -69,7 +69,7 @@ def forecast(runs: Sequence[Run], folder: Any) -> dict[Cell, Forecast]:
         Where relative names such as ``my_method.py:MyMethod`` are looked up.
     """
     looks: dict[tuple[Any, ...], _Look | str] = {}
-    found: dict[Cell, Forecast] = {}
+    found: dict[GridCell, Forecast] = {}
     for run in runs:
         cell = cell_of(run)
         if cell in found:
@@ -174,9 +174,9 @@ def _seconds(method: GradientMethod, look: _Look) -> float | None:
     return total
 
 
-def plan_rows(runs: Sequence[Run], forecasts: Mapping[Cell, Forecast]) -> list[dict[str, Any]]:
+def plan_rows(runs: Sequence[Run], forecasts: Mapping[GridCell, Forecast]) -> list[dict[str, Any]]:
     """Return one row a cell of the grid, in its order, for a table: its seeds, and what each of its runs will cost."""
-    rows: dict[tuple[str, Cell], dict[str, Any]] = {}
+    rows: dict[tuple[str, GridCell], dict[str, Any]] = {}
     counting = {cell_of(run): run.iterations for run in runs if not run.stage}  # what the forecasts are of
     for run in runs:
         key = (run.stage, cell_of(run))

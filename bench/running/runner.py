@@ -47,7 +47,7 @@ Connect = Callable[[Worker, Sequence[str]], AbstractContextManager[Executor]]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """How a sweep stands: its runs by status, what was measured now, and whether it was interrupted."""
 
     statuses: Mapping[Status, int]
@@ -57,9 +57,9 @@ class Outcome:
     """How many of those measured now failed because of the machine."""
     interrupted: bool = False
 
-    def __add__(self, other: "Outcome") -> "Outcome":
+    def __add__(self, other: "SweepOutcome") -> "SweepOutcome":
         """Return how both stand together."""
-        return Outcome(
+        return SweepOutcome(
             statuses=Counter(self.statuses) + Counter(other.statuses),
             total=self.total + other.total,
             measured=self.measured + other.measured,
@@ -88,7 +88,7 @@ def missing(runs: Sequence[Run], statuses: Mapping[str, Status], *, rerun_failed
     return [run for run in runs if statuses.get(run.run_id, Status.INFRASTRUCTURE) in again]
 
 
-def sweep(runs: Sequence[Run], todo: Sequence[Run], store: Store, executor: Executor, watcher: Watcher) -> Outcome:
+def sweep(runs: Sequence[Run], todo: Sequence[Run], store: Store, executor: Executor, watcher: Watcher) -> SweepOutcome:
     """Measure ``todo`` and append every record at once; Ctrl-C ends it with everything finished on the disk.
 
     Parameters
@@ -106,7 +106,7 @@ def sweep(runs: Sequence[Run], todo: Sequence[Run], store: Store, executor: Exec
 
     Returns
     -------
-    Outcome
+    SweepOutcome
         How the whole suite stands.
 
     Raises
@@ -127,7 +127,7 @@ def sweep(runs: Sequence[Run], todo: Sequence[Run], store: Store, executor: Exec
             watcher.finished(record)
     except KeyboardInterrupt:
         interrupted = True
-    return Outcome(
+    return SweepOutcome(
         statuses=Counter(statuses[run.run_id] for run in runs if run.run_id in statuses),
         total=len(runs),
         measured=len(measured),
@@ -137,7 +137,7 @@ def sweep(runs: Sequence[Run], todo: Sequence[Run], store: Store, executor: Exec
 
 
 @dataclass(frozen=True)
-class Settings:
+class SweepSettings:
     """How a suite is run.
 
     Parameters
@@ -175,8 +175,8 @@ class Settings:
 
 
 def run_suite(
-    suite: Suite, folder: Path, console: Console, settings: Settings, connect: Connect | None = None
-) -> Outcome:
+    suite: Suite, folder: Path, console: Console, settings: SweepSettings, connect: Connect | None = None
+) -> SweepOutcome:
     """Measure what the results folder ``folder`` lacks of ``suite``.
 
     Parameters
@@ -209,7 +209,7 @@ def run_suite(
         return _Sweeper(suite, store, executor, settings, console).run()
 
 
-def worker_of(suite: Suite, settings: Settings) -> Worker:
+def worker_of(suite: Suite, settings: SweepSettings) -> Worker:
     """Return the worker that measures one of the suite's runs at a time."""
     return Worker(
         PASSES, f"{PASSES_MODULE}:run_pass", settings.threads, settings.timeout, str(suite.folder),
@@ -233,7 +233,7 @@ def shared_folder() -> AbstractContextManager[str]:
     return tempfile.TemporaryDirectory(prefix="odegrad-shared-", ignore_cleanup_errors=True)
 
 
-def local_executor(suite: Suite, settings: Settings, shared: str) -> LocalExecutor:
+def local_executor(suite: Suite, settings: SweepSettings, shared: str) -> LocalExecutor:
     """Return the executor on this machine: ``settings.workers`` workers with cores, and GPUs, of their own.
 
     ``shared`` is the folder for what its runs share.
@@ -260,10 +260,10 @@ class _Sweeper:
     suite: Suite
     store: Store
     executor: Executor
-    settings: Settings
+    settings: SweepSettings
     console: Console
 
-    def run(self) -> Outcome:
+    def run(self) -> SweepOutcome:
         suite, device = self.suite, self.settings.device
         if not suite.tuned:
             return self.stage(suite.runs(device), f"runs on {device}")
@@ -284,7 +284,7 @@ class _Sweeper:
         runs = suite.runs(device, {cell: choice.point for cell, choice in choices.items()})
         return tried + self.stage(runs, f"runs on {device} with the settings chosen")
 
-    def stage(self, runs: Sequence[Run], what: str) -> Outcome:
+    def stage(self, runs: Sequence[Run], what: str) -> SweepOutcome:
         shard = self.settings.shard
         mine = shard.of(runs, block_of)
         todo = missing(mine, self.store.statuses(), rerun_failed=self.settings.rerun_failed)

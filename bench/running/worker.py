@@ -4,20 +4,18 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from odegrad.errors import InfrastructureError
-from odegrad.processes.link import Call
+from odegrad.processes.link import Call, Listener
 from odegrad.processes.process import Reply, call_in_process
 from odegrad.records.columns import COLUMNS
 from odegrad.records.record import Record, Run, Status
 from odegrad.records.rounds import ROUNDS, merge
-
-Progress = Callable[[Mapping[str, Any]], None]
 
 MEASURED = frozenset(c.name for c in COLUMNS if c.measured)
 
@@ -110,7 +108,7 @@ class Worker:
         """Return the passes of ``run`` in their order."""
         return tuple(run.passes.split(",")) if run.passes else self.passes
 
-    def time_round(self, run: Run, begun: Begun, progress: Progress) -> Begun:
+    def time_round(self, run: Run, begun: Begun, progress: Listener) -> Begun:
         """Return ``begun`` with one more round of the time pass; a run that has failed is left as it is."""
         if begun.status is not Status.OK:
             return begun
@@ -126,7 +124,7 @@ class Worker:
         )
 
     def measure(
-        self, run: Run, circumstances: Mapping[str, Any], progress: Progress, begun: Begun | None = None
+        self, run: Run, circumstances: Mapping[str, Any], progress: Listener, begun: Begun | None = None
     ) -> Record:
         """Return the record of ``run``; columns of the passes before a failure are kept.
 
@@ -180,7 +178,7 @@ class Worker:
             scratch.mkdir()
             yield str(scratch)
 
-    def _pass(self, name: str, run: Run, scratch: str, spent: float, progress: Progress) -> tuple[Reply, Status, str]:
+    def _pass(self, name: str, run: Run, scratch: str, spent: float, progress: Listener) -> tuple[Reply, Status, str]:
         """Run one pass, again where the machine failed; return its reply and what to make of it."""
         progress({"pass": name})
         left = None if self.timeout is None else max(0.0, self.timeout - spent)
@@ -196,7 +194,7 @@ class Worker:
         function: str,
         arguments: tuple[Any, ...],
         timeout: float | None,
-        progress: Progress,
+        progress: Listener,
         timed: bool = False,
     ) -> Reply:
         cores = self.cores[-self.threads :] if timed else self.cores

@@ -11,7 +11,7 @@ from odegrad.records.record import Options, Run, freeze_options
 from odegrad.registry import resolve_method
 from odegrad.suites.schema import MethodEntry, OptimizerEntry, Rule, SuiteFile, TaskEntry
 
-OPTIONS = ("gradient_options", "optimizer_options")
+_OPTIONS = ("gradient_options", "optimizer_options")
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,17 @@ def _points(entry: MethodEntry, optimizer: OptimizerEntry | None) -> Iterator[tu
     of_optimizer = {**(optimizer.options if optimizer else {}), **entry.optimizer_options}
     axes = [
         (kind, key, values)
-        for kind, options in zip(OPTIONS, (entry.gradient_options, of_optimizer), strict=True)
+        for kind, options in zip(_OPTIONS, (entry.gradient_options, of_optimizer), strict=True)
         for key, values in options.items()
     ]
     for values in itertools.product(*(choices for _, _, choices in axes)):
-        chosen: dict[str, dict[str, Any]] = {kind: {} for kind in OPTIONS}
+        chosen: dict[str, dict[str, Any]] = {kind: {} for kind in _OPTIONS}
         words = []
         for (kind, key, choices), value in zip(axes, values, strict=True):
             chosen[kind][key] = value
             if len(choices) > 1:
                 words.append(f"{key}={value}")
-        yield tuple(words), Point(*(freeze_options(chosen[kind]) for kind in OPTIONS))
+        yield tuple(words), Point(*(freeze_options(chosen[kind]) for kind in _OPTIONS))
 
 
 def solver_cells(content: SuiteFile) -> tuple[SolverCell, ...]:

@@ -9,10 +9,10 @@ from odegrad.errors import SuiteError, UnknownNameError
 from odegrad.records.record import EVALUATIONS
 
 Value = str | int | float | bool
-Options = dict[str, Value]
+OptionValues = dict[str, Value]
 OneOrMore = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
 """Takes a single value for a list of one."""
-Grid = dict[str, Annotated[list[Value], OneOrMore, Field(min_length=1)]]
+OptionGrid = dict[str, Annotated[list[Value], OneOrMore, Field(min_length=1)]]
 """Options, of which a list stands for each of its values."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -32,8 +32,8 @@ class MethodEntry(_Table):
 
     gradient: str
     optimizer: str | None = None
-    gradient_options: Grid = {}
-    optimizer_options: Grid = {}
+    gradient_options: OptionGrid = {}
+    optimizer_options: OptionGrid = {}
     name: str | None = None
 
     @property
@@ -46,7 +46,7 @@ class OptimizerEntry(_Table):
     """An optimizer that every method without one of its own is run with."""
 
     name: str
-    options: Grid = {}
+    options: OptionGrid = {}
 
 
 class SolverEntry(_Table):
@@ -55,7 +55,7 @@ class SolverEntry(_Table):
     name: str
     rtol: Positive = 1e-5
     atol: Positive = 1e-5
-    options: Options = {}
+    options: OptionValues = {}
 
 
 class ToleranceEntry(_Table):

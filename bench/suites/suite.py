@@ -28,11 +28,11 @@ TUNED = tuple(f"tuning.{key}" for key in TuningEntry.model_fields)
 """Keys of the tuning that an override sets."""
 
 
-Cell = tuple[Any, ...]
+GridCell = tuple[Any, ...]
 """What tells one method on one task from another, whatever the seed."""
 
 
-def cell_of(run: Run) -> Cell:
+def cell_of(run: Run) -> GridCell:
     """Return the cell of the grid that ``run`` stands in, its seed, stage and tuned options left out."""
     return (
         run.method, run.task, run.size, run.solver, run.solver_options, run.rtol, run.atol, run.device, run.dtype,
@@ -83,7 +83,7 @@ class Suite:
         """Return what the trials are judged by."""
         return "metric" if self.content.tuning is None else self.content.tuning.by
 
-    def runs(self, device: str = "cpu", settings: Mapping[Cell, Point] | None = None) -> list[Run]:
+    def runs(self, device: str = "cpu", settings: Mapping[GridCell, Point] | None = None) -> list[Run]:
         """Return every run that counts, in the order of execution.
 
         The order is one of randomised complete blocks: a block holds every method for one (seed, task, solver), in

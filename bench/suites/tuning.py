@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from odegrad.records.record import Run, Status
 from odegrad.suites.grid import Point
-from odegrad.suites.suite import Cell, cell_of
+from odegrad.suites.suite import GridCell, cell_of
 
 Criterion = Literal["metric", "loss"]
 
@@ -33,7 +33,7 @@ class Choice:
 
 def choose(
     trials: Sequence[Run], rows: Mapping[str, Mapping[str, Any]], by: Criterion = "metric"
-) -> dict[Cell, Choice]:
+) -> dict[GridCell, Choice]:
     """Return the choice of every cell, by what its trials measured.
 
     The best finite value wins, the earlier point where two are equal. A cell none of whose trials ended well keeps
@@ -49,7 +49,7 @@ def choose(
         ``metric``: the metric on the validation split at the end of the trial; ``loss``: the least loss on that split
         at any evaluation, which tells trials apart whose accuracies are equal.
     """
-    by_cell: dict[Cell, list[Run]] = {}
+    by_cell: dict[GridCell, list[Run]] = {}
     for trial in trials:
         by_cell.setdefault(cell_of(trial), []).append(trial)
     return {cell: _best(runs, rows, by) for cell, runs in by_cell.items()}

@@ -19,15 +19,15 @@ from odegrad.registry import build_task, name_of, resolve_method
 from odegrad.suites.lookup import located
 from odegrad.testing.numbers import GradientNumbers, apart, measure_numbers
 
-WARM_UPS = 3
-MOST_ROUNDS = 200
+_WARM_UPS = 3
+_MAX_ROUNDS = 200
 
-Method = str | GradientMethod | type[GradientMethod]
+AnyMethod = str | GradientMethod | type[GradientMethod]
 """A registered name or a pair such as ``snopt``, ``my_method.py:MyMethod``, a class, or one of its objects."""
 
 DEVICES = ("cpu", "cuda")
 
-IDENTITY = ("task", "size", "method", "optimizer", "solver", "rtol", "atol", "dtype", "device", "seed")
+_NAMED = ("task", "size", "method", "optimizer", "solver", "rtol", "atol", "dtype", "device", "seed")
 """Of a run: what stands in ``extra_info`` beside the numbers."""
 
 
@@ -63,7 +63,7 @@ class GradientBenchmark:
 
     def __call__(
         self,
-        method: Method,
+        method: AnyMethod,
         task: str | type[Task],
         *,
         size: str = "tiny",
@@ -152,7 +152,7 @@ class GradientBenchmark:
         numbers = measure_numbers(placed, gradient, task, threads)
         if taker is not None:
             self.timed = True
-            taker.extra_info |= {name: getattr(run, name) for name in IDENTITY} | numbers.to_dict()
+            taker.extra_info |= {name: getattr(run, name) for name in _NAMED} | numbers.to_dict()
             with apart(run, threads):
                 self._time(build(placed, gradient, task), taker)
         return numbers
@@ -169,12 +169,12 @@ class GradientBenchmark:
         def forget() -> None:
             built.problem.model.zero_grad(set_to_none=True)
 
-        for _ in range(WARM_UPS):
+        for _ in range(_WARM_UPS):
             forget()
             start = time.perf_counter()
             iteration()
             seconds = time.perf_counter() - start
-        rounds = min(MOST_ROUNDS, math.ceil(self.seconds / seconds))
+        rounds = min(_MAX_ROUNDS, math.ceil(self.seconds / seconds))
         taker.pedantic(iteration, setup=forget, rounds=max(rounds, self.least_rounds))
 
     def _method(self, method: Any, options: Mapping[str, Scalar] | None) -> tuple[Any, str, str | None]:

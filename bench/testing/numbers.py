@@ -16,7 +16,7 @@ from odegrad.measuring.passes import count_built, measure_memory
 from odegrad.records.columns import COLUMNS
 from odegrad.records.record import Run
 
-COUNTED = tuple(column for column in COLUMNS if column.measured_by in {"count", "memory"})
+COUNTED_COLUMNS = tuple(column for column in COLUMNS if column.measured_by in {"count", "memory"})
 """What is counted of a gradient: the columns of the count and of the memory pass."""
 
 
@@ -31,7 +31,7 @@ class GradientNumbers:
     backward_phase: str
     """What an f call of the backward pass is for: ``recompute`` or ``adjoint``."""
     measured: Mapping[str, Any]
-    """Every column of ``COUNTED``, by its name."""
+    """Every column of ``COUNTED_COLUMNS``, by its name."""
 
     def __getattr__(self, name: str) -> Any:
         """Return a column.
@@ -72,7 +72,7 @@ class GradientNumbers:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, ``nfe_recompute``, ``nfe_adjoint``, ``nfe`` and ``flops`` among it, no lists."""
         summed = {name: getattr(self, name) for name in ("nfe_recompute", "nfe_adjoint", "nfe", "flops")}
-        single = {column.name: self.measured[column.name] for column in COUNTED if column.dtype != "object"}
+        single = {column.name: self.measured[column.name] for column in COUNTED_COLUMNS if column.dtype != "object"}
         every = {"backward_phase": self.backward_phase} | single | summed
         return {name: value for name, value in every.items() if value is not None}
 
@@ -106,7 +106,7 @@ def measure_numbers(
             columns = count_built(built, Path(references), lambda _message: None)
     with apart(run, threads):
         columns |= measure_memory(build(run, gradient, task))
-    return GradientNumbers(phase, {column.name: columns.get(column.name) for column in COUNTED})
+    return GradientNumbers(phase, {column.name: columns.get(column.name) for column in COUNTED_COLUMNS})
 
 
 @contextmanager

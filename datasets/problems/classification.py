@@ -15,7 +15,7 @@ from odegrad.datasets.sources.seeding import epoch_rows
 EVALUATION_IMAGES = 1_000
 """Held-out images that are solved at a time: an adaptive solver chooses its steps for each such part by itself."""
 
-Batch = tuple[Tensor, Tensor]
+ImageBatch = tuple[Tensor, Tensor]
 """Images ``[batch, channels, height, width]`` and their classes ``[batch]`` (int64)."""
 
 
@@ -23,9 +23,9 @@ Batch = tuple[Tensor, Tensor]
 class ImageData:
     """Training, validation and test data on their device."""
 
-    train: Batch
-    validation: Batch
-    test: Batch
+    train: ImageBatch
+    validation: ImageBatch
+    test: ImageBatch
 
 
 @contextmanager
@@ -75,13 +75,13 @@ class ClassificationProblem:
         """The end of the ODE's interval, which starts at 0: a 0-d buffer of the model, 1 to begin with."""
         return self.net.end_time
 
-    def batch(self, iteration: int) -> Batch:
+    def batch(self, iteration: int) -> ImageBatch:
         """Return images ``[batch, channels, height, width]`` and classes ``[batch]`` of ``iteration``."""
         images, labels = self.data.train
         rows = epoch_rows(len(labels), self.batch_size, self.seed, iteration).to(labels.device)
         return images[rows], labels[rows]
 
-    def probe_batch(self) -> Batch:
+    def probe_batch(self) -> ImageBatch:
         """Return the first eight training images and their classes."""
         images, labels = self.data.train
         return images[:8], labels[:8]

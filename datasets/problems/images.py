@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import Problem, TaskInfo, Training
 from odegrad.datasets.nets.image_nets import ODENet, PixelScale, snopt_net
-from odegrad.datasets.problems.classification import Batch, ClassificationProblem, ImageData
+from odegrad.datasets.problems.classification import ClassificationProblem, ImageBatch, ImageData
 from odegrad.datasets.problems.sizes import Sized
 from odegrad.datasets.sources.augmentation import random_crop
 from odegrad.datasets.sources.openml import Images, ImageTable, Pixels
@@ -42,7 +42,7 @@ class ImageProblem(ClassificationProblem):
         super().__init__(model, data, batch_size, training, seed)
         self.cropped = cropped
 
-    def batch(self, iteration: int) -> Batch:
+    def batch(self, iteration: int) -> ImageBatch:
         """Return bytes ``[batch, channels, height, width]`` and classes ``[batch]`` of ``iteration``."""
         pixels, labels = super().batch(iteration)
         return (
@@ -81,7 +81,7 @@ class ImageTask(Sized[ImageSettings]):
         net = seeded_module(lambda: self.net(s.channels), generator(seed, PARAMETERS), device, dtype)
         net.stem = nn.Sequential(PixelScale(levels.to(device, dtype)), net.stem)
 
-        def part(index: np.ndarray) -> Batch:
+        def part(index: np.ndarray) -> ImageBatch:
             return torch.from_numpy(images.pixels[index]).to(device), torch.from_numpy(images.labels[index]).to(device)
 
         data = ImageData(*map(part, parts))

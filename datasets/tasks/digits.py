@@ -12,7 +12,7 @@ from torch import nn
 
 from odegrad.contracts import Problem, TaskInfo, Training
 from odegrad.datasets.nets.image_nets import ConvField, LinearField, ODENet
-from odegrad.datasets.problems.classification import Batch, ClassificationProblem, ImageData
+from odegrad.datasets.problems.classification import ClassificationProblem, ImageBatch, ImageData
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.augmentation import random_crop
 from odegrad.datasets.sources.seeding import PARAMETERS, generator, seeded_module
@@ -53,7 +53,7 @@ def digits_split(device: torch.device, dtype: torch.dtype) -> ImageData:
     rest, test = split(list(range(len(labels))), TEST_IMAGES)
     train, validation = split(rest, VALIDATION_IMAGES)
 
-    def part(rows: list[int]) -> Batch:
+    def part(rows: list[int]) -> ImageBatch:
         return pixels[rows].to(device, dtype), classes[rows].to(device, torch.int64)
 
     return ImageData(part(train), part(validation), part(test))
@@ -92,7 +92,7 @@ class DigitsProblem(ClassificationProblem):
         super().__init__(model, data, settings.batch_size, settings.training, seed)
         self.shift = settings.shift
 
-    def batch(self, iteration: int) -> Batch:
+    def batch(self, iteration: int) -> ImageBatch:
         """Return images ``[batch, 1, 8, 8]`` and classes ``[batch]`` of ``iteration``."""
         images, labels = super().batch(iteration)
         if self.shift == 0:

@@ -15,7 +15,7 @@ from odegrad.reports.canvas.panels import labels_of, variant_number
 from odegrad.reports.summary import rows_of
 
 ROW_INCHES = 0.3
-SPREAD = 0.62
+_SPREAD = 0.62
 """Share of a task's row over which its methods lie, so that equal values stay apart."""
 
 
@@ -73,7 +73,7 @@ def _panel(
     low, high = low / 2.0, high * 2.0
     floor, edge = low / 4.0, high * 3.0
     has_zero, has_infinity = bool((values == 0).any()), bool(np.isinf(values).any())
-    offsets = dict(zip(labels, SPREAD * (np.arange(len(labels)) + 0.5) / len(labels) - SPREAD / 2, strict=True))
+    offsets = dict(zip(labels, _SPREAD * (np.arange(len(labels)) + 0.5) / len(labels) - _SPREAD / 2, strict=True))
     for place in range(1, len(tasks), 2):
         axis.axhspan(place - 0.5, place + 0.5, color="#F4F4F4", linewidth=0.0, zorder=0)
     for key, rows in table.groupby(["method", "variant"], sort=False):

@@ -14,7 +14,7 @@ from odegrad.reports.summary import rows_of
 
 FEW_TASKS = 6
 """Up to so many tasks panels are large, and each task may have a row of its own."""
-MOST_TASKS = 24
+MAX_TASKS = 24
 """Tasks of one file; a figure of more goes on in further files."""
 _LARGE, _SMALL = (2, 2.7), (3, 1.9)
 """Panels in a row that spans two columns of a page, and their height in inches: for few tasks and for many."""

@@ -16,7 +16,7 @@ from odegrad.reports.summary import Source, rows_of, summary
 from odegrad.reports.tables.table import label
 
 TITLE = "Function evaluations and memory of one iteration"
-MANY = (
+_MANY = (
     dots.Quantity("nfe_forward", "f calls forward", units.count),
     dots.Quantity("nfe_backward", "f calls backward", units.count),
     dots.Quantity("peak_bytes", "peak memory", units.memory),
@@ -42,7 +42,7 @@ def draw(frame: Source, columns: int = 2) -> Figure:
             return style.nothing_to_draw(columns, "its costs")
         tasks = style.tasks(table)
         if len(tasks) > FEW_TASKS:
-            return dots.draw(table, MANY, columns)
+            return dots.draw(table, _MANY, columns)
         most = int(table.groupby("task").size().max())
         figure, grid = style.grid(len(tasks), 2, columns, height=0.8 + 0.24 * most)
         for task, (left, right) in zip(tasks, grid, strict=True):

@@ -16,7 +16,7 @@ from odegrad.reports.summary import Results, Source, rows_of
 TITLE = "Peak memory against depth"
 SETTING = ("solver", "solver_options", "rtol", "atol")
 """What makes a solve deeper; seeds share a median."""
-MEASURED, PREDICTED = "peak_bytes", "predicted_peak_bytes"
+_MEASURED, _PREDICTED = "peak_bytes", "predicted_peak_bytes"
 
 
 def points_of(frame: Source) -> pd.DataFrame:
@@ -25,9 +25,9 @@ def points_of(frame: Source) -> pd.DataFrame:
     Columns ``task, method, steps, peak_bytes, predicted_peak_bytes``. Methods with one depth are left out.
     """
     ok = Results.of(frame).ok
-    ok = ok[ok["accepted_steps"].notna() & ok[MEASURED].notna()]
+    ok = ok[ok["accepted_steps"].notna() & ok[_MEASURED].notna()]
     setting = [json.dumps(list(row), sort_keys=True, default=str) for row in ok[list(SETTING)].itertuples(index=False)]
-    numbers = {name: ok[name].astype("float64") for name in (MEASURED, PREDICTED)}
+    numbers = {name: ok[name].astype("float64") for name in (_MEASURED, _PREDICTED)}
     rows = ok[["task", "method"]].assign(setting=setting, steps=ok["accepted_steps"].astype("float64"), **numbers)
     medians = rows.groupby(["task", "method", "setting"], sort=False, as_index=False).median()
     depths = medians.groupby(["task", "method"], sort=False)["steps"].transform("nunique")
@@ -74,7 +74,7 @@ def describe(frame: Source) -> str:
     parts = []
     for (task, method), rows in points_of(frame).groupby(["task", "method"], sort=False):
         first, *_, last = list(rows_of(rows))
-        measured, predicted = (round(exponent(rows, column), 2) + 0.0 for column in (MEASURED, PREDICTED))  # no -0.0
+        measured, predicted = (round(exponent(rows, column), 2) + 0.0 for column in (_MEASURED, _PREDICTED))  # no -0.0
         as_predicted = "" if np.isnan(predicted) else f", as predicted to the {predicted:.2f}"
         parts.append(
             f"{task}, {method}: {units.memory(first.peak_bytes)} at {units.count(first.steps)} steps to "
@@ -87,9 +87,9 @@ def describe(frame: Source) -> str:
 def _panel(axis: Axes, points: pd.DataFrame) -> None:
     for method, rows in points.groupby("method", sort=False):
         look = style.line_style(str(method))
-        axis.plot(rows["steps"], rows[MEASURED], gid=MEASURED, **look)
-        if rows[PREDICTED].notna().any():
-            axis.plot(rows["steps"], rows[PREDICTED], color=look["color"], linestyle=":", marker="", gid=PREDICTED)
+        axis.plot(rows["steps"], rows[_MEASURED], gid=_MEASURED, **look)
+        if rows[_PREDICTED].notna().any():
+            axis.plot(rows["steps"], rows[_PREDICTED], color=look["color"], linestyle=":", marker="", gid=_PREDICTED)
     style.log_axis(axis.xaxis, points["steps"], "accepted steps", lambda value: f"{value:g}")
-    every = pd.concat([points[MEASURED], points[PREDICTED]]).dropna()
+    every = pd.concat([points[_MEASURED], points[_PREDICTED]]).dropna()
     style.log_axis(axis.yaxis, every[every > 0], "peak memory (dotted: predicted)", units.memory)

@@ -18,11 +18,11 @@ from odegrad.reports.summary import Results, Source
 TITLE = "Differences between the gradients of any two methods"
 SHADES = "cividis"
 """Readable to colour-blind readers, and darker is nearer in grey too."""
-LEAST = 1e-16
+MIN_DIFFERENCE = 1e-16
 """Relative differences below are drawn at this: they are rounding."""
-LEAST_CELL = 0.14
+MIN_CELL_INCHES = 0.14
 """Inches of a cell that a number fits into."""
-MOST_METHODS = 30
+MAX_METHODS = 30
 """Methods of one matrix; further ones, by their order, are left out and counted."""
 _COLUMNS = ["task", "method", "variant", "gradient_sketch", "gradient_norm", "gradient_digest"]
 
@@ -96,25 +96,26 @@ def draw(frame: Source, columns: int = 2) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Images hold ``log10`` of the differences, no less than that of ``LEAST``; ``=`` stands where the bits agree.
+        Images hold ``log10`` of the differences, no less than that of ``MIN_DIFFERENCE``; ``=`` stands where the bits
+        agree.
     """
-    matrices = {task: table.iloc[:MOST_METHODS, :MOST_METHODS] for task, table in matrices_of(frame).items()}
+    matrices = {task: table.iloc[:MAX_METHODS, :MAX_METHODS] for task, table in matrices_of(frame).items()}
     with style.applied():
         if not matrices:
             return style.nothing_to_draw(columns, "gradients of two methods in one block")
         largest = max(len(table) for table in matrices.values())
-        per_row = 2 if columns == 2 and len(matrices) > 1 and largest <= MOST_METHODS // 2 else 1
+        per_row = 2 if columns == 2 and len(matrices) > 1 and largest <= MAX_METHODS // 2 else 1
         # what names and scale leave of the width, in inches
         widest = 1.45 if columns == 1 else 1.9 if per_row == 2 else 5.0
         side = min(0.21 * largest, widest) + 1.2
         alone = len(matrices) == 1 and side < style.COLUMN_INCHES[1]  # one small matrix would float in a wide figure
         figure, grid = style.grid(-(-len(matrices) // per_row), per_row, 1 if alone else columns, height=side)
         axes = [axis for row in grid for axis in row]
-        logs = {task: np.log10(np.maximum(table.to_numpy(dtype=float), LEAST)) for task, table in matrices.items()}
+        logs = {task: np.log10(table.to_numpy(dtype=float).clip(MIN_DIFFERENCE)) for task, table in matrices.items()}
         apart = np.concatenate([values[matrices[task].to_numpy() > 0] for task, values in logs.items()])
         low, high = (float(apart.min()), float(apart.max())) if apart.size else (-16.0, 0.0)
         for axis, (task, table) in zip(axes, matrices.items(), strict=False):
-            written = widest / len(table) > LEAST_CELL
+            written = widest / len(table) > MIN_CELL_INCHES
             image = _matrix(
                 axis, table, logs[task], written, (math.floor(low), max(math.ceil(high), math.floor(low) + 1))
             )

@@ -14,8 +14,8 @@ import joblib
 from matplotlib.figure import Figure
 
 from odegrad.reports.canvas import style
-from odegrad.reports.canvas.panels import FEW_TASKS, MOST_TASKS
-from odegrad.reports.figures.kinds import KINDS, FigureKind
+from odegrad.reports.canvas.panels import FEW_TASKS, MAX_TASKS
+from odegrad.reports.figures.kinds import FIGURE_KINDS, FigureKind
 from odegrad.reports.summary import Results, Source
 
 FORMATS = ("svg", "pdf", "png")
@@ -73,12 +73,12 @@ def render(figure: Figure, format_name: str) -> bytes:
 
 def begin_drawing(
     source: Source,
-    kinds: Sequence[FigureKind] = KINDS,
+    kinds: Sequence[FigureKind] = FIGURE_KINDS,
     formats: Sequence[str] = FORMATS,
     columns: int = 2,
     processes: int | None = None,
 ) -> Iterator[Drawn]:
-    """Begin to draw every one of ``kinds``, each figure once for all formats, in parts of ``MOST_TASKS`` tasks.
+    """Begin to draw every one of ``kinds``, each figure once for all formats, in parts of ``MAX_TASKS`` tasks.
 
     Parameters
     ----------
@@ -118,17 +118,17 @@ def _until_the_last(drawn: Iterator[Drawn], folder: tempfile.TemporaryDirectory[
         yield from drawn
 
 
-def draw_all(source: Source, kinds: Sequence[FigureKind] = KINDS, **options: Any) -> list[Drawn]:
+def draw_all(source: Source, kinds: Sequence[FigureKind] = FIGURE_KINDS, **options: Any) -> list[Drawn]:
     """Draw every one of ``kinds`` and return them; ``options`` as ``begin_drawing`` takes them."""
     return list(begin_drawing(source, kinds, **options))
 
 
 def _parts(kind: FigureKind, tasks: Sequence[str]) -> list[_Part]:
     """Return the figures that a kind is drawn as."""
-    if len(tasks) <= MOST_TASKS or not kind.split:
+    if len(tasks) <= MAX_TASKS or not kind.split:
         return [_Part(kind, 0, tuple(tasks), every=True)]
-    starts = range(0, len(tasks), MOST_TASKS)
-    return [_Part(kind, i, tuple(tasks[start : start + MOST_TASKS]), every=False) for i, start in enumerate(starts)]
+    starts = range(0, len(tasks), MAX_TASKS)
+    return [_Part(kind, i, tuple(tasks[start : start + MAX_TASKS]), every=False) for i, start in enumerate(starts)]
 
 
 @lru_cache(maxsize=1)
@@ -178,7 +178,7 @@ def write_figures(drawn: Iterable[Drawn], folder: Path) -> tuple[list[Path], lis
         If the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = "|".join(re.escape(kind.name) for kind in KINDS)
+    names = "|".join(re.escape(kind.name) for kind in FIGURE_KINDS)
     for old in folder.iterdir():
         if re.fullmatch(rf"({names})(_\d+)?\.({'|'.join(FORMATS)})", old.name):
             old.unlink()

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from odegrad.reports import units
 from odegrad.reports.canvas import style
 from odegrad.reports.canvas.panels import a_panel_per_task, variant_number
-from odegrad.reports.figures.training import MOST_CURVES, calls_of, points, quantile, spread
+from odegrad.reports.figures.training import MAX_CURVES, calls_of, points, quantile, spread
 from odegrad.reports.names import joined
 from odegrad.reports.statistics import median
 from odegrad.reports.summary import Results, Source, rows_of
@@ -53,7 +53,7 @@ def _traced(frame: Results) -> pd.DataFrame:
 
 
 def _panel(axis: Axes, runs: pd.DataFrame, labels: list[tuple[str, str]]) -> None:
-    crowded = runs.groupby(["method", "variant"]).ngroups > MOST_CURVES
+    crowded = runs.groupby(["method", "variant"]).ngroups > MAX_CURVES
     for (method, variant), group in runs.groupby(["method", "variant"], sort=False):
         seeds = [points(at, calls) for at, calls in zip(group["trace_iteration"], group["calls"], strict=True)]
         keywords = style.line_style(str(method), variant_number(labels, str(method), str(variant)))

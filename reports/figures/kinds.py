@@ -38,10 +38,10 @@ class FigureKind:
     reads: str = ""
     """What lines, points and marks are, for the page."""
     split: bool = True
-    """Whether tasks beyond ``MOST_TASKS`` go to further files; a figure over all tasks is one."""
+    """Whether tasks beyond ``MAX_TASKS`` go to further files; a figure over all tasks is one."""
 
 
-KINDS = (
+FIGURE_KINDS = (
     *(
         FigureKind(
             name,
@@ -114,7 +114,7 @@ def figure(frame: Source, name: str, columns: int = 2) -> Figure:
     frame
         Records from ``odegrad.load``, or a part of them.
     name
-        One of ``KINDS``: ``training``, ``work_precision``, ``costs``, ...; the file's name in a report.
+        One of ``FIGURE_KINDS``: ``training``, ``work_precision``, ``costs``, ...; the file's name in a report.
     columns
         1 or 2: columns of a page that the figure spans (3.5 or 7.2 inches).
 
@@ -123,7 +123,7 @@ def figure(frame: Source, name: str, columns: int = 2) -> Figure:
     UnknownNameError
         If there is no such kind.
     """
-    for kind in KINDS:
+    for kind in FIGURE_KINDS:
         if kind.name == name:
             return kind.draw(frame, columns)
-    raise UnknownNameError("figure", name, [kind.name for kind in KINDS])
+    raise UnknownNameError("figure", name, [kind.name for kind in FIGURE_KINDS])

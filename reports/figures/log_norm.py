@@ -12,21 +12,21 @@ from odegrad.reports.names import joined, short, sort_key
 from odegrad.reports.summary import Results, Source
 
 TITLE = "Logarithmic norm during training"
-QUANTITIES = {"mu_2": (style.BLUE, "-", "mu_2(J)"), "mu_2_minus": (style.RED, (0, (4, 2)), "mu_2(-J)")}
+NORM_LINES = {"mu_2": (style.BLUE, "-", "mu_2(J)"), "mu_2_minus": (style.RED, (0, (4, 2)), "mu_2(-J)")}
 """Column -> colour, dashes and label; the first is growth forward in time, the second backward."""
 UNSAFE = style.RED
 TICKS = 5
 """Most labels on an axis of errors."""
-LEAST_ERROR, MOST_ERROR = 1e-16, 1e12
+MIN_ERROR, MAX_ERROR = 1e-16, 1e12
 """Errors below the first are rounding, above the second no gradient is left: they are drawn there."""
 
 
 def over_time(axis: Axes, frame: pd.DataFrame) -> None:
     """Draw the mean over samples and the band from least to largest, against time.
 
-    ``frame`` has a row a time: ``time``, and of each of ``QUANTITIES`` ``NAME_mean``, ``NAME_low``, ``NAME_high``.
+    ``frame`` has a row a time: ``time``, and of each of ``NORM_LINES`` ``NAME_mean``, ``NAME_low``, ``NAME_high``.
     """
-    for name, (colour, dashes, label) in QUANTITIES.items():
+    for name, (colour, dashes, label) in NORM_LINES.items():
         axis.fill_between(frame["time"], frame[f"{name}_low"], frame[f"{name}_high"], color=colour, alpha=0.2, lw=0)
         axis.plot(frame["time"], frame[f"{name}_mean"], color=colour, linestyle=dashes, label=label, gid=name)
     axis.axhline(0.0, color=style.GREY, linewidth=0.8)
@@ -54,17 +54,17 @@ def predicted_and_observed(axis: Axes, frame: pd.DataFrame) -> None:
     """
     rows = frame.iloc[::-1].reset_index(drop=True)
     values = pd.concat([rows["predicted"], rows["observed"]]).dropna()
-    values = values.clip(LEAST_ERROR, MOST_ERROR)
+    values = values.clip(MIN_ERROR, MAX_ERROR)
     if values.empty:
         axis.text(0.5, 0.5, "no method has an error to show", ha="center", va="center", transform=axis.transAxes)
         return
     for place, row in enumerate(rows.itertuples()):
         drawn = style.look(str(row.gradient))
         if pd.notna(row.predicted):
-            at = min(max(float(row.predicted), LEAST_ERROR), MOST_ERROR)
+            at = min(max(float(row.predicted), MIN_ERROR), MAX_ERROR)
             axis.plot([at], [place], marker="|", markersize=11, markeredgewidth=2.0, color=style.GREY, gid="predicted")
         if pd.notna(row.observed):
-            at = min(max(float(row.observed), LEAST_ERROR), MOST_ERROR)
+            at = min(max(float(row.observed), MIN_ERROR), MAX_ERROR)
             axis.plot([at], [place], marker=drawn.marker, color=drawn.colour, linestyle="none", gid="observed")
     axis.set_yticks(range(len(rows)), [short(str(name)) for name in rows["gradient"]])
     for label, verdict in zip(axis.get_yticklabels(), rows["verdict"], strict=True):
@@ -76,7 +76,7 @@ def predicted_and_observed(axis: Axes, frame: pd.DataFrame) -> None:
 
 def training(axis: Axes, frame: pd.DataFrame) -> None:
     """Draw the largest logarithmic norms over iterations: ``iteration``, ``mu_2``, ``mu_2_minus``."""
-    for name, (colour, dashes, label) in QUANTITIES.items():
+    for name, (colour, dashes, label) in NORM_LINES.items():
         axis.plot(frame["iteration"], frame[name], color=colour, linestyle=dashes, marker="o", label=label, gid=name)
     axis.axhline(0.0, color=style.GREY, linewidth=0.8)
     axis.set(title="Largest norms during training", xlabel="iteration", ylabel="logarithmic norm (1/time)")
@@ -123,10 +123,10 @@ def draw_law(frame: pd.DataFrame, columns: int = 1) -> Figure:
         names = sorted(frame["gradient"].unique(), key=sort_key)
         for name in names:
             rows = frame[frame["gradient"] == name].sort_values("exponent")
-            axis.plot(rows["exponent"], rows["observed"].clip(lower=LEAST_ERROR), gid=name, **style.line_style(name))
+            axis.plot(rows["exponent"], rows["observed"].clip(lower=MIN_ERROR), gid=name, **style.line_style(name))
         law = frame.dropna(subset="predicted").drop_duplicates("exponent").sort_values("exponent")
         axis.plot(law["exponent"], law["predicted"], color=style.GREY, linestyle=":", gid="law", label="predicted")
-        values = pd.concat([frame["observed"], law["predicted"]]).clip(lower=LEAST_ERROR)
+        values = pd.concat([frame["observed"], law["predicted"]]).clip(lower=MIN_ERROR)
         style.log_axis(axis.yaxis, values, "relative error of the gradient", units.error)
         axis.set(title="The logarithmic-norm law", xlabel="mu_2(-A) T")
         axis.legend()

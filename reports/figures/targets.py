@@ -19,7 +19,7 @@ from odegrad.reports.tables.table import label
 
 TITLE = "Time to the target"
 PROFILES_TITLE = "Performance profiles"
-QUANTITIES = (
+_QUANTITIES = (
     dots.Quantity("target_seconds", "training time to the target", units.seconds, "not reached"),
     dots.Quantity("target_iterations", "iterations to the target", units.count, "not reached"),
 )
@@ -29,7 +29,7 @@ PROFILES = {
     "peak_bytes": "peak memory",
 }
 """Costs of which profiles are drawn, and what the panel is called."""
-MOST_STEPS = 500
+MAX_STEPS = 500
 """Steps of a profile that are drawn."""
 
 
@@ -43,15 +43,15 @@ def table_of(frame: Source) -> pd.DataFrame:
 
 def _table(frame: Results) -> pd.DataFrame:
     runs = time_to_target(frame)
-    runs = runs[[*KEY, "target", *(q.column for q in QUANTITIES)]]
+    runs = runs[[*KEY, "target", *(q.column for q in _QUANTITIES)]]
     rows = [
         dict(zip(KEY, key, strict=True))
-        | {q.column: median(group[q.column]) for q in QUANTITIES}
+        | {q.column: median(group[q.column]) for q in _QUANTITIES}
         | {"n_reached": int((group["target_seconds"] < math.inf).sum()), "n": len(group)}
         for key, group in runs[runs["target"].notna()].groupby(KEY)
     ]
     rows.sort(key=lambda row: (row["task"], sort_key(row["method"], row["variant"])))
-    return pd.DataFrame(rows, columns=[*KEY, *(q.column for q in QUANTITIES), "n_reached", "n"])
+    return pd.DataFrame(rows, columns=[*KEY, *(q.column for q in _QUANTITIES), "n_reached", "n"])
 
 
 def draw(frame: Source, columns: int = 2) -> Figure:
@@ -60,7 +60,7 @@ def draw(frame: Source, columns: int = 2) -> Figure:
     with style.applied():
         if table.empty or not (table["target_seconds"] < math.inf).any():
             return style.nothing_to_draw(columns, "a target that it reached")
-        return dots.draw(table, QUANTITIES, columns)
+        return dots.draw(table, _QUANTITIES, columns)
 
 
 def describe(frame: Source) -> str:
@@ -139,8 +139,8 @@ def _profile(axis: Axes, shares: pd.DataFrame, labels: list[tuple[str, str]]) ->
         axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
         return
     edge = max(2.0, 1.2 * float(shares.index[-1]))
-    if len(shares) > MOST_STEPS:  # equally far apart in the list of all ratios; the eye sees no more
-        shares = shares.iloc[np.unique(np.linspace(0, len(shares) - 1, MOST_STEPS).astype(int))]
+    if len(shares) > MAX_STEPS:  # equally far apart in the list of all ratios; the eye sees no more
+        shares = shares.iloc[np.unique(np.linspace(0, len(shares) - 1, MAX_STEPS).astype(int))]
     for method, variant in labels:
         name = label(pd.Series({"method": method, "variant": variant}))
         if name in shares:

@@ -24,10 +24,10 @@ TITLES = {
     "nfe": "Metric against function evaluations",
 }
 OPTIMIZERS_TITLE = "Optimizers: metric against training time"
-MOST_LINES = 12
+MAX_LINES = 12
 """Seeds of one method that are drawn as lines of their own."""
 
-MOST_CURVES = 16
+MAX_CURVES = 16
 """Medians in one panel beyond which seeds are not drawn and only the last point has its marker: one sees no more."""
 
 Points = NDArray[np.float64]
@@ -159,7 +159,7 @@ AXES = {
 
 def _panel(axis: Axes, runs: pd.DataFrame, labels: Sequence[tuple[str, str]], across: Across) -> None:
     left_out = 0
-    crowded = runs.groupby(["method", "variant"]).ngroups > MOST_CURVES
+    crowded = runs.groupby(["method", "variant"]).ngroups > MAX_CURVES
     every = []
     for (method, variant), group in runs.groupby(["method", "variant"], sort=False):
         seeds = [points(places, metric) for places, metric in zip(group["x"], group["trace_metric"], strict=True)]
@@ -212,7 +212,7 @@ def points(places: Sequence[float], metric: Sequence[float]) -> Points:
 
 def spread(axis: Axes, seeds: list[Points], colour: str) -> None:
     """Draw what lies around the median: a thin line a seed, or the band between the quartiles if seeds are many."""
-    if len(seeds) > MOST_LINES:
+    if len(seeds) > MAX_LINES:
         low, high = quantile(seeds, 0.25), quantile(seeds, 0.75)
         places = quantile(seeds, 0.5)[0]
         axis.fill_between(places, low[1], high[1], color=colour, alpha=0.2, linewidth=0.0, gid="band")

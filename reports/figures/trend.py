@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from odegrad.reports import units
 from odegrad.reports.canvas import style
-from odegrad.reports.trends import Mark, Series, Step, Trends, unit_of
+from odegrad.reports.trends import Mark, Trends, TrendSeries, TrendStep, unit_of
 
 OVERVIEW_TITLE = "Figures that moved, by commit"
-COLOURS = {"regressed": style.RED, "improved": style.GREEN, "changed": style.GREY}
-MOST_PANELS = 6
+_COLOURS = {"regressed": style.RED, "improved": style.GREEN, "changed": style.GREY}
+MAX_PANELS = 6
 """Metrics of one run that are drawn."""
 
 _MACHINES = [style.BLUE, style.ORANGE, style.PINK, style.SKY]
@@ -35,7 +35,7 @@ def draw_overview(trends: Trends) -> Figure:
         figure = Figure(figsize=(style.COLUMN_INCHES[2], 2.0), layout="constrained")
         axes = figure.subplots()
         bottom = np.zeros(len(trends.marks))
-        for verdict, colour in COLOURS.items():
+        for verdict, colour in _COLOURS.items():
             counts = np.zeros(len(trends.marks))
             for step in trends.steps:
                 counts[step.bad] += step.verdict == verdict
@@ -47,7 +47,7 @@ def draw_overview(trends: Trends) -> Figure:
         axes.grid(visible=False, axis="x")
         _commits(axes, trends.marks)
         if bottom.any():
-            figure.legend(loc="outside upper right", ncols=len(COLOURS))
+            figure.legend(loc="outside upper right", ncols=len(_COLOURS))
     return figure
 
 
@@ -58,7 +58,7 @@ def describe_overview(trends: Trends) -> str:
 
 def draw_run(trends: Trends, suite: str, run: str) -> Figure | None:
     """Return the metrics of a run that moved, with their steps, times first; None if it has none that are numbers."""
-    panels = list(moved_metrics(trends, suite, run).items())[:MOST_PANELS]
+    panels = list(moved_metrics(trends, suite, run).items())[:MAX_PANELS]
     if not panels:
         return None
     columns = 2 if len(panels) > 1 else 1
@@ -77,18 +77,18 @@ def draw_run(trends: Trends, suite: str, run: str) -> Figure | None:
     return figure
 
 
-def moved_metrics(trends: Trends, suite: str, run: str) -> dict[str, list[Series]]:
+def moved_metrics(trends: Trends, suite: str, run: str) -> dict[str, list[TrendSeries]]:
     """Return the metrics of a run with a step or a drift whose values are numbers, with their series, times first."""
     moved = {step.metric for step in (*trends.steps, *trends.drifts) if (step.suite, step.run) == (suite, run)}
     mine = [each for each in trends.series if (each.suite, each.run) == (suite, run) and each.metric in moved]
-    found: dict[str, list[Series]] = {}
+    found: dict[str, list[TrendSeries]] = {}
     for each in sorted(mine, key=lambda series: unit_of(series.metric) != "s"):
         if not isinstance(each.measured[0], str):
             found.setdefault(each.metric, []).append(each)
     return found
 
 
-def _panel(axes: Axes, metric: str, series: Sequence[Series], trends: Trends) -> None:
+def _panel(axes: Axes, metric: str, series: Sequence[TrendSeries], trends: Trends) -> None:
     """Draw one metric, a colour a machine: a point a commit, levels between steps, each step's commit range shaded."""
     scale, unit = _unit(metric, series)
     axes.set_title(f"{metric} [{unit}]" if unit else metric)
@@ -113,11 +113,11 @@ def _panel(axes: Axes, metric: str, series: Sequence[Series], trends: Trends) ->
     _commits(axes, trends.marks)
 
 
-def _identity(each: Series | Step) -> tuple[str, str, str, str]:
+def _identity(each: TrendSeries | TrendStep) -> tuple[str, str, str, str]:
     return (each.suite, each.run, each.metric, each.machine)
 
 
-def _unit(metric: str, series: Sequence[Series]) -> tuple[float, str]:
+def _unit(metric: str, series: Sequence[TrendSeries]) -> tuple[float, str]:
     """Return what the values are divided by on the axis, and the name of that."""
     largest = max((float(v) for each in series for v in each.measured if math.isfinite(v)), default=1.0)
     unit = unit_of(metric)
@@ -138,8 +138,8 @@ def _values_axis(axes: Axes, finite: NDArray[np.float64], whole: bool) -> None:
     axes.ticklabel_format(axis="y", useOffset=False)
 
 
-def _colour(step: Step) -> str:
-    return COLOURS.get(step.verdict, style.GREY)
+def _colour(step: TrendStep) -> str:
+    return _COLOURS.get(step.verdict, style.GREY)
 
 
 def _commits(axes: Axes, marks: Sequence[Mark]) -> None:

@@ -16,7 +16,7 @@ from odegrad.reports.names import joined, short, sort_key
 from odegrad.reports.summary import Source, summary
 from odegrad.reports.tables.table import label
 
-ERRORS = {
+GRADIENT_ERRORS = {
     "gradient_relative_error": "gradient error\n(relative, float64 reference)",
     "trained_gradient_relative_error": "gradient error after training\n(relative, float64 reference)",
     "gradient_method_error": "method error\n(relative, naive on the same grid)",
@@ -31,12 +31,12 @@ TITLES = {
 TRAINED = frozenset({"trained_gradient_relative_error"})
 """Errors at the trained parameters; f calls are those there too, times and memory are known at the initial ones."""
 
-COSTS = {"seconds": "forward + backward time", "nfe": "f calls", "peak_bytes": "peak memory"}
-MANY = (
+_COSTS = {"seconds": "forward + backward time", "nfe": "f calls", "peak_bytes": "peak memory"}
+_MANY = (
     dots.Quantity("error", "gradient error", lambda value: f"{value:.0e}"),
     dots.Quantity("seconds", "time of both passes", units.seconds),
-    dots.Quantity("nfe", COSTS["nfe"], units.count),
-    dots.Quantity("peak_bytes", COSTS["peak_bytes"], units.memory),
+    dots.Quantity("nfe", _COSTS["nfe"], units.count),
+    dots.Quantity("peak_bytes", _COSTS["peak_bytes"], units.memory),
 )
 """What the figure of more than ``FEW_TASKS`` tasks shows, as dots."""
 NOTE_WIDTH = 40
@@ -50,7 +50,7 @@ def draw(frame: Source, columns: int = 2, error: str = "gradient_relative_error"
 
     A logarithmic axis has no zero: an error of exactly 0 is drawn at a floor, a decade below the least other error,
     and the floor is labelled ``exactly 0``. What is not finite, or was not measured, is named beneath the first panel.
-    ``error`` is one of ``ERRORS``.
+    ``error`` is one of ``GRADIENT_ERRORS``.
 
     Returns
     -------
@@ -63,11 +63,11 @@ def draw(frame: Source, columns: int = 2, error: str = "gradient_relative_error"
             return style.nothing_to_draw(columns, "its gradient error")
         tasks = style.tasks(table[table["drawn"]])
         if len(tasks) > FEW_TASKS:
-            return dots.draw(table[table["task"].isin(tasks)], MANY, columns)
-        figure, grid = style.grid(len(tasks), len(COSTS), columns, height=2.5)
+            return dots.draw(table[table["task"].isin(tasks)], _MANY, columns)
+        figure, grid = style.grid(len(tasks), len(_COSTS), columns, height=2.5)
         for task, axes in zip(tasks, grid, strict=True):
             rows = table[table["task"] == task]
-            for axis, cost in zip(axes, COSTS, strict=True):
+            for axis, cost in zip(axes, _COSTS, strict=True):
                 panel(axis, rows, cost, error)
                 axis.set_title(style.drawable(task))
             name_missing(axes[0], rows)
@@ -107,7 +107,7 @@ def panel(axis: Axes, rows: pd.DataFrame, cost: str, error: str) -> None:
     drawn = rows[rows["drawn"] & (rows[cost] > 0)]
     when = "" if error not in TRAINED else "\nafter training" if cost == "nfe" else "\nbefore training"
     if drawn.empty:
-        axis.set(xlabel=COSTS[cost] + when, ylabel=ERRORS[error])
+        axis.set(xlabel=_COSTS[cost] + when, ylabel=GRADIENT_ERRORS[error])
         axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
         return
     bottom = floor(drawn["error"])
@@ -118,11 +118,11 @@ def panel(axis: Axes, rows: pd.DataFrame, cost: str, error: str) -> None:
     _mark_front(axis, drawn[cost], heights)
     scale, unit = SUITED[cost](float(drawn[cost].max()))
     style.log_axis(
-        axis.xaxis, drawn[cost], f"{COSTS[cost]}{unit and f' ({unit})'}{when}", lambda value: f"{value / scale:g}"
+        axis.xaxis, drawn[cost], f"{_COSTS[cost]}{unit and f' ({unit})'}{when}", lambda value: f"{value / scale:g}"
     )
     exact = bool((drawn["error"] == 0).any())
     style.log_axis(
-        axis.yaxis, heights, ERRORS[error],
+        axis.yaxis, heights, GRADIENT_ERRORS[error],
         lambda value: "exactly 0" if exact and math.isclose(value, bottom) else f"{value:.0e}",
     )  # fmt: skip
     if exact:
@@ -153,7 +153,7 @@ def _mark_front(axis: Axes, costs: pd.Series, heights: pd.Series) -> None:
 
 def name_missing(axis: Axes, rows: pd.DataFrame) -> None:
     """Name beneath ``axis`` the methods of its task that lack an error or a cost."""
-    costs = [cost for cost in COSTS if cost in rows]
+    costs = [cost for cost in _COSTS if cost in rows]
     lacking = rows[~(rows["drawn"] & (rows[costs] > 0).all(axis=1))]
     names = list(dict.fromkeys(style.drawable(short(method)).strip() for method in lacking["method"]))
     if names:

@@ -13,9 +13,9 @@ from odegrad.reports.tables.changes import Changes
 from odegrad.reports.tables.columns import PageColumn
 from odegrad.reports.tables.table import markdown_text
 
-NAMED = tuple(PageColumn(name, name, right=False) for name in ("task", "method", "variant"))
+_NAMED = tuple(PageColumn(name, name, right=False) for name in ("task", "method", "variant"))
 CHANGES = (
-    *NAMED,
+    *_NAMED,
     PageColumn("column", "column", right=False),
     PageColumn("runs", "n", units.count),
     *(PageColumn(name, name, units.significant) for name in ("before", "after")),
@@ -23,7 +23,7 @@ CHANGES = (
     PageColumn("verdict", "verdict", right=False),
 )
 STATUSES = (
-    *NAMED,
+    *_NAMED,
     PageColumn("seed", "seed", units.count),
     PageColumn("before", "before", right=False),
     PageColumn("after", "after", right=False),

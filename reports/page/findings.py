@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from odegrad.records.columns import PARTS
 from odegrad.records.record import Status
 from odegrad.reports import units
 from odegrad.reports.names import joined
-from odegrad.reports.spread import PARTS
 from odegrad.reports.statistics import ERROR_RATE, LEAST, Floats, least_seeds, sign_test
 from odegrad.reports.summary import KEY, Results, Source, rows_of, summary
 from odegrad.reports.tables.table import label

@@ -12,17 +12,17 @@ from odegrad.reports.figures.drawing import render
 from odegrad.reports.page.files import write_texts
 from odegrad.reports.page.render import PageTable, data_uri, environment, page_table
 from odegrad.reports.tables.columns import PageColumn
-from odegrad.reports.trends import Step, Trends, shown
+from odegrad.reports.trends import Trends, TrendStep, shown
 from odegrad.reports.units import count
 
-MOST_FIGURES = 6
+MAX_FIGURES = 6
 """Runs whose trends are drawn, those with the latest steps first; the table holds every series."""
 
-MOST_ROWS = 2000
+MAX_ROWS = 2000
 """Rows of one table of the page; a browser sorts more only slowly."""
 
 _TEXT = ("run", "metric", "before", "after", "change", "verdict", "machine", "why", "suite")
-STEPS = tuple(PageColumn(name, name, right=name in {"before", "after", "change"}) for name in _TEXT)
+STEPS_SHOWN = tuple(PageColumn(name, name, right=name in {"before", "after", "change"}) for name in _TEXT)
 SINCE = PageColumn("since", "since", right=False)
 SERIES = (
     *(PageColumn(name, name, right=False) for name in ("run", "metric", "machine", "suite")),
@@ -33,7 +33,7 @@ SERIES = (
 )
 
 
-def rows(trends: Trends, steps: Sequence[Step]) -> list[dict[str, Any]]:
+def rows(trends: Trends, steps: Sequence[TrendStep]) -> list[dict[str, Any]]:
     """Return steps as rows of text for a terminal or a file, the latest first."""
     ordered = sorted(steps, key=lambda step: (-step.bad, step.verdict != "regressed", step.run, step.metric))
     names = ("commits", *_names(trends))
@@ -52,18 +52,18 @@ def repeats(trends: Trends) -> list[str]:
 
 def page(trends: Trends, option: Sequence[str]) -> str:
     """Return the page of a history, as HTML; ``option`` names the history on a command line."""
-    columns = [column for column in STEPS if column.value in _names(trends)]
+    columns = [column for column in STEPS_SHOWN if column.value in _names(trends)]
     ranges = [
         {
             "title": trends.between(good, bad),
             "date": trends.marks[bad].date,
-            "steps": page_table(columns, _frame([_row(step) for step in steps[:MOST_ROWS]], _TEXT)),
+            "steps": page_table(columns, _frame([_row(step) for step in steps[:MAX_ROWS]], _TEXT)),
             "commands": list(dict.fromkeys(step.command for step in steps)),
             "log": f"git log {trends.marks[good].sha}..{trends.marks[bad].sha}",
         }
         for good, bad, steps in trends.ranges()
     ]
-    drifts = [{"since": trends.marks[step.good].short, **_row(step)} for step in trends.drifts[:MOST_ROWS]]
+    drifts = [{"since": trends.marks[step.good].short, **_row(step)} for step in trends.drifts[:MAX_ROWS]]
     drawn, left_out = _figures(trends)
     return (
         environment()
@@ -78,7 +78,7 @@ def page(trends: Trends, option: Sequence[str]) -> str:
             figures=drawn,
             left_out=left_out,
             series=_series(trends),
-            series_left_out=max(0, len(trends.series) - MOST_ROWS),
+            series_left_out=max(0, len(trends.series) - MAX_ROWS),
             machines=trends.machines,
             command=shlex.join(["odegrad", "history", "report", *option]),
         )
@@ -103,7 +103,7 @@ def _names(trends: Trends) -> tuple[str, ...]:
     return tuple(name for name in _TEXT if not (one and name == "suite"))
 
 
-def _row(step: Step) -> dict[str, Any]:
+def _row(step: TrendStep) -> dict[str, Any]:
     return {
         "run": step.run, "metric": step.metric, "before": shown(step.metric, step.before),
         "after": shown(step.metric, step.after), "change": step.change, "verdict": step.verdict,
@@ -122,13 +122,13 @@ def _figures(trends: Trends) -> tuple[list[dict[str, str]], int]:
         latest[step.suite, step.run] = max(step.bad, latest.get((step.suite, step.run), 0))
     chosen = sorted(latest, key=lambda key: (-latest[key], key))
     found = []
-    for suite, run in chosen[:MOST_FIGURES]:
+    for suite, run in chosen[:MAX_FIGURES]:
         figure = trend.draw_run(trends, suite, run)
         if figure is not None:
-            metrics = ", ".join(list(trend.moved_metrics(trends, suite, run))[: trend.MOST_PANELS])
+            metrics = ", ".join(list(trend.moved_metrics(trends, suite, run))[: trend.MAX_PANELS])
             svg = data_uri(render(figure, "svg"))
             found.append({"title": run, "alt": f"{metrics} of {run} over commits", "image": svg})
-    return found, max(0, len(chosen) - MOST_FIGURES)
+    return found, max(0, len(chosen) - MAX_FIGURES)
 
 
 def _series(trends: Trends) -> PageTable:
@@ -146,4 +146,4 @@ def _series(trends: Trends) -> PageTable:
         for each in trends.series
     ]  # fmt: skip
     found.sort(key=lambda row: int(str(row["steps"])), reverse=True)
-    return page_table(SERIES, _frame(found[:MOST_ROWS], [column.value for column in SERIES]))
+    return page_table(SERIES, _frame(found[:MAX_ROWS], [column.value for column in SERIES]))

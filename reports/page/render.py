@@ -23,14 +23,22 @@ from odegrad.reports.papers.table import claims_table, interval, target
 from odegrad.reports.papers.verdict import ClaimVerdict
 from odegrad.reports.spread import with_spread
 from odegrad.reports.summary import Results, Source, failures, gap, rows_of
-from odegrad.reports.tables.across import RATIOS, across
-from odegrad.reports.tables.columns import ACROSS, CLAIMS, OPTIMIZERS, RESULTS, RUNS, TUNING, PageColumn
+from odegrad.reports.tables.across import ACROSS_RATIOS, across
+from odegrad.reports.tables.columns import (
+    ACROSS_SHOWN,
+    CLAIMS_SHOWN,
+    OPTIMIZERS_SHOWN,
+    RESULTS_SHOWN,
+    RUNS_SHOWN,
+    TRIALS_SHOWN,
+    PageColumn,
+)
 from odegrad.reports.tables.optimizers import optimizers
 from odegrad.reports.tables.row_texts import interval_text, metric_ends
 from odegrad.reports.tables.table import NOTE, label
 from odegrad.reports.tables.tuning import trials
 
-MOST_RUNS = 2000
+MAX_RUNS = 2000
 """Runs that the page lists; a browser sorts more than that only slowly."""
 
 
@@ -114,9 +122,9 @@ def page(
             results=_results(results),
             across=_across(results),
             optimizers=_optimizers(results),
-            tuning=page_table(TUNING, trials(every)),
-            runs=_runs(results.cells.head(MOST_RUNS)),
-            left_out=max(0, len(results.cells) - MOST_RUNS),
+            tuning=page_table(TRIALS_SHOWN, trials(every)),
+            runs=_runs(results.cells.head(MAX_RUNS)),
+            left_out=max(0, len(results.cells) - MAX_RUNS),
             figures=[_figure(each) for each in figures if each.files],
             not_drawn=[
                 f"{each.title}: {each.why_not}"
@@ -124,7 +132,7 @@ def page(
                 if each.why_not
             ],
             failed=_failed(results),
-            failed_left_out=max(0, len(results.failures) - MOST_RUNS),
+            failed_left_out=max(0, len(results.failures) - MAX_RUNS),
             machines=_machines(every),
             glossary=COLUMNS,
         )
@@ -145,7 +153,7 @@ def _commands(frame: pd.DataFrame, verdicts: Sequence[ClaimVerdict]) -> list[str
 
 def _results(frame: Source) -> PageTable:
     table = with_spread(frame)
-    return page_table(RESULTS, table.assign(
+    return page_table(RESULTS_SHOWN, table.assign(
         label=[label(row) for row in rows_of(table)],
         ok=[f"{r.n_ok}/{r.n}" for r in rows_of(table)],
         gap=[gap(r) for r in rows_of(table)],
@@ -155,7 +163,7 @@ def _results(frame: Source) -> PageTable:
 
 def _claims(verdicts: Sequence[ClaimVerdict]) -> PageTable:
     table = claims_table(verdicts)
-    return page_table(CLAIMS, table.assign(
+    return page_table(CLAIMS_SHOWN, table.assign(
         interval=[interval(row) for row in rows_of(table)], target=[target(row) for row in rows_of(table)]
     ))  # fmt: skip
 
@@ -163,13 +171,13 @@ def _claims(verdicts: Sequence[ClaimVerdict]) -> PageTable:
 def _across(frame: Source) -> PageTable:
     table = across(frame)
     texts = {"ok": [f"{r.n_ok}/{r.n}" for r in rows_of(table)]}
-    for name in (*RATIOS, "score"):
+    for name in (*ACROSS_RATIOS, "score"):
         ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
         texts[f"{name}_interval"] = [interval_text(*each, units.significant) for each in ends]
-    for name in RATIOS:
+    for name in ACROSS_RATIOS:
         counts = zip(table[f"{name}_n_ok"], table[f"{name}_n"], strict=True)
         texts[f"{name}_pairs"] = [f"{ok}/{number}" for ok, number in counts]
-    return page_table(ACROSS, table.assign(**texts))
+    return page_table(ACROSS_SHOWN, table.assign(**texts))
 
 
 def _optimizers(frame: Source) -> PageTable:
@@ -182,11 +190,11 @@ def _optimizers(frame: Source) -> PageTable:
     }
     texts["label"] = [label(row) for row in rows_of(table)]
     texts["reached"] = [f"{row.n_reached}/{row.n}" for row in rows_of(table)]
-    return page_table(OPTIMIZERS, table.assign(**texts))
+    return page_table(OPTIMIZERS_SHOWN, table.assign(**texts))
 
 
 def _runs(table: pd.DataFrame) -> PageTable:
-    return page_table(RUNS, table.assign(label=[label(row) for row in rows_of(table)]))
+    return page_table(RUNS_SHOWN, table.assign(label=[label(row) for row in rows_of(table)]))
 
 
 def page_table(columns: Sequence[PageColumn], table: pd.DataFrame) -> PageTable:
@@ -236,7 +244,7 @@ def _failed(frame: Source) -> list[dict[str, str]]:
             "status": str(row.status),
             "message": str(row.message) or "no message",
         }
-        for row in rows_of(failures(frame).head(MOST_RUNS))
+        for row in rows_of(failures(frame).head(MAX_RUNS))
     ]
 
 

@@ -21,12 +21,13 @@ from odegrad.reports.comparing import (
 from odegrad.reports.names import sort_key
 from odegrad.reports.summary import Results, Source
 
-RATIOS = {"target_seconds": "time to target"} | {
+ACROSS_RATIOS = {"target_seconds": "time to target"} | {
     name: COLUMN_OF[name].heading for name in ("train_seconds", "peak_bytes")
 }
 """Costs of which a row holds the ratio to the baseline, and what a table calls them."""
-COLUMNS = (
-    "method", "baseline", *(f"{name}_{part}" for name in RATIOS for part in ("ratio", "low", "high", "n_ok", "n")),
+ACROSS_COLUMNS = (
+    "method", "baseline",
+    *(f"{name}_{part}" for name in ACROSS_RATIOS for part in ("ratio", "low", "high", "n_ok", "n")),
     "score", "score_low", "score_high", "time_rank", "n_ok", "n",
 )  # fmt: skip
 
@@ -44,7 +45,7 @@ def across(frame: Source, baseline: str | None = None) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        For each of ``RATIOS`` the paired median ratio, its exact interval over blocks, the blocks in which
+        For each of ``ACROSS_RATIOS`` the paired median ratio, its exact interval over blocks, the blocks in which
         both have a finite cost and all blocks that hold both. ``score``: the interquartile mean over tasks and seeds of
         the training's success, the share of the way from the task's untrained start to its target that a run came (at
         most 1; a failed run has 0), with its stratified bootstrap interval where every task has enough seeds.
@@ -62,7 +63,7 @@ def _across(every: Results, baseline: str | None) -> pd.DataFrame:
     runs = time_to_target(every)
     names = sorted(set(runs["method"].astype(str)), key=sort_key)
     base = baseline or (names[0] if names else "")
-    tables = {column: cost_table(runs, column) for column in RATIOS} if names else {}
+    tables = {column: cost_table(runs, column) for column in ACROSS_RATIOS} if names else {}
     timed = tables["target_seconds"].dropna() if names else pd.DataFrame()
     rank = ranks(timed) if np.isfinite(timed.to_numpy(dtype=float)).any() else pd.Series(dtype="float64")
     scored = runs.assign(score=_scores(runs))
@@ -70,7 +71,7 @@ def _across(every: Results, baseline: str | None) -> pd.DataFrame:
     for name in names:
         mine = scored[scored["method"] == name]
         row: dict[str, Any] = {"method": name, "baseline": base, "time_rank": float(rank.get(name, math.nan))}
-        for column in RATIOS:
+        for column in ACROSS_RATIOS:
             ratio = ratio_of(pairs_of(tables[column], name, base))
             ends = {"ratio": ratio.median, "low": ratio.interval.low, "high": ratio.interval.high}
             row |= {f"{column}_{part}": v for part, v in (ends | {"n_ok": ratio.n_ok, "n": ratio.n}).items()}
@@ -80,7 +81,7 @@ def _across(every: Results, baseline: str | None) -> pd.DataFrame:
             interval = interquartile_interval(scores)
             row |= {"score": interquartile_mean(scores), "score_low": interval.low, "score_high": interval.high}
         rows.append(row | {"n_ok": int((mine["status"] == Status.OK).sum()), "n": len(mine)})
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(ACROSS_COLUMNS))
 
 
 def _scores(runs: pd.DataFrame) -> pd.Series:

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from odegrad.records.columns import COLUMN_OF, ShownAs
+from odegrad.records.columns import COLUMN_OF, PARTS, ShownAs
 from odegrad.reports import units
-from odegrad.reports.spread import PARTS
-from odegrad.reports.tables.across import RATIOS
+from odegrad.reports.tables.across import ACROSS_RATIOS
 from odegrad.reports.tables.row_texts import calls, part_of_iteration, peak, wall_clock
 
 
@@ -37,15 +36,15 @@ def of_record(name: str) -> PageColumn:
     return PageColumn(column.heading, name, units.TEXTS[column.shown_as], right=column.shown_as is not ShownAs.TEXT)
 
 
-NAMED = (of_record("task"), PageColumn("method", "label", right=False))
-COSTS = tuple(
+_NAMED = (of_record("task"), PageColumn("method", "label", right=False))
+_COSTS = tuple(
     of_record(name)
     for name in (
         "nfe_forward", "nfe_backward", "gradient_relative_error", "trained_gradient_relative_error", "peak_bytes",
         "forward_seconds", "backward_seconds", "update_seconds", "train_seconds",
     )
 )  # fmt: skip
-DETAILS = (of_record("gradient_method_error"), of_record("saved_bytes"))
+_DETAILS = (of_record("gradient_method_error"), of_record("saved_bytes"))
 SUMMED: dict[str, Callable[[Any], str]] = {
     "nfe_forward": lambda row: calls(row, "forward"),
     "nfe_backward": lambda row: calls(row, "backward"),
@@ -54,23 +53,23 @@ SUMMED: dict[str, Callable[[Any], str]] = {
     **{name: partial(part_of_iteration, name=name) for name in PARTS},
 }
 """Columns of which a row of several seeds shows how far they lie apart, and its text."""
-RESULTS = (
-    *NAMED,
+RESULTS_SHOWN = (
+    *_NAMED,
     of_record("metric_name"),
     of_record("metric_value"),
-    *(replace(column, of_row=SUMMED.get(column.value)) for column in COSTS),
+    *(replace(column, of_row=SUMMED.get(column.value)) for column in _COSTS),
     PageColumn("ok", "ok"),
-    *DETAILS,
+    *_DETAILS,
     PageColumn("metric, interval", "interval"),
     of_record("metric_limit"),
     PageColumn("behind it", "gap", units.metric),
     PageColumn("failures", "failures", right=False),
 )
-ACROSS = (
+ACROSS_SHOWN = (
     PageColumn("method", "method", right=False),
     *(
         column
-        for cost, name in RATIOS.items()
+        for cost, name in ACROSS_RATIOS.items()
         for column in (
             PageColumn(f"{name}, ratio", f"{cost}_ratio", units.significant),
             PageColumn("interval", f"{cost}_interval"),
@@ -82,8 +81,8 @@ ACROSS = (
     PageColumn("mean rank", "time_rank", units.significant),
     PageColumn("ok", "ok"),
 )
-OPTIMIZERS = (
-    *NAMED,
+OPTIMIZERS_SHOWN = (
+    *_NAMED,
     of_record("optimizer"),
     PageColumn("until the", "quantity", right=False),
     PageColumn("is", "target", units.metric),
@@ -97,7 +96,7 @@ OPTIMIZERS = (
     PageColumn("one iteration", "iteration_seconds", units.seconds),
     of_record("peak_bytes"),
 )
-TUNING = (
+TRIALS_SHOWN = (
     *(PageColumn(name, name, right=False) for name in ("task", "method", "optimizer", "solver", "options")),
     of_record("metric_name"),
     PageColumn("validation metric", "metric_value", units.metric),
@@ -106,14 +105,14 @@ TUNING = (
     PageColumn("trials", "n", units.count),
     PageColumn("chosen", "chosen", lambda chosen: "chosen" if chosen else "", right=False),
 )
-RUNS = (
-    *NAMED,
+RUNS_SHOWN = (
+    *_NAMED,
     *map(of_record, ("seed", "status", "metric_name", "metric_value")),
-    *COSTS,
-    *DETAILS,
+    *_COSTS,
+    *_DETAILS,
     *map(of_record, ("solver", "optimizer", "run_id")),
 )
-CLAIMS = (
+CLAIMS_SHOWN = (
     PageColumn("claim", "claim", right=False),
     PageColumn("task", "task", right=False),
     PageColumn("verdict", "verdict", right=False),

@@ -16,11 +16,11 @@ from odegrad.reports.tables.table import label
 
 REFERENCE = OPTIMIZERS[0].name
 """The optimizer whose best is the target, where it ran; otherwise the first in the order of the tables."""
-VALIDATION, METRIC = "validation loss", "metric"
-COUNTED = ("iterations", "seconds")
-COLUMNS = (
+BY_VALIDATION, BY_METRIC = "validation loss", "metric"
+_COUNTED = ("iterations", "seconds")
+OPTIMIZER_COLUMNS = (
     *KEY, "optimizer", "reference", "quantity", "target",
-    *(f"{name}_{part}" for name in COUNTED for part in ("median", "low", "high", "ratio")),
+    *(f"{name}_{part}" for name in _COUNTED for part in ("median", "low", "high", "ratio")),
     "n_reached", "n", "iteration_seconds", "peak_bytes",
 )  # fmt: skip
 _TAKEN = (
@@ -51,7 +51,7 @@ def _optimizers(results: Results) -> pd.DataFrame:
     for _, runs in results.cells[list(_TAKEN)].groupby("task", sort=False):
         if len(set(runs["optimizer"])) > 1:
             rows += _of_task(runs)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(OPTIMIZER_COLUMNS))
 
 
 def _of_task(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def _of_task(runs: pd.DataFrame) -> list[dict[str, Any]]:
             **dict(zip(KEY, key, strict=True)),
             "optimizer": group["optimizer"].iloc[0],
             "reference": label(pd.Series(dict(zip(KEY, reference, strict=True)))),
-            "quantity": VALIDATION if validated else METRIC,
+            "quantity": BY_VALIDATION if validated else BY_METRIC,
             "target": median(targets.values()),
             **_statistics(counted[key], counted[reference]),
             "iteration_seconds": median(group["forward_seconds"] + group["backward_seconds"] + group["update_seconds"]),
@@ -104,12 +104,12 @@ def _reached(runs: pd.DataFrame, column: str, targets: dict[int, float], upwards
         if run.status == Status.OK and isinstance(values, list):
             place = first_reached(values, targets[seed], upwards)
         rows[seed] = [math.inf, math.inf] if place is None else [run.trace_iteration[place], run.trace_seconds[place]]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(COUNTED), dtype="float64")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(_COUNTED), dtype="float64")
 
 
 def _statistics(mine: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = {"n_reached": int(np.isfinite(mine["iterations"]).sum()), "n": len(mine)}
-    for name in COUNTED:
+    for name in _COUNTED:
         interval = median_interval(mine[name])
         found[f"{name}_median"] = median(mine[name])
         found |= {f"{name}_low": interval.low, f"{name}_high": interval.high}

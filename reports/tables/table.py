@@ -51,7 +51,7 @@ def metric(row: Any) -> str:
     return f"{'' if pd.isna(row.metric_name) else row.metric_name} {_metric_value(row)}".strip()
 
 
-TIMES = (TextColumn("time forward / backward / update", times), TextColumn("wall-clock", wall_clock))
+TIMES_SHOWN = (TextColumn("time forward / backward / update", times), TextColumn("wall-clock", wall_clock))
 MEASURES = (
     TextColumn("NFE forward / backward", lambda r: f"{calls(r, 'forward')} / {calls(r, 'backward')}"),
     TextColumn(
@@ -59,7 +59,7 @@ MEASURES = (
         lambda r: f"{units.error(r.gradient_relative_error)}/{units.error(r.trained_gradient_relative_error)}",
     ),
     TextColumn("peak memory", peak),
-    *TIMES,
+    *TIMES_SHOWN,
     TextColumn("ok", lambda row: f"{row.n_ok}/{row.n}"),
 )
 COLUMNS_SHOWN = (
@@ -181,8 +181,8 @@ def _grouped_table(table: pd.DataFrame, columns: Sequence[TextColumn]) -> Table:
 
 def _split_tables(table: pd.DataFrame) -> list[Table]:
     """Return the counts and the times as two tables, for a narrow page."""
-    times = [c for c in MEASURES if c in TIMES]
-    return [_grouped_table(table, [c for c in MEASURES if c not in TIMES]), _grouped_table(table, times)]
+    times = [c for c in MEASURES if c in TIMES_SHOWN]
+    return [_grouped_table(table, [c for c in MEASURES if c not in TIMES_SHOWN]), _grouped_table(table, times)]
 
 
 def _broken(heading: str) -> str:

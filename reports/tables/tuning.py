@@ -11,8 +11,8 @@ from odegrad.reports.statistics import finite, median
 
 GROUP = ["task", "size", "method", "gradient", "optimizer", "solver"]
 """Within it the trials compete."""
-OPTIONS = ("optimizer_options", "gradient_options", "solver_options")
-COLUMNS = (*GROUP, "options", "metric_name", "metric_value", "validation_loss", "n_ok", "n", "chosen")
+_OPTIONS = ("optimizer_options", "gradient_options", "solver_options")
+TRIAL_COLUMNS = (*GROUP, "options", "metric_name", "metric_value", "validation_loss", "n_ok", "n", "chosen")
 
 
 def trials(frame: pd.DataFrame) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def trials(frame: pd.DataFrame) -> pd.DataFrame:
     """
     tuning = frame["stage"].fillna("") == TUNING
     if not tuning.any():
-        return pd.DataFrame(columns=list(COLUMNS))
+        return pd.DataFrame(columns=list(TRIAL_COLUMNS))
     named = frame.assign(method=methods(frame), options=_texts(frame))
     counted = set(map(tuple, named[~tuning][[*GROUP, "options"]].drop_duplicates().to_numpy()))
     rows = [
@@ -35,7 +35,7 @@ def trials(frame: pd.DataFrame) -> pd.DataFrame:
         for key, group in named[tuning].groupby([*GROUP, "options"], sort=False)
     ]
     rows.sort(key=lambda row: (row["task"], sort_key(row["method"]), row["optimizer"], row["solver"]))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
 
 
 def _row(key: Any, group: pd.DataFrame) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _least(losses: Any) -> float:
 def _texts(frame: pd.DataFrame) -> list[str]:
     """Return all options of every run as ``lr=0.01, momentum=0.9``."""
     texts = []
-    for parts in zip(*(frame[name] for name in OPTIONS), strict=True):
+    for parts in zip(*(frame[name] for name in _OPTIONS), strict=True):
         options = {name: value for part in parts for name, value in (part or {}).items()}
         shown = (f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in sorted(options.items()))
         texts.append(", ".join(shown) or "default")

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from odegrad.gate.metrics import METRICS
-from odegrad.history.folder import Folder
+from odegrad.history.folder import FolderStore
 from odegrad.history.line import FOLLOWED_TIMES, Line
 from odegrad.history.store import read
 from odegrad.history.trends import trends
@@ -57,7 +57,7 @@ def main(number: int) -> None:
     rng = np.random.default_rng(0)
     commits = -(-number // RUNS)
     with tempfile.TemporaryDirectory() as name:
-        folder = Folder(Path(name) / "history")
+        folder = FolderStore(Path(name) / "history")
         for commit in range(commits):
             lines = [made_line(commit, run, commits, rng) for run in range(min(RUNS, number - commit * RUNS))]
             content = "".join(f"{line.text()}\n" for line in lines).encode()

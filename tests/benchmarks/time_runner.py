@@ -15,7 +15,7 @@ from rich.console import Console
 
 from odegrad.records.record import Record, Status
 from odegrad.records.store import Store, SuiteIdentity, encode
-from odegrad.running.runner import Settings, missing, run_suite
+from odegrad.running.runner import SweepSettings, missing, run_suite
 from odegrad.suites.suite import load_suite
 
 APPENDS = 200
@@ -59,7 +59,8 @@ def workers(folder, number, turn):
     """Return the seconds in which ``number`` workers finish 40 count passes."""
     suite = load_suite("quick", COUNTS)
     begin = time.perf_counter()
-    outcome = run_suite(suite, folder / f"{number}-{turn}", Console(stderr=True), replace(Settings(), workers=number))
+    settings = replace(SweepSettings(), workers=number)
+    outcome = run_suite(suite, folder / f"{number}-{turn}", Console(stderr=True), settings)
     seconds = time.perf_counter() - begin
     return seconds, outcome.measured
 

@@ -11,14 +11,14 @@ import pytest
 from odegrad.errors import ResultsError
 from odegrad.records.columns import COLUMNS
 from odegrad.records.record import SCHEMA_VERSION, Status
-from odegrad.reports.frame import DTYPES, from_rows, load, read_parquet, to_parquet
+from odegrad.reports.frame import PANDAS_DTYPES, from_rows, load, read_parquet, to_parquet
 
 
 def test_frame_holds_every_column_with_its_dtype(quick, write_results):
     """Columns, their order, dtypes and values are those of the records."""
     frame = load(write_results(quick))
     assert list(frame) == [c.name for c in COLUMNS]
-    assert {c.name: str(frame[c.name].dtype) for c in COLUMNS} == {c.name: DTYPES[c.dtype] for c in COLUMNS}
+    assert {c.name: str(frame[c.name].dtype) for c in COLUMNS} == {c.name: PANDAS_DTYPES[c.dtype] for c in COLUMNS}
     for row, record in zip(frame.to_dict("records"), quick, strict=True):
         expected = record.to_row()
         for column in COLUMNS:

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from odegrad.reports.trace import IDENTITY, TRACES, long_form, write
+from odegrad.reports.trace import TRACED_RUN, TRACES, long_form, write
 
 
 def traced(record, name, seed, norms=None):
@@ -17,7 +17,7 @@ def traced(record, name, seed, norms=None):
 def test_every_point_is_a_row(frame_of, record):
     """Runs follow each other; what a run did not measure is NaN."""
     rows = long_form(frame_of([traced(record, "naive", 0, [1.0, 2.0, 3.0]), traced(record, "adjoint", 1)]))
-    assert list(rows.columns) == [*IDENTITY, *TRACES.values()]
+    assert list(rows.columns) == [*TRACED_RUN, *TRACES.values()]
     assert rows["iteration"].tolist() == [0, 10, 20] * 2
     assert rows["metric"].tolist() == [0.1, 0.5, 0.9] * 2
     assert rows["method"].tolist() == ["naive"] * 3 + ["adjoint"] * 3
@@ -30,7 +30,7 @@ def test_runs_without_a_trace_are_left_out(frame_of, record, tmp_path):
     frame = frame_of([record("digits", "naive", 0, trace_iteration=None)])
     assert long_form(frame).empty
     write(frame, tmp_path / "trace.parquet")
-    assert list(pd.read_parquet(tmp_path / "trace.parquet").columns) == [*IDENTITY, *TRACES.values()]
+    assert list(pd.read_parquet(tmp_path / "trace.parquet").columns) == [*TRACED_RUN, *TRACES.values()]
 
 
 def test_parquet_holds_the_same(frame_of, record, tmp_path):

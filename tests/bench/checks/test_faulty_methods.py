@@ -11,8 +11,9 @@ import pytest
 
 from odegrad.errors import ResultsError
 from odegrad.records.record import Record, Status
-from odegrad.records.store import RECORDS, Store, SuiteIdentity
-from odegrad.running.runner import Settings, run_suite
+from odegrad.records.shard import RECORDS
+from odegrad.records.store import Store, SuiteIdentity
+from odegrad.running.runner import SweepSettings, run_suite
 from odegrad.suites.suite import load_suite
 
 FAKE = SuiteIdentity("fake", "abc")
@@ -74,7 +75,7 @@ def test_each_culprit_is_a_row_with_the_reason(tmp_path, silent_console):
     (tmp_path / "m.py").write_text(METHODS)
     (tmp_path / "faulty.toml").write_text(SUITE)
     outcome = run_suite(
-        load_suite(str(tmp_path / "faulty.toml")), tmp_path / "out", silent_console, Settings(timeout=20.0)
+        load_suite(str(tmp_path / "faulty.toml")), tmp_path / "out", silent_console, SweepSettings(timeout=20.0)
     )
     rows = {row["method"]: row for row in map(json.loads, (tmp_path / "out" / RECORDS).read_text().splitlines())}
     assert outcome.measured == 6

@@ -19,8 +19,8 @@ from odegrad.commands.printing import print_rows
 from odegrad.methods.gradients.interpolation import Interpolation
 from odegrad.methods.optimizers.snopt.optimizer import SNOpt
 from odegrad.records.record import Record, Run, Status
-from odegrad.records.store import RECORDS
-from odegrad.running.runner import Outcome
+from odegrad.records.shard import RECORDS
+from odegrad.running.runner import SweepOutcome
 
 SUITE = """
 name = "mine"
@@ -200,11 +200,11 @@ def test_check_prints_figures_and_fails_if_one_fails(run_main, monkeypatch):
 @pytest.mark.parametrize(
     ("outcome", "code", "words"),
     [
-        (Outcome({Status.OK: 2}, 2, 2, 0), 0, ""),
-        (Outcome({Status.OK: 1, Status.UNSUPPORTED: 1}, 2, 2, 0), 0, ""),
-        (Outcome({Status.OK: 1, Status.ERROR: 1}, 2, 1, 0), 3, "1 of 2 runs failed; their rows say why"),
-        (Outcome({Status.INFRASTRUCTURE: 2}, 2, 2, 2), 75, "2 of 2 runs failed because of this machine"),
-        (Outcome({Status.OK: 1}, 2, 1, 0, interrupted=True), 130, "interrupted: 1 of 2 runs are finished"),
+        (SweepOutcome({Status.OK: 2}, 2, 2, 0), 0, ""),
+        (SweepOutcome({Status.OK: 1, Status.UNSUPPORTED: 1}, 2, 2, 0), 0, ""),
+        (SweepOutcome({Status.OK: 1, Status.ERROR: 1}, 2, 1, 0), 3, "1 of 2 runs failed; their rows say why"),
+        (SweepOutcome({Status.INFRASTRUCTURE: 2}, 2, 2, 2), 75, "2 of 2 runs failed because of this machine"),
+        (SweepOutcome({Status.OK: 1}, 2, 1, 0, interrupted=True), 130, "interrupted: 1 of 2 runs are finished"),
     ],
 )
 def test_exit_code_says_how_the_sweep_went(run_main, monkeypatch, suite, outcome, code, words):

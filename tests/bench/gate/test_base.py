@@ -14,10 +14,10 @@ import pytest
 from odegrad.errors import BaselineError, InfrastructureError
 from odegrad.gate.base import BUILDS, built_base
 from odegrad.gate.baseline import run_name
-from odegrad.gate.decision import LEAST_PAIRS
-from odegrad.gate.paired import PARTS, measure_pairs, time_verdict
+from odegrad.gate.decision import MIN_PAIRS
+from odegrad.gate.paired import TIMED_PARTS, measure_pairs, time_verdict
 from odegrad.gate.side import Environment, Side
-from odegrad.gate.verdict import State
+from odegrad.gate.verdict import GateState
 from odegrad.records.record import Run
 
 METHOD = """
@@ -145,13 +145,13 @@ def test_one_pair_times_both_sides_and_names_what_one_cannot_run(tmp_path):
     base, head = (Environment(folder=tmp_path / side) for side in ("base", "head"))
     found = measure_pairs(list(runs.values()), (base, base), head, budget=0.0)
     assert found.builds == 1
-    assert list(found.cells) == [(run_name(runs["sound"]), part) for part in PARTS]
-    assert {part: len(ratios) for part, ratios in found.control.items()} == dict.fromkeys(PARTS, 1)
-    assert math.isfinite(found.cells[run_name(runs["sound"]), PARTS[0]][0])
+    assert list(found.cells) == [(run_name(runs["sound"]), part) for part in TIMED_PARTS]
+    assert {part: len(ratios) for part, ratios in found.control.items()} == dict.fromkeys(TIMED_PARTS, 1)
+    assert math.isfinite(found.cells[run_name(runs["sound"]), TIMED_PARTS[0]][0])
     states = {name: found.failed[run_name(runs[name])] for name in ("broken", "added")}
-    assert states["broken"].state is State.REGRESSED
+    assert states["broken"].state is GateState.REGRESSED
     assert "ZeroDivisionError" in states["broken"].why
-    assert states["added"].state is State.NEW
+    assert states["added"].state is GateState.NEW
 
 
 @pytest.mark.slow
@@ -170,14 +170,14 @@ def test_bias_of_one_build_is_noise_and_is_said(repository, tmp_path_factory):
         head = Environment(folder=repository, path=packages)
         found = measure_pairs([run], builds, head, 1.5, clock=itertools.count().__next__)
     ratio = math.log(53 / 50)
-    for part in PARTS:
+    for part in TIMED_PARTS:
         assert found.control[part] == pytest.approx([ratio, ratio])
         assert found.cells[run_name(run), part] == pytest.approx([ratio, 0.0])
-        found.control[part] *= LEAST_PAIRS // 2
-        found.cells[run_name(run), part] *= LEAST_PAIRS // 2
+        found.control[part] *= MIN_PAIRS // 2
+        found.cells[run_name(run), part] *= MIN_PAIRS // 2
     verdict = time_verdict(found, since, "")
-    assert [finding.state for finding in verdict.findings] == [State.UNDECIDED] * len(PARTS)
-    for part in PARTS:
+    assert [finding.state for finding in verdict.findings] == [GateState.UNDECIDED] * len(TIMED_PARTS)
+    for part in TIMED_PARTS:
         assert f"two builds of this one base differ by +6.0% in the {part}, which is counted as noise" in verdict.notes
 
 

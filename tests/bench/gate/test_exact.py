@@ -13,7 +13,7 @@ from odegrad.gate.baseline import Reason, baseline_of, default_bands, read_basel
 from odegrad.gate.exact import judge
 from odegrad.gate.measure import gated_runs
 from odegrad.gate.metrics import CLASS, METRICS, limit_of, moved
-from odegrad.gate.verdict import State
+from odegrad.gate.verdict import GateState
 from odegrad.records.columns import COLUMNS, Compared
 from odegrad.records.record import Record, Run, Status
 from odegrad.suites.suite import load_suite
@@ -60,14 +60,14 @@ def test_same_figures_are_fine():
 @pytest.mark.parametrize(
     ("measured", "state", "change"),
     [
-        ({"nfe_forward": 33}, State.REGRESSED, "+1 (+3.1%)"),
-        ({"nfe_forward": 31}, State.IMPROVED, "-1 (-3.1%)"),
-        ({"rejected_steps": 1}, State.REGRESSED, "+1"),
-        ({"saved_bytes": 4100}, State.REGRESSED, "+4 (+0.1%)"),
-        ({"gradient_digest": "00fe"}, State.CHANGED, ""),
-        ({"gradient_relative_error": 2e-4}, State.REGRESSED, "x 10"),
-        ({"gradient_relative_error": math.nan}, State.CHANGED, ""),
-        ({"saved_bytes": None}, State.CHANGED, ""),
+        ({"nfe_forward": 33}, GateState.REGRESSED, "+1 (+3.1%)"),
+        ({"nfe_forward": 31}, GateState.IMPROVED, "-1 (-3.1%)"),
+        ({"rejected_steps": 1}, GateState.REGRESSED, "+1"),
+        ({"saved_bytes": 4100}, GateState.REGRESSED, "+4 (+0.1%)"),
+        ({"gradient_digest": "00fe"}, GateState.CHANGED, ""),
+        ({"gradient_relative_error": 2e-4}, GateState.REGRESSED, "x 10"),
+        ({"gradient_relative_error": math.nan}, GateState.CHANGED, ""),
+        ({"saved_bytes": None}, GateState.CHANGED, ""),
     ],
 )
 def test_any_change_fails_on_the_same_machine_class(measured, state, change):
@@ -113,7 +113,7 @@ def test_metric_that_does_not_repeat_is_left_out_and_named():
     """Two measurements of the same code differ within the band: not exact, undecided, no failure."""
     verdict = judge(BASELINE, {run_name(RUN): (record(nfe_forward=32), record(nfe_forward=33))})
     finding = the_finding(verdict)
-    assert (verdict.code, finding.state, finding.metric) == (0, State.UNDECIDED, "nfe_forward")
+    assert (verdict.code, finding.state, finding.metric) == (0, GateState.UNDECIDED, "nfe_forward")
     assert "left out of the exact figures, because two measurements differ: nfe_forward" in verdict.sentences()
 
 
@@ -121,7 +121,7 @@ def test_metric_that_does_not_repeat_can_still_regress():
     """Both measurements lie outside of the band: jitter is no hiding place."""
     verdict = judge(BASELINE, {run_name(RUN): (record(nfe_forward=64), record(nfe_forward=65))})
     assert verdict.code == 1
-    assert {f.state for f in verdict.findings} == {State.REGRESSED, State.UNDECIDED}
+    assert {f.state for f in verdict.findings} == {GateState.REGRESSED, GateState.UNDECIDED}
 
 
 def test_metric_that_the_baseline_calls_inexact_has_a_band():
@@ -135,9 +135,9 @@ def test_metric_that_the_baseline_calls_inexact_has_a_band():
 @pytest.mark.parametrize(
     ("old", "new", "state", "code"),
     [
-        (Status.OK, Status.ERROR, State.REGRESSED, 1),
-        (Status.UNSUPPORTED, Status.OK, State.IMPROVED, 1),
-        (Status.OK, Status.INFRASTRUCTURE, State.MACHINE, 75),
+        (Status.OK, Status.ERROR, GateState.REGRESSED, 1),
+        (Status.UNSUPPORTED, Status.OK, GateState.IMPROVED, 1),
+        (Status.OK, Status.INFRASTRUCTURE, GateState.MACHINE, 75),
     ],
 )
 def test_status(old, new, state, code):
@@ -163,10 +163,10 @@ def test_run_that_is_gone_fails_and_a_new_one_is_named():
     both = {**pair(), run_name(other): (record(other), record(other))}
     wide = baseline_of("mine", both, None, REASON)
     gone = judge(wide, pair())
-    assert (the_finding(gone).state, gone.code) == (State.GONE, 1)
+    assert (the_finding(gone).state, gone.code) == (GateState.GONE, 1)
     assert judge(wide, pair(), whole=False).code == 0
     new = judge(BASELINE, both)
-    assert (the_finding(new).state, new.code) == (State.NEW, 0)
+    assert (the_finding(new).state, new.code) == (GateState.NEW, 0)
 
 
 def test_no_runs_in_common_cannot_be_judged():
@@ -198,8 +198,9 @@ def test_trained_figures_always_have_a_band():
     baseline = baseline_of("mine", pair(metric_value=0.9), None, REASON)
     assert judge(baseline, pair(metric_value=0.88)).code == 0
     low = the_finding(judge(baseline, pair(metric_value=0.8, metric_higher_is_better=True)))
-    assert low.state is State.REGRESSED
-    assert the_finding(judge(baseline, pair(metric_value=0.8, metric_higher_is_better=False))).state is State.IMPROVED
+    assert low.state is GateState.REGRESSED
+    other = the_finding(judge(baseline, pair(metric_value=0.8, metric_higher_is_better=False)))
+    assert other.state is GateState.IMPROVED
 
 
 def test_errors_at_rounding_are_alike():

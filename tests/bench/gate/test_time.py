@@ -9,27 +9,27 @@ from scipy.stats import mstats
 
 from odegrad.errors import BaselineError
 from odegrad.gate.base import built_base
-from odegrad.gate.decision import LEAST_PAIRS, Decision, bounds, decide, delta, differ, floor
-from odegrad.gate.paired import PARTS, Measured, log_ratios, time_verdict
-from odegrad.gate.verdict import State
+from odegrad.gate.decision import MIN_PAIRS, Decision, bounds, decide, delta, differ, floor
+from odegrad.gate.paired import TIMED_PARTS, Measured, log_ratios, time_verdict
+from odegrad.gate.verdict import GateState
 
 PINNED, UNPINNED = (0.026, 0.043), 0.085
 """Standard deviations of the log-ratio of two processes of identical code, as measured on two machines."""
 
-CELLS, MOST_PAIRS = 4, 60
+CELLS, MAX_PAIRS = 4, 60
 
 
 def gate_decisions(generator, slow_down, deviation, heavy=False, bias=0.0):
-    """Simulate one gate: pairs are added until all is decided or there are ``MOST_PAIRS``.
+    """Simulate one gate: pairs are added until all is decided or there are ``MAX_PAIRS``.
 
     The base's second build, which odd pairs are held against, takes ``1 + bias`` as long as the first.
     """
-    draw = generator.standard_t(3, (CELLS + 1, MOST_PAIRS)) / math.sqrt(3) if heavy else None
-    noise = deviation * (generator.standard_normal((CELLS + 1, MOST_PAIRS)) if draw is None else draw)
+    draw = generator.standard_t(3, (CELLS + 1, MAX_PAIRS)) / math.sqrt(3) if heavy else None
+    noise = deviation * (generator.standard_normal((CELLS + 1, MAX_PAIRS)) if draw is None else draw)
     noise[1:] += math.log1p(slow_down)
     noise[0] += math.log1p(bias)
     noise[1:, 1::2] -= math.log1p(bias)
-    for pairs in range(LEAST_PAIRS, MOST_PAIRS + 1, 5):
+    for pairs in range(MIN_PAIRS, MAX_PAIRS + 1, 5):
         decisions = [decide(list(row[:pairs]), list(noise[0, :pairs])) for row in noise[1:]]
         if Decision.UNDECIDED not in decisions:
             break
@@ -69,11 +69,11 @@ def test_head_that_is_as_one_of_two_unlike_builds_is_not_slower(head):
 
 def test_unlike_builds_are_told_from_noise():
     """Of 2000 gates' controls less than a hundredth differ by chance at any look, and 6 % is found in nearly all."""
-    noise = PINNED[0] * np.random.default_rng(4).standard_normal((2000, MOST_PAIRS))
-    looks = range(LEAST_PAIRS, MOST_PAIRS + 1, 5)
+    noise = PINNED[0] * np.random.default_rng(4).standard_normal((2000, MAX_PAIRS))
+    looks = range(MIN_PAIRS, MAX_PAIRS + 1, 5)
     assert sum(any(differ(list(row[:pairs])) for pairs in looks) for row in noise) <= 20
     assert sum(differ(list(row + math.log1p(0.06))) for row in noise) >= 1900
-    assert not differ([0.06] * (LEAST_PAIRS - 1))
+    assert not differ([0.06] * (MIN_PAIRS - 1))
 
 
 def test_bounds_are_students():
@@ -145,13 +145,17 @@ def test_verdict_names_what_is_slower_and_prints_what_is_undecided():
     """Slower fails, undecided does not; both are in the findings with their bounds."""
     steady = [0.001 * (-1) ** i for i in range(10)]
     wide = [0.2 * (-1) ** (i // 2) for i in range(10)]
-    whole, backward = PARTS
+    whole, backward = TIMED_PARTS
     slow = [r + 0.2 for r in steady]
     control = {whole: steady, backward: steady}
     found = Measured({("slow", backward): slow, ("same", whole): steady, ("wide", whole): wide}, control)
     verdict = time_verdict(found, "abc", "odegrad gate x --base abc")
     states = {(f.run, f.metric): f.state for f in verdict.findings}
-    expected = {("slow", backward): State.REGRESSED, ("same", whole): State.FINE, ("wide", whole): State.UNDECIDED}
+    expected = {
+        ("slow", backward): GateState.REGRESSED,
+        ("same", whole): GateState.FINE,
+        ("wide", whole): GateState.UNDECIDED,
+    }
     assert states == expected
     assert verdict.code == 1
     assert "gate: slower than the base (1 regressed, 1 undecided, 1 fine)" in verdict.sentences()
@@ -163,7 +167,7 @@ def test_verdict_names_what_is_slower_and_prints_what_is_undecided():
 
 def test_one_pair_says_how_many_are_needed():
     """No infinite bound is printed."""
-    whole, _ = PARTS
+    whole, _ = TIMED_PARTS
     verdict = time_verdict(Measured({("a", whole): [0.1]}, {whole: [0.01]}), "abc", "")
     (finding,) = verdict.findings
     assert finding.why == "undecided: 1 of the 10 pairs that a decision needs; give --budget more seconds"
@@ -172,7 +176,7 @@ def test_one_pair_says_how_many_are_needed():
 
 def test_base_of_one_build_says_what_it_does_not_see():
     """An environment that is given: nothing is said about two builds, however far the control lies from zero."""
-    whole, _ = PARTS
+    whole, _ = TIMED_PARTS
     control = {whole: [0.06, 0.061] * 5}
     for builds, expected in ((1, "this base is one build"), (2, "two builds of this one base differ by +6.2% in the")):
         notes = time_verdict(Measured({("a", whole): [0.001, 0.0] * 5}, control, builds=builds), "abc", "").notes
@@ -182,7 +186,7 @@ def test_base_of_one_build_says_what_it_does_not_see():
 
 def test_verdict_says_why_bounds_beyond_the_limit_decide_nothing():
     """Two pairs of one half are not slow: all together are beyond the limit, that half is not."""
-    whole, _ = PARTS
+    whole, _ = TIMED_PARTS
     ratios = [0.0 if i in {1, 3} else 0.1 for i in range(10)]
     (finding,) = time_verdict(Measured({("a", whole): ratios}, {whole: [0.001, -0.001] * 5}), "abc", "").findings
     assert finding.why == (
@@ -193,7 +197,7 @@ def test_verdict_says_why_bounds_beyond_the_limit_decide_nothing():
 
 def test_run_is_settled_once_a_part_of_it_is_slower():
     """The other part may stay undecided: the gate fails whatever it is; fine must be both."""
-    whole, backward = PARTS
+    whole, backward = TIMED_PARTS
     steady = [0.001 * (-1) ** i for i in range(10)]
     wide, slow = [0.2 * (-1) ** (i // 2) for i in range(10)], [r + 0.2 for r in steady]
     control = {whole: steady, backward: steady}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from odegrad.history import steps
-from odegrad.history.steps import LEAST_POINTS, LEAST_SEGMENT, exact_steps, level_moved, spread, time_steps
+from odegrad.history.steps import MIN_POINTS, MIN_SEGMENT, exact_steps, level_moved, spread, time_steps
 
 SPREAD = 0.03
 
@@ -18,7 +18,7 @@ def noisy(generator, number, deviation=SPREAD, heavy=False):
 
 
 @pytest.mark.parametrize("heavy", [False, True])
-@pytest.mark.parametrize("number", [LEAST_POINTS, 20, 50, 200])
+@pytest.mark.parametrize("number", [MIN_POINTS, 20, 50, 200])
 def test_noise_without_a_change_has_a_step_in_at_most_one_series_of_fifty(number, heavy):
     """1000 seeded series of each length; over all lengths together it is at most one of a hundred."""
     generator = np.random.default_rng([0, number, heavy])
@@ -29,7 +29,7 @@ def test_noise_without_a_change_has_a_step_in_at_most_one_series_of_fifty(number
 def test_false_steps_over_all_lengths_are_at_most_one_in_a_hundred():
     """1000 series of 8 to 100 commits, every other one with heavy tails."""
     generator = np.random.default_rng(1)
-    lengths = generator.integers(LEAST_POINTS, 101, 1000)
+    lengths = generator.integers(MIN_POINTS, 101, 1000)
     found = sum(bool(time_steps(noisy(generator, n, heavy=i % 2 == 1))) for i, n in enumerate(lengths))
     assert found <= 10
 
@@ -92,15 +92,15 @@ def test_step_below_five_percent_is_none_however_clear():
 
 def test_too_few_points_have_no_step():
     """Seven points with a step of a factor of ten."""
-    assert time_steps([0.01] * 3 + [0.1] * (LEAST_POINTS - 4)) == []
+    assert time_steps([0.01] * 3 + [0.1] * (MIN_POINTS - 4)) == []
 
 
 def exhaustive(values, penalty):
     """Return the best places of steps by dynamic programming over every partition."""
     number = len(values)
     best, last = [-penalty] + [math.inf] * number, [0] * (number + 1)
-    for stop in range(LEAST_SEGMENT, number + 1):
-        for start in range(stop - LEAST_SEGMENT + 1):
+    for stop in range(MIN_SEGMENT, number + 1):
+        for start in range(stop - MIN_SEGMENT + 1):
             segment = values[start:stop]
             cost = best[start] + float(((segment - segment.mean()) ** 2).sum()) + penalty
             if cost < best[stop]:
@@ -121,7 +121,7 @@ def test_change_points_are_those_of_an_exhaustive_search(seed):
     logs = np.log(seconds)
     deviation = spread(logs)
     scaled = steps.without_outliers(logs, deviation) / deviation
-    penalty = steps.PENALTY * math.log(27) * (1 + steps.SHORT / 27)
+    penalty = steps.PENALTY * math.log(27) * (1 + steps.SHORT_SERIES / 27)
     found = [step.place for step in time_steps(seconds, least=0.0)]
     best = exhaustive(scaled, penalty)
     assert found == best

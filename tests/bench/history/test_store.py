@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from odegrad.errors import HistoryError
-from odegrad.history.branch import Branch
+from odegrad.history.branch import BranchStore
 from odegrad.history.commits import find_commit
-from odegrad.history.folder import Folder
+from odegrad.history.folder import FolderStore
 from odegrad.history.git import Repository
 from odegrad.history.line import merged, parse
 from odegrad.history.store import lines_of, read
@@ -57,7 +57,7 @@ def option(request, tmp_path):
 def held(option):
     """Return the lines of a history."""
     kind, name = option
-    return read(Folder(Path(name)) if kind == "--history" else Branch(Repository(Path()), name))
+    return read(FolderStore(Path(name)) if kind == "--history" else BranchStore(Repository(Path()), name))
 
 
 def test_line_holds_commit_run_machine_and_figures(run_main, inside, results, option):
@@ -162,7 +162,7 @@ def test_branch_goes_on_from_origins_and_can_be_pushed(run_main, inside, results
 
 def test_writers_at_the_same_time_lose_nothing(inside, tmp_path, make_line):
     """Eight additions to each kind of store from four threads."""
-    for store in (Folder(tmp_path / "h"), Branch(Repository(inside.folder), "odegrad-history")):
+    for store in (FolderStore(tmp_path / "h"), BranchStore(Repository(inside.folder), "odegrad-history")):
 
         def add(number, store=store):
             for _ in range(20):

@@ -9,7 +9,8 @@ import pytest
 
 from odegrad.errors import ResultsError
 from odegrad.records.record import Record, Status
-from odegrad.records.store import RECORDS, SUITE, Store, SuiteIdentity, encode, read_statuses
+from odegrad.records.shard import RECORDS
+from odegrad.records.store import SUITE, Store, SuiteIdentity, encode, read_statuses
 
 FAKE = SuiteIdentity("fake", "abc")
 

@@ -19,7 +19,8 @@ from odegrad.errors import InfrastructureError
 from odegrad.processes.process import ALLOCATOR
 from odegrad.records.columns import COLUMNS
 from odegrad.records.record import Record, Status
-from odegrad.records.store import RECORDS, Store, SuiteIdentity
+from odegrad.records.shard import RECORDS
+from odegrad.records.store import Store, SuiteIdentity
 from odegrad.running.cluster import DaskExecutor, at_address, on_this_machine, slurm_cluster
 from odegrad.running.progress import LogLines
 from odegrad.running.runner import missing, sweep

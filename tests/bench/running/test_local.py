@@ -9,8 +9,8 @@ import pytest
 from odegrad.errors import UsageError
 from odegrad.records.record import Status
 from odegrad.records.rounds import merge, turns
-from odegrad.records.shard import Shard
-from odegrad.records.store import RECORDS, Store, SuiteIdentity, read_rows
+from odegrad.records.shard import RECORDS, Shard
+from odegrad.records.store import Store, SuiteIdentity, read_rows
 from odegrad.running.local import LocalExecutor
 from odegrad.running.progress import LogLines
 from odegrad.running.runner import missing, sweep

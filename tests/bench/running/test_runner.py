@@ -16,10 +16,11 @@ import pytest
 from rich.console import Console
 
 from odegrad.records.record import Record, Status
-from odegrad.records.store import RECORDS, Store, SuiteIdentity
+from odegrad.records.shard import RECORDS
+from odegrad.records.store import Store, SuiteIdentity
 from odegrad.running.local import LocalExecutor
 from odegrad.running.progress import LiveLines, LogLines, detail, watch
-from odegrad.running.runner import Outcome, missing, sweep
+from odegrad.running.runner import SweepOutcome, missing, sweep
 
 HERE = Path(__file__).parents[1]
 WAIT_SECONDS = 60.0
@@ -62,7 +63,7 @@ def test_failures_are_rows_and_the_sweep_goes_on(tmp_path, runs):
         outcome = sweep(runs, runs, store, FakeExecutor(), LogLines(len(runs)))
     rows = [json.loads(line) for line in (tmp_path / RECORDS).read_text().splitlines()]
     assert [row["status"] for row in rows] == [str(s) for s in Status]
-    assert outcome == Outcome(dict.fromkeys(Status, 1), len(runs), len(runs), infrastructure=1)
+    assert outcome == SweepOutcome(dict.fromkeys(Status, 1), len(runs), len(runs), infrastructure=1)
     assert (outcome.failed, outcome.finished) == (4, len(runs) - 1)
 
 

@@ -8,7 +8,8 @@ import pytest
 from odegrad.commands.running import PaperName, Size
 from odegrad.errors import SuiteError
 from odegrad.records.record import Record, Status
-from odegrad.records.store import RECORDS, Store, SuiteIdentity
+from odegrad.records.shard import RECORDS
+from odegrad.records.store import Store, SuiteIdentity
 from odegrad.registry import build_task
 from odegrad.reports.frame import from_rows
 from odegrad.reports.papers.effects import matches

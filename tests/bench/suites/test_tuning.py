@@ -8,8 +8,8 @@ import pytest
 
 from odegrad.errors import SuiteError
 from odegrad.records.record import TUNING
-from odegrad.records.store import RECORDS
-from odegrad.running.runner import Settings, run_suite
+from odegrad.records.shard import RECORDS
+from odegrad.running.runner import SweepSettings, run_suite
 from odegrad.suites.grid import Point
 from odegrad.suites.suite import cell_of, load_suite
 from odegrad.suites.tuning import choose
@@ -110,7 +110,7 @@ def test_unequal_numbers_of_trials_are_refused(tmp_path):
 
 def test_tuned_suite_runs_trials_then_the_best_settings(suite, tmp_path, silent_console):
     """The learning rate that moves is chosen from both ends of the list; the runs that count have every seed."""
-    outcome = run_suite(suite, tmp_path / "results", silent_console, Settings())
+    outcome = run_suite(suite, tmp_path / "results", silent_console, SweepSettings())
     rows = [json.loads(line) for line in (tmp_path / "results" / RECORDS).read_text().splitlines()]
     assert (outcome.total, outcome.measured, outcome.failed) == (8, 8, 0)
     assert [row["stage"] for row in rows] == [TUNING] * 4 + [""] * 4
@@ -120,5 +120,5 @@ def test_tuned_suite_runs_trials_then_the_best_settings(suite, tmp_path, silent_
         ("naive+sgd", 0, 0.1), ("naive+sgd", 1, 0.1), ("naive+adam", 0, 0.2), ("naive+adam", 1, 0.2),
     }  # fmt: skip
     assert all(len(row["trace_metric"]) == 3 for row in rows)
-    again = run_suite(suite, tmp_path / "results", silent_console, Settings())
+    again = run_suite(suite, tmp_path / "results", silent_console, SweepSettings())
     assert (again.total, again.measured) == (8, 0)

@@ -15,7 +15,7 @@ from odegrad.records.record import Status
 from odegrad.reports.canvas import style
 from odegrad.reports.figures import costs, evaluations, integration_time, targets, training, work_precision
 from odegrad.reports.figures.drawing import draw_all, render, write_figures
-from odegrad.reports.figures.kinds import KINDS
+from odegrad.reports.figures.kinds import FIGURE_KINDS
 from odegrad.reports.names import METHOD_ORDER
 from odegrad.reports.summary import summary
 from odegrad.reports.tables.across import across
@@ -190,7 +190,7 @@ def test_drawable_names(name, shown):
 
 
 @pytest.mark.parametrize("columns", [1, 2])
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", FIGURE_KINDS, ids=lambda kind: kind.name)
 def test_every_figure_of_every_result_set(kind, columns, quick, mixed, record, frame_of):
     """Empty, all failed, one run, all fine and all odd: drawn as wide as asked, described, without a warning."""
     failed = record(status=Status.ERROR, message="x")
@@ -206,7 +206,7 @@ def test_alternative_text_holds_the_numbers(quick, frame_of):
     """What a figure shows is also said."""
     frame = frame_of(quick)
     row = next(r for r in summary(frame).itertuples() if r.task == "digits" and r.method == "anode")
-    said = {kind.name: kind.describe(frame) for kind in KINDS}
+    said = {kind.name: kind.describe(frame) for kind in FIGURE_KINDS}
     assert f"anode {row.metric_value:.4f} after 4.41 s" in said["training"]
     assert "anode 2.4e-04 in 55.1 ms, 40 f calls and 12.7 MB" in said["work_precision"]
     assert "anode 0 in 55.1 ms, 40 f calls and 12.7 MB" in said["method_error"]
@@ -306,7 +306,7 @@ def test_many_tasks_are_dots(record, frame_of):
 def test_more_tasks_than_a_file_holds(record, frame_of):
     """The 25th task goes to a second part; no task is lost or twice there."""
     frame = frame_of([record(task=f"t{i:02d}") for i in range(25)])
-    parts = draw_all(frame, [k for k in KINDS if k.name == "costs"], formats=())
+    parts = draw_all(frame, [k for k in FIGURE_KINDS if k.name == "costs"], formats=())
     assert [p.name for p in parts] == ["costs", "costs_2"]
     assert [p.tasks for p in parts] == [tuple(f"t{i:02d}" for i in range(24)), ("t24",)]
 
@@ -314,7 +314,7 @@ def test_more_tasks_than_a_file_holds(record, frame_of):
 def test_several_processes_draw_the_same_files(quick, frame_of):
     """Byte for byte and in the same order."""
     frame = frame_of(quick)
-    kinds = [k for k in KINDS if k.name in {"costs", "work_precision", "integration_time"}]
+    kinds = [k for k in FIGURE_KINDS if k.name in {"costs", "work_precision", "integration_time"}]
     alone, together = (draw_all(frame, kinds, processes=number) for number in (1, 2))
     assert alone == together
     assert [bool(each.files) for each in alone] == [True, False, True]

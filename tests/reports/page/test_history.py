@@ -8,7 +8,7 @@ import pytest
 from odegrad.errors import ResultsError
 from odegrad.reports.figures import trend
 from odegrad.reports.page.history import page, repeats, rows, write
-from odegrad.reports.trends import Mark, Series, Step, Trends, shown
+from odegrad.reports.trends import Mark, Trends, TrendSeries, TrendStep, shown
 
 RUN = "linear/tiny my_method.py:<b>&Mine adam seed 0"
 OPTION = ("--history", "my history")
@@ -19,11 +19,11 @@ def mark(number, release=""):
 
 
 def step(metric, good, bad, before, after, verdict="regressed", run=RUN):
-    return Step("mine", run, metric, "A", good, bad, before, after, "+1", verdict, f"git checkout {bad} && gate")
+    return TrendStep("mine", run, metric, "A", good, bad, before, after, "+1", verdict, f"git checkout {bad} && gate")
 
 
 def series(metric, values, run=RUN, places=None):
-    return Series("mine", run, metric, "A", places or range(len(values)), values)
+    return TrendSeries("mine", run, metric, "A", places or range(len(values)), values)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from rich.console import Console
 from odegrad.errors import ResultsError
 from odegrad.records.columns import COLUMNS
 from odegrad.records.record import Status
-from odegrad.reports.figures.kinds import KINDS
+from odegrad.reports.figures.kinds import FIGURE_KINDS
 from odegrad.reports.frame import load, read_parquet
 from odegrad.reports.page.build import build_report
 from odegrad.reports.page.findings import findings, outcome
@@ -224,7 +224,7 @@ def test_figures_have_alternative_texts(quick_page, quick, frame_of):
     """Each figure is there, wide and narrow, with what it shows in words."""
     images = [a for t, a in Reader(quick_page).tags if t == "img"]
     frame = frame_of(quick)
-    said = [kind.describe(frame) for kind in KINDS if kind.draw(frame, 2).axes]
+    said = [kind.describe(frame) for kind in FIGURE_KINDS if kind.draw(frame, 2).axes]
     assert [i["alt"] for i in images] == said
     assert "figures have nothing to show" in Reader(quick_page).text("figures")
     assert all(urllib.request.urlopen(i["src"]).read().startswith(b"<?xml") for i in images)
@@ -265,7 +265,7 @@ def test_report_is_built(mixed, write_results, tmp_path):
     folder = write_results(mixed)
     written = build_report(folder)
     names = {str(p.relative_to(folder)) for p in written}
-    kinds = {k.name for k in KINDS if k.draw(load(folder), 2).axes}
+    kinds = {k.name for k in FIGURE_KINDS if k.draw(load(folder), 2).axes}
     figures = {f"figures/{name}.{f}" for name in kinds for f in ("png", "pdf", "svg")}
     assert names == {
         "records.parquet",

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from odegrad.records.record import Status
-from odegrad.reports.tables.optimizers import METRIC, VALIDATION, optimizers
+from odegrad.reports.tables.optimizers import BY_METRIC, BY_VALIDATION, optimizers
 
 
 def run_of(record, optimizer, seed, losses, **more):
@@ -22,7 +22,7 @@ def test_target_is_the_reference_s_best_in_the_same_seed(record, frame_of):
         run_of(record, "adam", 0, [3.0, 2.0, 1.0]), run_of(record, "adam", 1, [3.0, 1.5, 1.6]),
         run_of(record, "sgd", 0, [3.0, 0.9, 0.8]), run_of(record, "sgd", 1, [3.0, 2.0, 1.5]),
     ])).set_index("optimizer")  # fmt: skip
-    assert set(table["quantity"]) == {VALIDATION}
+    assert set(table["quantity"]) == {BY_VALIDATION}
     assert set(table["target"]) == {1.25}
     assert table["iterations_median"].to_dict() == {"adam": 15.0, "sgd": 15.0}
     assert table["seconds_median"].to_dict() == {"adam": 1.5, "sgd": 1.5}
@@ -49,7 +49,7 @@ def test_without_validation_losses_the_metric_counts(record, frame_of):
     """An accuracy, which is better when higher."""
     runs = [run_of(record, name, 0, None) for name in ("adam", "snopt")]
     table = optimizers(frame_of(runs))
-    assert set(table["quantity"]) == {METRIC}
+    assert set(table["quantity"]) == {BY_METRIC}
     assert set(table["target"]) == {0.9}
     assert table["iterations_median"].tolist() == [20.0, 20.0]
 
