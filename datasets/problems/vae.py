@@ -126,7 +126,7 @@ class VAEProblem:
     train, held_out
         Images ``[count, pixels]`` in [0, 1]; those held out by the name of the split.
     settings
-        ImageBatch, times and training.
+        Batch, times and training.
     seed
         Of batches, noise and probes.
     """

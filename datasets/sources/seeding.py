@@ -72,7 +72,7 @@ def seeded_module(
     Weights and biases are uniform in ``[-b, b]``, ``b = scale / sqrt(n)``, for ``n`` inputs to one output; at scale 1
     this is PyTorch's own rule for linear and convolutional layers. They are drawn in float64 and then rounded to
     ``dtype``, so that builds in two precisions are one model up to rounding. A reparametrised weight (weight norm) is
-    drawn as the same layer without it draws its own. ImageBatch, group and layer normalisation start as the identity after
+    drawn as the same layer without it draws its own. Batch, group and layer normalisation start as the identity after
     scaling. A module with buffers of its own sets them in a method ``reset_buffers``.
 
     Parameters

@@ -43,7 +43,7 @@ class SeriesProblem:
     train, held_out
         Series; those held out by the name of the split.
     settings
-        ImageBatch, times and training.
+        Batch, times and training.
     seed
         Orders the batches.
     """
