@@ -50,7 +50,8 @@ OPTIMIZER_PAGE = """
 TASK_PAGE = """# The tasks
 
 Written by `python tests/make_documents.py` from what the tasks state about themselves.
-[your-own-task.md](your-own-task.md) says what a task is made of; `odegrad list tasks --details` tells the numbers of parameters and of a state.
+[your-own-task.md](your-own-task.md) says what a task is made of; `odegrad list tasks --details` tells the numbers of
+parameters and of a state.
 
 Sizes are `tiny` (seconds on a CPU), `default` and `paper`; `irregular` is irregularly sampled. The target is what a
 good method reaches: higher is better for an `accuracy`, lower for every other metric (`nll` and `nelbo` in nats). What
