@@ -222,9 +222,11 @@ def test_count_is_deterministic():
 def test_two_processes_count_the_same():
     """Every deterministic column of the count and the memory pass, whatever Python's hashes are."""
     code = (
-        "import json, sys; from odegrad.measuring.passes import run_pass; from odegrad.records.record import Run\n"
+        "import json, sys, tempfile; from odegrad.measuring.passes import run_pass; from odegrad.records.record import Run\n"
         "run = Run.from_dict(json.loads(sys.argv[1]))\n"
-        "print(json.dumps([run_pass(name, run, '', lambda _: None) for name in ('count', 'memory')]))"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    columns = [run_pass(name, run, f'{folder}/run', lambda _: None) for name in ('count', 'memory')]\n"
+        "print(json.dumps(columns))"
     )
     command = [sys.executable, "-c", code, json.dumps(_run(gradient="interpolation").to_dict())]
     environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2")]

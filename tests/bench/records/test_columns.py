@@ -24,8 +24,10 @@ NUMBERS = {"int64", "float64"}
 def test_every_column_is_measured_by_the_pass_that_it_names():
     """The passes of a small run, each by itself, measure the columns that name them and no other."""
     run = Run("", TASK, "tiny", "naive", "sgd", "dopri5", 0, 1e-8, 1e-8, 4, dtype="float64")
-    with tempfile.TemporaryDirectory() as scratch:
-        found = {name: run_pass(name, run, scratch, lambda _message: None) for name in PASSES}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder) / "run"
+        scratch.mkdir()
+        found = {name: run_pass(name, run, str(scratch), lambda _message: None) for name in PASSES}
     found["time"] = merge([found["time"]])
     said = {name: {column.name for column in COLUMNS if column.measured_by == name} for name in PASSES}
     assert {name: set(columns) for name, columns in found.items()} == said
