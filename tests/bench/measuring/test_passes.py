@@ -222,7 +222,9 @@ def test_count_is_deterministic():
 def test_two_processes_count_the_same():
     """Every deterministic column of the count and the memory pass, whatever Python's hashes are."""
     code = (
-        "import json, sys, tempfile; from odegrad.measuring.passes import run_pass; from odegrad.records.record import Run\n"
+        "import json, sys, tempfile\n"
+        "from odegrad.measuring.passes import run_pass\n"
+        "from odegrad.records.record import Run\n"
         "run = Run.from_dict(json.loads(sys.argv[1]))\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    columns = [run_pass(name, run, f'{folder}/run', lambda _: None) for name in ('count', 'memory')]\n"
