@@ -6,6 +6,7 @@
 import json
 import logging
 import sys
+import textwrap
 from contextlib import redirect_stdout
 from typing import Annotated
 
@@ -16,6 +17,9 @@ from odegrad.commands.printing import print_rows
 from odegrad.errors import UsageError
 
 _log = logging.getLogger("odegrad")
+
+LINE_WIDTH = 120
+"""Characters of a line of prose on a terminal."""
 
 
 def compare(
@@ -53,7 +57,7 @@ def compare(
     else:
         print_rows(table.printed(), False, f"gradient methods on {model}, {solver} at rtol {rtol:g}, atol {atol:g}")
         for line in [*table.reasons(), table.advice]:
-            typer.echo(line)
+            typer.echo(textwrap.fill(line, LINE_WIDTH, break_long_words=False, break_on_hyphens=False))
     if figure is not None:
         table.plot().savefig(figure)
         _log.info("wrote %s", figure)

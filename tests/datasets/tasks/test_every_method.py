@@ -8,6 +8,7 @@ from odegrad.checks.conformance import suitable_solver
 from odegrad.registry import build_gradient, build_optimizer, build_task, gradients, tasks
 
 OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]
+RESTING = ("equilibrium", "quiet_start")
 ITERATIONS = 2
 FEW = 100
 """Parameters of a field up to which forward sensitivities are carried."""
@@ -19,6 +20,8 @@ def test_loss_falls(name: str, method_name: str) -> None:
     method = build_gradient(method_name)
     solver = suitable_solver(method).with_tolerances(1e-3, 1e-3)
     problem = build_task(name).build("tiny", 0, torch.device("cpu"), torch.float32)
+    if name in RESTING and method.traits.exact:
+        pytest.skip("exact for its steps, which are wrong where the state rests: see the tests of the reference")
     count = sum(p.numel() for field in problem.fields for p in field.parameters())
     if method_name == "forward_sensitivity" and count > FEW:
         pytest.skip(f"would carry {count} columns: for few parameters only")

@@ -17,7 +17,7 @@ from odegrad.errors import DataError, UnknownNameError, UsageError
 from odegrad.registry import build_gradient, build_solver, build_task, tasks
 
 OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]
-WITHOUT_LAYERS = {"logistic", "rotation", "cifar10_resnet4"}
+WITHOUT_LAYERS = {"logistic", "rotation", "equilibrium", "quiet_start", "cifar10_resnet4"}
 """Tasks whose field has no layer that SNOpt could precondition."""
 
 
@@ -239,7 +239,7 @@ FAULTS: list[tuple[type[HonestTask], str]] = [
     (faulty(ReadsGlobalNumbers), "T2 global randomness"), (faulty(OneSeed), "T2 other seed"),
     (faulty(OneBatch), "T4 batch"), (faulty(LargeProbe), "T5 probe batch"), (faulty(AttachedState), "T5 dynamics"),
     (faulty(ForeignField), "T5 dynamics"), (faulty(IdleParameter), "T6 gradient"),
-    (faulty(SharesWithTheLoss), "gradients"), (faulty(LearnsNothing), "T7 loss falls"),
+    (faulty(SharesWithTheLoss), "T6 gradient"), (faulty(LearnsNothing), "T7 loss falls"),
     (faulty(EvaluatesWithAGraph), "T8 evaluation"), (faulty(Single), "T3 precision"),
 ]  # fmt: skip
 """(task, the check that must fail)."""
