@@ -88,16 +88,15 @@ def _tie(told: Race) -> str:
 def _why_not(rows: Sequence[Row], good: Sequence[Row], sensitivity: Callable[[], float | None]) -> str:
     """Return why one of the two ways is wrong where the other one is right."""
     wrong = [row for row in rows if str(row["verdict"]).startswith("inaccurate")]
-    replayed, solved = (
-        [str(row["gradient"]) for row in wrong if bool(row["exact"]) is exact] for exact in (True, False)
-    )
+    replayed = [str(row["gradient"]) for row in wrong if row["exact"]]
+    solved = [str(row["gradient"]) for row in wrong if not row["exact"]]
     right = [str(row["gradient"]) for row in good if not row["exact"]]
     changed = sensitivity() if replayed and right else None
     if changed is not None and changed > BLIND:
         return (
-            f"{replayed[0]} is exact for the steps that were taken, and those steps are wrong for the gradient: the step "
-            "control sees the state, which rests, and not the sensitivity (halving every step changes naive's gradient "
-            f"by {changed:.0%}). The costate solve controls its own error and is right here. Take "
+            f"{replayed[0]} is exact for the steps that were taken, and those steps are wrong for the gradient: the "
+            "step control sees the state, which rests, and not the sensitivity (halving every step changes naive's "
+            f"gradient by {changed:.0%}). The costate solve controls its own error and is right here. Take "
             f"{' or '.join(right[:2])}, or bound the steps: sees='tangent', max_step."
         )
     if solved and any(row["exact"] for row in good):

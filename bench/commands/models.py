@@ -36,7 +36,7 @@ def compare(
     solver: Annotated[str, typer.Option(help="One of odegrad list solvers.")] = "dopri5",
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
     atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of every method.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of every method, at the least.")] = 7,
     figure: FigureOption = None,
     as_json: JsonOption = False,
 ) -> None:
