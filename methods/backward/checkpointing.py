@@ -35,6 +35,7 @@ Action = Advance | Reverse | Drop
 
 def repetitions(steps: int, checkpoints: int) -> int:
     """Return the least r with ``binom(checkpoints + r, r) >= steps``: how often a step is at most repeated."""
+    # binom(C + r, r) is the longest chain that C slots reverse with no step repeated more than r times.
     r = 0
     while math.comb(checkpoints + r, r) < steps:
         r += 1
@@ -54,6 +55,8 @@ def first_split(steps: int, checkpoints: int) -> int:
     behind ``r`` times; this is the least.
     """
     r = repetitions(steps, checkpoints)
+    # Behind the split C - 1 slots are left, for at most binom(C - 1 + r, r) steps. Before it all C are free again; as
+    # few steps as r - 2 repetitions reverse there would leave a repetition unused.
     before = math.comb(checkpoints + r - 2, r - 2) if r >= 2 else 0
     return max(1, before, steps - math.comb(checkpoints - 1 + r, r))
 
@@ -86,6 +89,8 @@ class OnlineCheckpoints:
         if len(self.levels) <= self.places:
             self.levels[state] = 0
             return None
+        # In the binomial pattern levels fall along the trajectory: one that a higher level follows breaks it, and may
+        # go. The start has level infinity, and is never given up.
         out = self._dispensable()
         if out is None:
             out = max(self.levels)
@@ -117,6 +122,7 @@ def reversal(steps: int, kept: list[int], places: int) -> list[Action]:
 
     Every kept state belongs to ``kept`` or was advanced to before; at most ``places`` are kept at a time.
     """
+    # The last step costs no advance: the forward solve hands over the state that it begins from.
     actions: list[Action] = [Reverse(steps - 1, steps - 1)]
     end = steps - 1
     for used in range(len(kept) - 1, -1, -1):
@@ -142,6 +148,7 @@ def _reversed_interval(start: int, end: int, places: int) -> list[Action]:
             continue
         middle = first + first_split(last - first, free)
         actions.append(Advance(first, middle))
+        # A stack, read from its end: the part behind goes first, then its checkpoint is dropped and the slot is free.
         waiting += [(first, middle, free), Drop(middle), (middle, last, free - 1)]
     return actions
 

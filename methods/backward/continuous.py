@@ -129,10 +129,14 @@ class BackwardSolveNode(SolveNode):
             first_step=None,
             outputs="step_ends",
         )
+        # The costate's equation is linear: solved for a / scale, tolerances are relative to the loss's gradient, and a
+        # loss in other units takes the same steps. The first output is the initial state itself: nothing to solve.
         scale = costate_scale(grads[1:]) if options.normalize_costate else torch.ones_like(grads[0, 0])
         dynamics = self.dynamics(solver)
         a, size = torch.zeros_like(grads[0]), StepSize()
         for k in range(len(grads) - 1, 0, -1):
+            # The costate jumps at an output, so the solve starts anew there, from the stored state: the error of the
+            # reversed state does not pass from interval to interval. The step size does, for the dynamics are the same.
             interval = (self.times[k], self.times[k - 1])
             state = self.state(k, kept)
             dynamics.trajectory = None if isinstance(state, Tensor) else state

@@ -85,6 +85,7 @@ class CostateDynamics:
 
     def prepare(self, times: Sequence[float]) -> None:
         """Read the states of all coming stages in one product."""
+        # Times of a step are known before its stages are: one product of the interpolant instead of one per stage.
         self._states = None if self.trajectory is None else self.trajectory.at(times)
 
     def write(self, t: float, x: Tensor, out: Tensor, stage: int) -> None:
@@ -108,6 +109,8 @@ class CostateDynamics:
 
     def weighs(self, stage: int) -> bool:
         """Return whether the quadrature uses this stage, or may use it as the next step's first."""
+        # A stage without weight need not be pulled back to the parameters, unless it is handed on as the first of the
+        # next step, where it has one.
         return stage != TRIAL and (self.tableau.b[stage] != 0.0 or stage == self.tableau.stages - 1)
 
     def pull_to_parameters(self, t: float, y: Tensor, a: Tensor) -> Sequence[Tensor | None]:
@@ -122,6 +125,7 @@ class CostateDynamics:
         """Add an accepted step to the parameter gradients: ``g -= h sum_i b_i f_theta^T a`` (``h`` is signed)."""
         if self.in_state:
             return
+        # The step's own weights integrate to the order of the solver. A rejected attempt has been written over by now.
         for b, stage in zip(self.tableau.b, self._stages, strict=True):
             if b != 0.0:
                 add_to(self.total, stage, -step.h * b)
@@ -130,6 +134,8 @@ class CostateDynamics:
 
     def norm(self, x: Tensor) -> Tensor:
         """Return the largest root mean square over the parts of state, costate and each parameter's gradient."""
+        # The largest of the parts, not one mean over all: p numbers of g would hide what happens to d of the costate.
+        # Nothing feeds back from g, so the seminorm leaves it out: a step is not refused for an integral's sake.
         layout = self.field.layout
         norms = [layout.norm(self.costate(x))]
         if self.trajectory is None:
@@ -162,6 +168,7 @@ class TapSampler:
         times = sorted(float(t) for t in tap.sample_times(low, high))
         if not times or times[0] < low or times[-1] > high:
             raise UsageError(f"tap: expected sample times in [{low:g}, {high:g}], got {times}")
+        # The trapezoid rule: half of the way to either neighbour; the ends have a neighbour on one side only.
         edges = [times[0], *times, times[-1]]
         weights = [(b - a) / 2 for a, b in zip(edges[:-2], edges[2:], strict=True)]
         if len(times) == 1:
@@ -186,6 +193,7 @@ class TapSampler:
 
 def costate_scale(grads: Tensor) -> Tensor:
     """Return the largest root mean square over the rows of ``grads [m, d]``, a 0-d tensor; 1 if they all vanish."""
+    # Stays on the device: the scale is only ever multiplied with, so the host need not know it.
     rms = (torch.linalg.vector_norm(grads, dim=1) / grads.shape[1] ** 0.5).amax()
     return torch.where(rms > 0, rms, torch.ones_like(rms))
 

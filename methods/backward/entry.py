@@ -52,6 +52,7 @@ class SharedLoopMethod(abc.ABC):
         start = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))
         _check_numbers(solver, start)
         if ts.requires_grad and torch.is_grad_enabled():
+            # Attached around the solve: a method's own pull-back never has to know of times.
             moving = start_depends_on_time(start, ts, times, flat_field)
             ys = self.solve(flat_field, solver, moving, times)
             ys = outputs_depend_on_time(torch.cat([start[None], ys[1:]]), ts, times, flat_field)
@@ -106,6 +107,7 @@ NEEDS_TABLEAU = "it works on the stages of a Runge-Kutta method; use one such as
 
 def _check_numbers(solver: OneStepSolver, y0: Tensor) -> None:
     """Refuse a start that is not finite (seen without a device read on a CPU only), warn of a hopeless tolerance."""
+    # On a GPU this would be a read of its own; an adaptive solve's first norms find it out there.
     if y0.device.type == "cpu" and not bool(torch.isfinite(y0.detach()).all()):
         raise NonFiniteError("y0: expected finite numbers, got NaN or infinity; check what computes the initial state")
     eps = torch.finfo(y0.dtype).eps

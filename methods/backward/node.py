@@ -57,12 +57,14 @@ class _Solve(torch.autograd.Function):
     def forward(ctx: _SolveContext, node: SolveNode, y0: Tensor, *parameters: Tensor) -> Tensor:  # noqa: ARG004
         ys, kept = node.forward(y0.detach())
         ctx.node = node
+        # Saved by autograd, not on the node: it frees them with the graph, and counts them as the memory that they are.
         ctx.save_for_backward(y0, *kept)
         return ys
 
     @staticmethod
     def backward(ctx: _SolveContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y0, *kept = ctx.saved_tensors
+        # The calls repeat those of the forward solve: running statistics must not move a second time.
         with torch.no_grad(), ctx.node.field.undisturbed():
             a0, pulled = ctx.node.pull_back(grads[0], tuple(kept))
         pulled = [torch.zeros_like(p) if g is None else g for p, g in zip(ctx.node.parameters, pulled, strict=True)]

@@ -10,6 +10,7 @@ from odegrad.methods.solvers.dynamics import FlatField
 
 def add_to(total: Sequence[Tensor], pulled: Sequence[Tensor | None], weight: float = 1.0) -> None:
     """Add ``weight`` times the pulled-back parameters, where there are any, to ``total`` in place."""
+    # One operator for all parameters: a loop over them would cost about as many as f itself, at every call.
     pairs = [(g, p) for g, p in zip(total, pulled, strict=True) if p is not None]
     if pairs:
         torch._foreach_add_([g for g, _ in pairs], [p for _, p in pairs], alpha=weight)

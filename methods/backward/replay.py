@@ -78,6 +78,8 @@ class ReplayPullback:
         yield where each step begins, the last one first.
         """
         grid = self.node.grid[first:stop]
+        # An output is a copy of the state: its cotangent joins that of the state, and of nothing carried beside it.
+        # Cloned, since the caller's may be a tensor that autograd handed out.
         a = a.clone()
         a[: self.d] += self.grads[grid[-1].at_end].sum(0)
         if self.solver.compile:
@@ -90,6 +92,7 @@ class ReplayPullback:
 
     def to_start(self, x0: Tensor, a: Tensor) -> Tensor:
         """Return ``dL/dy0 [d]`` from the cotangent of the first carried vector."""
+        # What is carried beside the state was made from it, the leapfrog's velocity by one more f call.
         if a.numel() > self.d:
             with torch.enable_grad():
                 y0 = x0[: self.d].detach().requires_grad_()
@@ -113,6 +116,7 @@ class ReplayPullback:
                 if ys is not None:
                     inside.append(ys)
                     of_inside.append(self.grads[step.inside])
+        # States between the steps are asked for as inputs: autograd hands out their costates on its way to the start.
         inner = ends[:-1]
         inputs = (leaf, *inner, *self.parameters)
         of_start, *pulled = torch.autograd.grad([x, *inside], inputs, [a, *of_inside], allow_unused=True)
@@ -142,6 +146,8 @@ class ReplayPullback:
         return a
 
     def _add(self, pulled: Sequence[Tensor | None]) -> None:
+        # The first is taken as it is, which spares p zeros and a sum. Never in place: autograd may hand out one tensor
+        # twice.
         for i, p in enumerate(pulled):
             if p is not None:
                 total = self.total[i]

@@ -52,9 +52,11 @@ class StepEndSampler:
         """Sample the end of the n-th step (the start of the first one for n = 0)."""
         d = self.grads.shape[1]
         y, costate = end.x.detach()[:d], end.a.detach()[:d]
+        # Both copies of the wrapper's state are y up to the method's error: the costate is the sum of both.
         if isinstance(self.scheme, Reversible):
             partner = end.a.detach()[d:] if end.a_partner is None else end.a_partner
             costate = costate + partner if partner.numel() else costate
+        # A point between two steps ends one trapezoid and begins the next.
         later = _weights(self.grid[end.n])[0] if end.n < len(self.grid) else 0.0
         if end.n == 0:
             self._observe(self.grid[0].t, y, costate, later)

@@ -50,6 +50,7 @@ class StepwiseNode(SolveNode):
         sample = _unwatched
         if self.tap is not None:
             sample = StepEndSampler(self.tap, self.field, self.solver.scheme, self.grid, grads).sample
+            # At the very end nothing comes later: there the costate is what the last output adds to zero.
             sample(StepEnd(len(self.grid), self._last, torch.zeros_like(grads[0])))
         walk = self.walk_back(grads, kept)
         while True:

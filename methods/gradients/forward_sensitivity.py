@@ -140,10 +140,13 @@ class _Augmented:
 
     def norm(self, x: Tensor) -> Tensor:
         """Return the norm of the state alone."""
+        # As without the columns: the steps, and with them the solution, must be those of the state alone.
         return self.field.norm(x[: self.d])
 
     def _products(self, dy: Tensor, y: Tensor, columns: Tensor) -> Tensor:
         """Return ``J v`` for all columns, ``[m, d]``: the derivative of ``u -> J^T u`` is ``J``."""
+        # Two pull-backs make a push forward, for any field that autograd can differentiate: forward mode and its
+        # transforms know fewer operations. The graph of the first is shared by all columns.
         if not dy.requires_grad:
             return torch.zeros_like(columns)
         with torch.enable_grad():

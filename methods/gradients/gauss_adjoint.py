@@ -93,6 +93,7 @@ class _GaussDynamics(CostateDynamics):
     def __init__(self, field: FlatField, parameters: Sequence[Tensor], tableau: Tableau, points: int) -> None:
         super().__init__(field, parameters, tableau, "quadrature")
         nodes, weights = np.polynomial.legendre.leggauss(points)
+        # From [-1, 1] to fractions of a step.
         self.nodes = ((nodes + 1) / 2).tolist()
         self.weights = (weights / 2).tolist()
 
@@ -102,6 +103,7 @@ class _GaussDynamics(CostateDynamics):
 
     def collect(self, step: AcceptedStep) -> None:
         """Add ``-h sum_q w_q f_theta^T a`` at the Gauss points of the step; ``h`` is signed."""
+        # The dense output is one polynomial inside a step only, so each step has a rule of its own.
         times = [step.t + theta * step.h for theta in self.nodes]
         x = step.at(times)
         states, costates = self.state(x, times), self.costate(x)

@@ -93,6 +93,7 @@ class _NodeFiller:
         inside: list[tuple[int, int, float]] = []
         while self.pending and (step.t_next - self.pending[0][2]) * step.h >= 0:
             inside.append(self.pending.pop(0))
+        # All nodes inside by one product; a step's own ends are known exactly, without the interpolation error.
         between = [(i, j, t) for i, j, t in inside if t not in (step.t, step.t_next)]
         if between:
             states = step.at([t for _, _, t in between])

@@ -76,6 +76,7 @@ class _Piecewise:
         """Return the step that ``t`` lies in and the fraction of it."""
         forwards = self.sizes[0] > 0
         keys = self.starts if forwards else tuple(-s for s in self.starts)
+        # At a step's end either side would do, for the pieces join; a stage may round to just before the first start.
         n = max(bisect.bisect_right(keys, t if forwards else -t) - 1, 0)
         return n, (t - self.starts[n]) / self.sizes[n]
 

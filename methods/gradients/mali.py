@@ -76,6 +76,8 @@ class _InvertedLeapfrog(InvertedNode):
         y, v = kept[0].tensor_split(2)
         a_y, a_v = torch.zeros_like(y), torch.zeros_like(v)
         for n, step in self.backwards():
+            # Back through y' = y_m + h/2 v', v' = 2 u - v, u = f(y_m), y_m = y + h/2 v, from the last to the first;
+            # the same four, solved for the other end, give y and v.
             half = 0.5 * step.h
             a_y = a_y + grads[step.at_end].sum(0)
             a_v = torch.add(a_v, a_y, alpha=half)
@@ -86,5 +88,6 @@ class _InvertedLeapfrog(InvertedNode):
             a_y = a_y + pulled
             a_v = torch.sub(half * a_y, a_v)
             yield StepEnd(n, y, a_y)
+        # The first velocity is f(t0, y0): its cotangent belongs to the initial state and the parameters.
         _, pulled = pull_call(self.field, self.times[0], y, a_v, self.parameters, total)
         return a_y + pulled + grads[0], total

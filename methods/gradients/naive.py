@@ -73,6 +73,7 @@ class _Watched:
 
     def solve(self, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with the graph of the steps."""
+        # Autograd only walks to what requires a gradient: without this the initial state would have no sample.
         if not y0.requires_grad and trained_parameters(self.field.field):
             y0 = y0.detach().requires_grad_()
         ys = [y0[None]]

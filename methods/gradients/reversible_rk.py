@@ -119,6 +119,7 @@ class _InvertedRungeKutta(InvertedNode):
             a_z = a_z + (1.0 - self.coupling) * a_y + pulled
             a_y = self.coupling * a_y
             yield StepEnd(n, y, a_y, a_z)
+        # Both copies begin as y0.
         return a_y + a_z + grads[0], total
 
     def _half(
@@ -129,6 +130,7 @@ class _InvertedRungeKutta(InvertedNode):
         if not isinstance(scheme, Reversible):
             raise TypeError(f"expected the reversible wrapper, got {scheme!r}")
         with torch.enable_grad():
+            # The increment alone, onto zero: its value undoes the step, its graph pulls back, by the same f calls.
             leaf = at.detach().requires_grad_()
             stages = GraphStages(self.field, scheme.tableau, at)
             ends = (step.t, step.h, step.t_next) if there else (step.t_next, -step.h, step.t)

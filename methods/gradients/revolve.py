@@ -103,6 +103,8 @@ class _CheckpointedNode(StepwiseNode):
         planned = None if self.solver.adaptive else set(offline_checkpoints(self._fixed_steps(), self.slots))
         online = OnlineCheckpoints(self.slots)
         ys, states, x = [y0[None]], {}, y0
+        # The number of fixed steps is known, and with it the binomial pattern; of adaptive ones any may be the last, so
+        # the set must be right after each.
         for n, step in enumerate(self.steps(y0)):
             x = step.x
             if planned is None or n in planned:
@@ -129,6 +131,7 @@ class _CheckpointedNode(StepwiseNode):
                 del states[action.state]
                 continue
             stop = action.stop if isinstance(action, Advance) else action.step
+            # The state before the last step is none of the checkpoints: the solve has handed it over.
             x = kept[-1] if action.start == n - 1 else states[action.start]
             x = replay(self.field, self.solver, x, self.grid[action.start : stop], grads.shape[1])
             if isinstance(action, Advance):

@@ -90,12 +90,15 @@ class _SymplecticPartner(StepwiseNode):
     ) -> Tensor:
         """Return the cotangent of the step's first state; add to ``total`` the parameters' part."""
         tableau, h = self.solver.tableau, step.h
+        # A last stage at the new state has b = 0: the step itself does not need it, its dense output does.
         count = tableau.stages if step.thetas else tableau.evaluations
         times = self.solver.tableau.times(step.t, h, step.t_next)
         inputs = [y]
         for i in range(1, count):
             self.field.write(times[i - 1], inputs[-1], stages.k[i - 1], i - 1)
             inputs.append(stages.combine(y, i - 1, h))
+        # With the partner's weights, b_j a_ji / b_i, written out, the division by b_i cancels: c_i takes h b_i of the
+        # new state's cotangent, and h a_ji of each later stage's.
         pushed = torch.outer(stages.weights.rows[-1][:count] * h, a)
         if step.thetas:
             of_outputs = grads[step.inside]
@@ -104,6 +107,7 @@ class _SymplecticPartner(StepwiseNode):
         pulled = y.new_zeros((count, y.numel()))
         for i in range(count - 1, -1, -1):
             cotangent = pushed[i]
+            # Explicit, so only later stages depend on this one, and they have been pulled back already.
             if i + 1 < count:
                 column = stages.weights.columns[i][: count - i - 1]
                 cotangent = torch.addmv(cotangent, pulled[i + 1 :].t(), column, alpha=h)

@@ -42,6 +42,7 @@ class ChebyshevNodes:
     @property
     def times(self) -> npt.NDArray[np.float64]:
         """Return the nodes ``[n]`` from ``t0`` to ``t1``; end points of the second kind are exact."""
+        # The minus puts them in the order of t0 to t1, the cosine's own runs the other way; weights follow the same j.
         j = np.arange(self.n)
         if self.kind == "second":
             x = -np.cos(j * math.pi / (self.n - 1))
@@ -49,12 +50,15 @@ class ChebyshevNodes:
             x = -np.cos((2 * j + 1) * math.pi / (2 * self.n))
         times = 0.5 * (self.t0 + self.t1) + 0.5 * (self.t1 - self.t0) * x
         if self.kind == "second":
+            # The affine map may miss the ends by an ulp, and no step would hold such a node.
             times[0], times[-1] = self.t0, self.t1
         return np.asarray(times)
 
     @property
     def weights(self) -> npt.NDArray[np.float64]:
         """Return the barycentric weights ``[n]`` that belong to these nodes."""
+        # Closed forms of 1 / prod (x_j - x_k) up to a factor, which cancels. With those of the other kind of nodes not
+        # even a quadratic is reproduced.
         j = np.arange(self.n)
         signs = np.where(j % 2 == 0, 1.0, -1.0)
         if self.kind == "first":
@@ -67,16 +71,19 @@ class ChebyshevNodes:
         """Return ``C [m, n]`` with ``y(times) = C V`` for node values ``V [n, d]``; exact at a node."""
         nodes, weights = self.times, self.weights
         distance = np.asarray(times, dtype=np.float64)[:, None] - nodes[None, :]
+        # Within rounding of a node its term is all there is; at the node itself it would be infinite.
         hit = np.abs(distance) <= 4 * np.finfo(np.float64).eps * abs(self.t1 - self.t0)
         terms = weights / np.where(hit, 1.0, distance)
         at_node = hit.any(axis=1)
         terms[at_node] = np.eye(self.n)[hit[at_node].argmax(axis=1)]  # before the sum, which may be 0 there
+        # The second barycentric form: with the same weights in the denominator their rounding errors cancel.
         return np.asarray(terms / terms.sum(axis=1, keepdims=True))
 
     def evaluate(self, values: Tensor, times: Sequence[float]) -> Tensor:
         """Return the interpolant of ``values [n, d]`` at ``times``, ``[m, d]``, in one product."""
         weights = torch.from_numpy(self.coefficients(times)).to(values.dtype)
         if values.device.type == "cuda":
+            # From pinned memory the copy does not hold up the host, which works out the next stages meanwhile.
             weights = weights.pin_memory().to(values.device, non_blocking=True)
         return weights @ values
 

@@ -120,6 +120,7 @@ class StepCompiler:
                 held = list(tensors)
                 for i, leaf in zip(self.trained, leaves, strict=True):
                     held[i] = leaf
+                # Forward and backward are one function to the compiler: what lies between need not go through memory.
                 y_next, stages, _ = step(y, y, times, h, *held)
                 grads = torch.autograd.grad([y_next, stages], [y, *leaves], [a, b], allow_unused=True)
             return tuple(torch.zeros_like(x) if g is None else g for x, g in zip((y, *leaves), grads, strict=True))
@@ -132,6 +133,7 @@ class StepCompiler:
             key = (*self._key, *kind)
             if key not in kept.functions:
                 start = time.perf_counter()
+                # Tracing and the trial call may draw numbers, and compiling must not move a training's stream.
                 with torch.random.fork_rng(), warnings.catch_warnings():
                     warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch's own, on its way to the compiler
                     kept.functions[key] = _compiled(function(), self._sample(*sizes))

@@ -44,6 +44,7 @@ class Controller:
 
         All tensors are ``[d]``. This is the one read of the device per attempted step.
         """
+        # The larger of both ends: else a state that passes through zero would be held to the absolute tolerance alone.
         scale = torch.maximum(y.abs(), y_next.abs()).mul_(self.rtol).add_(self.atol)
         return float(dynamics.norm(error / scale))
 
@@ -53,14 +54,17 @@ class Controller:
         ``previous`` is the error of the accepted step before, for ``pi`` control; None at the start and after a
         rejected step.
         """
+        # Zero and infinity have no power to take: an exact step may grow, an overflow shrinks, each as far as allowed.
         if ratio == 0.0:
             return h * self.max_factor
         if not math.isfinite(ratio):
             return h * self.min_factor
         if self.control == "pi":
+            # The floor is dopri5's own in Hairer and Wanner: one lucky step must not hold the next one back for long.
             gain = math.pow(ratio, -(1.0 / order - 0.75 * PI_BETA)) * math.pow(max(previous or 1.0, 1e-4), PI_BETA)
             return h * min(self.max_factor, max(self.safety * gain, self.min_factor))
         low = 1.0 if ratio < 1.0 else self.min_factor
+        # The estimate is the local error of the embedded method, one order lower: it goes as h^order.
         factor = self.safety / math.pow(ratio, 1.0 / order)
         return h * min(self.max_factor, max(factor, low))
 
@@ -82,6 +86,7 @@ class Controller:
                 f"field: {'y0' if not math.isfinite(d0) else 'f(t0, y0)'} is not finite at t = {t:g}, before the first "
                 "step; check the parameters and the initial state for NaN or infinity"
             )
+        # A trial that moves the state by a hundredth of its size; where either vanishes, their ratio says nothing.
         h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
         h0 = min(h0, abs(span))
         signed = math.copysign(h0, span)
@@ -89,6 +94,7 @@ class Controller:
         dynamics.prepare([t + signed])
         dynamics.write(t + signed, torch.add(y, f0, alpha=signed), f1, TRIAL)
         d2 = float(dynamics.norm((f1 - f0) / scale)) / h0
+        # The first step's error is about h^order max(d1, d2), in units of the tolerance: a hundredth is wanted.
         if d1 <= 1e-15 and d2 <= 1e-15:
             h1 = max(1e-6, h0 * 1e-3)
         elif math.isfinite(d2):

@@ -91,6 +91,8 @@ class FlatField:
             yield
         finally:
             with torch.no_grad():
+                # An unchanged buffer is left alone: a write of its own value would count as a change to autograd, which
+                # then refuses every other graph that has saved it.
                 for buffer, value, version in kept:
                     if buffer._version != version or id(buffer) in statistics:
                         buffer.copy_(value)
@@ -118,6 +120,7 @@ class FlatField:
         if self._unchecked is not None:
             out.copy_(self._checked(t, y))
             return
+        # Part by part into the stage: flattening first would write a second copy of a state of several parts.
         dy = self.layout.parts_of(self._call(self.time(t), self.layout.unflatten(y)))
         start = 0
         for part in dy:
@@ -139,6 +142,7 @@ class FlatField:
 
     def time(self, t: float) -> Tensor:
         """Return ``t`` as the 0-d tensor that the field sees."""
+        # full() is filled on the device; tensor() would copy from the host and make it wait.
         return torch.full((), t, dtype=self.layout.dtype, device=self.layout.device)
 
 
@@ -168,6 +172,7 @@ def refuse_closures(dy: Tensor, known: Sequence[Tensor]) -> None:
     UsageError
         If there is such a leaf.
     """
+    # A closure is seen in the graph only, as a node that accumulates into a leaf: walk it, each node once.
     allowed = {id(x) for x in known}
     for leaf in leaves(dy):
         if id(leaf) not in allowed:

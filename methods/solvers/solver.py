@@ -217,6 +217,7 @@ class OneStepSolver(Solver):
     def steps_between(self, t: float, t_end: float) -> int:
         """Return the number of fixed steps from ``t`` to ``t_end``."""
         if self.step_size is not None:
+            # An interval of n whole steps must not become n + 1 of them because their quotient rounds up.
             return max(1, math.ceil(abs(t_end - t) / self.step_size * (1 - 1e-12)))
         return self.num_steps or 1
 

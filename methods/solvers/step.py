@@ -47,6 +47,7 @@ class Weights:
 
 def dense_weights(tableau: Tableau, h: float, thetas: Sequence[float], like: Tensor) -> Tensor:
     """Return ``h b_i(theta)`` of the continuous extension, ``[m, s]``, in the type and on the device of ``like``."""
+    # In float64 on the host: the powers of theta cancel, which float32 would turn into errors of the interpolant.
     rows = [tableau.weights_at(theta) for theta in thetas]
     return torch.tensor(rows, dtype=torch.float64).mul_(h).to(like.dtype).to(like.device, non_blocking=True)
 
@@ -67,6 +68,8 @@ class StageBuffer:
     def combine(self, y: Tensor, row: int, h: float) -> Tensor:
         """Return ``y + h sum_j w_j k_j [d]``; ``row`` i is the input of stage i + 1, the last one the new state."""
         weights = self.weights.rows[row]
+        # One operator while operators are what costs; for large states the chain, which passes over stages without
+        # weight. The size alone decides, so every method rounds alike.
         if not self.chained:
             return torch.addmv(y, self.k[: len(weights)].t(), weights, alpha=h)
         out = None
@@ -160,12 +163,15 @@ class GraphStages:
 
     def evaluate(self, stage: int, t: float, y: Tensor) -> None:
         """Evaluate the stage at ``(t, y [d])`` and keep its graph."""
+        # The graph holds k itself. It has never seen the buffer, so every step may write over that.
         k = self.field(t, y)
         self.buffer.k[stage].copy_(k.detach())
         self.ks[stage] = k
 
     def combine(self, y: Tensor, row: int, h: float) -> Tensor:
         """Return ``y + h sum_j w_j k_j [d]``."""
+        # The value comes from the same sum as without a graph, bit for bit; autograd only learns how to go back.
+        # Stages without weight are left out: an edge to them would cost a pull-back of zeros through f.
         with torch.no_grad():
             value = self.buffer.combine(y.detach(), row, h)
         used = [self.ks[j] for j in self.buffer.weights.used[row]]
@@ -189,6 +195,7 @@ class GraphStages:
 
     def roll(self) -> None:
         """Make the last stage the first; the others' graphs are let go."""
+        # The stage's node belongs to both steps: f is called once, and pulled back once for the two.
         self.buffer.k[0].copy_(self.buffer.k[-1])
         self.ks = [self.ks[-1], *([None] * (len(self.ks) - 1))]
 
@@ -208,6 +215,7 @@ class _Combination(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
+        # One product for all stages, whose rows autograd takes as they are.
         return None, None, grad, *torch.outer(ctx.weights, grad).unbind(0)
 
 

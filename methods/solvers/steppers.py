@@ -50,6 +50,7 @@ class RungeKuttaStepper(Stepper):
             z = stages.combine(x, i - 1, h)
             if whole or not tableau.fsal or i < tableau.stages - 1:
                 stages.evaluate(i, times[i], z)
+        # With first same as last the last stage stands at the new state: its input is the solution already.
         return z if tableau.fsal else stages.combine(x, tableau.stages - 1, h)
 
     def error(self, h: float) -> Tensor:
@@ -170,6 +171,7 @@ class ReversibleStepper(Stepper):
             stages.evaluate(0, t, z)
         for i in range(1, tableau.evaluations):
             stages.evaluate(i, times[i], stages.combine(z, i - 1, h))
+        # Row i is the input of stage i + 1; that of a last stage at the new state has the weights b.
         last = tableau.stages - 2 if tableau.fsal else tableau.stages - 1
         return stages.combine(onto, last, sign * h)
 
@@ -179,6 +181,7 @@ class ReversibleStepper(Stepper):
 
     def accept(self) -> None:
         """Forget every stage."""
+        # The last one stands at y', the next step begins at z'.
 
 
 class LeapfrogStepper(Stepper):
@@ -202,6 +205,7 @@ class LeapfrogStepper(Stepper):
         """Return ``(y', v')``."""
         y, v = x.tensor_split(2)
         middle = torch.add(y, v, alpha=0.5 * h)
+        # For eta = 1 it is v' = 2 u - v, the mirror image of v in f: so the step can be run back without a solve.
         moved = torch.lerp(v, self.evaluate(t + 0.5 * h, middle), 2.0 * self.eta)
         self.change = (moved - v).detach()
         return torch.cat([torch.add(middle, moved, alpha=0.5 * h), moved])

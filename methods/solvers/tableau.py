@@ -62,6 +62,7 @@ class Tableau:
 
     def times(self, t: float, h: float, t_next: float) -> list[float]:
         """Return the stages' times in the step from ``t``; those at its end are exactly ``t_next``."""
+        # t + h may round to beside t_next, which would be outside the interval at its end.
         return [t_next if c == 1.0 else t + c * h for c in self.c]
 
     def weights_at(self, theta: float) -> list[float]:

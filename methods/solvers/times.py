@@ -39,6 +39,7 @@ def checked_times(ts: object) -> list[float]:
 
 def start_depends_on_time(y0: Tensor, ts: Tensor, times: list[float], field: FlatField) -> Tensor:
     """Return ``y0 [d]``, from which autograd sees ``dL/dt0 = -f(t0, y0) . dL/dy0``; one f call."""
+    # A later start leaves less time to flow: y0 given at t0 moves against f.
     with torch.no_grad():
         f0 = field(times[0], y0.detach()).detach()
     out: Tensor = _MovesWithTime.apply(y0[None], ts[:1], -f0[None])  # type: ignore[no-untyped-call]

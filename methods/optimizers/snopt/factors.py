@@ -43,6 +43,7 @@ class FactorSum:
         """
         batch, locations = x.shape[-3:-1]
         x = x.detach().flatten(-3, -2).to(_factor_dtype(x))
+        # Undo the batch mean: B is the mean over samples of g g^T with each sample's own g, not a mean of means.
         g = g.detach().flatten(-3, -2).to(x.dtype) * batch
         of_input = (x.mT @ x).mul_(weight / (batch * self.rank))
         of_output = (g.mT @ g).mul_(weight / (batch * locations))
@@ -75,6 +76,7 @@ def eigenbasis(name: str, factors: FactorSum) -> Eigenbasis | None:
     a, b = factors.input_factor, factors.output_factor
     if a is None or b is None:
         return None
+    # A kron B has the products of their eigenvalues, in the product of their bases: n^3 + m^3 work, not (n m)^3.
     values_a, basis_a = _symmetric_eigen(name, "input", a)
     values_b, basis_b = _symmetric_eigen(name, "output", b)
     return Eigenbasis(basis_a, basis_b, values_b[..., :, None] * values_a[..., None, :], factors.samples)
@@ -91,11 +93,13 @@ def _symmetric_eigen(name: str, side: str, matrix: Tensor) -> tuple[Tensor, Tens
         values, vectors = torch.linalg.eigh(matrix)
     except LinAlgError:
         values, vectors = _eigen_with_jitter(name, side, matrix)
+    # Rounding makes small eigenvalues negative, and one below -eps would turn the step around.
     return values.clamp_(min=0.0), vectors
 
 
 def _eigen_with_jitter(name: str, side: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
     wide = matrix.double()
+    # Relative to the mean eigenvalue, as factors of different layers differ by many orders of magnitude.
     scale = wide.diagonal(dim1=-2, dim2=-1).abs().mean()
     n = wide.shape[-1]
     eye = torch.eye(n, dtype=wide.dtype, device=wide.device)

@@ -124,6 +124,7 @@ class IntegrationTime:
         """Move ``end_time`` if it is time to, after the optimizer has moved the parameters."""
         if self.steps % self.update_freq != 0:
             return
+        # Averages that start from zero are short by this factor, as Adam's are.
         counted = 1.0 - self.memory**self.steps
         t1 = self.end_time.item()
         slope = self.penalty * t1 + self.slope / counted

@@ -162,10 +162,12 @@ class SNOpt(optim.Optimizer):
             self.integration_time.before_step(self._trained())
         moves = []
         for name, basis in self.bases.items():
+            # The running curvature lives in the basis of its refresh: the rotated gradients of between move it along.
             alpha = None if name in refreshed else self.alpha
             moves += layer_moves(self.layers[name], basis, self.eps, alpha)
         if self.kl_clip is not None:
             clip(moves, self.base.param_groups, self.kl_clip)
+        # The base optimizer reads p.grad: the moves stand there for its step only, and then the gradients again.
         try:
             for p, _, move in moves:
                 p.grad = move

@@ -24,6 +24,8 @@ def update_curvature(basis: Eigenbasis, gradient: Tensor, alpha: float) -> None:
 
 def precondition(basis: Eigenbasis, gradient: Tensor, eps: float) -> Tensor:
     """Return ``dW = U_B [(U_B^T G U_A) / (S + eps)] U_A^T``, ``[n_out, n_in]``, in the gradient's dtype."""
+    # The product is damped, in its eigenbasis: exactly (A kron B + eps)^-1. Damping each factor by itself, which spares
+    # the eigenbases, would add cross terms of damping and curvature.
     scaled = _rotate(basis, gradient) / (basis.curvature + eps)
     update: Tensor = basis.output_basis @ scaled @ basis.input_basis.mT
     return update.to(gradient.dtype)

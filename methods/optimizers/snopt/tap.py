@@ -39,6 +39,7 @@ class CurvatureTap:
 
     def sample_times(self, t0: float, t1: float) -> Sequence[float]:
         """Return an even grid on ``[t0, t1]`` with both ends, at most ``spacing`` apart."""
+        # Rounded up, but not by rounding errors: an interval of three spacings has three parts.
         n = max(1, -int(-(t1 - t0) * (1 - 1e-12) // self.spacing))
         return [t0 + i * (t1 - t0) / n for i in range(n)] + [t1]
 
