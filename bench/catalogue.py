@@ -15,7 +15,7 @@ class Entry:
 
     name: str
     family: str
-    """Of methods and optimizers: one colour in every figure. Of solvers: how they choose steps. Of tasks: the kind."""
+    """Of methods and optimizers: one colour in every figure. Of solvers: how they step. Of tasks: the kind."""
     sentence: str
     target: str = ""
     """``module:attribute``; none of a pair, and none of a solver, which ``make_solver`` makes of its name."""
@@ -125,6 +125,32 @@ SOLVERS: tuple[Entry, ...] = (
     Entry("tsit5", "adaptive steps", "Tsitouras's pair of orders 5 and 4"),
     Entry("dopri8", "adaptive steps", "Prince and Dormand's pair of orders 8 and 7"),
     Entry("alf", "adaptive steps", "the asynchronous leapfrog, order 2, which can be inverted"),
+    Entry("implicit_euler", "implicit, fixed steps", "the implicit Euler method, order 1, for stiff equations"),
+    Entry(
+        "implicit_midpoint",
+        "implicit, fixed steps",
+        "the implicit midpoint rule, order 2, for conservative flows and not for stiff decay",
+    ),
+    Entry(
+        "tr_bdf2",
+        "implicit, adaptive steps",
+        "trapezoidal rule and backward differences, order 2, for stiff equations at loose tolerances",
+    ),
+    Entry(
+        "kvaerno3",
+        "implicit, adaptive steps",
+        "Kvaerno's pair of orders 3 and 2, for stiff equations at rtol 1e-3 to 1e-5",
+    ),
+    Entry(
+        "kencarp4",
+        "implicit, adaptive steps",
+        "Kennedy and Carpenter's pair of orders 4 and 3, for stiff equations: take it where nothing is known",
+    ),
+    Entry(
+        "kvaerno5",
+        "implicit, adaptive steps",
+        "Kvaerno's pair of orders 5 and 4, for stiff equations at tight tolerances; calls f past the last time",
+    ),
 )
 
 

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
@@ -41,6 +41,35 @@ class VectorField(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ImplicitWork:
+    """What an implicit step, or the pull-back through one, has cost beside its f calls for stages."""
+
+    newton: int = 0
+    """Newton iterations, an f call each, of an attempt that was accepted, or of a step that was redone."""
+    newton_lost: int = 0
+    """Newton iterations of attempts that were rejected or failed."""
+    failures: int = 0
+    """Attempts that failed because Newton's iteration solved a stage not."""
+    jacobians: int = 0
+    """Times and states at which the field was linearised: an f call with a graph each."""
+    factorisations: int = 0
+    """Linear systems that were factorised; with GMRES, set up."""
+    solves: int = 0
+    """Right-hand sides that were solved for."""
+    products: int = 0
+    """Vector-Jacobian products that formed Jacobians."""
+
+    def lost(self) -> Self:
+        """Return the same work of an attempt that was not accepted."""
+        return replace(self, newton=0, newton_lost=self.newton + self.newton_lost)
+
+    def __add__(self, other: Self) -> Self:
+        """Return both together."""
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        return replace(self, **sums)
+
+
 class StepObserver(Protocol):
     """Hears of every attempted step of a solve; ``t`` is the step's start, ``h`` its signed size."""
 
@@ -50,6 +79,15 @@ class StepObserver(Protocol):
 
     def rejected(self, t: float, h: float) -> None:
         """Hear of a rejected step."""
+        ...
+
+
+@runtime_checkable
+class WorkObserver(Protocol):
+    """An observer of steps that also hears of the work of implicit ones."""
+
+    def worked(self, work: ImplicitWork) -> None:
+        """Hear of the work of an attempt, of a step that was redone, or of a pull-back."""
         ...
 
 
@@ -171,6 +209,21 @@ class StepCounts:
     rejected: int
     accepted_backward: int
     rejected_backward: int
+    carried_states: int = 1
+    """The size of the carried vector in states: 2 where a velocity, a partner or a rate lies behind the state."""
+    implicit: bool = False
+    """Whether stages are solved by Newton's iteration: then ``evaluations`` are the stages, and ``work`` their cost."""
+    node_states: int = 0
+    """The states that the graph of one implicit step keeps."""
+    work: ImplicitWork = field(default=ImplicitWork())
+    """The work of the forward pass's implicit steps."""
+    newton_by_step: tuple[int, ...] = ()
+    """Newton iterations of every accepted implicit step."""
+
+    @property
+    def products(self) -> int:
+        """Return the vector-Jacobian products of one Jacobian; 0 where none is formed."""
+        return self.work.products // self.work.jacobians if self.work.jacobians else 0
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@
     ├── SolverError (also RuntimeError)  a solve that cannot go on
     │   ├── NonFiniteError               the field or the state is not finite
     │   ├── StepSizeUnderflowError       the step no longer changes the time
+    │   ├── NewtonError                  an implicit stage that Newton's iteration does not solve
     │   └── TooManyStepsError            the step limit was reached
     ├── DataError                        a data set that is not there, cannot be fetched, or is not what it should be
     └── InfrastructureError              the machine failed, not the method
@@ -76,6 +77,10 @@ class NonFiniteError(SolverError):
 
 class StepSizeUnderflowError(SolverError):
     """The step is so small that it no longer changes the time."""
+
+
+class NewtonError(SolverError):
+    """Newton's iteration does not solve a stage of an implicit step."""
 
 
 class TooManyStepsError(SolverError):

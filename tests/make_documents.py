@@ -35,8 +35,17 @@ A pair of gradient method and optimizer that was published under one name:
 SOLVER_PAGE = """
 ## Solvers
 
-Any Runge-Kutta method of them becomes algebraically reversible with the option `coupling = 0.99`. Calls are f calls of
-one attempted step after the first; dense output reads states from inside of a step.
+Any explicit Runge-Kutta method of them becomes algebraically reversible with the option `coupling = 0.99`. Calls are
+f calls of one attempted step after the first; dense output reads states from inside of a step.
+
+The implicit ones are for stiff equations. Their calls are stages that Newton's iteration solves, an f call for each
+iteration, one more with a graph for the step's Jacobian. Option `linear` says how: `blocks` takes an `n x n` Jacobian
+of each sample (n at most 64) and refuses a field whose samples depend on each other, `dense` one of the whole batch (at
+most 512 numbers), `krylov` products with the Jacobian (GMRES); `auto` takes the first that the sizes allow. Option
+`newton` is the error at which the iteration ends, in units of the tolerance: 1e-2, or 1e-3 where a gradient must be as
+exact as its solution. Their gradient is exact for the computed loss with `naive`, `anode`, `aca` and `revolve`: each
+stage is pulled back by one transposed linear system, and no Newton iteration is differentiated. They have no second
+derivative and are not compiled. In single precision, rtol below 1e-5 gains nothing.
 
 """
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from odegrad.checks.problems import Loss, gradient
 from odegrad.contracts import GradientMethod, equivalent_solver
 from odegrad.methods.gradients.naive import Naive
+from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver
 
 LOW_ORDER = 2
@@ -15,9 +16,22 @@ LOW_ORDER = 2
 
 
 def fixed_solver(method: GradientMethod, solver: OneStepSolver, num_steps: int) -> OneStepSolver:
-    """Return rk4 with ``num_steps`` per output interval, or ``solver`` in fixed steps if the method takes no rk4."""
+    """Return rk4 with ``num_steps`` per output interval, or ``solver`` in fixed steps.
+
+    The latter where it is implicit, or the method takes no rk4.
+    """
+    if solver.implicit:
+        return dataclasses.replace(solver, num_steps=num_steps)
     rk4 = make_solver("rk4", num_steps=num_steps)
     return rk4 if method.refuses(rk4) is None else dataclasses.replace(solver, num_steps=num_steps)
+
+
+def for_mixed_samples(solver: OneStepSolver) -> OneStepSolver:
+    """Return ``solver`` for a field whose samples depend on each other, which an implicit one takes as one matrix."""
+    scheme = solver.scheme
+    if not isinstance(scheme, Implicit):
+        return solver
+    return dataclasses.replace(solver, scheme=dataclasses.replace(scheme, linear="dense"))
 
 
 def within_reach(solver: OneStepSolver, tolerance: float) -> float:

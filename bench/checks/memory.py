@@ -54,7 +54,7 @@ def saved_bytes(method: GradientMethod, solver: OneStepSolver, outputs: int) -> 
         measured = meter.current_bytes()
     del ys
     sizes = sizes_of(field, y0, outputs, graph_bytes(field, ts[0], y0))
-    steps = solver.counted(outputs - 1, (len(log.ends), log.rejections))
+    steps = solver.counted(outputs - 1, (len(log.ends), log.rejections), works=log.works)
     predicted = predicted_bytes(method, [SolveCost(steps, sizes)])
     return measured, 0 if predicted is None else predicted.saved
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import GradientMethod
+from odegrad.contracts import GradientMethod, ImplicitWork
 from odegrad.methods.solvers.solver import OneStepSolver
 
 Solution = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -129,11 +129,12 @@ class Recorded(nn.Module):
 
 
 class StepLog:
-    """Notes every accepted and rejected step."""
+    """Notes every accepted and rejected step, and the work of implicit ones."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
         self.rejections = 0
+        self.works: list[ImplicitWork] = []
 
     def accepted(self, t: float, h: float) -> None:
         """Note the end of an accepted step."""
@@ -142,6 +143,10 @@ class StepLog:
     def rejected(self, t: float, h: float) -> None:  # noqa: ARG002
         """Note a rejected step."""
         self.rejections += 1
+
+    def worked(self, work: ImplicitWork) -> None:
+        """Note the work of an implicit step."""
+        self.works.append(work)
 
 
 Loss = Callable[[Any], Tensor]

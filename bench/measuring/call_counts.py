@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from odegrad.binding import solve_with, tapped
-from odegrad.contracts import GradientMethod, Solve, State, Tap
+from odegrad.contracts import GradientMethod, ImplicitWork, Solve, State, Tap
 from odegrad.measuring.cost import SolveCost, graph_bytes, predicted_columns, sizes_of
 from odegrad.measuring.counting import CountedField, CountedTap, Counts
 from odegrad.measuring.meters import HostWaits
@@ -34,7 +34,13 @@ class SolveLog:
     ts: Tensor
     accepted_steps: Counter[str] = field(default_factory=Counter)
     rejected_steps: Counter[str] = field(default_factory=Counter)
+    works: dict[str, list[ImplicitWork]] = field(default_factory=dict)
     pulled_back: bool = False
+
+    def worked(self, work: ImplicitWork) -> None:
+        """Note the work of an implicit step."""
+        self.counts.worked(work)
+        self.works.setdefault(self.counts.phase, []).append(work)
 
     def accepted(self, t: float, h: float) -> None:
         """Count an accepted step."""
@@ -170,6 +176,7 @@ def solve_costs(solves: list[SolveLog], solver: OneStepSolver, back: str) -> lis
             len(log.ts) - 1,
             (log.accepted_steps["forward"], log.rejected_steps["forward"]),
             (log.accepted_steps[back], log.rejected_steps[back]),
+            log.works.get("forward", ()),
         )
         costs.append(SolveCost(steps, sizes_of(log.vector_field, log.y0, len(log.ts), known[kind]), log.pulled_back))
     return costs

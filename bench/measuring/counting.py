@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import State, Tap, VectorField
+from odegrad.contracts import ImplicitWork, State, Tap, VectorField
 from odegrad.states import parts
 
 
@@ -25,6 +25,12 @@ class Counts:
     rejected_steps: Counter[str] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
     """Calls at a time outside of the interval of their solve, among ``calls``."""
+    work: dict[str, ImplicitWork] = field(default_factory=dict)
+    """What implicit steps and their pull-backs have cost."""
+
+    def worked(self, work: ImplicitWork) -> None:
+        """Add the work of an implicit step."""
+        self.work[self.phase] = self.work.get(self.phase, ImplicitWork()) + work
 
     def accepted(self, t: float, h: float) -> None:  # noqa: ARG002
         """Count an accepted step."""

@@ -153,8 +153,12 @@ def _reversed_interval(start: int, end: int, places: int) -> list[Action]:
     return actions
 
 
+def advanced(actions: list[Action]) -> list[int]:
+    """Return the steps that the actions take without a graph, each as often as it is taken."""
+    spans = ((a.start, a.stop if isinstance(a, Advance) else a.step) for a in actions if not isinstance(a, Drop))
+    return [step for start, stop in spans for step in range(start, stop)]
+
+
 def advances(actions: list[Action]) -> int:
-    """Return the steps that the actions take without a graph."""
-    return sum(
-        a.stop - a.start if isinstance(a, Advance) else a.step - a.start for a in actions if not isinstance(a, Drop)
-    )
+    """Return the number of steps that the actions take without a graph."""
+    return len(advanced(actions))

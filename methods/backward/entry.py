@@ -12,7 +12,7 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Calls, Solver, StateT, StepCounts, Tap, Traits, VectorField
+from odegrad.contracts import Calls, Sizes, Solver, StateT, StepCounts, Tap, Traits, VectorField
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
@@ -91,8 +91,47 @@ class TappableMethod(SharedLoopMethod):
 
 
 def forward_calls(steps: StepCounts) -> int:
-    """Return the f calls of a solve: ``s(N + R)`` and those of its start."""
+    """Return the f calls of a solve: ``s(N + R)`` and those of its start.
+
+    Of an implicit one: one for each Newton iteration of any attempt, and one for each accepted step's Jacobian.
+    """
+    if steps.implicit:
+        return steps.work.newton + steps.work.newton_lost + steps.work.jacobians + steps.start
     return steps.evaluations * (steps.accepted + steps.rejected) + steps.start
+
+
+def replay_calls(steps: StepCounts) -> int:
+    """Return the f calls that redo every accepted step: ``s N``, or its Newton iterations and its Jacobian."""
+    return steps.work.newton + steps.accepted if steps.implicit else steps.evaluations * steps.accepted
+
+
+def stage_calls(steps: StepCounts) -> int:
+    """Return the f calls that the pull-back through every accepted step makes itself, at its implicit stages."""
+    return steps.evaluations * steps.accepted if steps.implicit else 0
+
+
+def stage_products(steps: StepCounts) -> int:
+    """Return the products of the pull-back: one for each stage, and those of its Jacobian where it is implicit."""
+    return steps.evaluations * steps.accepted * (steps.products + 1 if steps.implicit else 1)
+
+
+def kept_vectors(steps: StepCounts, count: int) -> int:
+    """Return the states in ``count`` carried vectors, the first one left out where it is the caller's own."""
+    return steps.carried_states * count if steps.carried_states > 1 else count - 1
+
+
+def graph_of_steps(steps: StepCounts, sizes: Sizes, count: int) -> int:
+    """Return the bytes of the graph of ``count`` steps: of their f calls, or of implicit steps their stages."""
+    if steps.implicit:
+        return count * steps.node_states * sizes.state_bytes
+    return steps.evaluations * count * sizes.graph_bytes
+
+
+def pullback_peak(steps: StepCounts, sizes: Sizes) -> int:
+    """Return the bytes of going back through an implicit step: one call's graph, its Jacobian, factors and stages."""
+    if not steps.implicit:
+        return 0
+    return sizes.graph_bytes + (3 * steps.products + 2 * steps.evaluations) * sizes.state_bytes
 
 
 def costate_calls(steps: StepCounts) -> int:

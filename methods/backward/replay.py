@@ -96,7 +96,7 @@ class ReplayPullback:
         if a.numel() > self.d:
             with torch.enable_grad():
                 y0 = x0[: self.d].detach().requires_grad_()
-                x = graph_stepper(self.solver.scheme, self.field, y0.detach()).start(self.node.times[0], y0)
+                x = graph_stepper(self.solver, self.field, y0.detach()).start(self.node.times[0], y0)
             a, *pulled = torch.autograd.grad(x, (y0, *self.parameters), a, allow_unused=True)
             self._add(pulled)
         return a + self.grads[0]

@@ -7,7 +7,16 @@ from typing import ClassVar
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.methods.backward.entry import TappableMethod, forward_calls
+from odegrad.methods.backward.entry import (
+    TappableMethod,
+    forward_calls,
+    graph_of_steps,
+    kept_vectors,
+    pullback_peak,
+    replay_calls,
+    stage_calls,
+    stage_products,
+)
 from odegrad.methods.backward.replay import BlockReplayNode
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -36,13 +45,13 @@ class Aca(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
-        calls = steps.evaluations * steps.accepted + steps.carried
-        return Calls(forward_calls(steps), calls, calls)
+        calls = replay_calls(steps) + stage_calls(steps) + steps.carried
+        return Calls(forward_calls(steps), calls, stage_products(steps) + steps.carried)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
-        saved = (steps.accepted - 1 + sizes.outputs) * sizes.state_bytes
-        return Bytes(saved, saved + steps.evaluations * sizes.graph_bytes)
+        saved = (kept_vectors(steps, steps.accepted) + sizes.outputs) * sizes.state_bytes
+        return Bytes(saved, saved + graph_of_steps(steps, sizes, 1) + pullback_peak(steps, sizes))
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays step by step."""

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UsageError
-from odegrad.methods.backward.entry import TappableMethod, forward_calls
+from odegrad.methods.backward.entry import (
+    TappableMethod,
+    forward_calls,
+    graph_of_steps,
+    kept_vectors,
+    pullback_peak,
+    replay_calls,
+    stage_calls,
+    stage_products,
+)
 from odegrad.methods.backward.replay import BlockReplayNode
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -57,16 +66,17 @@ class Anode(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
-        calls = steps.evaluations * steps.accepted + steps.carried
-        return Calls(forward_calls(steps), calls, calls)
+        calls = replay_calls(steps) + stage_calls(steps) + steps.carried
+        return Calls(forward_calls(steps), calls, stage_products(steps) + steps.carried)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
         n, blocks = steps.accepted, steps.intervals
         if self.steps_per_block is not None:
             blocks = max(blocks, math.ceil(n / self.steps_per_block))
-        saved = (blocks - 1 + sizes.outputs) * sizes.state_bytes
-        return Bytes(saved, saved + steps.evaluations * math.ceil(n / blocks) * sizes.graph_bytes)
+        saved = (kept_vectors(steps, blocks) + sizes.outputs) * sizes.state_bytes
+        graph = graph_of_steps(steps, sizes, math.ceil(n / blocks))
+        return Bytes(saved, saved + graph + pullback_peak(steps, sizes))
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays block by block."""

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Tap, Traits
-from odegrad.methods.backward.entry import TappableMethod, forward_calls
+from odegrad.methods.backward.entry import (
+    TappableMethod,
+    forward_calls,
+    graph_of_steps,
+    pullback_peak,
+    stage_calls,
+    stage_products,
+)
 from odegrad.methods.backward.step_ends import StepEnd, StepEndSampler
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.loop import integrate_with_graph, steps_with_graph
@@ -46,13 +53,14 @@ class Naive(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
-        calls = steps.evaluations * steps.accepted + steps.carried
-        return Calls(forward_calls(steps), 0, calls)
+        return Calls(forward_calls(steps), stage_calls(steps), stage_products(steps) + steps.carried)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
-        saved = steps.evaluations * steps.accepted * sizes.graph_bytes + sizes.outputs * sizes.state_bytes
-        return Bytes(saved, saved)
+        saved = graph_of_steps(steps, sizes, steps.accepted) + sizes.outputs * sizes.state_bytes
+        if steps.implicit:
+            saved += steps.carried * (sizes.graph_bytes + steps.carried_states * sizes.state_bytes)
+        return Bytes(saved, saved + pullback_peak(steps, sizes))
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with the graph of the steps."""

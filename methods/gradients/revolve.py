@@ -14,12 +14,21 @@ from odegrad.methods.backward.checkpointing import (
     Advance,
     Drop,
     OnlineCheckpoints,
-    advances,
+    advanced,
     offline_checkpoints,
     online_checkpoints,
     reversal,
 )
-from odegrad.methods.backward.entry import TappableMethod, forward_calls
+from odegrad.methods.backward.entry import (
+    TappableMethod,
+    forward_calls,
+    graph_of_steps,
+    kept_vectors,
+    pullback_peak,
+    replay_calls,
+    stage_calls,
+    stage_products,
+)
 from odegrad.methods.backward.replay import ReplayPullback
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
@@ -72,16 +81,21 @@ class Revolve(TappableMethod):
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
         n, chosen = steps.accepted, online_checkpoints if steps.adaptive else offline_checkpoints
-        again = advances(reversal(n, chosen(n, self.checkpoints), self.checkpoints))
-        s = steps.evaluations
-        return Calls(forward_calls(steps), s * (again + n) + steps.carried, s * n + steps.carried)
+        actions = reversal(n, chosen(n, self.checkpoints), self.checkpoints)
+        if steps.implicit:
+            # A step costs its own Newton iterations and its Jacobian: which steps are taken again counts.
+            again = sum(steps.newton_by_step[i] + 1 for i in advanced(actions))
+        else:
+            again = steps.evaluations * len(advanced(actions))
+        backward = again + replay_calls(steps) + stage_calls(steps) + steps.carried
+        return Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
         n, chosen = steps.accepted, online_checkpoints if steps.adaptive else offline_checkpoints
         kept = {*chosen(n, self.checkpoints), n - 1} - {0}
-        saved = (len(kept) + sizes.outputs) * sizes.state_bytes
-        return Bytes(saved, saved + steps.evaluations * sizes.graph_bytes)
+        saved = (kept_vectors(steps, len(kept) + 1) + sizes.outputs) * sizes.state_bytes
+        return Bytes(saved, saved + graph_of_steps(steps, sizes, 1) + pullback_peak(steps, sizes))
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that walks the checkpoints back."""

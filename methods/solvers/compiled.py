@@ -77,9 +77,9 @@ class StepCompiler:
     @classmethod
     def of(cls, flat_field: FlatField, tableau: Tableau) -> "StepCompiler":
         """Return the compiler of this solve, made once: a replay of one step has no time for it."""
-        found = flat_field.compilers.get(tableau)
+        found = flat_field.kept.get(tableau)
         if not isinstance(found, StepCompiler):
-            found = flat_field.compilers[tableau] = cls(flat_field, tableau)
+            found = flat_field.kept[tableau] = cls(flat_field, tableau)
         return found
 
     def times_and_size(self, t: float, h: float, t_next: float) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,16 @@ from torch import Tensor
 from odegrad.errors import NonFiniteError, UsageError
 from odegrad.methods.solvers.dynamics import TRIAL, Dynamics
 
-Control = Literal["elementary", "pi"]
-"""How the next step follows from the error: from the last one, or from the last two."""
+Control = Literal["elementary", "pi", "pi34"]
+"""How the next step follows from the error: from the last one, or from the last two, with gains for explicit or for
+implicit steps."""
 
 PI_BETA = 0.04
 """Weight of the error before, beta (Hairer and Wanner, Solving ODEs II, IV.2: 0.04 for dopri5)."""
+
+PI34_GAINS = (0.7, 0.4)
+"""Exponents, times the order, of the error and of the one before: integral gain 0.3 and proportional gain 0.4, which
+give smooth steps where no stability limit binds (Gustafsson 1994; Soederlind 2002)."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Controller:
     Hairer, Norsett and Wanner, Solving ODEs I, II.4; the constants and the rule that a good step never shrinks the
     next one are torchdiffeq's, so that the accepted grid is the same. ``pi`` is proportional-integral control
     (Gustafsson 1991; Hairer and Wanner, Solving ODEs II, IV.2): the factor is
-    ``safety ratio^-(1/order - 0.75 beta) previous^beta``, and a good step may be followed by a smaller one.
+    ``safety ratio^-(1/order - 0.75 beta) previous^beta``, and a good step may be followed by a smaller one. ``pi34`` is
+    the same with ``safety (ratio^-0.7 previous^0.4)^(1/order)``, elementary where no accepted step is before it.
     """
 
     rtol: float
@@ -36,8 +42,8 @@ class Controller:
 
     def __post_init__(self) -> None:
         """Check the kind of control."""
-        if self.control not in ("elementary", "pi"):
-            raise UsageError(f"control: expected 'elementary' or 'pi', got {self.control!r}")
+        if self.control not in ("elementary", "pi", "pi34"):
+            raise UsageError(f"control: expected 'elementary', 'pi' or 'pi34', got {self.control!r}")
 
     def error_ratio(self, dynamics: Dynamics, error: Tensor, y: Tensor, y_next: Tensor) -> float:
         """Return the norm of ``error / (atol + rtol max(|y|, |y_next|))``; the step is good if it is at most 1.
@@ -51,7 +57,7 @@ class Controller:
     def next_step(self, h: float, ratio: float, order: int, previous: float | None = None) -> float:
         """Return the size of the next step after one of size ``h`` with error ``ratio``.
 
-        ``previous`` is the error of the accepted step before, for ``pi`` control; None at the start and after a
+        ``previous`` is the error of the accepted step before, for ``pi`` and ``pi34``; None at the start and after a
         rejected step.
         """
         # Zero and infinity have no power to take: an exact step may grow, an overflow shrinks, each as far as allowed.
@@ -62,6 +68,10 @@ class Controller:
         if self.control == "pi":
             # The floor is dopri5's own in Hairer and Wanner: one lucky step must not hold the next one back for long.
             gain = math.pow(ratio, -(1.0 / order - 0.75 * PI_BETA)) * math.pow(max(previous or 1.0, 1e-4), PI_BETA)
+            return h * min(self.max_factor, max(self.safety * gain, self.min_factor))
+        if self.control == "pi34" and previous is not None and ratio <= 1.0:
+            of_this, of_previous = PI34_GAINS
+            gain = math.pow(ratio, -of_this / order) * math.pow(max(previous, 1e-4), of_previous / order)
             return h * min(self.max_factor, max(self.safety * gain, self.min_factor))
         low = 1.0 if ratio < 1.0 else self.min_factor
         # The estimate is the local error of the embedded method, one order lower: it goes as h^order.

@@ -42,7 +42,8 @@ class FlatField:
     def __init__(self, field: VectorField, layout: Layout) -> None:
         self.field = field
         self.layout = layout
-        self.compilers: dict[object, object] = {}
+        self.kept: dict[object, object] = {}
+        """What is made once for the solve: compiled steps, the form of Jacobians."""
         self._unchecked: Sequence[Tensor] | None = None
         self._drawn: GeneratorState | None = None
         self._called = False
@@ -58,10 +59,19 @@ class FlatField:
         """
         time = self.time(t)
         dy = self.layout.flatten(tuple(self.layout.parts_of(self._call(time, self.layout.unflatten(y), held))))
-        if self._unchecked is not None and torch.is_grad_enabled():
-            parameters, self._unchecked = self._unchecked, None
-            refuse_closures(dy, [time, y, *parameters])
+        if torch.is_grad_enabled():
+            self.refuse_unchecked(dy, time, y)
         return dy
+
+    def refuse_unchecked(self, dy: Tensor, *known: Tensor) -> None:
+        """Make the check that ``refuse_closures_at_first_call`` has asked for on ``dy``, a function of ``known``."""
+        if self._unchecked is not None:
+            parameters, self._unchecked = self._unchecked, None
+            refuse_closures(dy, [*known, *parameters])
+
+    def parts(self, time: Tensor, y: State) -> Sequence[Tensor]:
+        """Return the parts of ``dy/dt`` at a time ``[]`` and a state in the user's shapes."""
+        return self.layout.parts_of(self._call(time, y))
 
     def _call(self, t: Tensor, y: State, held: Mapping[str, Tensor] | None = None) -> State:
         if self._called and self._drawn is None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odegrad.errors import NonFiniteError, StepSizeUnderflowError, TooManyStepsError
+from odegrad.errors import NewtonError, NonFiniteError, StepSizeUnderflowError, TooManyStepsError
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import AcceptedStep, GridStep, Stepper
@@ -94,7 +94,7 @@ def replayed_with_graph(
 
     Yield the carried vector after each, and the outputs ``[m, d]`` inside of it if there are any.
     """
-    stepper = graph_stepper(solver.scheme, field, x[:d].detach())
+    stepper = graph_stepper(solver, field, x[:d].detach())
     for step in grid:
         x_next = stepper.attempt(step.t, step.h, step.t_next, x, whole=bool(step.thetas))
         inside = stepper.dense(x, step.h, step.thetas) if step.thetas else None
@@ -189,14 +189,22 @@ class _AdaptiveLoop(_Loop):
     attempts: int = 0
     previous: float | None = None
     """The error ratio of the accepted step before; None at the start and after a rejected step."""
+    failure: NewtonError | None = None
+    """How an implicit stage last was not solved."""
 
     def advance(self, t: float, t_end: float, x: Tensor) -> Generator[AcceptedStep, None, Tensor]:
-        control, order = self.solver.controller, self.solver.order
+        control, order = self.solver.controller, self.solver.control_order
         judge = self.stepper.controlled_by or self.dynamics
         h = self._first(t, x) if self.size.h is None else self.size.h
         while t != t_end:
             h, t_next = self._land(t, self._bounded(h), t_end)
-            x_next = self.stepper.attempt(t, h, t_next, x)
+            try:
+                x_next = self.stepper.attempt(t, h, t_next, x)
+            except NewtonError as error:
+                # No estimate, so no power of one: a quarter, and the errors before say nothing of what comes.
+                self._count(t, t_end, h, 0.0, x)
+                h, self.previous, self.failure = 0.25 * h, None, error
+                continue
             with torch.no_grad():
                 ratio = control.error_ratio(judge, *self.stepper.judged(h, x, x_next, self.d))
             accepted = ratio <= 1.0
@@ -217,7 +225,7 @@ class _AdaptiveLoop(_Loop):
         if self.solver.first_step is not None:
             size = self.solver.first_step
         else:
-            control, order = self.solver.controller, self.solver.order
+            control, order = self.solver.controller, self.solver.control_order
             judge = self.stepper.controlled_by or self.dynamics
             with torch.no_grad():
                 size = control.first_step(judge, t, span, self.stepper.standing(x, self.d), f0, order)
@@ -236,7 +244,7 @@ class _AdaptiveLoop(_Loop):
             raise StepSizeUnderflowError(
                 f"solver {self.solver.name}: at t = {t:g} the step {h:g} no longer changes the time; the problem is "
                 "stiff or singular there: loosen rtol and atol, or regularise the vector field"
-            )
+            ) from self.failure
         return h, t + h
 
     def _count(self, t: float, t_end: float, h: float, ratio: float, x: Tensor) -> None:

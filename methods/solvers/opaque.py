@@ -8,6 +8,8 @@ from torch import Tensor
 
 from odegrad.errors import UnsupportedError
 
+TAKE_NAIVE = "use gradient method 'naive', whose double backward is exact"
+
 
 class Context(Protocol):
     """What an autograd function keeps from its forward for its backward pass."""
@@ -20,33 +22,32 @@ class Context(Protocol):
 
 
 def without_derivative(
-    grads: Sequence[Tensor | None], inputs: Sequence[Tensor], what: str
+    grads: Sequence[Tensor | None], inputs: Sequence[Tensor], what: str, instead: str = TAKE_NAIVE
 ) -> tuple[Tensor | None, ...]:
     """Return ``grads``, which autograd sees as depending on ``inputs`` so that a second derivative raises.
 
-    To be called in the backward of an autograd function; without ``create_graph`` it returns ``grads`` themselves.
+    ``instead`` ends the message: what has one. To be called in the backward of an autograd function; without
+    ``create_graph`` it returns ``grads`` themselves.
     """
     present = [g for g in grads if g is not None]
     if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)) or not present:
         return tuple(grads)
-    marked = iter(_Opaque.apply(what, len(present), *present, *inputs))  # type: ignore[no-untyped-call]
+    marked = iter(_Opaque.apply(f"{what} has no second derivative; {instead}", len(present), *present, *inputs))  # type: ignore[no-untyped-call]
     return tuple(None if g is None else next(marked) for g in grads)
 
 
 class _OpaqueContext(Protocol):
-    what: str
+    message: str
 
 
 class _Opaque(torch.autograd.Function):
     """The identity on its first ``count`` tensors, with all of them as inputs and no derivative."""
 
     @staticmethod
-    def forward(ctx: _OpaqueContext, what: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.what = what
+    def forward(ctx: _OpaqueContext, message: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.message = message
         return tuple(t.clone() for t in tensors[:count])
 
     @staticmethod
     def backward(ctx: _OpaqueContext, *grads: Tensor) -> None:  # noqa: ARG004
-        raise UnsupportedError(
-            f"{ctx.what} has no second derivative; use gradient method 'naive', whose double backward is exact"
-        )
+        raise UnsupportedError(ctx.message)

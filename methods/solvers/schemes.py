@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from odegrad.errors import UsageError
+from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.tableau import Tableau
 
 
@@ -79,5 +80,5 @@ class Reversible:
         return 2 * self.tableau.evaluations
 
 
-Scheme = Tableau | Leapfrog | Reversible
+Scheme = Tableau | Leapfrog | Reversible | Implicit
 """What a solver steps with."""

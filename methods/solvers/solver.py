@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from odegrad.contracts import Solver, StepCounts, StepObserver
+from odegrad.contracts import ImplicitWork, Solver, StepCounts, StepObserver
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.control import Control, Controller
+from odegrad.methods.solvers.implicit.tableau import Implicit, LinearSolve
+from odegrad.methods.solvers.implicit.tableaus import IMPLICIT_TABLEAUS
 from odegrad.methods.solvers.schemes import Leapfrog, Reversible, Scheme
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.methods.solvers.tableaus import TABLEAUS
@@ -25,7 +28,7 @@ NO_ONE_STEP_SOLVER = "it takes the steps itself, with a solver of this package; 
 
 @dataclass(frozen=True)
 class OneStepSolver(Solver):
-    """An explicit one-step solver that lands on every output time, or on the last one only.
+    """A one-step solver that lands on every output time, or on the last one only.
 
     Adaptive where the scheme estimates its error and neither ``num_steps`` nor ``step_size`` is given; otherwise each
     interval between two landings is divided evenly: into ``num_steps`` steps, or the fewest of at most ``step_size``.
@@ -104,7 +107,9 @@ class OneStepSolver(Solver):
         if not isinstance(self.compile, bool):
             raise UsageError(f"compile: expected True or False, got {self.compile!r}")
         if self.compile and not isinstance(self.scheme, Tableau):
-            raise UsageError(f"compile: solver {self.name} is no Runge-Kutta method; leave it out, or use dopri5")
+            raise UsageError(
+                f"compile: solver {self.name} is no explicit Runge-Kutta method; leave it out, or use dopri5"
+            )
         self._check_sees()
 
     def _check_sees(self) -> None:
@@ -114,8 +119,8 @@ class OneStepSolver(Solver):
             raise UsageError(f"tangent_seed: expected a whole number of at least 0, got {self.tangent_seed!r}")
         if self.sees == "tangent" and not isinstance(self.scheme, Tableau):
             raise UsageError(
-                f"sees: the tangent goes along the stages of a Runge-Kutta method, which solver {self.name} is not; "
-                "use 'state', bound the steps by max_step, or use dopri5"
+                f"sees: the tangent goes along the stages of an explicit Runge-Kutta method, which solver {self.name} "
+                "is not; use 'state', bound the steps by max_step, or use dopri5"
             )
         if self.sees == "tangent" and self.compile:
             raise UsageError(
@@ -134,6 +139,19 @@ class OneStepSolver(Solver):
         return self.scheme.order
 
     @property
+    def implicit(self) -> bool:
+        """Return whether stages are solved by Newton's iteration."""
+        return isinstance(self.scheme, Implicit)
+
+    @property
+    def control_order(self) -> int:
+        """Return the power of the step that the error estimate goes with."""
+        scheme = self.scheme
+        if isinstance(scheme, Implicit) and scheme.tableau.embedded_order:
+            return min(scheme.order, scheme.tableau.embedded_order) + 1
+        return scheme.order
+
+    @property
     def tableau(self) -> Tableau:
         """Return the Butcher tableau.
 
@@ -143,31 +161,49 @@ class OneStepSolver(Solver):
             If the scheme is no plain Runge-Kutta method.
         """
         if not isinstance(self.scheme, Tableau):
-            raise UnsupportedError(f"solver {self.name}: expected a Runge-Kutta method; use one such as dopri5")
+            raise UnsupportedError(
+                f"solver {self.name}: expected an explicit Runge-Kutta method; use one such as dopri5"
+            )
         return self.scheme
 
     @property
     def has_dense_output(self) -> bool:
         """Return whether the solution is known between the ends of a step."""
+        if isinstance(self.scheme, Implicit):
+            return self.scheme.carries_rate
         return isinstance(self.scheme, Tableau) and self.scheme.dense is not None
 
     def counted(
-        self, intervals: int, forward: tuple[int, int] = (0, 0), backward: tuple[int, int] = (0, 0)
+        self,
+        intervals: int,
+        forward: tuple[int, int] = (0, 0),
+        backward: tuple[int, int] = (0, 0),
+        works: Sequence[ImplicitWork] = (),
     ) -> StepCounts:
-        """Return the step counts of a solve over ``intervals`` with these accepted and rejected steps each way."""
-        dense = self.scheme.dense if isinstance(self.scheme, Tableau) else None
+        """Return the step counts of a solve over ``intervals`` with these accepted and rejected steps each way.
+
+        ``works`` is what an observer has heard of the forward pass's implicit steps, in its order.
+        """
+        scheme = self.scheme
+        dense = scheme.dense if isinstance(scheme, Tableau) else None
+        carries_rate = isinstance(scheme, Implicit) and scheme.carries_rate
         return StepCounts(
             evaluations=self.scheme.evaluations,
             adaptive=self.adaptive,
             start=self.start_calls,
             restart=self.restart_calls,
-            carried=1 if isinstance(self.scheme, Leapfrog) else 0,
-            dense_degree=len(dense[0]) if dense else 0,
+            carried=int(isinstance(scheme, Leapfrog) or carries_rate),
+            dense_degree=len(dense[0]) if dense else 3 if carries_rate else 0,
             intervals=intervals,
             accepted=forward[0],
             rejected=forward[1],
             accepted_backward=backward[0],
             rejected_backward=backward[1],
+            carried_states=2 if isinstance(scheme, Leapfrog | Reversible) or carries_rate else 1,
+            implicit=isinstance(scheme, Implicit),
+            node_states=scheme.node_states if isinstance(scheme, Implicit) else 0,
+            work=sum(works, ImplicitWork()),
+            newton_by_step=tuple(work.newton for work in works if work.newton),
         )
 
     @property
@@ -175,7 +211,7 @@ class OneStepSolver(Solver):
         """Return whether a step comes with an estimate of its error."""
         if isinstance(self.scheme, Leapfrog):
             return True
-        tableau = self.scheme.tableau if isinstance(self.scheme, Reversible) else self.scheme
+        tableau = self.scheme.tableau if isinstance(self.scheme, Reversible | Implicit) else self.scheme
         return tableau.error is not None
 
     @property
@@ -187,6 +223,8 @@ class OneStepSolver(Solver):
     def restart_calls(self) -> int:
         """Return the f calls that stand on a new state cost before the first step: the reused first stage."""
         scheme = self.scheme
+        if isinstance(scheme, Implicit):
+            return int(scheme.carries_rate)
         return 1 if isinstance(scheme, Leapfrog) or (isinstance(scheme, Tableau) and scheme.fsal) else 0
 
     @property
@@ -224,7 +262,7 @@ class OneStepSolver(Solver):
 
 def solver_names() -> list[str]:
     """Return the names of the solvers."""
-    return [*TABLEAUS, Leapfrog().name]
+    return [*TABLEAUS, Leapfrog().name, *IMPLICIT_TABLEAUS]
 
 
 def make_solver(
@@ -235,15 +273,18 @@ def make_solver(
     safety: float = 0.9,
     max_factor: float = 10.0,
     min_factor: float = 0.2,
-    control: Control = "elementary",
+    control: Control | None = None,
     coupling: float | None = None,
     eta: float = 1.0,
+    newton: float | None = None,
+    linear: LinearSolve | None = None,
     **options: float | str | None,
 ) -> OneStepSolver:
     """Return the solver ``name``.
 
-    ``coupling`` puts a Runge-Kutta method into the reversible wrapper, ``eta`` is the damping of ``alf``, ``control``
-    is ``elementary`` or ``pi``; the other ``options`` are those of ``OneStepSolver``.
+    ``coupling`` puts an explicit Runge-Kutta method into the reversible wrapper, ``eta`` is the damping of ``alf``,
+    ``control`` is ``elementary``, ``pi`` or ``pi34`` (the default of the implicit solvers, ``elementary`` that of the
+    others), ``newton`` and ``linear`` are those of ``Implicit``; the other ``options`` are those of ``OneStepSolver``.
 
     Raises
     ------
@@ -253,13 +294,11 @@ def make_solver(
     known = {f.name for f in dataclasses.fields(OneStepSolver)} - {"scheme", "controller", "observer"}
     unknown = sorted(set(options) - known)
     if unknown:
-        others = {"safety", "max_factor", "min_factor", "control", "coupling", "eta"}
+        others = {"safety", "max_factor", "min_factor", "control", "coupling", "eta", "newton", "linear"}
         raise UsageError(f"solver {name}: unknown option {unknown[0]!r}; expected one of {sorted(known | others)}")
-    scheme: Scheme = Leapfrog(float(eta)) if name == Leapfrog().name else TABLEAUS[name]
-    if coupling is not None:
-        if isinstance(scheme, Leapfrog):
-            raise UsageError(f"coupling: expected none with solver {name}, which is reversible as it is; leave it out")
-        scheme = Reversible(TABLEAUS[name], float(coupling))
+    scheme = _scheme(name, coupling, eta, newton, linear)
+    if control is None:
+        control = "pi34" if isinstance(scheme, Implicit) else "elementary"
     controller = Controller(float(rtol), float(atol), safety, max_factor, min_factor, control)
     solver = OneStepSolver(scheme, controller, **options)  # type: ignore[arg-type]
     # Here and not in the class: who takes the steps of an adaptive solver again, on a fixed grid, need not undo them.
@@ -270,3 +309,21 @@ def make_solver(
                 "step_size for smaller fixed steps, or use dopri5 without num_steps and step_size"
             )
     return solver
+
+
+def _scheme(name: str, coupling: float | None, eta: float, newton: float | None, linear: LinearSolve | None) -> Scheme:
+    """Return what the solver ``name`` steps with."""
+    if name in IMPLICIT_TABLEAUS:
+        if coupling is not None:
+            raise UsageError(f"coupling: expected none with solver {name}, whose steps have no inverse; leave it out")
+        return Implicit(IMPLICIT_TABLEAUS[name], 1e-2 if newton is None else newton, linear or "auto")
+    for option, value in (("newton", newton), ("linear", linear)):
+        if value is not None:
+            raise UsageError(
+                f"{option}: it is for implicit solvers, and {name} is explicit; leave it out, or use kencarp4"
+            )
+    if name != Leapfrog().name:
+        return TABLEAUS[name] if coupling is None else Reversible(TABLEAUS[name], float(coupling))
+    if coupling is not None:
+        raise UsageError(f"coupling: expected none with solver {name}, which is reversible as it is; leave it out")
+    return Leapfrog(float(eta))

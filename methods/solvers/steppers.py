@@ -5,9 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.compiled import StepCompiler
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
-from odegrad.methods.solvers.schemes import Leapfrog, Reversible, Scheme
+from odegrad.methods.solvers.implicit.graph import GraphImplicitStepper
+from odegrad.methods.solvers.implicit.stepper import ImplicitStepper
+from odegrad.methods.solvers.implicit.tableau import Implicit
+from odegrad.methods.solvers.schemes import Leapfrog, Reversible
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import GraphStages, PlainStages, StageBuffer, Stages
 from odegrad.methods.solvers.stepper import Stepper
@@ -227,9 +231,15 @@ class LeapfrogStepper(Stepper):
         return out
 
 
-def plain_stepper(solver: OneStepSolver, dynamics: Dynamics, like: Tensor) -> Stepper:
-    """Return a stepper without a graph for states like ``like [d]``."""
+def plain_stepper(solver: OneStepSolver, dynamics: Dynamics, like: Tensor, *, first: bool = False) -> Stepper:
+    """Return a stepper without a graph for states like ``like [d]``.
+
+    ``first``: it makes the steps for the first time, and is no replay. Then an implicit one also checks once that the
+    samples do not depend on each other.
+    """
     scheme = solver.scheme
+    if isinstance(scheme, Implicit):
+        return ImplicitStepper(solver, scheme, _the_field(dynamics, scheme), like, refuse_mixing=first)
     if isinstance(scheme, Tableau):
         if solver.compile and isinstance(dynamics, FlatField):
             return CompiledStepper(dynamics, scheme, like)
@@ -240,11 +250,26 @@ def plain_stepper(solver: OneStepSolver, dynamics: Dynamics, like: Tensor) -> St
     return LeapfrogStepper(scheme, dynamics, with_graph=False)
 
 
-def graph_stepper(scheme: Scheme, field: FlatField, like: Tensor) -> Stepper:
-    """Return a stepper with a graph for states like ``like [d]``; its values are the plain one's bit for bit."""
+def graph_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, first: bool = False) -> Stepper:
+    """Return a stepper with a graph for states like ``like [d]``; its values are the plain one's bit for bit.
+
+    ``first``: see ``plain_stepper``.
+    """
+    scheme = solver.scheme
+    if isinstance(scheme, Implicit):
+        return GraphImplicitStepper(solver, scheme, field, like, refuse_mixing=first)
     if isinstance(scheme, Tableau):
         return RungeKuttaStepper(GraphStages(field, scheme, like))
     if isinstance(scheme, Reversible):
         there, back = (GraphStages(field, scheme.tableau, like) for _ in range(2))
         return ReversibleStepper(scheme, there, back)
     return LeapfrogStepper(scheme, field, with_graph=True)
+
+
+def _the_field(dynamics: Dynamics, scheme: Implicit) -> FlatField:
+    if not isinstance(dynamics, FlatField):
+        raise UnsupportedError(
+            f"solver {scheme.name}: expected a user's field, got {type(dynamics).__name__}, which has no Jacobian; "
+            "use an explicit solver such as dopri5 for it"
+        )
+    return dynamics

@@ -160,7 +160,8 @@ class _TangentStepper(RungeKuttaStepper):
 def controlled_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, with_graph: bool) -> Stepper:
     """Return the stepper whose steps ``solver`` chooses on ``field``, with what its control sees."""
     if not (solver.adaptive and solver.sees == "tangent"):
-        return graph_stepper(solver.scheme, field, like) if with_graph else plain_stepper(solver, field, like)
+        make = graph_stepper if with_graph else plain_stepper
+        return make(solver, field, like, first=True)
     tableau: Tableau = solver.tableau
     stages = GraphStages(field, tableau, like) if with_graph else PlainStages(field, tableau, like)
     return _TangentStepper(_TangentStages(stages, Tangent(field, like, solver.tangent_seed), like))

@@ -211,7 +211,7 @@ def test_odeint_takes_torchdiffeqs_max_step():
         ("dopri5", {"sees": "state and tangent"}, "sees: expected 'state' or 'tangent'"),
         ("dopri5", {"sees": "tangent", "tangent_seed": -1}, "tangent_seed: expected a whole number"),
         ("dopri5", {"sees": "tangent", "compile": True}, "sees: a compiled step has no product"),
-        ("alf", {"sees": "tangent"}, "sees: the tangent goes along the stages of a Runge-Kutta method"),
+        ("alf", {"sees": "tangent"}, "sees: the tangent goes along the stages of an explicit Runge-Kutta method"),
         ("dopri5", {"sees": "tangent", "coupling": 0.9}, "sees: the tangent goes along the stages"),
     ],
 )

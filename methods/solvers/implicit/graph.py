@@ -1,0 +1,103 @@
+"""The steps of a diagonally implicit Runge-Kutta method with a graph: one node for each step, whose value is known."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
+from odegrad.methods.solvers.implicit.linear import Jacobians
+from odegrad.methods.solvers.implicit.pullback import StagePullback
+from odegrad.methods.solvers.implicit.stepper import ImplicitStepper
+from odegrad.methods.solvers.implicit.tableau import Implicit
+from odegrad.methods.solvers.opaque import Context, without_derivative
+from odegrad.methods.solvers.solver import OneStepSolver
+
+
+class GraphImplicitStepper(ImplicitStepper):
+    """The same steps, bit for bit; autograd learns how to go back through the converged stages.
+
+    What it keeps of a step are the stages: no graph of the field, no Jacobian and no Newton iteration. So a gradient
+    goes to the field's parameters only, and another tensor that it depends on is refused.
+    """
+
+    def __init__(
+        self, solver: OneStepSolver, scheme: Implicit, field: FlatField, like: Tensor, *, refuse_mixing: bool = False
+    ) -> None:
+        super().__init__(solver, scheme, field, like, refuse_mixing=refuse_mixing)
+        parameters = trained_parameters(field.field) if torch.is_grad_enabled() else ()
+        self.back = StagePullback(self.tableau, self.jacobians, parameters, self.observer)
+
+    def start(self, t: float, y0: Tensor) -> Tensor:
+        """Return ``(y0, f(t0, y0))`` with its graph."""
+        x = torch.cat([y0, self.field(t, y0)]) if self.scheme.carries_rate else y0
+        # From here on, and not before: the history of y0 holds the caller's tensors.
+        if torch.is_grad_enabled():
+            self.field.refuse_closures_at_first_call(self.back.parameters)
+        return x
+
+    def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:
+        """Return the carried vector after a step from ``x``; see ``ImplicitStepper``."""
+        value = super().attempt(t, h, t_next, x, whole=whole)
+        step = _Taken(self.back, self.field, self.d, self.tableau.times(t, h, t_next), h)
+        # Of a stiffly accurate method the last stage is the new state, which autograd keeps anyway.
+        kept = self.stages[:-1] if self.tableau.stiffly_accurate else self.stages
+        self.x_next = _Step.apply(step, value, x, len(kept), *kept, *self.back.parameters)  # type: ignore[no-untyped-call]
+        return self.x_next
+
+
+class _Taken:
+    """A step that was taken, and how to pull back through it."""
+
+    def __init__(self, back: StagePullback, field: FlatField, d: int, times: Sequence[float], h: float) -> None:
+        self.back = back
+        self.field = field
+        self.d = d
+        self.times = times
+        self.h = h
+
+    def pull_back(self, x_next: Tensor, kept: Sequence[Tensor], grad: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """Return the cotangent of the carried vector at the start and the parameters' gradients."""
+        samples, d = self.jacobians.samples, self.d
+        stages = list(kept)
+        if self.back.tableau.stiffly_accurate:
+            stages.append(samples.of(x_next[:d]))
+        a, q = samples.of(grad[:d]), samples.of(grad[d:]) if grad.numel() > d else None
+        of_state, of_rate, of_parameters = self.back.through(self.times, self.h, stages, a, q)
+        flat = samples.flat(of_state)
+        return flat if of_rate is None else torch.cat([flat, samples.flat(of_rate)]), of_parameters
+
+    @property
+    def jacobians(self) -> Jacobians:
+        """Return what forms the Jacobians."""
+        return self.back.jacobians
+
+
+class _StepContext(Context, Protocol):
+    step: _Taken
+    count: int
+
+
+class _Step(torch.autograd.Function):
+    """A step whose value is already known: only the pull-back is left to do."""
+
+    @staticmethod
+    def forward(ctx: _StepContext, step: _Taken, value: Tensor, x: Tensor, count: int, *rest: Tensor) -> Tensor:
+        ctx.step = step
+        ctx.count = count
+        ctx.save_for_backward(x, value, *rest[:count])
+        return value
+
+    @staticmethod
+    def backward(ctx: _StepContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, x_next, *kept = ctx.saved_tensors
+        step = ctx.step
+        with torch.no_grad(), step.field.undisturbed():
+            of_x, pulled = step.pull_back(x_next.detach(), kept, grads[0].contiguous())
+        parameters = step.back.parameters
+        present = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, pulled, strict=True)]
+        marked = without_derivative(
+            [of_x, *present], (grads[0], x, *parameters), "an implicit step", "use an explicit solver such as dopri5"
+        )
+        return None, None, marked[0], None, *([None] * ctx.count), *marked[1:]

@@ -1,0 +1,201 @@
+"""The steps of a diagonally implicit Runge-Kutta method without a graph.
+
+A step is a function of ``(t, h, x)`` alone, bit for bit: Jacobian, factors and first guesses are made from them, so
+that a replay repeats it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import ImplicitWork
+from odegrad.errors import NewtonError, NonFiniteError, UnsupportedError
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.implicit.linear import Jacobians, Linearisation, System
+from odegrad.methods.solvers.implicit.newton import LINEAR_PART, Newton, Stage
+from odegrad.methods.solvers.implicit.pullback import tell
+from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitWeights
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.stepper import Stepper
+
+
+class ImplicitStepper(Stepper):
+    """The steps without a graph.
+
+    Parameters
+    ----------
+    solver, scheme
+        Tolerances and who hears of the work; what is stepped with.
+    field
+        The field.
+    like
+        A state ``[d]``.
+    refuse_mixing
+        Check at the first Jacobian that samples do not depend on each other, where it supposes so.
+    """
+
+    def __init__(
+        self, solver: OneStepSolver, scheme: Implicit, field: FlatField, like: Tensor, *, refuse_mixing: bool = False
+    ) -> None:
+        self.scheme = scheme
+        self.tableau = scheme.tableau
+        self.field = field
+        self.observer = solver.observer
+        self.tolerances = (solver.controller.rtol, solver.controller.atol)
+        self.d = like.numel()
+        self.jacobians = Jacobians.of(field, scheme.linear)
+        self.samples = self.jacobians.samples
+        self.weights = ImplicitWeights.of(self.tableau, like.dtype, like.device)
+        self.k = like.new_empty((self.tableau.stages, self.d))
+        """The rates of the stages, sample behind sample."""
+        self.stages: list[Tensor] = []
+        """The solved stages ``[batch, n, 1]`` of the last attempt."""
+        self.x_next = like
+        """The carried vector after the last attempt."""
+        self._refuse_mixing = refuse_mixing
+        self._at: Linearisation | None = None
+        self._system: System | None = None
+        self._untold: ImplicitWork | None = None
+
+    def start(self, t: float, y0: Tensor) -> Tensor:
+        """Return ``(y0, f(t0, y0))``, or ``y0`` itself where no rate is carried."""
+        self._at = None
+        return torch.cat([y0, self._evaluate(t, y0)]) if self.scheme.carries_rate else y0
+
+    def _evaluate(self, t: float, y: Tensor) -> Tensor:
+        """Return ``f(t, y) [d]``."""
+        out = torch.empty_like(y)
+        self.field.write(t, y, out, 0)
+        return out
+
+    def rate(self, t: float, x: Tensor) -> Tensor:
+        """Return the carried rate; f at the state where none is."""
+        return x[self.d :].detach() if self.scheme.carries_rate else self._evaluate(t, x)
+
+    def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:  # noqa: ARG002
+        """Return the carried vector after a step from ``x``.
+
+        Raises
+        ------
+        NewtonError
+            If Newton's iteration does not solve a stage.
+        NonFiniteError
+            If it does not because the Jacobian is not finite.
+        """
+        with torch.no_grad():
+            self.x_next = self._solved(t, h, t_next, x.detach())
+        return self.x_next
+
+    def _solved(self, t: float, h: float, t_next: float, x: Tensor) -> Tensor:
+        tableau, samples, hg = self.tableau, self.samples, h * self.tableau.gamma
+        self._tell_lost()
+        y = samples.of(x[: self.d])
+        flat, built = y.reshape(-1), self._at is None
+        at = self._linearised(t, y)
+        newton = Newton(self.jacobians, y, self.tolerances, self.scheme.newton)
+        self._system = at.system(hg, newton.scale, LINEAR_PART * self.scheme.newton)
+        if self.scheme.carries_rate:
+            self.k[0].copy_(samples.of(x[self.d :]).view(-1))
+        self.stages, iterations = [], 0
+        for i, time in enumerate(tableau.times(t, h, t_next)):
+            if i not in tableau.solved:
+                continue
+            # The first guess is the rate of the stage before: at the first one f at the start, which the Jacobian's
+            # call has told.
+            z = torch.mul(self.k[i - 1].view_as(y) if i else at.dy.detach(), hg)
+            base = torch.addmv(flat, self.k[:i].t(), self.weights.rows[i], alpha=h).view_as(y) if i else y
+            stage = newton.solve(time, base, z, self._system, hg)
+            iterations += stage.iterations
+            if not stage.converged:
+                self._untold = self._work(iterations, built=built, failures=1)
+                self._tell_lost()
+                raise self._failure(at, t, h, i, stage)
+            torch.div(stage.z.view(-1), hg, out=self.k[i])
+            self.stages.append(stage.y)
+        self._untold = self._work(iterations, built=built)
+        return self._end(flat, h)
+
+    def _linearised(self, t: float, y: Tensor) -> Linearisation:
+        """Return ``f_y`` at the start of the step; of another attempt from the same state it is known."""
+        if self._at is None:
+            self._at = Linearisation(self.jacobians, self.field.time(t), y)
+            if self._refuse_mixing:
+                self._refuse_mixing = False
+                self.jacobians.refuse_mixing(self._at)
+        return self._at
+
+    def _end(self, y: Tensor, h: float) -> Tensor:
+        """Return the carried vector at the end; ``y [d]`` is the start, sample behind sample."""
+        samples, last = self.samples, self.stages[-1]
+        if not self.tableau.stiffly_accurate:
+            return samples.flat(torch.addmv(y, self.k.t(), self.weights.b, alpha=h).view_as(last))
+        if not self.scheme.carries_rate:
+            return samples.flat(last)
+        return torch.cat([samples.flat(last), samples.flat(self.k[-1].view_as(last))])
+
+    def error(self, h: float) -> Tensor:
+        """Return ``W^-1 h sum_i (b_i - b^_i) k_i``: the embedded estimate, which is bounded on fast modes by ``W``."""
+        if self._system is None or self.weights.error is None:
+            raise UnsupportedError(f"solver {self.scheme.name}: it has no error estimate; use kencarp4")
+        raw = torch.mv(self.k.t(), self.weights.error).mul_(h).view_as(self.stages[-1])
+        tell(self.observer, ImplicitWork(solves=1))
+        return self.samples.flat(self._system.solve(raw))
+
+    def accept(self) -> None:
+        """Stand on the new state: the Jacobian of the old one is no longer known."""
+        self._at = self._system = None
+        if self._untold is not None:
+            tell(self.observer, self._untold)
+            self._untold = None
+
+    def _work(self, iterations: int, *, built: bool, failures: int = 0) -> ImplicitWork:
+        return ImplicitWork(
+            newton=iterations,
+            failures=failures,
+            jacobians=int(built),
+            factorisations=1,
+            solves=iterations,
+            products=self.jacobians.products if built else 0,
+        )
+
+    def _tell_lost(self) -> None:
+        """Tell of the last attempt as one that was lost, if it was."""
+        if self._untold is not None:
+            tell(self.observer, self._untold.lost())
+            self._untold = None
+
+    def _failure(self, at: Linearisation, t: float, h: float, i: int, stage: Stage) -> NewtonError | NonFiniteError:
+        """Return why a stage is not solved."""
+        name = self.scheme.name
+        if not at.is_finite():
+            return NonFiniteError(
+                f"solver {name}: the field's Jacobian is not finite at t = {t:g}; the field has an infinite slope "
+                "there (a root, a quotient): bound it, or take an explicit solver such as dopri5"
+            )
+        why = "does not come to its tolerance" if stage.finite else "meets numbers that are not finite"
+        return NewtonError(
+            f"solver {name}: Newton's iteration {why} in stage {i + 1} of the step from t = {t:g} with h = {h:g}; take "
+            "shorter steps (num_steps), or an adaptive implicit solver such as kencarp4"
+        )
+
+    def dense(self, x: Tensor, h: float, thetas: Sequence[float]) -> Tensor:
+        """Return the cubic Hermite polynomial of states and rates at both ends, ``[m, d]``."""
+        # In float64 on the host, as the weights of the explicit methods.
+        rows = [(t * t * (3 - 2 * t), h * t * (1 - t) ** 2, h * t * t * (t - 1)) for t in thetas]
+        weights = torch.tensor(rows, dtype=torch.float64).to(x.dtype).to(x.device, non_blocking=True)
+        return torch.addmm(x[: self.d].expand(len(rows), -1), weights, torch.stack(self._ends(x)))
+
+    def polynomial(self, x: Tensor, h: float) -> Tensor:
+        """Return the coefficients ``[4, d]`` of the Hermite polynomial in powers of theta."""
+        change, before, after = self._ends(x)
+        mean = torch.add(before, after).mul_(h)
+        cubic = torch.add(mean, change, alpha=-2.0)
+        return torch.stack([x[: self.d], h * before, change - h * before - cubic, cubic])
+
+    def _ends(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the state's change and the rates at both ends, ``[d]`` each."""
+        if not self.scheme.carries_rate:
+            raise UnsupportedError(f"solver {self.scheme.name}: it has no dense output; use kencarp4")
+        d = self.d
+        return self.x_next[:d] - x[:d], x[d:], self.x_next[d:]
