@@ -70,6 +70,21 @@ class ImplicitWork:
         return replace(self, **sums)
 
 
+@runtime_checkable
+class CarriesMore(Protocol):
+    """A vector field on tuples that hold more than what moves: integrals along the solution, constants."""
+
+    moving: int
+    """How many of the first parts move; a regulariser, which is of the dynamics, looks at these alone."""
+    unjudged: int
+    """How many of the last parts no step is judged by: what is only measured must not move the accepted grid."""
+
+
+def unjudged_parts(field: object) -> int:
+    """Return how many of the last parts of the state are outside of the error norm on ``field``."""
+    return field.unjudged if isinstance(field, CarriesMore) else 0
+
+
 class StepObserver(Protocol):
     """Hears of every attempted step of a solve; ``t`` is the step's start, ``h`` its signed size."""
 

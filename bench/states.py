@@ -92,10 +92,12 @@ class Layout:
     is_tuple: bool
     dtype: torch.dtype
     device: torch.device
+    judged: int | None = None
+    """How many of the parts the error norm sees, from the first on; all of them if None."""
 
     @classmethod
-    def of(cls, y: State) -> "Layout":
-        """Return the layout of ``y``.
+    def of(cls, y: State, unjudged: int = 0) -> "Layout":
+        """Return the layout of ``y``, of which the error norm does not see the last ``unjudged`` parts.
 
         Raises
         ------
@@ -114,7 +116,8 @@ class Layout:
             raise UsageError(f"y0: expected one dtype and device for all parts, got {kinds}; convert with .to()")
         if sum(p.numel() for p in parts) == 0:
             raise UsageError("y0: expected at least one number, got an empty state")
-        return cls(tuple(p.shape for p in parts), is_tuple, parts[0].dtype, parts[0].device)
+        judged = len(parts) - unjudged if unjudged else None
+        return cls(tuple(p.shape for p in parts), is_tuple, parts[0].dtype, parts[0].device, judged)
 
     @property
     def sizes(self) -> list[int]:
@@ -156,9 +159,10 @@ class Layout:
         )
 
     def norm(self, x: Tensor) -> Tensor:
-        """Return the largest root mean square over the parts of ``x`` ``[d]``, a 0-d tensor."""
+        """Return the largest root mean square over the judged parts of ``x`` ``[d]``, a 0-d tensor."""
         if len(self.shapes) == 1:
             root_mean_square: Tensor = torch.linalg.vector_norm(x) / math.sqrt(x.numel())
             return root_mean_square
-        norms = [torch.linalg.vector_norm(p) / math.sqrt(max(p.numel(), 1)) for p in torch.split(x, self.sizes)]
+        seen = torch.split(x, self.sizes)[: self.judged]
+        norms = [torch.linalg.vector_norm(p) / math.sqrt(max(p.numel(), 1)) for p in seen]
         return torch.stack(norms).amax()

@@ -19,6 +19,7 @@ HOUSE = (
     "odegrad.methods.backward",
     "odegrad.methods.gradients",
     "odegrad.methods.peers",
+    "odegrad.methods.regularisers",
     "odegrad.methods.optimizers",
     "odegrad.methods.optimizers.snopt",
     "odegrad.datasets.sources",

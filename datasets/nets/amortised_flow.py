@@ -41,6 +41,8 @@ class AmortisedFlowField(nn.Module):
         From a call without a probe: a field never draws, ``with_probe`` gives it one for a whole solve.
     """
 
+    moving = 1
+    unjudged = 0
     probe: Tensor | None
 
     def __init__(

@@ -85,6 +85,9 @@ class FlowField(nn.Module):
         probe belongs to one whole solve, otherwise the right-hand side is no function and step control is void.
     """
 
+    moving = 1
+    unjudged = 0
+
     def __init__(self, velocity: nn.Module, probe: Tensor | None = None) -> None:
         super().__init__()
         self.velocity = velocity

@@ -12,7 +12,7 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Calls, Sizes, Solver, StateT, StepCounts, Tap, Traits, VectorField
+from odegrad.contracts import Calls, Sizes, Solver, StateT, StepCounts, Tap, Traits, VectorField, unjudged_parts
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
@@ -47,7 +47,7 @@ class SharedLoopMethod(abc.ABC):
             why = reason or NO_ONE_STEP_SOLVER
             raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {why}")
         times = checked_times(ts)
-        layout = Layout.of(y0)
+        layout = Layout.of(y0, unjudged_parts(field))
         flat_field = FlatField(field, layout)
         start = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))
         _check_numbers(solver, start)

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
+from odegrad.errors import UnsupportedError
 from odegrad.methods.backward.entry import NEEDS_TABLEAU, TappableMethod, forward_calls
 from odegrad.methods.backward.pullback import pull_call
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.schemes import ExtendedTableau, Scheme, StepSeen
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import StageBuffer
 from odegrad.methods.solvers.stepper import GridStep
@@ -46,7 +48,7 @@ class SymplecticAdjoint(TappableMethod):
 
     def cannot_use(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
-        return None if isinstance(solver.scheme, Tableau) else NEEDS_TABLEAU
+        return None if isinstance(solver.scheme, Tableau | ExtendedTableau) else NEEDS_TABLEAU
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
@@ -78,7 +80,7 @@ class _SymplecticPartner(StepwiseNode):
         """Walk the accepted steps from the last to the first."""
         a = torch.zeros_like(grads[0])
         total = [torch.zeros_like(p) for p in self.parameters]
-        stages = StageBuffer(self.solver.tableau, grads[0])
+        stages = StageBuffer(_tableau(self.solver.scheme), grads[0])
         for n, step in self.backwards():
             a = a + grads[step.at_end].sum(0)
             a = self._step_back(kept[n], step, a, grads, stages, total)
@@ -89,14 +91,20 @@ class _SymplecticPartner(StepwiseNode):
         self, y: Tensor, step: GridStep, a: Tensor, grads: Tensor, stages: StageBuffer, total: list[Tensor]
     ) -> Tensor:
         """Return the cotangent of the step's first state; add to ``total`` the parameters' part."""
-        tableau, h = self.solver.tableau, step.h
-        # A last stage at the new state has b = 0: the step itself does not need it, its dense output does.
-        count = tableau.stages if step.thetas else tableau.evaluations
-        times = self.solver.tableau.times(step.t, h, step.t_next)
+        tableau, h = stages.tableau, step.h
+        extended = self.solver.scheme if isinstance(self.solver.scheme, ExtendedTableau) else None
+        # A last stage at the new state has b = 0: the step itself does not need it; its dense output does, and sums do.
+        count = tableau.stages if step.thetas or extended is not None else tableau.evaluations
+        times = tableau.times(step.t, h, step.t_next)
         inputs = [y]
         for i in range(1, count):
             self.field.write(times[i - 1], inputs[-1], stages.k[i - 1], i - 1)
             inputs.append(stages.combine(y, i - 1, h))
+        sums = None
+        if extended is not None:
+            self.field.write(times[-1], inputs[-1], stages.k[-1], count - 1)
+            sums = _pull_sums(extended, h, inputs, stages, a, self.field)
+            a = a + sums.of_end
         # With the partner's weights, b_j a_ji / b_i, written out, the division by b_i cancels: c_i takes h b_i of the
         # new state's cotangent, and h a_ji of each later stage's.
         pushed = torch.outer(stages.weights.rows[-1][:count] * h, a)
@@ -104,6 +112,9 @@ class _SymplecticPartner(StepwiseNode):
             of_outputs = grads[step.inside]
             pushed += stages.dense_weights(h, step.thetas).t() @ of_outputs
             a = a + of_outputs.sum(0)
+        if sums is not None:
+            pushed += sums.of_stages
+            a = a + sums.of_start
         pulled = y.new_zeros((count, y.numel()))
         for i in range(count - 1, -1, -1):
             cotangent = pushed[i]
@@ -112,4 +123,37 @@ class _SymplecticPartner(StepwiseNode):
                 column = stages.weights.columns[i][: count - i - 1]
                 cotangent = torch.addmv(cotangent, pulled[i + 1 :].t(), column, alpha=h)
             _, pulled[i] = pull_call(self.field, times[i], inputs[i], cotangent, self.parameters, total)
+            if sums is not None and i == count - 2:
+                pulled[i] += sums.of_before
         return a + pulled.sum(0)
+
+
+@dataclass(frozen=True)
+class _SumsPulled:
+    """The cotangents that a step's sums add: of its stages ``[s, d]``, its two ends and the last but one input."""
+
+    of_stages: Tensor
+    of_start: Tensor
+    of_end: Tensor
+    of_before: Tensor
+
+
+def _pull_sums(
+    scheme: ExtendedTableau, h: float, inputs: Sequence[Tensor], stages: StageBuffer, a: Tensor, field: FlatField
+) -> _SumsPulled:
+    """Pull the cotangents of the sums, the last numbers of ``a``, back through what a step adds to them."""
+    x_next = inputs[-1] if scheme.tableau.fsal else stages.combine(inputs[0], scheme.tableau.stages - 1, h)
+    leaves = [x.detach().requires_grad_() for x in (stages.k, inputs[0], x_next, inputs[-2])]
+    with torch.enable_grad():
+        k, start, end, before = leaves
+        added = scheme.added(StepSeen(h, k.unbind(0), start, end, before), field)
+    found = torch.autograd.grad(added, leaves, a[-len(added) :], materialize_grads=True)
+    return _SumsPulled(*found)
+
+
+def _tableau(scheme: Scheme) -> Tableau:
+    if isinstance(scheme, ExtendedTableau):
+        return scheme.tableau
+    if not isinstance(scheme, Tableau):
+        raise UnsupportedError(f"symplectic_adjoint cannot use solver {scheme.name}: {NEEDS_TABLEAU}")
+    return scheme

@@ -4,6 +4,7 @@ They use torchdiffeq's solver loop: it steps past the output times and interpola
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 import torchdiffeq
 from torch import Tensor, nn
 
-from odegrad.contracts import Solver, State, StateT, StepObserver, Traits, VectorField
+from odegrad.contracts import Solver, State, StateT, StepObserver, Traits, VectorField, unjudged_parts
 from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.dynamics import trained_parameters
 from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
@@ -73,6 +74,9 @@ def _arguments(field: VectorField, solver: Solver, ts: Tensor) -> dict[str, obje
         options["max_step"] = solver.max_step
     if not solver.adaptive:
         options["grid_constructor"] = lambda _f, _y0, t: _fixed_grid(solver, t)
+    unjudged = unjudged_parts(field)
+    if solver.adaptive and unjudged:
+        options["norm"] = functools.partial(_norm_of_judged, unjudged)
     func = field
     if solver.observer is not None:
         func = _Observed(field, solver.observer, adaptive=solver.adaptive)
@@ -83,6 +87,11 @@ def _arguments(field: VectorField, solver: Solver, ts: Tensor) -> dict[str, obje
         "method": NAMES[solver.name],
         "options": options,
     }
+
+
+def _norm_of_judged(unjudged: int, state: Sequence[Tensor]) -> Tensor:
+    """Return torchdiffeq's norm of a tuple, the largest root mean square, of all but the last ``unjudged`` parts."""
+    return torch.stack([part.square().mean().sqrt() for part in state[:-unjudged]]).amax()
 
 
 def _fixed_grid(solver: OneStepSolver, ts: Tensor) -> Tensor:

@@ -1,13 +1,21 @@
-"""One-step maps that carry more than the state: the asynchronous leapfrog and the reversible wrapper.
+"""What a solver can step with beside a ``Tableau``.
 
-Beside a ``Tableau`` these are what a solver can step with. The carried vector ``x`` is ``[2d]``: the state first.
+The asynchronous leapfrog and the reversible wrapper carry more than the state: ``x`` is ``[2d]``, the state first. An
+extended tableau takes the steps of its Runge-Kutta method, with a stepper of its own.
 """
 
+import abc
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from odegrad.errors import UsageError
+from odegrad.methods.solvers.dynamics import Dynamics
 from odegrad.methods.solvers.implicit.tableau import Implicit
+from odegrad.methods.solvers.step import Stages
+from odegrad.methods.solvers.stepper import Stepper
 from odegrad.methods.solvers.tableau import Tableau
 
 
@@ -80,5 +88,51 @@ class Reversible:
         return 2 * self.tableau.evaluations
 
 
-Scheme = Tableau | Leapfrog | Reversible | Implicit
+@dataclass(frozen=True)
+class ExtendedTableau(abc.ABC):
+    """A Runge-Kutta method whose steps do more than advance the state, at no other f call than its own."""
+
+    tableau: Tableau
+
+    @property
+    def name(self) -> str:
+        """Return the Runge-Kutta method's name: its steps are the same."""
+        return self.tableau.name
+
+    @property
+    def source(self) -> str:
+        """Return where the Runge-Kutta method is from."""
+        return self.tableau.source
+
+    @property
+    def order(self) -> int:
+        """Return the Runge-Kutta method's order."""
+        return self.tableau.order
+
+    @property
+    def evaluations(self) -> int:
+        """Return the f calls of one attempted step."""
+        return self.tableau.evaluations
+
+    @abc.abstractmethod
+    def stepper(self, stages: Stages, dynamics: Dynamics) -> Stepper:
+        """Return what takes the steps on ``stages``, with or without a graph as these are."""
+
+    @abc.abstractmethod
+    def added(self, seen: "StepSeen", dynamics: Dynamics) -> Tensor:
+        """Return what a step adds to the last numbers of the state, ``[k]``, with a graph where ``seen`` has one."""
+
+
+@dataclass(frozen=True)
+class StepSeen:
+    """All of one step: its size, its stages ``k_i``, its two ends, and what the last but one stage stands on."""
+
+    h: float
+    stages: Sequence[Tensor]
+    x: Tensor
+    x_next: Tensor
+    before: Tensor
+
+
+Scheme = Tableau | Leapfrog | Reversible | ExtendedTableau | Implicit
 """What a solver steps with."""

@@ -11,7 +11,7 @@ from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.control import Control, Controller
 from odegrad.methods.solvers.implicit.tableau import Implicit, LinearSolve
 from odegrad.methods.solvers.implicit.tableaus import IMPLICIT_TABLEAUS
-from odegrad.methods.solvers.schemes import Leapfrog, Reversible, Scheme
+from odegrad.methods.solvers.schemes import ExtendedTableau, Leapfrog, Reversible, Scheme
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.methods.solvers.tableaus import TABLEAUS
 
@@ -171,7 +171,15 @@ class OneStepSolver(Solver):
         """Return whether the solution is known between the ends of a step."""
         if isinstance(self.scheme, Implicit):
             return self.scheme.carries_rate
-        return isinstance(self.scheme, Tableau) and self.scheme.dense is not None
+        tableau = self._stepped
+        return tableau is not None and tableau.dense is not None
+
+    @property
+    def _stepped(self) -> Tableau | None:
+        """Return the explicit Runge-Kutta method whose steps are taken as they are; None of the other schemes."""
+        if isinstance(self.scheme, ExtendedTableau):
+            return self.scheme.tableau
+        return self.scheme if isinstance(self.scheme, Tableau) else None
 
     def counted(
         self,
@@ -185,7 +193,7 @@ class OneStepSolver(Solver):
         ``works`` is what an observer has heard of the forward pass's implicit steps, in its order.
         """
         scheme = self.scheme
-        dense = scheme.dense if isinstance(scheme, Tableau) else None
+        dense = self._stepped.dense if self._stepped is not None else None
         carries_rate = isinstance(scheme, Implicit) and scheme.carries_rate
         return StepCounts(
             evaluations=self.scheme.evaluations,
@@ -211,7 +219,7 @@ class OneStepSolver(Solver):
         """Return whether a step comes with an estimate of its error."""
         if isinstance(self.scheme, Leapfrog):
             return True
-        tableau = self.scheme.tableau if isinstance(self.scheme, Reversible | Implicit) else self.scheme
+        tableau = self.scheme if isinstance(self.scheme, Tableau) else self.scheme.tableau
         return tableau.error is not None
 
     @property
@@ -225,7 +233,8 @@ class OneStepSolver(Solver):
         scheme = self.scheme
         if isinstance(scheme, Implicit):
             return int(scheme.carries_rate)
-        return 1 if isinstance(scheme, Leapfrog) or (isinstance(scheme, Tableau) and scheme.fsal) else 0
+        tableau = self._stepped
+        return 1 if isinstance(scheme, Leapfrog) or (tableau is not None and tableau.fsal) else 0
 
     @property
     def start_calls(self) -> int:
@@ -251,6 +260,10 @@ class OneStepSolver(Solver):
     def reversible(self, coupling: float) -> Self:
         """Return the same solver with its Runge-Kutta method in the reversible wrapper."""
         return dataclasses.replace(self, scheme=Reversible(self.tableau, coupling))
+
+    def extended(self, scheme: ExtendedTableau) -> Self:
+        """Return the same solver with steps that do more; ``scheme`` extends its Runge-Kutta method."""
+        return dataclasses.replace(self, scheme=scheme)
 
     def steps_between(self, t: float, t_end: float) -> int:
         """Return the number of fixed steps from ``t`` to ``t_end``."""

@@ -11,7 +11,7 @@ from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.implicit.graph import GraphImplicitStepper
 from odegrad.methods.solvers.implicit.stepper import ImplicitStepper
 from odegrad.methods.solvers.implicit.tableau import Implicit
-from odegrad.methods.solvers.schemes import Leapfrog, Reversible
+from odegrad.methods.solvers.schemes import ExtendedTableau, Leapfrog, Reversible
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import GraphStages, PlainStages, StageBuffer, Stages
 from odegrad.methods.solvers.stepper import Stepper
@@ -244,6 +244,8 @@ def plain_stepper(solver: OneStepSolver, dynamics: Dynamics, like: Tensor, *, fi
         if solver.compile and isinstance(dynamics, FlatField):
             return CompiledStepper(dynamics, scheme, like)
         return RungeKuttaStepper(PlainStages(dynamics, scheme, like))
+    if isinstance(scheme, ExtendedTableau):
+        return scheme.stepper(PlainStages(dynamics, scheme.tableau, like), dynamics)
     if isinstance(scheme, Reversible):
         there, back = (PlainStages(dynamics, scheme.tableau, like) for _ in range(2))
         return ReversibleStepper(scheme, there, back)
@@ -260,6 +262,8 @@ def graph_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, firs
         return GraphImplicitStepper(solver, scheme, field, like, refuse_mixing=first)
     if isinstance(scheme, Tableau):
         return RungeKuttaStepper(GraphStages(field, scheme, like))
+    if isinstance(scheme, ExtendedTableau):
+        return scheme.stepper(GraphStages(field, scheme.tableau, like), field)
     if isinstance(scheme, Reversible):
         there, back = (GraphStages(field, scheme.tableau, like) for _ in range(2))
         return ReversibleStepper(scheme, there, back)

@@ -1,0 +1,1 @@
+"""Regularisers: penalties on the dynamics that are made while they are solved, under every gradient method."""
