@@ -115,6 +115,18 @@ OPTIMIZERS: tuple[Entry, ...] = (
 )  # fmt: skip
 """The first one is what others are compared with."""
 
+REGULARISERS: tuple[Entry, ...] = (
+    Entry("kinetic", "integral", "int |f|^2 / n dt, of RNODE: straight and slow paths"),
+    Entry("jacobian", "integral", "int |e^T f_y|^2 / n dt, of RNODE: signs e, the Frobenius norm in the mean"),
+    Entry("taylor", "integral", "int |d^K y / dt^K|^2 / n dt, of TayNODE, with the option taylor.order = K"),
+    Entry("error", "sum over steps", "the error estimates of the computed steps times their sizes, of ERNODE"),
+    Entry("stiffness", "sum over steps", "an eigenvalue's estimate from two stages of each computed step, of ERNODE"),
+    Entry("local", "sampled", "the error estimate of one more step from a sampled, detached state, of LRNODE"),
+    Entry("steer", "times", "no penalty: the last time is uniform within its weight while training, of STEER"),
+    Entry("log_norm", "sampled", "max(mu_2(-J), 0) at a sampled time: the growth that a backward solve would suffer"),
+)
+"""Penalties on the dynamics that a training can add to its loss."""
+
 SOLVERS: tuple[Entry, ...] = (
     Entry("euler", "fixed steps", "Euler's method, order 1"),
     Entry("midpoint", "fixed steps", "the explicit midpoint rule, order 2"),
@@ -244,6 +256,7 @@ TASKS: tuple[Task, ...] = (
 KINDS: Mapping[str, Sequence[Entry]] = {
     "methods": METHODS,
     "optimizers": OPTIMIZERS,
+    "regularisers": REGULARISERS,
     "solvers": SOLVERS,
     "tasks": TASKS,
 }

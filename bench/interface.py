@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from odegrad.binding import tapped
 from odegrad.contracts import Scalar, State, Tap
 from odegrad.errors import UnsupportedError, UsageError
+from odegrad.methods.regularisers.regularised import RegularisedSolve, Regularisers
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.registry import build_gradient, build_solver
 
@@ -169,6 +170,43 @@ class _WithParameters(nn.Module):
 
     def forward(self, t: Tensor, y: Any) -> Any:
         return self.func(t, y)
+
+
+def regularised(
+    regularisers: Mapping[str, Scalar],
+    *,
+    gradient: str = "naive",
+    gradient_options: Mapping[str, Scalar] | None = None,
+    method: str = "dopri5",
+    rtol: float = 1e-7,
+    atol: float = 1e-9,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> RegularisedSolve:
+    """Return a solve that gathers penalties on the dynamics, for a training loop of one's own.
+
+    ``ys = solve(func, y0, t)`` solves as ``odeint`` does; ``(loss + solve.penalty()).backward()`` pulls both back, and
+    the next iteration begins. For evaluations take ``odeint``.
+
+    Parameters
+    ----------
+    regularisers
+        Name -> weight, of ``odegrad list regularisers``, and options behind a dot:
+        ``{"kinetic": 0.01, "taylor": 0.01, "taylor.order": 3}``.
+    gradient, gradient_options, method, rtol, atol, options
+        As ``odeint``.
+    seed
+        Of the random numbers; they depend on it and on the iteration alone.
+
+    Raises
+    ------
+    UsageError
+        If an argument is not what is said here.
+    UnsupportedError
+        If a penalty cannot go with the gradient method or the solver.
+    """
+    built = build_gradient(gradient, gradient_options)
+    return RegularisedSolve(built, _solver(method, rtol, atol, options), Regularisers.of(regularisers), seed)
 
 
 def _solver(method: str | None, rtol: Any, atol: Any, options: Mapping[str, Any] | None) -> OneStepSolver:

@@ -21,6 +21,7 @@ SETTINGS = (
     "optimizer_options",
     "solver",
     "solver_options",
+    "regulariser_options",
     "rtol",
     "atol",
     "iterations",

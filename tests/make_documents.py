@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from odegrad.catalogue import GRADIENTS, OPTIMIZERS, PAIRS, SOLVERS, TASKS
+from odegrad.catalogue import GRADIENTS, OPTIMIZERS, PAIRS, REGULARISERS, SOLVERS, TASKS
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import gradients, tasks
 
@@ -53,6 +53,13 @@ OPTIMIZER_PAGE = """
 ## Optimizers
 
 `odegrad list optimizers --details` tells their options.
+
+"""
+
+REGULARISER_PAGE = """
+## Regularisers
+
+Penalties on the dynamics that a training adds to its loss: [regularisers.md](regularisers.md).
 
 """
 
@@ -114,6 +121,8 @@ def methods_page() -> str:
         )
         + OPTIMIZER_PAGE
         + table(("Optimizer", "Family", "What it is"), [(f"`{e.name}`", e.family, e.sentence) for e in OPTIMIZERS])
+        + REGULARISER_PAGE
+        + table(("Regulariser", "Kind", "What it is"), [(f"`{e.name}`", e.family, e.sentence) for e in REGULARISERS])
     )  # fmt: skip
 
 

@@ -100,6 +100,19 @@ def test_test_in_the_documents_passes(tmp_path):
     assert "1 passed" in done.stdout
 
 
+def test_loop_in_the_documents_runs(tmp_path):
+    """The training loop of docs/regularisers.md runs, and its suite has a row for each weight."""
+    (block,) = [text for page, text in _blocks("python") if page == "regularisers.md"]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    suite = next(text for page, text in _blocks("toml") if page == "regularisers.md")
+    (tmp_path / "cheaper.toml").write_text(suite)
+    assert len(load_suite(str(tmp_path / "cheaper.toml")).runs()) == 5
+
+
 @pytest.mark.parametrize("page", ["ci-github.md", "ci-gitlab.md"])
 def test_recipe_gates_times_and_benchmarks(page):
     """The YAML parses, and its scripts hold the exact gate, its update, the times and the benchmarks."""

@@ -20,14 +20,14 @@ from odegrad.errors import UnknownNameError, UsageError
 def list_names(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[KIND]", help="methods, optimizers, solvers, tasks or suites; everything if left out."),
+        typer.Argument(metavar="[KIND]", help="methods, optimizers, regularisers, solvers, tasks or suites."),
     ] = None,
     details: Annotated[
         bool, typer.Option("--details", help="Costs, memory, options, sizes, targets; takes seconds, tasks are built.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List methods, optimizers, solvers, tasks and suites."""
+    """List methods, optimizers, regularisers, solvers, tasks and suites."""
     from odegrad.commands.listing import LEGENDS, LISTINGS
 
     if kind is not None and kind not in LISTINGS:

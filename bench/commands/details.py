@@ -1,4 +1,4 @@
-"""What methods, optimizers, solvers and tasks state about themselves, as rows for ``odegrad list --details``."""
+"""What everything that a name stands for states about itself, as rows for ``odegrad list --details``."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from odegrad.catalogue import METHODS, OPTIMIZERS, PAIRS
+from odegrad.catalogue import METHODS, OPTIMIZERS, PAIRS, REGULARISERS
 from odegrad.commands.listing import Row, suites
 from odegrad.contracts import TaskInfo, Traits
 from odegrad.errors import DataError
+from odegrad.methods.regularisers.regularised import OPTIONS
 from odegrad.methods.solvers.solver import make_solver, solver_names
 from odegrad.registry import build_task, gradients, optimizers, options_of, tasks
 
@@ -18,6 +19,7 @@ LEGENDS: Mapping[str, str] = {
     "state, p parameters, n nodes, M blocks, A the graph of one f call, F an f call, B a vector-Jacobian product. "
     "--json tells the options, too.",
     "optimizers": "Options with their defaults, which a task may set otherwise.",
+    "regularisers": 'Options with their defaults; a suite sets them beside the weights, as "taylor.order" = 3.',
     "solvers": "Any Runge-Kutta method becomes algebraically reversible with the option coupling = 0.99.",
     "tasks": "Parameters, and numbers of a sample's state, of the tiny size. What is not offline is fetched once into "
     "the user's cache folder, or where ODEGRAD_DATA says.",
@@ -63,6 +65,19 @@ def optimizer_rows() -> list[Row]:
             "options": _options(optimizers.get(name), given=1),
         }
         for name in optimizers.names()
+    ]
+
+
+def regulariser_rows() -> list[Row]:
+    """Return one row for every regulariser."""
+    return [
+        {
+            "name": entry.name,
+            "kind": entry.family,
+            "summary": entry.sentence,
+            "options": {name: value for name, value in OPTIONS.items() if name.startswith(f"{entry.name}.")},
+        }
+        for entry in REGULARISERS
     ]
 
 
@@ -136,6 +151,7 @@ def _first_line(thing: Any) -> str:
 LISTINGS: Mapping[str, Callable[[], list[Row]]] = {
     "methods": methods,
     "optimizers": optimizer_rows,
+    "regularisers": regulariser_rows,
     "solvers": solvers,
     "tasks": task_rows,
     "suites": suites,
@@ -145,6 +161,7 @@ LISTINGS: Mapping[str, Callable[[], list[Row]]] = {
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "methods": ("name", "exact", "memory", "cost_forward", "cost_backward", "paper"),
     "optimizers": ("name", "summary", "options"),
+    "regularisers": ("name", "kind", "options"),
     "solvers": ("name", "order", "calls_per_step", "adaptive", "dense_output", "source"),
     "tasks": ("name", "kind", "sizes", "parameters", "state", "offline", "metric", "target"),
     "suites": ("name", "description"),

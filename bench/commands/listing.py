@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from odegrad.catalogue import METHODS, OPTIMIZERS, SOLVERS, TASKS, offered
+from odegrad.catalogue import METHODS, OPTIMIZERS, REGULARISERS, SOLVERS, TASKS, offered
 from odegrad.suites.shipped import suite_description, suite_names
 
 Row = dict[str, Any]
@@ -19,6 +19,11 @@ def optimizers() -> list[Row]:
     """Return one row for every optimizer."""
     rows = [{"name": e.name, "family": e.family, "summary": e.sentence} for e in OPTIMIZERS]
     return rows + _of_others("optimizers", "family")
+
+
+def regularisers() -> list[Row]:
+    """Return one row for every regulariser."""
+    return [{"name": e.name, "kind": e.family, "summary": e.sentence} for e in REGULARISERS]
 
 
 def solvers() -> list[Row]:
@@ -48,6 +53,7 @@ def _of_others(kind: str, *unknown: str) -> list[Row]:
 LISTINGS: Mapping[str, Callable[[], list[Row]]] = {
     "methods": methods,
     "optimizers": optimizers,
+    "regularisers": regularisers,
     "solvers": solvers,
     "tasks": tasks,
     "suites": suites,
@@ -58,6 +64,8 @@ LEGENDS: Mapping[str, str] = {
     "methods": "exact: the gradient of the computed loss; other methods give that of the continuous loss, off by "
     "O(tolerance). --details tells memory and costs, --json options too.",
     "optimizers": "--details tells the options.",
+    "regularisers": "Sums over steps need a method that walks back through them: naive, aca, anode, revolve or "
+    "symplectic_adjoint. --details tells the options.",
     "solvers": "Any Runge-Kutta method becomes algebraically reversible with the option coupling = 0.99. --details "
     "tells calls per step, dense output and source.",
     "tasks": "What is not offline is fetched once into the user's cache folder, or where ODEGRAD_DATA says. --details "

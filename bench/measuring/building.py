@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from odegrad.contracts import GradientMethod, Problem, Task
+from odegrad.methods.regularisers.regularised import RegularisedSolve, Regularisers
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.records.record import Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
@@ -27,6 +28,7 @@ class Built:
     method: GradientMethod
     solver: OneStepSolver
     optimizer: torch.optim.Optimizer
+    regularisers: Regularisers
 
     def uncompiled(self) -> "Built":
         """Return the same without compiled steps, in which function calls and allocations would not be seen."""
@@ -57,7 +59,7 @@ def build(run: Run, gradient: str | Callable[..., GradientMethod] = "", task: st
     UsageError
         If an option is unknown or refused.
     UnsupportedError
-        If the method cannot use the solver.
+        If the method cannot use the solver, or either cannot go with the regularisers.
     """
     method = build_gradient(gradient or run.gradient, dict(run.gradient_options))
     solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options))
@@ -65,7 +67,9 @@ def build(run: Run, gradient: str | Callable[..., GradientMethod] = "", task: st
     made = build_task(task or run.task)
     problem = made.build(run.size, run.seed, torch.device(run.device), DTYPES[run.dtype])
     optimizer = build_optimizer(run.optimizer, problem, dict(run.optimizer_options))
-    return Built(run, made, problem, method, solver, optimizer)
+    regularisers = Regularisers.of(dict(run.regulariser_options))
+    RegularisedSolve(method, solver, regularisers)
+    return Built(run, made, problem, method, solver, optimizer, regularisers)
 
 
 def set_state(problem: Problem, state: State) -> None:

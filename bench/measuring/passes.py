@@ -25,6 +25,7 @@ from odegrad.measuring.memory import measured_bytes
 from odegrad.measuring.timing import BUDGET_SECONDS, time_iterations
 from odegrad.measuring.training import Progress, train
 from odegrad.measuring.untouched import untouched
+from odegrad.methods.regularisers.regularised import RegularisedSolve
 from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.records.record import PASSES, TUNING, Run
 from odegrad.reference.certificate import certify
@@ -170,9 +171,12 @@ def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
             calls.append(calls_of_an_iteration(of_training(built.problem), built.method, uncompiled.solver))
 
     split: Split = "validation" if run.stage == TUNING else "test"
+    regularised = None
+    if built.regularisers.weights:
+        regularised = RegularisedSolve(built.method, built.solver, built.regularisers, run.seed)
     trace = train(
         built.problem, built.method, built.solver, built.optimizer, run.iterations, progress, keep,
-        evaluations=run.evaluations, split=split,
+        evaluations=run.evaluations, split=split, regularised=regularised,
     )  # fmt: skip
     info = built.task.info
     target, value = info.target.get(run.size), trace.metrics[-1]
@@ -187,6 +191,7 @@ def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
         "target_reached": reached,
         "train_seconds": trace.seconds[-1],
         "train_loss": trace.losses,
+        "train_penalty": trace.penalties or None,
         "train_end_time": trace.end_times or None,
         "trace_iteration": trace.iterations,
         "trace_metric": trace.metrics,

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from odegrad.binding import next_solve, solve_with
 from odegrad.contracts import (
+    CurvatureConsumer,
     GradientMethod,
     HeldOutLoss,
     Problem,
     Split,
     TrainableEndTime,
 )
-from odegrad.errors import NonFiniteError
+from odegrad.errors import NonFiniteError, UnsupportedError
 from odegrad.measuring.meters import Clock
+from odegrad.methods.regularisers.regularised import RegularisedSolve
 from odegrad.records.record import EVALUATIONS
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -33,6 +35,8 @@ class Trace:
     """What a training run went through."""
 
     losses: list[float] = field(default_factory=list)
+    penalties: list[float] = field(default_factory=list)
+    """The weighted penalties of every iteration, where there are regularisers; no part of the losses."""
     iterations: list[int] = field(default_factory=list)
     metrics: list[float] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
@@ -82,6 +86,7 @@ def train(
     at_point: Callable[[int], None] | None = None,
     evaluations: int = EVALUATIONS,
     split: Split = "test",
+    regularised: RegularisedSolve | None = None,
 ) -> Trace:
     """Train for ``iterations`` and return the trace; its seconds leave evaluations out, and ``at_point``.
 
@@ -89,13 +94,20 @@ def train(
     ``evaluations`` times after it. The loss on the validation split is taken there too where ``evaluations`` is more
     than the default: whoever wants a fine trace wants the time to a target.
 
+    ``regularised`` is solved with in every iteration, and its penalty is pulled back with the loss; evaluations are
+    without.
+
     Raises
     ------
     NonFiniteError
         If the loss is not finite; the message names the iteration.
     UnsupportedError
-        If the optimizer needs curvature samples and the method offers none.
+        If the optimizer needs curvature samples and the method offers none, or there are regularisers too.
     """
+    if regularised is not None and isinstance(optimizer, CurvatureConsumer):
+        raise UnsupportedError(
+            "regularisers: this optimizer learns the curvature of the loss alone; use a first-order optimizer with them"
+        )
     device = next(problem.model.parameters()).device
     schedule = problem.training.schedule
     rates = scheduled(optimizer, schedule) if schedule else None
@@ -116,10 +128,12 @@ def train(
         if end_time is not None:
             trace.end_times.append(end_time.item())
         with clock:
-            loss = _iteration(problem, method, solver, optimizer, i)
+            loss, penalty = _iteration(problem, method, solver, optimizer, i, regularised)
         if rates is not None:
             rates.step()
         trace.losses.append(loss)
+        if penalty is not None:
+            trace.penalties.append(penalty)
         if time.perf_counter() - reported >= PROGRESS_SECONDS:
             progress({"pass": "train", "iteration": i + 1, "of": iterations, "loss": loss})
             reported = time.perf_counter()
@@ -127,18 +141,30 @@ def train(
 
 
 def _iteration(
-    problem: Problem, method: GradientMethod, solver: Any, optimizer: torch.optim.Optimizer, i: int
-) -> float:
+    problem: Problem,
+    method: GradientMethod,
+    solver: Any,
+    optimizer: torch.optim.Optimizer,
+    i: int,
+    regularised: RegularisedSolve | None,
+) -> tuple[float, float | None]:
     optimizer.zero_grad(set_to_none=True)
     batch = problem.batch(i)
-    solve = next_solve(optimizer, method, solver, batch)
+    solve = regularised or next_solve(optimizer, method, solver, batch)
     loss = problem.loss(solve, batch)
-    value = loss.item()
-    if not math.isfinite(value):
+    penalty = None
+    if regularised is None:
+        value = loss.item()
+    else:
+        added = torch.as_tensor(regularised.penalty())
+        value, penalty = torch.stack([loss.detach(), added.detach().to(loss)]).tolist()
+        loss = loss + added
+    if not math.isfinite(value + (penalty or 0.0)):
+        told = f"loss: {value}" if penalty is None else f"loss: {value}, penalty: {penalty},"
         raise NonFiniteError(
-            f"loss: {value} at iteration {i}; the training diverged: lower the learning rate, tighten the tolerances "
+            f"{told} at iteration {i}; the training diverged: lower the learning rate, tighten the tolerances "
             "or use an exact gradient method"
         )
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return value
+    return value, penalty

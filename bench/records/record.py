@@ -70,6 +70,8 @@ class Run:
     gradient_options: Options = ()
     optimizer_options: Options = ()
     solver_options: Options = ()
+    regulariser_options: Options = ()
+    """Weights of the penalties that it is trained with, by name, and their options; empty for none."""
     code: str = ""
     """Fingerprint of a user's own method or task file; empty for built-in ones."""
     stage: str = ""
@@ -95,7 +97,7 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; options become dictionaries."""
         out = dict(self.__dict__)
-        for key in ("gradient_options", "optimizer_options", "solver_options"):
+        for key in _OPTION_FIELDS:
             out[key] = dict(out[key])
         return out
 
@@ -104,13 +106,17 @@ class Run:
         """Return the run that ``to_dict`` wrote; keys that are no field of a run are ignored."""
         names = {f.name for f in dataclasses.fields(cls)}
         values = {k: v for k, v in data.items() if k in names}
-        for key in ("gradient_options", "optimizer_options", "solver_options"):
+        for key in _OPTION_FIELDS:
             values[key] = freeze_options(values.get(key))
         return cls(**values)
 
 
+_OPTION_FIELDS = tuple(f.name for f in dataclasses.fields(Run) if f.name.endswith("_options"))
+
 LATER: Mapping[str, Any] = {
-    f.name: f.default for f in dataclasses.fields(Run) if f.name in {"stage", "passes", "evaluations"}
+    name: default
+    for name, default in Run("", "", "", "", "", "", 0, 0.0, 0.0, 0).to_dict().items()
+    if name in {"stage", "passes", "evaluations", "regulariser_options"}
 }
 """Fields that runs did not have at first, with their defaults."""
 

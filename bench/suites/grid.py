@@ -9,9 +9,11 @@ from typing import Any
 from odegrad.contracts import Training
 from odegrad.records.record import Options, Run, freeze_options
 from odegrad.registry import resolve_method
-from odegrad.suites.schema import MethodEntry, OptimizerEntry, Rule, SuiteFile, TaskEntry
+from odegrad.suites.schema import MethodEntry, OptimizerEntry, RegulariserEntry, Rule, SuiteFile, TaskEntry
 
-_OPTIONS = ("gradient_options", "optimizer_options")
+_OPTIONS = ("gradient_options", "optimizer_options", "regulariser_options")
+NO_REGULARISER = "none"
+"""The entry of the regularisers that stands for a training without."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Point:
 
     gradient_options: Options = ()
     optimizer_options: Options = ()
+    regulariser_options: Options = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class TaskCell:
 
 
 def method_cells(content: SuiteFile, place: int) -> list[MethodCell]:
-    """Return what the entry ``methods.place`` expands to: optimizers x options.
+    """Return what the entry ``methods.place`` expands to: optimizers x regularisers x options.
 
     Without tuning every point of a grid of options is a method of its own, with the options in its name.
 
@@ -73,10 +76,13 @@ def method_cells(content: SuiteFile, place: int) -> list[MethodCell]:
     gradient, paired = resolve_method(entry.gradient)
     fixed = entry.optimizer or paired
     crossed: Sequence[OptimizerEntry | None] = [None] if fixed or not content.optimizers else content.optimizers
+    penalties: Sequence[RegulariserEntry | None] = content.regularisers or [None]
     cells = []
-    for each in crossed:
+    for each, penalty in itertools.product(crossed, penalties):
         shown, optimizer = (entry.shown, fixed) if each is None else (f"{entry.shown}+{each.name}", each.name)
-        named = list(_points(entry, each))
+        if penalty is not None and penalty.name != NO_REGULARISER:
+            shown = f"{shown}+{penalty.name}"
+        named = list(_points(entry, each, penalty))
         if content.tuning is not None:
             cells.append(MethodCell(shown, gradient, optimizer, tuple(point for _, point in named), place))
         else:
@@ -86,12 +92,16 @@ def method_cells(content: SuiteFile, place: int) -> list[MethodCell]:
     return cells
 
 
-def _points(entry: MethodEntry, optimizer: OptimizerEntry | None) -> Iterator[tuple[tuple[str, ...], Point]]:
+def _points(
+    entry: MethodEntry, optimizer: OptimizerEntry | None, penalty: RegulariserEntry | None
+) -> Iterator[tuple[tuple[str, ...], Point]]:
     """Yield every choice of options, with the words that tell it from the others."""
     of_optimizer = {**(optimizer.options if optimizer else {}), **entry.optimizer_options}
     axes = [
         (kind, key, values)
-        for kind, options in zip(_OPTIONS, (entry.gradient_options, of_optimizer), strict=True)
+        for kind, options in zip(
+            _OPTIONS, (entry.gradient_options, of_optimizer, penalty.options if penalty else {}), strict=True
+        )
         for key, values in options.items()
     ]
     for values in itertools.product(*(choices for _, _, choices in axes)):

@@ -10,6 +10,7 @@ import torch
 
 from odegrad.contracts import Problem
 from odegrad.errors import OdegradError, SuiteError, UnknownNameError, UnsupportedError
+from odegrad.methods.regularisers.regularised import Regularisers, check_regularised
 from odegrad.records.record import EVALUATIONS, Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, optimizers
 from odegrad.suites.grid import MethodCell, SolverCell, TaskCell, method_cells, rule_fields, solver_cells
@@ -90,7 +91,9 @@ def _try_method(
     if method.optimizer is not None:
         optimizers.get(located(method.optimizer, folder))
     for point in method.points:
-        build_gradient(located(method.gradient, folder), dict(point.gradient_options))
+        made = build_gradient(located(method.gradient, folder), dict(point.gradient_options))
+        with contextlib.suppress(UnsupportedError):  # a refusal becomes a row of the results
+            check_regularised(made, Regularisers.of(dict(point.regulariser_options)))
         for task, build in zip(tasks, problems, strict=True) if point.optimizer_options else ():
             name = method.optimizer or task.training.default_optimizer
             with contextlib.suppress(UnsupportedError):  # a refusal becomes a row of the results

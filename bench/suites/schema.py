@@ -49,6 +49,14 @@ class OptimizerEntry(_Table):
     options: OptionGrid = {}
 
 
+class RegulariserEntry(_Table):
+    """Penalties that every method is trained with: weights by name, and options behind a dot."""
+
+    name: str
+    """Shown behind the method's name; ``none`` for the training without."""
+    options: OptionGrid = {}
+
+
 class SolverEntry(_Table):
     """A solver with its tolerances, which a task's own override, and its options."""
 
@@ -105,12 +113,16 @@ def _as_tolerances(value: Any) -> Any:
 
 
 class SuiteFile(_Table):
-    """A whole suite file: methods x optimizers x solvers x tolerances x tasks x sizes x seeds x devices x dtypes."""
+    """A whole suite file.
+
+    Methods x optimizers x regularisers x solvers x tolerances x tasks x sizes x seeds x devices x dtypes.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
     methods: Annotated[list[Annotated[MethodEntry, _as_table("gradient")]], Field(min_length=1)]
     optimizers: list[Annotated[OptimizerEntry, _as_table("name")]] = []
+    regularisers: list[RegulariserEntry] = []
     solvers: Annotated[list[SolverEntry], Field(min_length=1)]
     tolerances: list[Annotated[ToleranceEntry, BeforeValidator(_as_tolerances)]] = []
     tasks: Annotated[list[TaskEntry], Field(min_length=1)]
@@ -128,6 +140,7 @@ class SuiteFile(_Table):
 ENTRIES: dict[str, type[_Table]] = {
     "methods": MethodEntry,
     "optimizers": OptimizerEntry,
+    "regularisers": RegulariserEntry,
     "solvers": SolverEntry,
     "tolerances": ToleranceEntry,
     "tasks": TaskEntry,

@@ -147,8 +147,7 @@ class Suite:
                         "code": fingerprint(method.gradient, optimizer, task.entry.name),
                     }
                     for point in points(method, mine):
-                        options = {"gradient_options": point.gradient_options}
-                        run = Run(**{**mine, **options, **changes}, optimizer_options=point.optimizer_options)
+                        run = Run(**{**mine, **point.__dict__, **changes})
                         if belongs(run):
                             yield run
 

@@ -106,6 +106,13 @@ class Regularisers:
         return None
 
 
+def check_regularised(method: GradientMethod, regularisers: Regularisers) -> None:
+    """Raise UnsupportedError with the reason if ``method`` cannot be trained with ``regularisers``."""
+    reason = regularisers.refuses(method)
+    if reason is not None:
+        raise UnsupportedError(f"regulariser: {reason}")
+
+
 @dataclass
 class _Recorder(StepObserver):
     """The accepted steps, and whoever else listens."""
@@ -147,9 +154,7 @@ class RegularisedSolve:
     def __init__(
         self, method: GradientMethod, solver: OneStepSolver, regularisers: Regularisers, seed: int = 0
     ) -> None:
-        reason = regularisers.refuses(method)
-        if reason is not None:
-            raise UnsupportedError(f"regulariser: {reason}")
+        check_regularised(method, regularisers)
         self.method = method
         self.regularisers = regularisers
         self.seed = seed

@@ -11,7 +11,7 @@ from odegrad.reports.statistics import finite, median
 
 GROUP = ["task", "size", "method", "gradient", "optimizer", "solver"]
 """Within it the trials compete."""
-_OPTIONS = ("optimizer_options", "gradient_options", "solver_options")
+_OPTIONS = ("optimizer_options", "gradient_options", "solver_options", "regulariser_options")
 TRIAL_COLUMNS = (*GROUP, "options", "metric_name", "metric_value", "validation_loss", "n_ok", "n", "chosen")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from odegrad import catalogue
 from odegrad.commands.listing import LISTINGS
+from odegrad.methods.regularisers.regularised import NAMES, OPTIONS
 from odegrad.methods.solvers.solver import make_solver, solver_names
 from odegrad.registry import default_gradients, gradients, optimizers, tasks
 from odegrad.reports.canvas.style import FAMILIES, MARKERS, UNKNOWN_MARKERS, look
@@ -141,3 +142,9 @@ def test_targets_resolve():
     for entry in [*catalogue.GRADIENTS, *catalogue.OPTIMIZERS, *catalogue.TASKS]:
         module, _, attribute = entry.target.partition(":")
         assert hasattr(importlib.import_module(module), attribute), entry
+
+
+def test_regularisers_are_those_that_can_be_built():
+    """Every name of the catalogue has a weight of its own, and the other way round."""
+    assert [entry.name for entry in catalogue.REGULARISERS] == list(NAMES)
+    assert all(option.partition(".")[0] in NAMES for option in OPTIONS)

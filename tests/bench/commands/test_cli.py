@@ -127,6 +127,7 @@ def test_wrong_usage_exits_with_2_and_a_message(run_main, tmp_path, monkeypatch,
 DETAILS = {
     "methods": ("memory", "cost_forward", "cost_backward", "paper"),
     "optimizers": ("options",),
+    "regularisers": ("options",),
     "solvers": ("order", "calls_per_step", "adaptive", "dense_output", "source"),
     "tasks": ("sizes", "parameters", "state", "metric", "target"),
     "suites": (),
@@ -155,7 +156,7 @@ def test_list_without_a_kind_lists_everything(run_main):
     _, out, _ = run_main("list", "--json")
     rows = json.loads(out)
     methods = {row["name"]: row for row in rows["methods"]}
-    assert set(rows) == {"methods", "optimizers", "solvers", "tasks", "suites"}
+    assert set(rows) == {"methods", "optimizers", "regularisers", "solvers", "tasks", "suites"}
     assert methods["naive"]["exact"] is True
     assert methods["adjoint"]["exact"] is False
     assert "adjoint" in methods["snopt"]["summary"]

@@ -128,6 +128,36 @@ def test_train_follows_gradient_descent():
     assert found["trained_nfe_forward"] > 0
 
 
+@pytest.mark.parametrize("gradient", ["aca", "adjoint"])
+def test_penalties_are_trained_with_and_told_apart(gradient):
+    """Descent on ``m e^(2 theta) + w m theta (e^(2 theta) - 1) / 2``: the second is the mean ``int (theta y)^2 dt``."""
+    weight = 0.3
+    run = _run(gradient=gradient, regulariser_options=(("kinetic", weight),))
+    found = run_pass("train", run, _nothing)
+    theta, losses, penalties = 0.5, [], []
+    for _ in range(6):
+        growth = math.exp(2 * theta)
+        losses.append(MEAN_SQUARE * growth)
+        penalties.append(weight * MEAN_SQUARE * theta * (growth - 1) / 2)
+        slope = weight * MEAN_SQUARE * ((growth - 1) / 2 + theta * growth)
+        theta -= 0.01 * (2 * losses[-1] + slope)
+    assert found["train_loss"] == pytest.approx(losses, rel=1e-6)
+    assert found["train_penalty"] == pytest.approx(penalties, rel=1e-6)
+    assert found["metric_value"] == pytest.approx(MEAN_SQUARE * math.exp(2 * theta), rel=1e-6)
+    plain = run_pass("count", _run(gradient=gradient), _nothing)
+    assert run_pass("count", run, _nothing)["nfe_forward"] == plain["nfe_forward"]
+    assert run_pass("train", _run(gradient=gradient), _nothing)["train_penalty"] is None
+
+
+def test_regularisers_that_cannot_be_trained_with_are_refused():
+    with pytest.raises(UnsupportedError, match="use aca"):
+        run_pass("train", _run(gradient="adjoint", regulariser_options=(("error", 0.1),)), _nothing)
+    net = {"task": "digits_mlp", "rtol": 1e-2, "atol": 1e-2, "dtype": "float32"}
+    snopt = _run(gradient="adjoint", optimizer="snopt", regulariser_options=(("kinetic", 0.1),), **net)
+    with pytest.raises(UnsupportedError, match="first-order optimizer"):
+        run_pass("train", snopt, _nothing)
+
+
 @pytest.mark.parametrize("gradient", ["naive", "adjoint", "interpolation"])
 def test_calls_are_counted_along_the_training(gradient):
     """At the start those of the count pass, at the end those of the trained parameters; the descent is not touched."""

@@ -78,6 +78,41 @@ def test_list_of_options_is_a_method_a_value(load):
     }
 
 
+def test_regularisers_are_an_axis(load):
+    """Each runs with every method; a list of weights is a row for each, and none is the run without."""
+    axis = """
+        regularisers = [
+            { name = "none" },
+            { name = "kinetic", options = { kinetic = [0.01, 0.1] } },
+            { name = "TayNODE", options = { taylor = 0.01, "taylor.order" = 3 } },
+        ]
+        """
+    runs = load(axis).runs()
+    found = {run.method: dict(run.regulariser_options) for run in runs if run.gradient == "naive"}
+    assert found == {
+        "naive": {},
+        "naive+kinetic kinetic=0.01": {"kinetic": 0.01},
+        "naive+kinetic kinetic=0.1": {"kinetic": 0.1},
+        "naive+TayNODE": {"taylor": 0.01, "taylor.order": 3},
+    }
+    assert len({run.run_id for run in runs}) == len(runs) == 8
+    plain = {run.run_id for run in load().runs()}
+    assert plain <= {run.run_id for run in runs}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{ kinetik = 0.1 }", "did you mean 'kinetic'"),
+        ("{ kinetic = -0.1 }", "expected a weight of at least 0"),
+        ('{ taylor = 0.1, "taylor.order" = 0 }', "whole number from 1 to 4"),
+    ],
+)
+def test_a_wrong_regulariser_is_answered(load, options, message):
+    with pytest.raises(SuiteError, match=message):
+        load(f'regularisers = [{{ name = "mine", options = {options} }}]\n')
+
+
 def test_rules_pick_and_drop_runs(load):
     """A run must match a rule of include, in all the fields that the rule names, and none of exclude."""
     seeds = "seeds = [0, 1, 2]\n"
