@@ -89,3 +89,12 @@ class TooManyStepsError(SolverError):
 
 class InfrastructureError(OdegradError):
     """The machine failed (worker not started, disk full), not the method."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether ``error`` says that memory is short, on a GPU or on the host.
+
+    To be asked before an error is taken for a sign that torch cannot do something: both are a ``RuntimeError``.
+    """
+    named = any(kind.__name__ in ("OutOfMemoryError", "MemoryError") for kind in type(error).__mro__)
+    return named or "can't allocate memory" in str(error)

@@ -28,6 +28,18 @@ def flatten(y: State) -> Tensor:
     return torch.cat([p.reshape(len(p), -1) for p in parts(y)], dim=1)
 
 
+def sent_to(device: torch.device, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return ``x`` on ``device`` and of ``dtype`` (its own if None), by a copy that no host waits for.
+
+    Numbers that the host knows go to a GPU by here: a copy of any other kind would hold up the host there.
+    """
+    x = x if dtype is None else x.to(dtype)
+    if device.type != "cuda" or x.device.type != "cpu":
+        return x.to(device)
+    # From pageable memory the host waits whatever it asks for: the driver first copies into pinned memory of its own.
+    return x.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class GeneratorState:
     """The CPU generator's state, and that of a CUDA device if the work is there."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from odegrad.contracts import State, VectorField
-from odegrad.errors import NonFiniteError
+from odegrad.errors import NonFiniteError, is_out_of_memory
 from odegrad.states import flatten, parts, undisturbed
 
 ROWS_AT_A_TIME = 8
@@ -75,6 +75,8 @@ class JacobianRows:
             values = _vectorised(self.field, t, y)
             reason = None if self._checked else _contradiction(self.field, t, y, values)
         except (RuntimeError, NotImplementedError) as error:
+            if is_out_of_memory(error):
+                raise
             values, reason = None, str(error).split("\n", maxsplit=1)[0]
         if reason is not None:
             self.by, values = "autograd", None

@@ -41,8 +41,18 @@ def gpu_state() -> GpuState | None:
     """Return the state of the current CUDA device; None without one, or without the library."""
     if not (torch.cuda.is_available() and is_installed()):
         return None
+    # Before anything else: to ask for the device initialises CUDA, which is not yet work on the GPU.
+    used = _has_work()
     uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
-    return state_of(importlib.import_module(MODULE), uuid, torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return state_of(importlib.import_module(MODULE), uuid, used)
+
+
+def _has_work() -> bool:
+    """Return whether this process has a context on the current device, by which the library counts it."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    asked = getattr(torch._C, "_cuda_hasPrimaryContext", None)
+    return asked is None or bool(asked(torch.cuda.current_device()))
 
 
 def state_of(nvml: Any, uuid: str, own_context: bool) -> GpuState | None:

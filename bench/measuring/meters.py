@@ -48,9 +48,11 @@ class HostWaits:
         """Let torch warn of every wait."""
         if self.count is not None:
             torch.cuda.synchronize()
-            torch.cuda.set_sync_debug_mode("warn")
             self._found = self._caught.__enter__()
             warnings.simplefilter("always")
+            # Inside: the first use in a process warns that the mode is a prototype.
+            torch.cuda.set_sync_debug_mode("warn")
+            self._found.clear()
         return self
 
     def __exit__(self, *exc: object) -> None:

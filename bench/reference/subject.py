@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.contracts import Problem, Solve
-from odegrad.errors import UsageError
+from odegrad.errors import UsageError, is_out_of_memory
 from odegrad.states import mapped, parts, undisturbed
 from odegrad.user.models import Model
 
@@ -130,7 +130,9 @@ def _takes_float64(model: Model, loss: Callable[[Any], Tensor]) -> bool:
     try:
         with undisturbed(parts(model.y0)[0].device, model.field):
             loss(still)
-    except RuntimeError:  # torch's answer to float32 weights beside float64 numbers
+    except RuntimeError as error:  # torch's answer to float32 weights beside float64 numbers
+        if is_out_of_memory(error):
+            raise
         return False
     except Exception as error:
         raise UsageError(f"loss: raised {type(error).__name__} on a solution of the model's shape: {error}") from error

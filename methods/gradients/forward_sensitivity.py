@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.errors import UnsupportedError, UsageError
+from odegrad.errors import UnsupportedError, UsageError, is_out_of_memory
 from odegrad.methods.backward.entry import NEEDS_TABLEAU, SharedLoopMethod, forward_calls
 from odegrad.methods.backward.node import Gradients, SolveNode
 from odegrad.methods.solvers.dynamics import FlatField
@@ -164,8 +164,10 @@ class _Augmented:
         if self.batched:
             try:
                 return _derivative(outputs, u, vectors, batched=True)
-            except RuntimeError:  # an operation of the field has no rule for batches: one column after the other
-                self.batched = False
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                self.batched = False  # an operation of the field has no rule for batches: one column after the other
         rows = [_derivative(outputs, u, [v[i] for v in vectors], batched=False) for i in range(self.m)]
         return torch.stack(rows)
 

@@ -96,9 +96,11 @@ class _NodeFiller:
         # All nodes inside by one product; a step's own ends are known exactly, without the interpolation error.
         between = [(i, j, t) for i, j, t in inside if t not in (step.t, step.t_next)]
         if between:
-            states = step.at([t for _, _, t in between])
-            rows = [i * self.values.shape[1] + j for i, j, _ in between]
-            self.values.view(-1, self.values.shape[-1])[rows] = states
+            # Neighbours, since only the first and the last of those inside can lie at an end: one slice and no index,
+            # which a GPU would have to be sent.
+            (i, j, _), count = between[0], len(between)
+            first = i * self.values.shape[1] + j
+            self.values.view(-1, self.values.shape[-1])[first : first + count] = step.at([t for _, _, t in between])
         for i, j, t in inside:
             if t in (step.t, step.t_next):
                 self.values[i, j].copy_(step.y if t == step.t else step.y_next)

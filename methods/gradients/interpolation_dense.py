@@ -13,6 +13,7 @@ from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMet
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import steps
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.states import sent_to
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class _Piecewise:
         places = [self._place(t) for t in times]
         pieces = torch.stack([self.coefficients[n] for n, _ in places])
         rows = [[theta**j for j in range(pieces.shape[1])] for _, theta in places]
-        powers = torch.tensor(rows, dtype=torch.float64).to(pieces.dtype).to(pieces.device, non_blocking=True)
+        powers = sent_to(pieces.device, torch.tensor(rows, dtype=torch.float64), pieces.dtype)
         return torch.bmm(powers[:, None], pieces).squeeze(1)
 
     def _place(self, t: float) -> tuple[int, float]:

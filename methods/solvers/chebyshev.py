@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from odegrad.errors import UsageError
+from odegrad.states import sent_to
 
 Kind = Literal["first", "second"]
 """Roots of the Chebyshev polynomial (first kind), or its extrema, which hold the end points (second kind)."""
@@ -81,11 +82,7 @@ class ChebyshevNodes:
 
     def evaluate(self, values: Tensor, times: Sequence[float]) -> Tensor:
         """Return the interpolant of ``values [n, d]`` at ``times``, ``[m, d]``, in one product."""
-        weights = torch.from_numpy(self.coefficients(times)).to(values.dtype)
-        if values.device.type == "cuda":
-            # From pinned memory the copy does not hold up the host, which works out the next stages meanwhile.
-            weights = weights.pin_memory().to(values.device, non_blocking=True)
-        return weights @ values
+        return sent_to(values.device, torch.from_numpy(self.coefficients(times)), values.dtype) @ values
 
 
 def check_nodes(n: int, kind: str) -> None:

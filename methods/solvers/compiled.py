@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.tableau import Tableau
+from odegrad.states import sent_to
 
 Compiled = Callable[..., tuple[Tensor, ...]]
 
@@ -85,7 +86,7 @@ class StepCompiler:
     def times_and_size(self, t: float, h: float, t_next: float) -> tuple[Tensor, Tensor]:
         """Return the stages' times ``[s]`` and ``h``, 0-d, as tensors of the state's kind, in one transfer."""
         numbers = torch.tensor([*self.tableau.times(t, h, t_next), h], dtype=self.layout.dtype)
-        numbers = numbers.to(self.layout.device, non_blocking=True)
+        numbers = sent_to(self.layout.device, numbers)
         return numbers[:-1], numbers[-1]
 
     def step(self, *, fresh: bool, whole: bool) -> Compiled:
@@ -134,7 +135,9 @@ class StepCompiler:
             if key not in kept.functions:
                 start = time.perf_counter()
                 # Tracing and the trial call may draw numbers, and compiling must not move a training's stream.
-                with torch.random.fork_rng(), warnings.catch_warnings():
+                device = self.layout.device
+                forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+                with forked, warnings.catch_warnings():
                     warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch's own, on its way to the compiler
                     kept.functions[key] = _compiled(function(), self._sample(*sizes))
                 kept.seconds += time.perf_counter() - start

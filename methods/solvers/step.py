@@ -10,6 +10,7 @@ from torch import Tensor
 
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.tableau import Tableau
+from odegrad.states import sent_to
 
 CHAIN_ABOVE = 65_536
 """On a CPU, above this many floats a chain of ``add_`` is faster than one matrix-vector product over the stages."""
@@ -36,20 +37,25 @@ class Weights:
         used = tuple(tuple(j for j, w in enumerate(r) if w != 0.0) for r in rows)
         columns = [[tableau.a[j][i] for j in range(i + 1, tableau.stages)] for i in range(tableau.stages - 1)]
         flat = [r[j] for r, u in zip(rows, used, strict=True) for j in u]
-        return cls(
-            tuple(torch.tensor(r, dtype=dtype, device=device) for r in rows),
-            tuple(torch.tensor(c, dtype=dtype, device=device) for c in columns),
-            used,
-            torch.tensor(flat, dtype=dtype, device=device),
-            None if tableau.error is None else torch.tensor(tableau.error, dtype=dtype, device=device),
-        )
+        made = _resident([*rows, *columns, flat, tableau.error or ()], dtype, device)
+        of_columns = slice(len(rows), len(rows) + len(columns))
+        error = None if tableau.error is None else made[-1]
+        return cls(tuple(made[: len(rows)]), tuple(made[of_columns]), used, made[-2], error)
+
+
+def _resident(vectors: Sequence[Sequence[float]], dtype: torch.dtype, device: torch.device) -> Sequence[Tensor]:
+    """Return the vectors as tensors that stay on ``device``; all of them go to a GPU in one copy."""
+    if device.type == "cpu":
+        return [torch.tensor(v, dtype=dtype) for v in vectors]
+    numbers = torch.tensor([x for v in vectors for x in v], dtype=dtype)
+    return torch.split(sent_to(device, numbers), [len(v) for v in vectors])
 
 
 def dense_weights(tableau: Tableau, h: float, thetas: Sequence[float], like: Tensor) -> Tensor:
     """Return ``h b_i(theta)`` of the continuous extension, ``[m, s]``, in the type and on the device of ``like``."""
     # In float64 on the host: the powers of theta cancel, which float32 would turn into errors of the interpolant.
     rows = [tableau.weights_at(theta) for theta in thetas]
-    return torch.tensor(rows, dtype=torch.float64).mul_(h).to(like.dtype).to(like.device, non_blocking=True)
+    return sent_to(like.device, torch.tensor(rows, dtype=torch.float64).mul_(h), like.dtype)
 
 
 class StageBuffer:
@@ -101,7 +107,7 @@ class StageBuffer:
         """
         self.tableau.weights_at(1.0)
         weights = torch.tensor(self.tableau.dense, dtype=torch.float64).mul_(h).t()
-        return torch.cat([y[None], weights.to(y.dtype).to(y.device, non_blocking=True) @ self.k])
+        return torch.cat([y[None], sent_to(y.device, weights, y.dtype) @ self.k])
 
 
 class Stages(Protocol):

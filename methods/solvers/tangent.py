@@ -17,6 +17,7 @@ from odegrad.methods.solvers.step import GraphStages, PlainStages, StageBuffer
 from odegrad.methods.solvers.stepper import Stepper
 from odegrad.methods.solvers.steppers import RungeKuttaStepper, graph_stepper, plain_stepper
 from odegrad.methods.solvers.tableau import Tableau
+from odegrad.states import sent_to
 
 FLOOR = 1e-3
 """Added to the root mean square of a parameter: one that starts at zero moves too."""
@@ -168,7 +169,7 @@ def controlled_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *,
 
 
 def _drawn(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.dtype).to(like.device)
+    return sent_to(like.device, torch.randn(like.shape, generator=generator, dtype=torch.float64), like.dtype)
 
 
 def _root_mean_square(p: Tensor) -> Tensor:

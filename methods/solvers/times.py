@@ -42,7 +42,8 @@ def start_depends_on_time(y0: Tensor, ts: Tensor, times: list[float], field: Fla
     # A later start leaves less time to flow: y0 given at t0 moves against f.
     with torch.no_grad():
         f0 = field(times[0], y0.detach()).detach()
-    out: Tensor = _MovesWithTime.apply(y0[None], ts[:1], -f0[None])  # type: ignore[no-untyped-call]
+    beside = ts[:1].to(y0.device)  # times may lie elsewhere, and autograd hands their gradient back there
+    out: Tensor = _MovesWithTime.apply(y0[None], beside, -f0[None])  # type: ignore[no-untyped-call]
     return out[0]
 
 
@@ -50,7 +51,7 @@ def outputs_depend_on_time(ys: Tensor, ts: Tensor, times: list[float], field: Fl
     """Return ``ys [K, d]``, from which autograd sees ``dL/dt_k = f(t_k, y_k) . dL/dy_k``, k >= 1; K - 1 f calls."""
     with torch.no_grad():
         f = torch.stack([field(t, y).detach() for t, y in zip(times[1:], ys.detach()[1:], strict=True)])
-    moved: Tensor = _MovesWithTime.apply(ys[1:], ts[1:], f)  # type: ignore[no-untyped-call]
+    moved: Tensor = _MovesWithTime.apply(ys[1:], ts[1:].to(ys.device), f)  # type: ignore[no-untyped-call]
     return torch.cat([ys[:1], moved])
 
 

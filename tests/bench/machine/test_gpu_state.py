@@ -2,10 +2,13 @@
 
 import importlib
 import importlib.util
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from odegrad.machine import gpu_state as gpu
 from odegrad.machine.gpu_state import SLOW_DOWNS, GpuState, gpu_state, state_of
 
 
@@ -57,6 +60,25 @@ def test_slow_downs_are_named():
 def test_a_gpu_that_the_library_does_not_know_is_unknown():
     """An error of the library is no state."""
     assert state_of(FakeLibrary(0, 0), "5678", own_context=False) is None
+
+
+@pytest.mark.parametrize(("at_work", "others"), [(False, 2), (True, 1)])
+def test_asking_for_the_state_is_no_work_on_the_gpu(monkeypatch, at_work, others):
+    """To ask initialises CUDA; a process that had no context before is none of the two that the library tells of."""
+    initialised = [at_work]
+
+    def properties(_device):
+        initialised[0] = True
+        return SimpleNamespace(uuid="1234")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialised[0])
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    monkeypatch.setattr(torch._C, "_cuda_hasPrimaryContext", lambda _device: at_work, raising=False)
+    monkeypatch.setattr(gpu, "is_installed", lambda: True)
+    monkeypatch.setitem(sys.modules, gpu.MODULE, FakeLibrary(2, 0))
+    assert gpu.gpu_state().other_processes == others
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
