@@ -4,15 +4,16 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from torch import optim
 
-from odegrad.catalogue import GRADIENTS, OPTIMIZERS, PAIRS, TASKS, offered
+from odegrad.catalogue import GRADIENTS, GROUPS, OPTIMIZERS, PAIRS, TASKS, offered
 from odegrad.contracts import GradientMethod, Problem, Scalar, Task
 from odegrad.errors import OdegradError, UnknownNameError, UnsupportedError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver, solver_names
-from odegrad.user.files import load_from_file
+from odegrad.user.files import load_from_file, place_of
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,27 @@ class Registry:
             return getattr(importlib.import_module(module), attribute)
         for entry in offered(self.shelf):
             if entry.name == name:
-                return entry.load()
+                return _loaded(entry, self.kind)
         raise UnknownNameError(self.kind, name, self.names())
+
+
+def _loaded(entry: EntryPoint, kind: str) -> Any:
+    """Return what another package offers."""
+    try:
+        return entry.load()
+    except (Exception, SystemExit) as error:  # another package may raise anything
+        raise UsageError(f"{kind} {entry.name!r} of another package ({entry.value}): {place_of(error)}") from error
+
+
+def is_foreign(*names: str | None) -> bool:
+    """Return whether one of ``names`` stands for code that is not odegrad's own: a user's file, another package."""
+    others = {entry.name for kind in GROUPS for entry in offered(kind)}
+    return any(name is not None and (".py" in name or name in others) for name in names)
+
+
+def others_offer(shelf: str) -> bool:
+    """Return whether other packages offer something of that kind."""
+    return bool(offered(shelf))
 
 
 gradients = Registry("gradient method", "methods", {entry.name: entry.target for entry in GRADIENTS})

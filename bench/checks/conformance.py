@@ -15,12 +15,14 @@ from odegrad.checks.tasks import TASK_CHECKS, missing_members
 from odegrad.contracts import GradientMethod, TaskInfo, Traits
 from odegrad.errors import UnknownNameError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.processes.guarded import guarded
 from odegrad.registry import (
     build_gradient,
     build_solver,
     build_task,
     check_supported,
     gradients,
+    is_foreign,
     tasks,
 )
 from odegrad.user.files import load_from_file
@@ -29,6 +31,25 @@ Check = Callable[[GradientMethod, OneStepSolver], Iterator[CheckResult]]
 
 CHECKS: tuple[Check, ...] = (*ACCURACY_CHECKS, *LIMIT_CHECKS, *BEHAVIOUR_CHECKS, *EFFECT_CHECKS, *MEMORY_CHECKS)
 """Every check; one that does not apply to a method yields nothing."""
+
+
+def check_guarded(name: str, solver: str | None = None, timeout: float | None = None) -> list[CheckResult]:
+    """Return the results of ``check``; code that is not odegrad's own is checked in a measuring process.
+
+    Raises
+    ------
+    UnknownNameError, UsageError
+        As ``check``, and if the code ends the process that checks it, or takes longer than ``timeout`` seconds.
+    """
+    if not is_foreign(name):
+        return list(check(name, solver))
+    rows = guarded(f"{__name__}:check_rows", name, solver, what=name, timeout=timeout)
+    return [CheckResult(**row) for row in rows]
+
+
+def check_rows(name: str, solver: str | None, _progress: object) -> list[dict[str, Any]]:
+    """Return the results of every check as plain data; called in a measuring process."""
+    return [dict(result.__dict__) for result in check(name, solver)]
 
 
 def check(name: str, solver: str | None = None) -> Iterator[CheckResult]:
@@ -133,7 +154,7 @@ def run_check(check: Callable[..., Iterator[CheckResult]], *subject: Any) -> Ite
     """Yield the results of one check of ``subject``, a method and a solver or a task; what it raises is a failure."""
     try:
         yield from check(*subject)
-    except Exception as error:  # a user's method or task may raise anything
+    except (Exception, SystemExit) as error:  # a user's method or task may raise anything
         where = traceback.extract_tb(error.__traceback__)[-1]
         detail = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where.name})"
         yield CheckResult(check.__name__.replace("_", " "), False, None, None, detail)

@@ -4,6 +4,7 @@
 # Commands import what they need, so that --help is quick and reading results needs no torch.
 
 import json
+import logging
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
@@ -12,9 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from odegrad.commands.exits import FAILED_CHECK
-from odegrad.commands.options import JsonOption
+from odegrad.commands.options import JsonOption, TimeoutOption
 from odegrad.commands.printing import print_rows
 from odegrad.errors import UnknownNameError, UsageError
+
+_log = logging.getLogger("odegrad")
 
 
 def list_names(
@@ -44,16 +47,22 @@ def list_names(
 
 def _print_details(kinds: list[str], as_json: bool, keyed: bool) -> None:
     """Print what each thing states about itself; as JSON ``keyed`` by kind."""
-    from odegrad.commands.details import LEGENDS, LISTINGS, SHOWN
+    from odegrad.commands.details import LEGENDS, LISTINGS, SHOWN, UNLOADABLE
 
-    rows = {kind: LISTINGS[kind]() for kind in kinds}
+    with redirect_stdout(sys.stderr):
+        rows = {kind: LISTINGS[kind]() for kind in kinds}
     if as_json:
         typer.echo(json.dumps(rows if keyed else rows[kinds[0]], indent=2))
-        return
-    for name, each in rows.items():
-        print_rows([{column: row[column] for column in SHOWN[name]} for row in each], False, name)
-        if name in LEGENDS:
-            typer.echo(LEGENDS[name])
+    else:
+        for name, each in rows.items():
+            print_rows([{column: row[column] for column in SHOWN[name]} for row in each], False, name)
+            if name in LEGENDS:
+                typer.echo(LEGENDS[name])
+    broken = [row for each in rows.values() for row in each if str(row.get("summary")).startswith(UNLOADABLE)]
+    for row in broken:
+        _log.error("%s: %s", row["name"], row["summary"])
+    if broken:
+        raise typer.Exit(FAILED_CHECK)
 
 
 def check(
@@ -62,11 +71,11 @@ def check(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every method on the shared loop.")] = False,
     solver: Annotated[str | None, typer.Option(help="An adaptive solver; default dopri5, or alf for mali.")] = None,
+    timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check that NAME keeps the contract of a gradient method or a task; print each figure with its threshold."""
-    from odegrad.checks.conformance import check as check_one
-    from odegrad.checks.conformance import shared_loop_methods
+    from odegrad.checks.conformance import check_guarded, shared_loop_methods
 
     if (name is None) != every:
         raise UsageError("NAME, --all: expected one of them; odegrad check adjoint, or odegrad check --all")
@@ -74,7 +83,7 @@ def check(
     failed = 0
     for each in shared_loop_methods() if name is None else [name]:
         with redirect_stdout(sys.stderr):
-            results = list(check_one(each, solver))
+            results = check_guarded(each, solver, timeout)
         mine = [{"name": each, **asdict(r)} for r in results]
         failed += sum(not r.passed for r in results)
         rows += mine

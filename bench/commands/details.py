@@ -1,7 +1,8 @@
 """What everything that a name stands for states about itself, as rows for ``odegrad list --details``."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +10,17 @@ import torch
 from odegrad.catalogue import METHODS, OPTIMIZERS, PAIRS, REGULARISERS
 from odegrad.commands.listing import Row, suites
 from odegrad.contracts import TaskInfo, Traits
-from odegrad.errors import DataError
+from odegrad.errors import DataError, OdegradError
 from odegrad.methods.regularisers.regularised import OPTIONS
 from odegrad.methods.solvers.solver import make_solver, solver_names
-from odegrad.registry import build_task, gradients, optimizers, options_of, tasks
+from odegrad.processes.guarded import guarded
+from odegrad.registry import build_task, gradients, is_foreign, optimizers, options_of, tasks
+
+FOREIGN_SECONDS = 60.0
+"""How long what another package offers may take to be asked."""
+
+UNLOADABLE = "cannot be loaded:"
+"""What the summary of a thing begins with that cannot be asked."""
 
 LEGENDS: Mapping[str, str] = {
     "methods": "N accepted and R rejected steps of s f calls (N', R' in the backward solve), K outputs, d numbers in a "
@@ -29,24 +37,7 @@ LEGENDS: Mapping[str, str] = {
 
 def methods() -> list[Row]:
     """Return one row for every gradient method and published pair."""
-    families = {entry.name: entry.family for entry in METHODS}
-    rows: list[Row] = []
-    for name in gradients.names():
-        traits: Traits = gradients.get(name).traits
-        rows.append(
-            {
-                "name": name,
-                "family": families.get(name),
-                "summary": traits.summary,
-                "exact": traits.exact,
-                "options": _options(gradients.get(name)),
-                "memory": traits.memory,
-                "cost_forward": traits.cost_forward,
-                "cost_backward": traits.cost_backward,
-                "curvature_samples": traits.taps,
-                "paper": traits.paper,
-            }
-        )
+    rows = _rows("methods", gradients.names())
     by_name = {row["name"]: row for row in rows}
     for name, pair in PAIRS.items():
         own = {"name": name, "family": pair.family, "summary": pair.sentence, "paper": pair.paper}
@@ -55,17 +46,35 @@ def methods() -> list[Row]:
     return [by_name[name] for name in order]
 
 
+def _method(name: str) -> Row:
+    families = {entry.name: entry.family for entry in METHODS}
+    traits: Traits = gradients.get(name).traits
+    return {
+        "name": name,
+        "family": families.get(name),
+        "summary": traits.summary,
+        "exact": traits.exact,
+        "options": _options(gradients.get(name)),
+        "memory": traits.memory,
+        "cost_forward": traits.cost_forward,
+        "cost_backward": traits.cost_backward,
+        "curvature_samples": traits.taps,
+        "paper": traits.paper,
+    }
+
+
 def optimizer_rows() -> list[Row]:
     """Return one row for every optimizer."""
+    return _rows("optimizers", optimizers.names())
+
+
+def _optimizer(name: str) -> Row:
     sentences = {entry.name: entry.sentence for entry in OPTIMIZERS}
-    return [
-        {
-            "name": name,
-            "summary": sentences.get(name) or _first_line(optimizers.get(name)),
-            "options": _options(optimizers.get(name), given=1),
-        }
-        for name in optimizers.names()
-    ]
+    return {
+        "name": name,
+        "summary": sentences.get(name) or _first_line(optimizers.get(name)),
+        "options": _options(optimizers.get(name), given=1),
+    }
 
 
 def regulariser_rows() -> list[Row]:
@@ -107,27 +116,50 @@ def solvers() -> list[Row]:
 
 def task_rows() -> list[Row]:
     """Return one row for every task."""
-    rows = []
-    for name in tasks.names():
-        info: TaskInfo = tasks.get(name).info
-        shape = _shape(name) if info.offline else {}
-        rows.append(
-            {
-                "name": name,
-                "kind": info.kind,
-                "summary": info.summary,
-                "metric": info.metric_name,
-                "target": dict(info.target),
-                "offline": info.offline,
-                "sizes": ", ".join(info.sizes),
-                "parameters": shape.get("parameters"),
-                "state": shape.get("state"),
-                "limit": info.limit,
-                "licence": info.licence,
-                "citation": info.citation,
-            }
-        )
-    return rows
+    return _rows("tasks", tasks.names())
+
+
+def _task(name: str) -> Row:
+    info: TaskInfo = tasks.get(name).info
+    shape = _shape(name) if info.offline else {}
+    return {
+        "name": name,
+        "kind": info.kind,
+        "summary": info.summary,
+        "metric": info.metric_name,
+        "target": dict(info.target),
+        "offline": info.offline,
+        "sizes": ", ".join(info.sizes),
+        "parameters": shape.get("parameters"),
+        "state": shape.get("state"),
+        "limit": info.limit,
+        "licence": info.licence,
+        "citation": info.citation,
+    }
+
+
+_ROW: Mapping[str, Callable[[str], Row]] = {"methods": _method, "optimizers": _optimizer, "tasks": _task}
+
+
+def _rows(kind: str, names: Sequence[str]) -> list[Row]:
+    """Return the row of every name; what other packages offer is asked in a measuring process."""
+    own = [_ROW[kind](name) for name in names if not is_foreign(name)]
+    return own + [_foreign_row(kind, name, own[0]) for name in names if is_foreign(name)]
+
+
+def _foreign_row(kind: str, name: str, like: Row) -> Row:
+    """Return the row of another package's thing, or one that says why it cannot be loaded."""
+    try:
+        found: Row = guarded(f"{__name__}:row_of", kind, name, what=f"{kind} {name}", timeout=FOREIGN_SECONDS)
+    except OdegradError as error:
+        return dict.fromkeys(like) | {"name": name, "summary": f"{UNLOADABLE} {error}"}
+    return found
+
+
+def row_of(kind: str, name: str, _progress: object) -> Row:
+    """Return the row of one thing as plain data; called in a measuring process."""
+    plain: Row = json.loads(json.dumps(_ROW[kind](name), default=str))
+    return plain
 
 
 def _shape(name: str) -> Mapping[str, int]:

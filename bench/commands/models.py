@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from odegrad.commands.options import FigureOption, JsonOption, check_figure
+from odegrad.commands.options import FigureOption, JsonOption, TimeoutOption, check_figure
 from odegrad.commands.printing import print_rows
 from odegrad.errors import UsageError
 
@@ -38,19 +38,16 @@ def compare(
     atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of every method, at the least.")] = 7,
     figure: FigureOption = None,
+    timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare gradient methods on a MODEL of your own and say which one to take."""
-    from odegrad.advice.comparison import compare_gradients
-    from odegrad.user.models import load_model
+    from odegrad.advice.of_users import compare_users
 
     check_figure(figure)
-    with redirect_stdout(sys.stderr):
-        built = load_model(model)
-        table = compare_gradients(
-            built.field, built.y0, built.ts, loss=built.loss, method=solver, rtol=rtol, atol=atol, rounds=rounds,
-            gradients=None if gradients is None else [name.strip() for name in gradients.split(",")],
-        )  # fmt: skip
+    chosen = None if gradients is None else [name.strip() for name in gradients.split(",")]
+    settings = {"method": solver, "rtol": rtol, "atol": atol, "rounds": rounds, "gradients": chosen}
+    table = compare_users(model, settings, timeout)
     if as_json:
         rows = json.loads(table.to_json(orient="records", double_precision=15))
         typer.echo(json.dumps({"advice": table.advice, "methods": rows}, indent=2))
@@ -76,11 +73,13 @@ def diagnose(
     atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
     error: Annotated[float, typer.Option(help="Largest relative gradient error that counts as safe.")] = 1e-2,
     figure: FigureOption = None,
+    timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say why gradient methods fail on a task or a model: logarithmic norms, predicted errors, a verdict."""
-    from odegrad.advice.examine import examine, write_figure
     from odegrad.advice.examine import law as law_of
+    from odegrad.advice.examine import write_figure
+    from odegrad.advice.of_users import examined
     from odegrad.reports.figures.log_norm import draw_law
 
     if (name is None) != law:
@@ -94,17 +93,17 @@ def diagnose(
         if figure is not None:
             write_figure(draw_law(table), figure)
         return
+    settings = {
+        "size": size, "seed": seed, "train": train, "rtol": rtol, "atol": atol, "wanted": error, "methods": chosen,
+    }  # fmt: skip
     with redirect_stdout(sys.stderr):
-        found = examine(
-            name, size=size, seed=seed, train=train, rtol=rtol, atol=atol, wanted=error, methods=chosen
-        )  # fmt: skip
+        found = examined(name, settings, None if figure is None else str(figure.absolute()), timeout)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
+        typer.echo(json.dumps(found["plain"], indent=2))
     else:
-        for title, rows in found.tables():
+        for title, rows in found["tables"]:
             print_rows(rows, False, title)
-        for line in found.sentences():
+        for line in found["sentences"]:
             typer.echo(line)
     if figure is not None:
-        write_figure(found.figure(), figure)
         _log.info("wrote %s", figure)

@@ -16,7 +16,15 @@ import typer
 from rich.console import Console
 
 from odegrad.commands.exits import FAILED_RUNS, INTERRUPTED, TRY_AGAIN, end_politely
-from odegrad.commands.options import Device, DeviceOption, JsonOption, SetOption, SuiteArgument, device_name
+from odegrad.commands.options import (
+    Device,
+    DeviceOption,
+    JsonOption,
+    SetOption,
+    SuiteArgument,
+    TimeoutOption,
+    device_name,
+)
 from odegrad.commands.printing import print_rows
 from odegrad.commands.results import write_report
 from odegrad.errors import UsageError
@@ -94,7 +102,7 @@ def run(
 
     end_politely()
     with redirect_stdout(sys.stderr):  # a user's own file may print
-        loaded = load_suite(suite, overrides or ())
+        loaded = load_suite(suite, overrides or (), timeout)
     folder = results or Path("results") / loaded.name
     at_a_time = workers or fitting_workers(loaded, threads)
     settings = SweepSettings(
@@ -147,6 +155,7 @@ def plan(
     device: DeviceOption = Device.AUTO,
     predict: Annotated[bool, typer.Option(help="Look at each problem once to say what its runs will cost.")] = True,
     overrides: SetOption = None,
+    timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the grid of SUITE with each run's predicted time and memory, and what will be refused and why.
@@ -157,10 +166,10 @@ def plan(
     from odegrad.suites.suite import cell_of, load_suite
 
     with redirect_stdout(sys.stderr):
-        loaded = load_suite(suite, overrides or ())
+        loaded = load_suite(suite, overrides or (), timeout)
         where = device_name(device)
         trials, counting = loaded.trials(where), loaded.runs(where)
-        expected = forecast(counting, loaded.folder) if predict else {}
+        expected = forecast(counting, loaded.folder, timeout) if predict else {}
     title = f"{len(trials)} trials and {len(counting)} runs" if trials else f"{len(counting)} runs"
     if not as_json:
         print_rows(plan_rows([*trials, *counting], expected), False, title)

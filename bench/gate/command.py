@@ -80,7 +80,7 @@ def run_gate(options: GateOptions, console: Console) -> GateVerdict:
     """
     _check(options)
     with redirect_stdout(sys.stderr):  # a user's own file may print
-        suite = load_suite(options.suite, options.overrides)
+        suite = load_suite(options.suite, options.overrides, options.timeout)
     fresh = options.update and not options.baseline.exists()
     old = None if fresh else read_baseline(options.baseline, suite.name)
     if old is not None and not options.update:

@@ -82,7 +82,7 @@ def answer(request: Mapping[str, Any], cells: dict[str, Iteration]) -> dict[str,
             cells[name] = iteration_of(Run.from_dict(request["run"]))
             return {"built": name}
         return {"seconds": block(cells[name], request["seconds"])}
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         return {"error": f"{type(error).__name__}: {error}"}
 
 

@@ -4,8 +4,10 @@ What goes back to the parent is JSON, one message at a time: ``started``, any nu
 ``result`` or ``failure``. No object crosses the boundary, so nothing that a method returns can break the parent.
 """
 
+import contextlib
 import importlib
 import os
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from typing import Any
 
 import torch
 
-from odegrad.errors import InfrastructureError, SolverError, UnsupportedError
+from odegrad.errors import InfrastructureError, OdegradError, SolverError, UnsupportedError
 from odegrad.processes.link import Call, Listener, Send
 from odegrad.records.record import Status
 
@@ -23,6 +25,9 @@ MESSAGE_SECONDS = 0.1
 
 MESSAGE_LINES, MESSAGE_CHARACTERS = 3, 500
 """How much of an error's text goes into a record."""
+
+TEXT_CHARACTERS = 20_000
+"""How much of the text of an error that odegrad raises on purpose goes to a command."""
 
 CPU_ALLOCATOR = "DefaultCPUAllocator"
 """Torch raises a plain RuntimeError with this word in it where a CPU tensor does not fit into memory."""
@@ -37,13 +42,26 @@ def perform(call: Call, send: Send) -> None:
         torch.set_num_threads(call.threads)
         value = getattr(importlib.import_module(module), name)(*call.arguments, _reporter(send))
         reason = not_plain(value)
+        _flush()
         if reason is None:
             send({"kind": "result", "value": value})
         else:
             send(_failure(Status.ERROR, f"{call.function} returned {reason}; plain data is expected"))
     except BaseException as error:  # a method may raise anything, SystemExit included
-        traceback.print_exc()
-        send(_failure(status_of(error), describe(error)))
+        known = isinstance(error, OdegradError)
+        if not known:
+            traceback.print_exc()
+        _flush()
+        told = {"raised": type(error).__name__, "text": str(error)[:TEXT_CHARACTERS]} if known else {}
+        send(_failure(status_of(error), describe(error)) | told)
+
+
+def _flush() -> None:
+    """Write out what was printed: the parent ends this process as soon as it has the reply."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
 
 
 def status_of(error: BaseException) -> Status:

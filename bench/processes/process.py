@@ -43,7 +43,10 @@ MEMORY_SHARE = 0.9
 BASE_BYTES = 2**30
 """What a process may hold beside its memory limit: Python, torch and the libraries under it."""
 
-OUTPUT_CHARACTERS = 2000
+OUTPUT_BYTES = 2**16
+"""How much of a process's last output is kept; a file of output that grows beyond sixteen times that is cut."""
+
+LOGGED_CHARACTERS = 2000
 """How much of a failed process's last output is logged."""
 
 REPLY_BYTES = 2**28
@@ -65,6 +68,19 @@ class Reply:
     value: Any = None
     seconds: float = 0.0
     """From the process's hello to its end."""
+    raised: "Raised | None" = None
+    """What was raised on purpose, if that is why."""
+    output: str = ""
+    """The last of what it printed."""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An error that odegrad raised on purpose in the process."""
+
+    kind: str
+    """The name of its class in ``odegrad.errors``."""
+    text: str
 
 
 class Stopped(Exception):  # noqa: N818
@@ -77,12 +93,15 @@ class _Watch:
 
     process: ForkServerProcess
     channel: Connection
+    output: Path
     oom_kills: int
     timeout: float | None
     memory_bytes: int | None
     stop: threading.Event | None
     resident_bytes: int = 0
     started: float | None = None
+    looked: float = 0.0
+    """When the size of its output was looked at."""
 
 
 def prepare(modules: list[str]) -> None:
@@ -128,16 +147,32 @@ def call_in_process(
             reply = _start(process, call.threads)
             if reply is None:
                 sender.close()
-                watch = _Watch(process, receiver, oom_kills(), timeout, call.memory_bytes, stop)
+                watch = _Watch(process, receiver, Path(output.name), oom_kills(), timeout, call.memory_bytes, stop)
                 reply = _listen(watch, progress)
         finally:
             sender.close()
             receiver.close()
             _end(process)
+        reply = replace(reply, output=tail_of(Path(output.name)))
         if reply.status is not Status.OK:
-            tail = Path(output.name).read_bytes().decode(errors="replace")[-OUTPUT_CHARACTERS:]
-            _log.debug("%s: %s; last output:\n%s", call.function, reply.message, tail)
+            _log.debug("%s: %s; last output:\n%s", call.function, reply.message, reply.output[-LOGGED_CHARACTERS:])
         return reply
+
+
+def tail_of(path: Path) -> str:
+    """Return the last ``OUTPUT_BYTES`` of a file as text."""
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - OUTPUT_BYTES))
+        return file.read(OUTPUT_BYTES).decode(errors="replace")
+
+
+def cap(path: Path) -> None:
+    """Cut what a process has printed down to its tail where it has grown large; the process goes on printing there."""
+    if path.stat().st_size > 16 * OUTPUT_BYTES:
+        tail = tail_of(path)
+        os.truncate(path, 0)
+        with path.open("ab") as file:
+            file.write(f"[earlier output was dropped]\n{tail}".encode())
 
 
 def _start(process: ForkServerProcess, threads: int) -> Reply | None:
@@ -176,12 +211,16 @@ def _listen(watch: _Watch, progress: Listener) -> Reply:
         else:
             status = Status.OK if message["kind"] == "result" else Status(message["status"])
             seconds = time.monotonic() - (watch.started or begin)
-            return Reply(status, message.get("message", ""), message.get("value"), seconds)
+            raised = Raised(message["raised"], message["text"]) if "raised" in message else None
+            return Reply(status, message.get("message", ""), message.get("value"), seconds, raised)
 
 
 def _over(watch: _Watch, begin: float) -> Reply | None:
     """Return a reply if the process has used up its time or memory."""
     now = time.monotonic()
+    if now - watch.looked > WATCH_SECONDS:
+        watch.looked = now
+        cap(watch.output)
     if watch.stop is not None and watch.stop.is_set():
         raise Stopped
     if watch.started is None:

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from odegrad.measuring.building import DTYPES
 from odegrad.measuring.call_counts import SolveLog, counted_iteration, solve_costs
 from odegrad.measuring.cost import SolveCost, predicted_bytes, predicted_calls
 from odegrad.measuring.meters import synchronize
+from odegrad.processes.guarded import guarded
 from odegrad.records.record import Run
 from odegrad.reference.subject import of_training
-from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
+from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported, is_foreign
 from odegrad.states import parts
 from odegrad.suites.lookup import located
 from odegrad.suites.suite import GridCell, cell_of
@@ -58,8 +60,10 @@ class _Look:
     """Of one vector-Jacobian product, its f call left out, a solve."""
 
 
-def forecast(runs: Sequence[Run], folder: Any) -> dict[GridCell, Forecast]:
+def forecast(runs: Sequence[Run], folder: Path, timeout: float | None = None) -> dict[GridCell, Forecast]:
     """Return what each cell of a suite is expected to cost, or why it will be refused.
+
+    Where runs name code that is not odegrad's own, they are looked at in a measuring process.
 
     Parameters
     ----------
@@ -67,26 +71,43 @@ def forecast(runs: Sequence[Run], folder: Any) -> dict[GridCell, Forecast]:
         The suite's runs; the first of each cell stands for its seeds.
     folder
         Where relative names such as ``my_method.py:MyMethod`` are looked up.
+    timeout
+        Seconds that a user's files may take; None: no limit.
+
+    Raises
+    ------
+    UsageError
+        If a user's file ends the process that looks at it, or takes too long.
     """
+    first = {cell_of(run): run for run in reversed(runs)}
+    chosen = [run.to_dict() for run in first.values()]
+    names = {name for run in first.values() for name in (run.gradient, run.optimizer, run.task)}
+    if is_foreign(*names):
+        foreign = ", ".join(sorted(name for name in names if is_foreign(name)))
+        rows = guarded(f"{__name__}:look_at", chosen, str(folder), what=f"forecast with {foreign}", timeout=timeout)
+    else:
+        rows = look_at(chosen, str(folder), lambda _message: None)
+    return {cell: Forecast(**row) for cell, row in zip(first, rows, strict=True)}
+
+
+def look_at(runs: Sequence[Mapping[str, Any]], folder: str, _progress: object) -> list[dict[str, Any]]:
+    """Return the fields of a forecast of every run, as plain data."""
     looks: dict[tuple[Any, ...], _Look | str] = {}
-    found: dict[GridCell, Forecast] = {}
-    for run in runs:
-        cell = cell_of(run)
-        if cell in found:
-            continue
+    found = []
+    for run in map(Run.from_dict, runs):
         kind = (run.task, run.size, run.solver, run.solver_options, run.rtol, run.atol, run.device, run.dtype)
         if kind not in looks:
             looks[kind] = _look(run, folder)
-        found[cell] = _of_run(run, looks[kind], folder)
+        found.append(dict(_of_run(run, looks[kind], folder).__dict__))
     return found
 
 
-def _look(run: Run, folder: Any) -> _Look | str:
+def _look(run: Run, folder: str) -> _Look | str:
     """Return what one iteration of the run's problem shows, or why there is none."""
     if run.device == "cuda" and not torch.cuda.is_available():
         return "no CUDA device on this machine"
     try:
-        task = build_task(located(run.task, folder))
+        task = build_task(located(run.task, Path(folder)))
         problem = task.build(run.size, run.seed, torch.device(run.device), DTYPES[run.dtype])
         solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options)).uncompiled()
         method = next(m for m in map(build_gradient, PROBES) if m.refuses(solver) is None)
@@ -143,14 +164,14 @@ def _median(action: Callable[[], None], device: torch.device) -> float:
     return statistics.median(seconds[1:])
 
 
-def _of_run(run: Run, look: _Look | str, folder: Any) -> Forecast:
+def _of_run(run: Run, look: _Look | str, folder: str) -> Forecast:
     if isinstance(look, str):
         return Forecast(refused=look)
     try:
-        method = build_gradient(located(run.gradient, folder), dict(run.gradient_options))
+        method = build_gradient(located(run.gradient, Path(folder)), dict(run.gradient_options))
         solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options))
         check_supported(method, solver)
-        optimizer = build_optimizer(located(run.optimizer, folder), look.problem, dict(run.optimizer_options))
+        optimizer = build_optimizer(located(run.optimizer, Path(folder)), look.problem, dict(run.optimizer_options))
     except OdegradError as error:
         return Forecast(refused=str(error).splitlines()[0])
     if isinstance(optimizer, CurvatureConsumer) and not isinstance(method, Tappable):

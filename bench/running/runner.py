@@ -13,11 +13,11 @@ from typing import Protocol
 from rich.console import Console
 
 from odegrad.errors import InfrastructureError
+from odegrad.processes.preload import PASSES_MODULE, preload
 from odegrad.processes.process import memory_share, prepare
 from odegrad.records.record import PASSES, Record, Run, Status
 from odegrad.records.shard import WHOLE, Shard
 from odegrad.records.store import Store, SuiteIdentity
-from odegrad.registry import gradients, optimizers, tasks
 from odegrad.running.local import LocalExecutor, block_of
 from odegrad.running.progress import Watcher, watch
 from odegrad.running.slots import available_cores, slots, visible_gpus
@@ -30,8 +30,6 @@ FAILED = frozenset({Status.DIVERGED, Status.OUT_OF_MEMORY, Status.TIMEOUT, Statu
 
 
 _log = logging.getLogger(__name__)
-
-PASSES_MODULE = "odegrad.measuring.passes"
 
 
 class Executor(Protocol):
@@ -220,12 +218,6 @@ def worker_of(suite: Suite, settings: SweepSettings) -> Worker:
 def fitting_workers(suite: Suite, threads: int) -> int:
     """Return how many runs at a time the suite asks for, fewer where this machine has fewer cores."""
     return max(1, min(suite.content.workers, len(available_cores() or (0,)) // threads))
-
-
-def preload() -> list[str]:
-    """Return the modules that processes which measure import once."""
-    builtin = [target for registry in (gradients, optimizers, tasks) for target in registry.builtin.values()]
-    return [PASSES_MODULE, *sorted({target.partition(":")[0] for target in builtin})]
 
 
 def shared_folder() -> AbstractContextManager[str]:

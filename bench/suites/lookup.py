@@ -1,18 +1,19 @@
 """Looks up every name in a suite and tries every option, so that a mistake is answered before anything runs."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from odegrad.contracts import Problem
+from odegrad.contracts import Problem, Training
 from odegrad.errors import OdegradError, SuiteError, UnknownNameError, UnsupportedError
 from odegrad.methods.regularisers.regularised import Regularisers, check_regularised
+from odegrad.processes.guarded import guarded
 from odegrad.records.record import EVALUATIONS, Run
-from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, optimizers
+from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, is_foreign, optimizers
 from odegrad.suites.grid import MethodCell, SolverCell, TaskCell, method_cells, rule_fields, solver_cells
 from odegrad.suites.schema import SuiteFile, TaskEntry
 
@@ -22,24 +23,81 @@ def located(name: str, folder: Path) -> str:
     return str(folder / Path(name).expanduser()) if ".py:" in name else name
 
 
+LOOK_UP_SECONDS = 600.0
+"""How long files of a user's own may take to be looked up, unless told otherwise."""
+
+
 def look_up(
-    content: SuiteFile, source: str, folder: Path
+    content: SuiteFile, source: str, folder: Path, timeout: float | None = None
 ) -> tuple[tuple[MethodCell, ...], tuple[SolverCell, ...], tuple[TaskCell, ...]]:
     """Return the methods, solvers and tasks that the suite expands to, with everything in it tried.
 
-    A task is built, on the CPU, only where a method brings options for its optimizer: those are tried on a model.
+    A task is built, on the CPU, only where a method brings options for its optimizer: those are tried on a model. Where
+    the suite names code that is not odegrad's own, all that is done in a measuring process.
 
     Raises
     ------
     SuiteError
         If a name is unknown, an option is refused, two methods are shown under one name, or methods do not have the
         same number of trials; says ``source`` and key.
+    UsageError
+        If a user's file ends the process that looks it up, or takes longer than ``timeout`` seconds.
     """
+    names = [name for entry in content.methods for name in (entry.gradient, entry.optimizer)]
+    names += [entry.name for entry in content.optimizers] + [entry.name for entry in content.tasks]
+    if is_foreign(*names):
+        stated = guarded(
+            f"{__name__}:try_everything", content, source, str(folder),
+            what=f"{source}: looking up {', '.join(dict.fromkeys(n for n in names if n and is_foreign(n)))}",
+            timeout=LOOK_UP_SECONDS if timeout is None else timeout, threads=1,
+        )  # fmt: skip
+    else:
+        stated = try_everything(content, source, str(folder), lambda _message: None)
+    entries = [(place, entry, size) for place, entry in enumerate(content.tasks) for size in entry.size]
+    tasks = tuple(
+        TaskCell(entry, size, _training(said), place)
+        for (place, entry, size), said in zip(entries, stated, strict=True)
+    )
+    methods = [cell for place in range(len(content.methods)) for cell in method_cells(content, place)]
+    return tuple(methods), solver_cells(content), tasks
+
+
+def try_everything(content: SuiteFile, source: str, folder: str, _progress: object) -> list[dict[str, Any]]:
+    """Try everything that the suite names; return what each task, at each of its sizes, states of its training.
+
+    Raises
+    ------
+    SuiteError
+        As ``look_up`` raises it.
+    """
+    methods, tasks = _tried(content, source, Path(folder))
+    _refuse_twins(content, methods, solver_cells(content), tasks, source)
+    _check_tuning(content, methods, source)
+    _check_passes(content, source)
+    _check_rules(content, source)
+    return [_stated(task.training) for task in tasks]
+
+
+def _stated(training: Training) -> dict[str, Any]:
+    """Return what a task states as plain data."""
+    return {
+        **training.__dict__,
+        "optimizers": {name: dict(options) for name, options in training.optimizers.items()},
+        "schedule": {str(start): factor for start, factor in training.schedule.items()},
+    }
+
+
+def _training(stated: Mapping[str, Any]) -> Training:
+    """Return what ``_stated`` made plain."""
+    return Training(**{**stated, "schedule": {int(start): factor for start, factor in stated["schedule"].items()}})
+
+
+def _tried(content: SuiteFile, source: str, folder: Path) -> tuple[list[MethodCell], list[TaskCell]]:
+    """Return methods and tasks, with every name looked up and every option tried."""
     tasks = []
     for place, entry in enumerate(content.tasks):
         with _blamed(f"{source}: tasks.{place} ({entry.name})"):
             tasks += [_task(entry, size, folder, place) for size in entry.size]
-    solvers = solver_cells(content)
     for place, solver in enumerate(content.solvers):
         with _blamed(f"{source}: solvers.{place} ({solver.name})"):
             build_solver(solver.name, solver.rtol, solver.atol, solver.options)
@@ -51,11 +109,7 @@ def look_up(
     for method in methods:
         with _blamed(f"{source}: methods.{method.place} ({method.shown})"):
             _try_method(method, tasks, problems, folder)
-    _refuse_twins(content, methods, solvers, tasks, source)
-    _check_tuning(content, methods, source)
-    _check_passes(content, source)
-    _check_rules(content, source)
-    return tuple(methods), solvers, tuple(tasks)
+    return methods, tasks
 
 
 @contextlib.contextmanager
@@ -63,7 +117,7 @@ def _blamed(place: str) -> Iterator[None]:
     """Turn whatever is raised inside into a SuiteError that names ``place``; a user's own file may raise anything."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = str(error) if isinstance(error, OdegradError) else f"{type(error).__name__}: {error}"
         raise SuiteError(f"{place}: {text}") from error
 

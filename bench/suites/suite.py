@@ -168,7 +168,7 @@ class Suite:
         }
 
 
-def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
+def load_suite(name_or_path: str, overrides: Sequence[str] = (), timeout: float | None = None) -> Suite:
     """Return the checked suite of that name, or in that ``.toml`` file.
 
     Parameters
@@ -178,6 +178,8 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
     overrides
         ``key=value`` texts, the value as in TOML; ``size``, ``rtol``, ``atol`` and ``iterations`` are set for every
         task, ``tuning.iterations`` and the like for the tuning, any other key at the top of the file.
+    timeout
+        Seconds that files of a user's own may take to be looked up; None: ``LOOK_UP_SECONDS``.
 
     Raises
     ------
@@ -185,10 +187,12 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
         If there is no suite of that name.
     SuiteError
         If a key, type, value or name in the suite is wrong; the message names the file and the key.
+    UsageError
+        If a user's file ends the process that looks it up, or takes too long.
     """
     data, source, folder = read_suite(name_or_path)
     content = validate(override(data, overrides), source)
-    methods, solvers, tasks = look_up(content, source, folder)
+    methods, solvers, tasks = look_up(content, source, folder, timeout)
     return Suite(content, methods, solvers, tasks, folder)
 
 

@@ -37,7 +37,7 @@ def load_from_file(name: str, kind: str) -> Any:
             spec.loader.exec_module(module)
         except BaseException as error:
             del sys.modules[module_name]
-            if isinstance(error, Exception):
+            if isinstance(error, (Exception, SystemExit)):
                 raise UsageError(f"{kind} {name!r}: {place_of(error)}") from error
             raise
         finally:
@@ -48,7 +48,7 @@ def load_from_file(name: str, kind: str) -> Any:
     return getattr(module, attribute)
 
 
-def place_of(error: Exception) -> str:
+def place_of(error: BaseException) -> str:
     """Return ``FILE:LINE: Type: message`` of an error in a user's file."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}"
@@ -68,7 +68,7 @@ def call_users(name: str, function: Callable[[], Any]) -> Any:
         return function()
     except OdegradError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{name}: {place_of(error)}") from error
 
 
