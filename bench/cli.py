@@ -1,22 +1,35 @@
 """The command line: ``odegrad COMMAND``; ``odegrad --help`` names the commands.
 
-Results go to standard output, progress and messages to standard error. Exit codes: 0 fine, 1 a check failed, 2 wrong
-usage, 3 some runs failed, 75 the machine failed (try again), 130 interrupted.
+Results go to standard output, progress and messages to standard error. Exit codes are those of ``odegrad.exits``.
 """
 
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from typer.core import TyperGroup
 
 from odegrad.commands import catalogue, doctor, gate, history, models, results, running
-from odegrad.commands.exits import TRY_AGAIN, USAGE
 from odegrad.errors import InfrastructureError, OdegradError, UsageError
+from odegrad.exits import ExitCode
+
+
+class _Commands(TyperGroup):
+    """The commands; Ctrl-C ends each of them with the same exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+
 
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -99,7 +112,8 @@ def main() -> None:
         app()
     except OdegradError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(USAGE if isinstance(error, UsageError) else TRY_AGAIN if isinstance(error, InfrastructureError) else 1)
+        usage, machine = isinstance(error, UsageError), isinstance(error, InfrastructureError)
+        sys.exit(ExitCode.USAGE if usage else ExitCode.TRY_AGAIN if machine else ExitCode.FAILED_CHECK)
 
 
 if __name__ == "__main__":

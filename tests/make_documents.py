@@ -1,9 +1,10 @@
-"""Write ``docs/methods.md`` and ``docs/task-list.md`` from what is stated in the code: run it after changing that."""
+"""Write what documents tell from the code: ``methods.md``, ``task-list.md``, the exit codes in ``commands.md``."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from odegrad.catalogue import GRADIENTS, OPTIMIZERS, PAIRS, REGULARISERS, SOLVERS, TASKS
+from odegrad.exits import exit_table
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import gradients, tasks
 
@@ -143,7 +144,14 @@ def tasks_page() -> str:
     return page
 
 
-PAGES = {"methods.md": methods_page, "task-list.md": tasks_page}
+def commands_page() -> str:
+    """Return the page of commands as it is, with its table of exit codes written anew."""
+    page = (DOCS / "commands.md").read_text(encoding="utf-8")
+    before, start, rest = page.partition("| Code | Means |")
+    return before + exit_table() + rest[rest.index("\n\n") + 1 :] if start else page
+
+
+PAGES = {"commands.md": commands_page, "methods.md": methods_page, "task-list.md": tasks_page}
 """File in ``docs`` -> the function that returns its text."""
 
 

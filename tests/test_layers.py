@@ -10,6 +10,7 @@ ROOMS = {"bench": "odegrad", "methods": "odegrad.methods", "datasets": "odegrad.
 
 HOUSE = (
     "odegrad.errors",
+    "odegrad.exits",
     "odegrad.catalogue",
     "odegrad.contracts",
     "odegrad.states",

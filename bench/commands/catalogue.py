@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from odegrad.commands.exits import FAILED_CHECK
 from odegrad.commands.options import JsonOption, TimeoutOption
 from odegrad.commands.printing import print_rows
 from odegrad.errors import UnknownNameError, UsageError
+from odegrad.exits import ExitCode
 
 _log = logging.getLogger("odegrad")
 
@@ -62,7 +62,7 @@ def _print_details(kinds: list[str], as_json: bool, keyed: bool) -> None:
     for row in broken:
         _log.error("%s: %s", row["name"], row["summary"])
     if broken:
-        raise typer.Exit(FAILED_CHECK)
+        raise typer.Exit(ExitCode.FAILED_CHECK)
 
 
 def check(
@@ -96,4 +96,4 @@ def check(
     elif every:
         typer.echo(f"{len(rows) - failed} of {len(rows)} checks passed")
     if failed:
-        raise typer.Exit(FAILED_CHECK)
+        raise typer.Exit(ExitCode.FAILED_CHECK)

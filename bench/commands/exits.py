@@ -1,10 +1,8 @@
-"""How a command ends: exit codes, and a polite end that counts like Ctrl-C."""
+"""A polite end of a command, which counts like Ctrl-C."""
 
 import signal
 from types import FrameType
 from typing import NoReturn
-
-FAILED_CHECK, USAGE, FAILED_RUNS, TRY_AGAIN, INTERRUPTED = 1, 2, 3, 75, 130
 
 
 def end_politely() -> None:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from odegrad.commands.exits import INTERRUPTED
 from odegrad.commands.printing import print_rows
 from odegrad.errors import UsageError
+from odegrad.exits import ExitCode
 
 if TYPE_CHECKING:
     from odegrad.gate.verdict import GateVerdict
@@ -47,7 +47,7 @@ def gate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Hold SUITE against a baseline, or its times against another revision: 0 fine or undecided, 1 not, 75 try again.
+    """Hold SUITE against a baseline, or its times against another revision: 0 fine, 1 not, 4 undecided, 75 try again.
 
     Every run is measured twice in fresh processes; what the two agree on must be equal to the baseline on the same
     machine class and versions, and within the baseline's bands elsewhere. A win fails as well until it is accepted.
@@ -74,7 +74,7 @@ def gate(
             verdict = run_gate(options, Console(stderr=True))
     except KeyboardInterrupt:
         _log.warning("interrupted: nothing was judged or written")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     _show(verdict, suite, baseline or Path(suite), junit, markdown, github=github, as_json=as_json, update=update)
     if not update and verdict.code:
         raise typer.Exit(verdict.code)

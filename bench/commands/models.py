@@ -15,6 +15,7 @@ import typer
 from odegrad.commands.options import FigureOption, JsonOption, TimeoutOption, check_figure
 from odegrad.commands.printing import print_rows
 from odegrad.errors import UsageError
+from odegrad.exits import ExitCode
 
 _log = logging.getLogger("odegrad")
 
@@ -58,6 +59,10 @@ def compare(
     if figure is not None:
         table.plot().savefig(figure)
         _log.info("wrote %s", figure)
+    failed = [row for row in table["verdict"] if row.startswith("failed")]
+    if failed:
+        _log.warning("%d of %d methods failed; their verdicts say why", len(failed), len(table))
+        raise typer.Exit(ExitCode.FAILED_RUNS)
 
 
 def diagnose(

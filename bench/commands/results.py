@@ -12,6 +12,7 @@ import typer
 
 from odegrad.commands.options import AcrossOption, JsonOption, check_folders
 from odegrad.commands.printing import output, print_rows
+from odegrad.exits import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ def compare_results(
     written = write(found, str(before), str(after), out or after / "changes")
     _log.info("wrote %s", written[-1])
     if not found.common:
-        raise typer.Exit(2)
+        raise typer.Exit(ExitCode.USAGE)
 
 
 def write_report(

@@ -3,19 +3,20 @@
 # ruff: noqa: PLC0415
 # Commands import what they need, so that --help is quick and reading results needs no torch.
 
+import functools
 import logging
+import operator
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from odegrad.commands.exits import FAILED_RUNS, INTERRUPTED, TRY_AGAIN, end_politely
+from odegrad.commands.exits import end_politely
 from odegrad.commands.options import (
     Device,
     DeviceOption,
@@ -28,6 +29,7 @@ from odegrad.commands.options import (
 from odegrad.commands.printing import print_rows
 from odegrad.commands.results import write_report
 from odegrad.errors import UsageError
+from odegrad.exits import ExitCode
 
 if TYPE_CHECKING:
     from odegrad.running.runner import Connect, SweepOutcome, SweepSettings
@@ -146,8 +148,7 @@ def paper(
     print_rows(text_rows(verdicts), False, f"claims of {name}, tasks at size {size}")
     for verdict in verdicts:
         typer.echo(f"{verdict.claim.identifier}: {verdict.wording}. {verdict.claim.sentence}")
-    for outcome in outcomes:
-        _check_failed(outcome)
+    _check_failed(functools.reduce(operator.add, outcomes))
 
 
 def plan(
@@ -189,21 +190,28 @@ def _check_measured(outcome: "SweepOutcome", folder: Path) -> None:
             "interrupted: %d of %d runs are finished and in %s; the same command again runs the others",
             outcome.finished, outcome.total, folder,
         )  # fmt: skip
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(ExitCode.INTERRUPTED)
     if outcome.infrastructure * 2 > outcome.measured:
         _log.error("%d of %d runs failed because of this machine", outcome.infrastructure, outcome.measured)
-        raise typer.Exit(TRY_AGAIN)
+        raise typer.Exit(ExitCode.TRY_AGAIN)
 
 
 def _check_failed(outcome: "SweepOutcome") -> None:
-    """End the command with a code of its own if some runs failed."""
+    """End the command with a code of its own if some runs are missing or failed."""
+    missing = outcome.total - outcome.finished
+    if missing:
+        _log.error(
+            "%d of %d runs are missing, because the machine failed; the same command again measures them",
+            missing, outcome.total,
+        )  # fmt: skip
+        raise typer.Exit(ExitCode.TRY_AGAIN)
     if outcome.failed:
         _log.warning(
             "%d of %d runs failed; their rows say why, --rerun-failed measures them again",
             outcome.failed,
             outcome.total,
         )
-        raise typer.Exit(FAILED_RUNS)
+        raise typer.Exit(ExitCode.FAILED_RUNS)
 
 
 def _dask(address: str | None, cluster: ClusterName, options: dict[str, Any], settings: "SweepSettings") -> "Connect":
@@ -214,10 +222,10 @@ def _dask(address: str | None, cluster: ClusterName, options: dict[str, Any], se
             f"--executor dask: expected the packages of odegrad[cluster] ({error}); pip install 'odegrad[cluster]'"
         ) from error
     if address is not None:
-        return partial(dask.at_address, address)
+        return functools.partial(dask.at_address, address)
     if cluster is ClusterName.SLURM:
-        return partial(dask.on_slurm, settings.workers, settings.device, options)
-    return partial(dask.on_this_machine, settings.workers, settings.device)
+        return functools.partial(dask.on_slurm, settings.workers, settings.device, options)
+    return functools.partial(dask.on_this_machine, settings.workers, settings.device)
 
 
 def _bytes(text: str | None) -> int | None:

@@ -94,7 +94,7 @@ def _judge_run(
         finding = _judge_metric(name, metric, entry, both, limit)
         if finding is not None:
             findings.append(finding)
-        if metric in differing:
+        if metric in differing and metric not in entry.get(INEXACT, ()):  # what is accepted as inexact is decided
             values = f"{first.measured.get(metric)}, then {second.measured.get(metric)}"
             why = "two measurements of the same code differ: not exact"
             findings.append(GateFinding(name, metric, GateState.UNDECIDED, entry.get(metric), values, why))

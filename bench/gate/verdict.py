@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-EXIT_FINE, EXIT_FAILED, EXIT_TRY_AGAIN = 0, 1, 75
+from odegrad.exits import ExitCode
 
 
 class GateState(StrEnum):
@@ -90,10 +90,13 @@ class GateVerdict:
 
     @property
     def code(self) -> int:
-        """Return the exit code: 1 if anything moved, 75 if the machine failed, 0 if fine or undecided."""
-        if any(finding.state in FAILING for finding in self.findings):
-            return EXIT_FAILED
-        return EXIT_TRY_AGAIN if any(finding.state is GateState.MACHINE for finding in self.findings) else EXIT_FINE
+        """Return the exit code: 1 if anything moved, 75 if the machine failed, 4 if undecided, 0 if fine."""
+        states = {finding.state for finding in self.findings}
+        if states & FAILING:
+            return ExitCode.FAILED_CHECK
+        if GateState.MACHINE in states:
+            return ExitCode.TRY_AGAIN
+        return ExitCode.UNDECIDED if GateState.UNDECIDED in states else ExitCode.FINE
 
     def of_run(self, name: str) -> list[GateFinding]:
         """Return the findings of one run."""
@@ -113,16 +116,16 @@ class GateVerdict:
         counts = {state: sum(f.state is state for f in self.findings) for state in GateState}
         found = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         moved = "slower than the base" if self.timed else "not as the baseline says"
-        open_yet = self.timed and counts[GateState.UNDECIDED]
         word = {
-            EXIT_FINE: "undecided, which does not fail" if open_yet else "fine",
-            EXIT_FAILED: moved,
-            EXIT_TRY_AGAIN: "the machine failed; try again",
-        }[self.code]
+            ExitCode.FINE: "fine",
+            ExitCode.FAILED_CHECK: moved,
+            ExitCode.UNDECIDED: "undecided",
+            ExitCode.TRY_AGAIN: "the machine failed; try again",
+        }[ExitCode(self.code)]
         lines.append(f"gate: {word}{f' ({found})' if found else ''}")
-        if self.code == EXIT_FAILED:
+        if self.code == ExitCode.FAILED_CHECK:
             lines.append(f"repeat: {self.command}")
-        if self.code == EXIT_FAILED and not self.timed:
+        if self.code == ExitCode.FAILED_CHECK and not self.timed:
             lines.append(f"accept: {self.command} --update --reason TEXT")
         return lines
 

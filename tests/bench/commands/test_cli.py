@@ -205,6 +205,8 @@ def test_check_prints_figures_and_fails_if_one_fails(run_main, monkeypatch):
         (SweepOutcome({Status.OK: 1, Status.UNSUPPORTED: 1}, 2, 2, 0), 0, ""),
         (SweepOutcome({Status.OK: 1, Status.ERROR: 1}, 2, 1, 0), 3, "1 of 2 runs failed; their rows say why"),
         (SweepOutcome({Status.INFRASTRUCTURE: 2}, 2, 2, 2), 75, "2 of 2 runs failed because of this machine"),
+        (SweepOutcome({Status.OK: 2, Status.INFRASTRUCTURE: 1}, 3, 3, 1), 75, "1 of 3 runs are missing"),
+        (SweepOutcome({Status.ERROR: 2, Status.INFRASTRUCTURE: 1}, 3, 0, 0), 75, "1 of 3 runs are missing"),
         (SweepOutcome({Status.OK: 1}, 2, 1, 0, interrupted=True), 130, "interrupted: 1 of 2 runs are finished"),
     ],
 )

@@ -110,10 +110,10 @@ def test_bands_are_those_of_the_baseline():
 
 
 def test_metric_that_does_not_repeat_is_left_out_and_named():
-    """Two measurements of the same code differ within the band: not exact, undecided, no failure."""
+    """Two measurements of the same code differ within the band: not exact, so undecided, which is not fine."""
     verdict = judge(BASELINE, {run_name(RUN): (record(nfe_forward=32), record(nfe_forward=33))})
     finding = the_finding(verdict)
-    assert (verdict.code, finding.state, finding.metric) == (0, GateState.UNDECIDED, "nfe_forward")
+    assert (verdict.code, finding.state, finding.metric) == (4, GateState.UNDECIDED, "nfe_forward")
     assert "left out of the exact figures, because two measurements differ: nfe_forward" in verdict.sentences()
 
 
@@ -128,6 +128,7 @@ def test_metric_that_the_baseline_calls_inexact_has_a_band():
     """It did not repeat when it was accepted."""
     jittery = baseline_of("mine", {run_name(RUN): (record(), record(nfe_forward=33))}, None, REASON)
     assert jittery.runs[run_name(RUN)]["inexact"] == ["nfe_forward"]
+    assert judge(jittery, {run_name(RUN): (record(nfe_forward=33), record())}).code == 0, "accepted, so decided"
     assert judge(jittery, pair(nfe_forward=34)).code == 0
     assert judge(jittery, pair(nfe_forward=36)).code == 1
 

@@ -142,7 +142,7 @@ def test_steady_drift_cancels_and_the_order_is_abba(flip):
 
 
 def test_verdict_names_what_is_slower_and_prints_what_is_undecided():
-    """Slower fails, undecided does not; both are in the findings with their bounds."""
+    """Slower fails, undecided has a code of its own; both are in the findings with their bounds."""
     steady = [0.001 * (-1) ** i for i in range(10)]
     wide = [0.2 * (-1) ** (i // 2) for i in range(10)]
     whole, backward = TIMED_PARTS
@@ -161,8 +161,8 @@ def test_verdict_names_what_is_slower_and_prints_what_is_undecided():
     assert "gate: slower than the base (1 regressed, 1 undecided, 1 fine)" in verdict.sentences()
     assert not any("accept" in line for line in verdict.sentences())
     open_yet = time_verdict(Measured({("wide", whole): wide}, control), "abc", "")
-    assert open_yet.code == 0
-    assert "gate: undecided, which does not fail (1 undecided)" in open_yet.sentences()
+    assert open_yet.code == 4
+    assert "gate: undecided (1 undecided)" in open_yet.sentences()
 
 
 def test_one_pair_says_how_many_are_needed():

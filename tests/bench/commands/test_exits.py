@@ -1,0 +1,143 @@
+"""Exit codes: every command ends with each code that ``odegrad.exits`` says of it, and with no other."""
+
+from collections import namedtuple
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from odegrad.advice.comparison import COLUMNS, Comparison
+from odegrad.checks.result import CheckResult
+from odegrad.errors import DataError, InfrastructureError, ResultsError
+from odegrad.exits import EXIT_MEANINGS, EXITS_OF, ExitCode, exit_table
+from odegrad.gate.verdict import GateFinding, GateState, GateVerdict
+from odegrad.records.record import Status
+from odegrad.running.runner import SweepOutcome
+
+Case = namedtuple("Case", "arguments target returns others", defaults=({},))
+"""A command, what it calls, results of that by the code they lead to, and what else is replaced."""
+
+RAISED = {
+    ExitCode.USAGE: ResultsError("results: none"),
+    ExitCode.FAILED_CHECK: DataError("no data"),
+    ExitCode.TRY_AGAIN: InfrastructureError("no process"),
+    ExitCode.INTERRUPTED: KeyboardInterrupt(),
+}
+"""Errors by the code they lead to, in every command that may raise them."""
+
+
+def outcome(*statuses, infrastructure=0):
+    return SweepOutcome({s: statuses.count(s) for s in statuses}, len(statuses), len(statuses), infrastructure)
+
+
+def verdict(state):
+    return GateVerdict((GateFinding("run", "vjps", state, 1, 2, "why"),), ("run",), 1, 0, {})
+
+
+def comparison(word):
+    table = Comparison([{"gradient": "naive", "exact": True, "verdict": word}], columns=list(COLUMNS))
+    table.advice = "Take naive."
+    return table
+
+
+OUTCOMES = {
+    ExitCode.FINE: [outcome(Status.OK, Status.UNSUPPORTED)],
+    ExitCode.FAILED_RUNS: [outcome(Status.OK, Status.ERROR), outcome(Status.DIVERGED)],
+    ExitCode.TRY_AGAIN: [
+        outcome(Status.INFRASTRUCTURE, infrastructure=1),
+        outcome(Status.OK, Status.OK, Status.INFRASTRUCTURE, infrastructure=1),
+        outcome(Status.ERROR, Status.ERROR, Status.INFRASTRUCTURE),
+    ],
+}
+SUITE = SimpleNamespace(name="mine", folder=".", content=SimpleNamespace(workers=1), trials=lambda d: [],
+                        runs=lambda d: [])  # fmt: skip
+PAPER = SimpleNamespace(suites=[SUITE], folder="paper", folder_of=lambda s, f: f, load=lambda f: {},
+                        decide=lambda s: [], exhibits=())  # fmt: skip
+CHANGES = SimpleNamespace(table=pd.DataFrame({"a": [1]}), sentences=list, common=1)
+TRENDS = SimpleNamespace(steps=[], drifts=[], sentences=list)
+RUNS = {"odegrad.suites.suite.load_suite": lambda *a: SUITE, "odegrad.commands.running.write_report": lambda *a, **k: 0}
+
+CASES = {
+    "run": Case(["run", "mine"], "odegrad.running.runner.run_suite", OUTCOMES, RUNS),
+    "paper": Case(
+        ["paper", "irdm"], "odegrad.running.runner.run_suite", OUTCOMES,
+        RUNS | {"odegrad.suites.papers.load_paper": lambda *a: PAPER},
+    ),
+    "plan": Case(["plan", "mine", "--device", "cpu"], "odegrad.running.planning.forecast", {0: [{}]}, RUNS),
+    "report": Case(["report", "."], "odegrad.commands.results.write_report", {0: [None]}),
+    "compare-results": Case(
+        ["compare-results", ".", "."], "odegrad.reports.frame.load", {0: [None]},
+        {"odegrad.reports.tables.changes.changes": lambda *a: CHANGES,
+         "odegrad.reports.page.comparison.rows": lambda t: [], "odegrad.reports.page.comparison.write": lambda *a: [1]},
+    ),
+    "list": Case(
+        ["list", "methods", "--details"], "odegrad.commands.details._rows",
+        {0: [[{"name": "naive", "summary": "x"}]], 1: [[{"name": "theirs", "summary": "cannot be loaded: x"}]]},
+        {"odegrad.commands.details.PAIRS": {}, "odegrad.commands.details.METHODS": (),
+         "odegrad.commands.details.SHOWN": {"methods": ("name", "summary")}},
+    ),
+    "check": Case(
+        ["check", "mine.py:Mine"], "odegrad.checks.conformance.check_guarded",
+        {0: [[CheckResult("G1", True, 0.0, 1.0, "")]], 1: [[CheckResult("G1", False, 2.0, 1.0, "")]]},
+    ),
+    "compare": Case(
+        ["compare", "mine.py:build"], "odegrad.advice.of_users.compare_users",
+        {0: [comparison("accurate"), comparison("refused: no")], 3: [comparison("failed: x")]},
+    ),
+    "diagnose": Case(
+        ["diagnose", "linear"], "odegrad.advice.of_users.examined", {0: [{"plain": {}, "tables": [], "sentences": []}]}
+    ),
+    "gate": Case(
+        ["gate", "gate", "--baseline", "gate.json"], "odegrad.gate.command.run_gate",
+        {0: [verdict(GateState.FINE), verdict(GateState.NEW)], 4: [verdict(GateState.UNDECIDED)],
+         1: [verdict(s) for s in (GateState.REGRESSED, GateState.IMPROVED, GateState.GONE, GateState.CHANGED)],
+         75: [verdict(GateState.MACHINE)]},
+    ),
+    "doctor": Case(
+        ["doctor"], "odegrad.machine.doctor.examine_machine", {0: [SimpleNamespace(rows=list, to_dict=dict)]}
+    ),
+    "history add": Case(
+        ["history", "add", ".", "--history", "h"], "odegrad.history.store.add",
+        {0: [SimpleNamespace(sentence=lambda: "added")]}, {"odegrad.history.commits.find_commit": lambda *a: None},
+    ),
+    "history report": Case(
+        ["history", "report", "--history", "h"], "odegrad.history.store.read", {0: [[]]},
+        {"odegrad.history.trends.trends": lambda *a: TRENDS, "odegrad.reports.page.history.write": lambda *a: [1],
+         "odegrad.reports.page.history.repeats": lambda t: []},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", EXITS_OF)
+def test_a_command_ends_with_the_codes_that_are_documented(run_main, monkeypatch, tmp_path, command):
+    """What it may find and what it may raise lead to these codes and to no other."""
+    monkeypatch.chdir(tmp_path)
+    case, seen = CASES[command], set()
+    for target, value in case.others.items():
+        monkeypatch.setattr(target, value)
+    for code, values in case.returns.items():
+        for value in values:
+            monkeypatch.setattr(case.target, lambda *a, value=value, **k: value)
+            found, _, error = run_main(*case.arguments)
+            assert found == code, error
+            seen.add(found)
+    for code, raised in RAISED.items():
+        if code not in EXITS_OF[command]:
+            continue
+
+        def fail(*a, raised=raised, **k):
+            raise raised
+
+        monkeypatch.setattr(case.target, fail)
+        found, out, error = run_main(*case.arguments)
+        assert (found, out) == (code, "")
+        assert "Traceback" not in error
+        seen.add(found)
+    assert seen == set(EXITS_OF[command])
+
+
+def test_the_table_tells_every_code():
+    """Each code has a line with its meaning and its commands."""
+    table = exit_table()
+    assert set(EXIT_MEANINGS) == set(ExitCode) == {code for codes in EXITS_OF.values() for code in codes}
+    assert all(f"| {code.value} | {meaning} |" in table for code, meaning in EXIT_MEANINGS.items())
