@@ -7,11 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from odegrad.errors import NewtonError, UnsupportedError
+from odegrad.errors import NewtonError, UnsupportedError, is_out_of_memory
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.krylov import gmres
 from odegrad.methods.solvers.implicit.samples import Samples
 from odegrad.methods.solvers.implicit.tableau import LinearSolve
+from odegrad.states import sent_to
 
 MAX_IN_BLOCK = 64
 MAX_IN_MATRIX = 512
@@ -158,8 +159,10 @@ class Jacobians:
         if self.vectorised:
             try:
                 return self._product(at, self._basis, batched=True)[..., 0].transpose(0, 1)
-            except RuntimeError:  # an operation of the field has no rule for batches: one row after the other
-                self.vectorised = False
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                self.vectorised = False  # an operation of the field has no rule for batches: one row after the other
         rows = [self._product(at, row, batched=False) for row in self._basis.unbind(0)]
         return torch.cat(rows, dim=2).transpose(1, 2)
 
@@ -180,7 +183,7 @@ class Jacobians:
         if self.kind != "blocks" or self.samples.batch == 1 or at.matrix is None or not at.depends:
             return
         generator = torch.Generator().manual_seed(0)
-        v = torch.randn(at.dy.shape, generator=generator, dtype=torch.float64).to(at.dy.dtype).to(at.dy.device)
+        v = sent_to(at.dy.device, torch.randn(at.dy.shape, generator=generator, dtype=torch.float64), at.dy.dtype)
         whole = self._product(at, v, batched=False)
         blocks = torch.matmul(at.matrix.transpose(1, 2), v)
         off, size = torch.stack([torch.linalg.vector_norm(whole - blocks), torch.linalg.vector_norm(whole)]).tolist()
