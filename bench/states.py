@@ -151,7 +151,7 @@ class Layout:
         return tuple(p.reshape(lead + s) for p, s in zip(parts, self.shapes, strict=True))
 
     def parts_of(self, dy: object) -> Sequence[Tensor]:
-        """Return the parts of what the field returned.
+        """Return the parts of what the field returned; what is in a finer type is rounded to the state's.
 
         Raises
         ------
@@ -163,12 +163,18 @@ class Layout:
         fits = fits and all(isinstance(p, Tensor) for p in parts)
         if fits and all(p.shape == s and p.dtype == self.dtype for p, s in zip(parts, self.shapes, strict=True)):
             return parts
+        if fits and all(p.shape == s and self._is_rounded(p) for p, s in zip(parts, self.shapes, strict=True)):
+            return [p.to(self.dtype) for p in parts]
         got = [f"{tuple(p.shape)} {p.dtype}" if isinstance(p, Tensor) else type(p).__name__ for p in parts]
         want = [f"{tuple(s)} {self.dtype}" for s in self.shapes]
         raise UsageError(
             f"field: expected dy/dt {'as a tuple ' if self.is_tuple else ''}of shape and dtype {want}, got {got}; "
             "return the derivative in the structure of the state"
         )
+
+    def _is_rounded(self, part: Tensor) -> bool:
+        """Return whether ``part`` is a floating-point tensor of the state's type or a finer one."""
+        return part.is_floating_point() and torch.promote_types(part.dtype, self.dtype) == part.dtype
 
     def norm(self, x: Tensor) -> Tensor:
         """Return the largest root mean square over the judged parts of ``x`` ``[d]``, a 0-d tensor."""

@@ -16,6 +16,7 @@ HOUSE = (
     "odegrad.states",
     "odegrad.binding",
     "odegrad.records",
+    "odegrad.methods.fields",
     "odegrad.methods.solvers",
     "odegrad.methods.backward",
     "odegrad.methods.gradients",

@@ -111,6 +111,7 @@ class BackwardSolveNode(SolveNode):
     ) -> None:
         super().__init__(field, solver, times)
         self.options = options
+        self.tap = options.tap
 
     @abc.abstractmethod
     def state(self, k: int, kept: tuple[Tensor, ...]) -> Tensor | Trajectory:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odegrad.contracts import Tap
 from odegrad.errors import UsageError
-from odegrad.methods.backward.pullback import add_to
+from odegrad.methods.backward.pullback import add_to, pulled_through
 from odegrad.methods.solvers.dynamics import TRIAL, FlatField
 from odegrad.methods.solvers.loop import StepSize, steps
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -119,7 +119,7 @@ class CostateDynamics:
             dy = self.field(t, y.detach())
         if not (dy.requires_grad and self.parameters):
             return [None] * len(self.parameters)
-        return torch.autograd.grad(dy, self.parameters, a, allow_unused=True)
+        return pulled_through(self.field, [dy], self.parameters, [a])
 
     def collect(self, step: AcceptedStep) -> None:
         """Add an accepted step to the parameter gradients: ``g -= h sum_i b_i f_theta^T a`` (``h`` is signed)."""
@@ -154,7 +154,7 @@ class CostateDynamics:
         inputs = (y, *self.parameters) if with_parameters else (y,)
         if not dy.requires_grad:
             return dy, [None] * len(inputs)
-        return dy.detach(), torch.autograd.grad(dy, inputs, a, allow_unused=True)
+        return dy.detach(), pulled_through(self.field, [dy], inputs, [a])
 
 
 class TapSampler:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from odegrad.contracts import Calls, Sizes, Solver, StateT, StepCounts, Tap, Traits, VectorField, unjudged_parts
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
+from odegrad.methods.fields.draws import OF_OTHERS, Draws
+from odegrad.methods.fields.surroundings import autocast_off
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
 from odegrad.methods.solvers.times import checked_times, outputs_depend_on_time, start_depends_on_time
@@ -46,19 +48,34 @@ class SharedLoopMethod(abc.ABC):
         if reason is not None or not isinstance(solver, OneStepSolver):
             why = reason or NO_ONE_STEP_SOLVER
             raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {why}")
+        refuse_transforms()
         times = checked_times(ts)
         layout = Layout.of(y0, unjudged_parts(field))
-        flat_field = FlatField(field, layout)
         start = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))
         _check_numbers(solver, start)
+        flat_field = FlatField(field, layout)
+        before = Draws.now([*flat_field.sources, *OF_OTHERS])
+        # The solver computes in the state's type: under the caller's autocast are the calls of the field alone.
+        with autocast_off(layout.device.type):
+            ys = self._solved(flat_field, solver, start, ts, times)
+            late = [(s, state) for s, state in before.moved().states if s not in flat_field.draws]
+            if late:
+                # It draws, and its first call did not: now that this is known, let every call begin from one state.
+                before.set()
+                again = FlatField(field, layout, Draws(late))
+                with flat_field.undisturbed():
+                    ys = self._solved(again, solver, start, ts, times)
+                again.stand_after_one_call()
+        return cast("StateT", layout.unflatten(ys))
+
+    def _solved(self, field: FlatField, solver: OneStepSolver, start: Tensor, ts: Tensor, times: list[float]) -> Tensor:
+        """Return the states ``[K, d]`` from ``start [d]``, which depend on ``ts`` where it requires a gradient."""
         if ts.requires_grad and torch.is_grad_enabled():
             # Attached around the solve: a method's own pull-back never has to know of times.
-            moving = start_depends_on_time(start, ts, times, flat_field)
-            ys = self.solve(flat_field, solver, moving, times)
-            ys = outputs_depend_on_time(torch.cat([start[None], ys[1:]]), ts, times, flat_field)
-        else:
-            ys = self.solve(flat_field, solver, start, times)
-        return cast("StateT", layout.unflatten(ys))
+            moving = start_depends_on_time(start, ts, times, field)
+            ys = self.solve(field, solver, moving, times)
+            return outputs_depend_on_time(torch.cat([start[None], ys[1:]]), ts, times, field)
+        return self.solve(field, solver, start, times)
 
     def refuses(self, solver: Solver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
@@ -88,6 +105,22 @@ class TappableMethod(SharedLoopMethod):
         watched = copy.copy(self)
         object.__setattr__(watched, "tap", tap)
         return watched
+
+
+def refuse_transforms() -> None:
+    """Raise where the call is inside a transform of ``torch.func``, which a solve cannot be part of.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is.
+    """
+    if torch._C._are_functorch_transforms_active():
+        raise UnsupportedError(
+            "odeint: a solve cannot be transformed by torch.func (grad, vjp, jvp, jacrev, jacfwd, vmap, hessian); "
+            "differentiate by torch.autograd.grad or torch.autograd.functional, solve a batch as one state "
+            "[batch, ...], and use transforms inside of the field only"
+        )
 
 
 def forward_calls(steps: StepCounts) -> int:

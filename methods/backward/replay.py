@@ -1,11 +1,13 @@
 """The pull-back by replay: redo recorded steps with a graph, block by block, and let autograd walk that back."""
 
 from collections.abc import Generator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from odegrad.contracts import Tap
+from odegrad.methods.backward.pullback import pulled_through
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.compiled import StepCompiler
@@ -97,8 +99,9 @@ class ReplayPullback:
             with torch.enable_grad():
                 y0 = x0[: self.d].detach().requires_grad_()
                 x = graph_stepper(self.solver, self.field, y0.detach()).start(self.node.times[0], y0)
-            a, *pulled = torch.autograd.grad(x, (y0, *self.parameters), a, allow_unused=True)
+            of_start, *pulled = pulled_through(self.field, [x], (y0, *self.parameters), [a])
             self._add(pulled)
+            a = torch.zeros_like(x0[: self.d]) if of_start is None else of_start
         return a + self.grads[0]
 
     def _through_graph(
@@ -119,9 +122,11 @@ class ReplayPullback:
         # States between the steps are asked for as inputs: autograd hands out their costates on its way to the start.
         inner = ends[:-1]
         inputs = (leaf, *inner, *self.parameters)
-        of_start, *pulled = torch.autograd.grad([x, *inside], inputs, [a, *of_inside], allow_unused=True)
+        of_start, *pulled = pulled_through(self.field, [x, *inside], inputs, [a, *of_inside])
         self._add(pulled[len(inner) :])
-        return of_start, [(y.detach(), of_y) for y, of_y in zip(inner, pulled[: len(inner)], strict=True)]
+        # Each is reached, by the step from it if by nothing else.
+        costates = cast("list[Tensor]", [of_start, *pulled[: len(inner)]])
+        return costates[0], [(y.detach(), of_y) for y, of_y in zip(inner, costates[1:], strict=True)]
 
     def _through_compiled(
         self, start: Tensor, grid: Sequence[GridStep], first: int, a: Tensor

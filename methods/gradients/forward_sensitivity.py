@@ -1,6 +1,7 @@
 """Forward sensitivities: carry the derivative of the state along with it; nothing is left for the backward pass."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UnsupportedError, UsageError, is_out_of_memory
 from odegrad.methods.backward.entry import NEEDS_TABLEAU, SharedLoopMethod, forward_calls
 from odegrad.methods.backward.node import Gradients, SolveNode
+from odegrad.methods.fields.closures import explained
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -107,6 +109,10 @@ class _Columns(SolveNode):
         xs = integrate(_Augmented(self.field, self.parameters, d, m), self.solver, x0, self.times)
         return xs[:, :d].clone(), (xs[:, d:].reshape(len(xs), m, d).clone(),)
 
+    def repeated_calls(self) -> AbstractContextManager[None]:
+        """Change nothing: the field is not called again."""
+        return nullcontext()
+
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> Gradients:
         """Contract the columns with the cotangents."""
         pulled = torch.einsum("kmd,kd->m", kept[0], grads)
@@ -152,7 +158,11 @@ class _Augmented:
         with torch.enable_grad():
             u = torch.zeros_like(dy, requires_grad=True)
             inputs = (y, *self.parameters)
-            pulled = torch.autograd.grad(dy, inputs, u, create_graph=True, allow_unused=True)
+            self.field.refuse_closures([dy], inputs)
+            try:
+                pulled = torch.autograd.grad(dy, inputs, u, create_graph=True, allow_unused=True)
+            except RuntimeError as error:
+                raise explained(error) from error
         pairs = [
             (g, v)
             for g, v in zip(pulled, (columns, *self.directions), strict=True)
@@ -168,7 +178,10 @@ class _Augmented:
                 if is_out_of_memory(error):
                     raise
                 self.batched = False  # an operation of the field has no rule for batches: one column after the other
-        rows = [_derivative(outputs, u, [v[i] for v in vectors], batched=False) for i in range(self.m)]
+        try:
+            rows = [_derivative(outputs, u, [v[i] for v in vectors], batched=False) for i in range(self.m)]
+        except RuntimeError as error:
+            raise explained(error) from error
         return torch.stack(rows)
 
     def _one_hot(self) -> list[Tensor]:

@@ -51,7 +51,7 @@ class StepCompiler:
     Raises
     ------
     UnsupportedError
-        If the field is no ``nn.Module``.
+        If the field is no ``nn.Module``, or the solve stands under autocast.
     """
 
     def __init__(self, flat_field: FlatField, tableau: Tableau) -> None:
@@ -60,6 +60,10 @@ class StepCompiler:
             raise UnsupportedError(
                 f"compile: expected an nn.Module whose tensors are known, got {type(module).__name__}; wrap the "
                 "function in an nn.Module that holds its parameters, or leave out compile"
+            )
+        if flat_field.autocast is not None:
+            raise UnsupportedError(
+                "compile: steps are compiled without autocast, under which this solve stands; leave out one of the two"
             )
         self.module = module
         self.layout = flat_field.layout

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from odegrad.contracts import State, VectorField
 from odegrad.errors import UsageError
-from odegrad.states import GeneratorState, Layout
+from odegrad.methods.fields.closures import refuse_closures
+from odegrad.methods.fields.draws import Draws, torch_sources
+from odegrad.methods.fields.held import Held
+from odegrad.methods.fields.surroundings import Autocast
+from odegrad.states import Layout, mapped, parts
 
 TRIAL = -1
 """The stage of an f call that belongs to no step: the trial that chooses the first step."""
@@ -34,23 +38,57 @@ class Dynamics(Protocol):
 class FlatField:
     """The user's field on flat states, for one solve.
 
-    A field that draws random numbers (dropout) sees the same generator state at every call of the solve, the backward
-    pass included: its dynamics are one function of (t, y), and a replay repeats them. After the solve the generator
-    stands where one call leaves it.
+    A field that draws random numbers (dropout) sees the same generator states at every call of the solve, the backward
+    pass included: its dynamics are one function of (t, y), and a replay repeats them. After the solve the generators
+    stand where one call leaves them. Under autocast the field alone is, and its output comes back in the state's type.
+
+    Parameters
+    ----------
+    field
+        The dynamics.
+    layout
+        How their state lies in a vector.
+    draws
+        The states that every call begins from, of the generators that it is known to draw from.
     """
 
-    def __init__(self, field: VectorField, layout: Layout) -> None:
+    def __init__(self, field: VectorField, layout: Layout, draws: Draws | None = None) -> None:
         self.field = field
         self.layout = layout
         self.kept: dict[object, object] = {}
         """What is made once for the solve: compiled steps, the form of Jacobians."""
-        self._unchecked: Sequence[Tensor] | None = None
-        self._drawn: GeneratorState | None = None
-        self._called = False
+        self.autocast = Autocast.now(layout.device.type)
+        self.held = Held(field) if isinstance(field, nn.Module) else None
+        self.sources = [*torch_sources(layout.device), *(self.held.sources if self.held is not None else ())]
+        self.differentiated: tuple[Tensor, ...] | None = None
+        """What the pull-back of the solve's node differentiates by; None where there is no node."""
+        self.trained: frozenset[int] | None = None
+        """The ids of the trained tensors that the graph of a call may reach; None where it may reach any."""
+        self._computed: Sequence[Tensor] = ()
+        self.draws = draws or Draws(())
+        self._first = not self.draws
+        self._unchecked = False
+        self._after: Draws | None = None
 
-    def refuse_closures_at_first_call(self, parameters: Sequence[Tensor]) -> None:
-        """Let the next ``write`` check that the field depends on no trained tensor beside ``parameters``."""
-        self._unchecked = parameters
+    def refuse_closures_at_first_call(self, trained: Sequence[Tensor]) -> None:
+        """Let the next ``write`` check that the field depends on no trained tensor beside ``trained``."""
+        self.trained = frozenset(map(id, trained))
+        self._computed = [x for x in trained if not x.is_leaf]
+        self._unchecked = True
+
+    def refuse_closures(self, outputs: Sequence[Tensor], also: Sequence[Tensor]) -> None:
+        """Raise if the graph of ``outputs`` reaches a trained tensor that is not known.
+
+        Raises
+        ------
+        UsageError
+            If it does.
+        """
+        if self.trained is not None:
+            refuse_closures(outputs, self.trained, self._computed, also, self._named)
+
+    def _named(self, x: Tensor) -> str:
+        return self.held.name(x) if self.held is not None else "a tensor "
 
     def __call__(self, t: float, y: Tensor, held: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return ``dy/dt [d]`` at ``(t, y [d])``; under ``enable_grad`` it carries the graph.
@@ -59,38 +97,70 @@ class FlatField:
         """
         time = self.time(t)
         dy = self.layout.flatten(tuple(self.layout.parts_of(self._call(time, self.layout.unflatten(y), held))))
-        if torch.is_grad_enabled():
+        if self._unchecked and torch.is_grad_enabled():
             self.refuse_unchecked(dy, time, y)
         return dy
 
     def refuse_unchecked(self, dy: Tensor, *known: Tensor) -> None:
         """Make the check that ``refuse_closures_at_first_call`` has asked for on ``dy``, a function of ``known``."""
-        if self._unchecked is not None:
-            parameters, self._unchecked = self._unchecked, None
-            refuse_closures(dy, [*known, *parameters])
+        if self._unchecked:
+            self._unchecked = False
+            self.refuse_closures([dy], known)
 
     def parts(self, time: Tensor, y: State) -> Sequence[Tensor]:
         """Return the parts of ``dy/dt`` at a time ``[]`` and a state in the user's shapes."""
         return self.layout.parts_of(self._call(time, y))
 
     def _call(self, t: Tensor, y: State, held: Mapping[str, Tensor] | None = None) -> State:
-        if self._called and self._drawn is None:
+        if self._first:
+            self._first = False
+            before = Draws.now(self.sources)
+            dy = self._evaluate(t, y, held)
+            self.draws = before.moved()
+            return dy
+        if not self.draws:
             return self._evaluate(t, y, held)
-        if self._drawn is not None:
-            with self._drawn.restored():
-                return self._evaluate(t, y, held)
-        before = GeneratorState.now(self.layout.device)
-        dy = self._evaluate(t, y, held)
-        self._called = True
-        if before.has_moved():
-            self._drawn = before
+        with self.draws.restored():
+            dy = self._evaluate(t, y, held)
+            if self._after is None:
+                self._after = Draws.now(source for source, _ in self.draws.moved().states) or None
         return dy
 
     def _evaluate(self, t: Tensor, y: State, held: Mapping[str, Tensor] | None) -> State:
+        own = parts(y)
+        watched = not own[0].is_inference()
+        versions = [p._version for p in own] if watched else []
+        # An inference tensor does not tell whether it is written to: the field gets one of its own.
+        state = y if watched else mapped(y, Tensor.clone)
+        if self.autocast is None:
+            dy = self._evaluated(t, state, held)
+        else:
+            with self.autocast.entered():
+                dy = self._evaluated(t, state, held)
+            dy = self._in_own_type(dy)
+        if watched and any(p._version != version for p, version in zip(own, versions, strict=True)):
+            raise UsageError(
+                "field: it writes into the state that it is given (an in-place operation on y), which the solver "
+                "still needs; let it work on a copy, y = y.clone(), or use the operation that returns a new tensor"
+            )
+        return dy
+
+    def _in_own_type(self, dy: Any) -> Any:
+        """Return what autocast has computed in the type of the state; anything else is left to be refused."""
+        if not isinstance(dy, (Tensor, tuple, list)):
+            return dy
+        return mapped(dy, lambda part: part.to(self.layout.dtype) if isinstance(part, Tensor) else part)  # type: ignore[arg-type]
+
+    def _evaluated(self, t: Tensor, y: State, held: Mapping[str, Tensor] | None) -> State:
         if held and isinstance(self.field, nn.Module):
             dy: State = torch.func.functional_call(self.field, dict(held), (t, y))
             return dy
         return self.field(t, y)
+
+    def stand_after_one_call(self) -> None:
+        """Let the generators stand where a call leaves them that draws, if every call began from known states."""
+        if self._after is not None:
+            self._after.set()
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -106,6 +176,28 @@ class FlatField:
                 for buffer, value, version in kept:
                     if buffer._version != version or id(buffer) in statistics:
                         buffer.copy_(value)
+
+    @contextmanager
+    def no_new_draws(self, *, watched: bool) -> Iterator[None]:
+        """Raise if f draws random numbers inside and drew none in the forward solve.
+
+        Nothing is said where somebody is ``watched`` by, who may draw too.
+
+        Raises
+        ------
+        UsageError
+            If it does.
+        """
+        if watched or self.draws:
+            yield
+            return
+        before = Draws.now(self.sources)
+        yield
+        if before.moved():
+            raise UsageError(
+                "field: it draws random numbers in the backward pass and drew none in the forward pass, so the "
+                "gradient is that of another field; let it draw at every call, or before the solve"
+            )
 
     def _buffers(self) -> Sequence[Tensor]:
         return list(self.field.buffers()) if isinstance(self.field, nn.Module) else []
@@ -127,7 +219,7 @@ class FlatField:
         UsageError
             If the field depends on a trained tensor that is not among its parameters (checked at the first call).
         """
-        if self._unchecked is not None:
+        if self._unchecked:
             out.copy_(self._checked(t, y))
             return
         # Part by part into the stage: flattening first would write a second copy of a state of several parts.
@@ -139,12 +231,8 @@ class FlatField:
             start = stop
 
     def _checked(self, t: float, y: Tensor) -> Tensor:
-        parameters, self._unchecked = self._unchecked or (), None
         with torch.enable_grad():
-            time, leaf = self.time(t), y.detach().requires_grad_()
-            dy = self.layout.flatten(tuple(self.layout.parts_of(self._call(time, self.layout.unflatten(leaf)))))
-        refuse_closures(dy, [time, leaf, *parameters])
-        return dy.detach()
+            return self(t, y.detach().requires_grad_()).detach()
 
     def norm(self, x: Tensor) -> Tensor:
         """Return the largest root mean square over the state's parts."""
@@ -170,38 +258,3 @@ def trained_parameters(field: VectorField) -> tuple[nn.Parameter, ...]:
             "wrap the function in an nn.Module that holds its parameters"
         )
     return tuple(p for p in field.parameters() if p.requires_grad)
-
-
-def refuse_closures(dy: Tensor, known: Sequence[Tensor]) -> None:
-    """Raise if the graph of ``dy`` reaches a leaf that is not among ``known`` (time, state and parameters).
-
-    A method that solves without a graph would silently give such a leaf no gradient.
-
-    Raises
-    ------
-    UsageError
-        If there is such a leaf.
-    """
-    # A closure is seen in the graph only, as a node that accumulates into a leaf: walk it, each node once.
-    allowed = {id(x) for x in known}
-    for leaf in leaves(dy):
-        if id(leaf) not in allowed:
-            raise UsageError(
-                f"field: it depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient but is not among "
-                "field.parameters() (reached through a closure), so this method would lose its gradient; "
-                "register it as a parameter of the field, or make it part of the state"
-            )
-
-
-def leaves(dy: Tensor) -> Iterator[Tensor]:
-    """Yield the leaves that the graph of ``dy`` reaches."""
-    stack, seen = [dy.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            yield leaf
-        stack.extend(n for n, _ in node.next_functions)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from odegrad.methods.solvers.dynamics import FlatField, leaves
+from odegrad.methods.fields.closures import explained, leaves
+from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import GraphStages, PlainStages, StageBuffer
 from odegrad.methods.solvers.stepper import Stepper
@@ -58,7 +59,7 @@ class Tangent:
             held = {name: p.view_as(p) for name, p in self.parameters.items()}
             dy = self.field(t, own, held)
         along = self._product(dy, (own, *held.values()), (v, *self.directions))
-        depends = wanted and (y.requires_grad or any(x is not own for x in leaves(dy)))
+        depends = wanted and (y.requires_grad or any(x is not own for x in leaves([dy])))
         return dy if depends else dy.detach(), along
 
     def _product(self, dy: Tensor, inputs: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
@@ -67,7 +68,10 @@ class Tangent:
             return torch.zeros_like(dy)
         with torch.enable_grad():
             w = torch.zeros_like(dy, requires_grad=True)
-            pulled = torch.autograd.grad(dy, inputs, w, create_graph=True, allow_unused=True)
+            try:
+                pulled = torch.autograd.grad(dy, inputs, w, create_graph=True, allow_unused=True)
+            except RuntimeError as error:
+                raise explained(error) from error
         pairs = [(g, x) for g, x in zip(pulled, directions, strict=True) if g is not None and g.requires_grad]
         if not pairs:
             return torch.zeros_like(dy)

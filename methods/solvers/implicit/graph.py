@@ -26,14 +26,16 @@ class GraphImplicitStepper(ImplicitStepper):
         self, solver: OneStepSolver, scheme: Implicit, field: FlatField, like: Tensor, *, refuse_mixing: bool = False
     ) -> None:
         super().__init__(solver, scheme, field, like, refuse_mixing=refuse_mixing)
-        parameters = trained_parameters(field.field) if torch.is_grad_enabled() else ()
+        parameters = field.differentiated
+        if parameters is None:
+            parameters = trained_parameters(field.field) if torch.is_grad_enabled() else ()
         self.back = StagePullback(self.tableau, self.jacobians, parameters, self.observer)
 
     def start(self, t: float, y0: Tensor) -> Tensor:
         """Return ``(y0, f(t0, y0))`` with its graph."""
         x = torch.cat([y0, self.field(t, y0)]) if self.scheme.carries_rate else y0
         # From here on, and not before: the history of y0 holds the caller's tensors.
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and self.field.trained is None:
             self.field.refuse_closures_at_first_call(self.back.parameters)
         return x
 

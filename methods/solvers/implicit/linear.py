@@ -73,6 +73,9 @@ class Linearisation:
         if not self.dy.requires_grad:
             return torch.zeros_like(c), [None] * len(parameters)
         inputs = (self.y, *parameters)
+        if parameters:
+            # The graph is there: a tensor that the field has come to depend on after its first call is seen in it.
+            self.jacobians.field.refuse_closures([self.dy], (self.t, *inputs))
         of_y, *of_parameters = torch.autograd.grad(self.dy, inputs, c, retain_graph=keep, allow_unused=True)
         return torch.zeros_like(c) if of_y is None else of_y, list(of_parameters)
 

@@ -1,0 +1,304 @@
+"""What a field holds when a solve begins, and how a pull-back that calls it again finds it as it was.
+
+A backward pass that evaluates f once more must evaluate the same f. Parameters may have been swapped by then
+(``functional_call``, an assignment, ``load_state_dict(assign=True)``), a context of the batch may have been replaced,
+the field may have been put into another mode. All of this is undone for the backward pass; what was overwritten in
+place cannot be, and is refused by its name.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from odegrad.errors import UsageError
+from odegrad.methods.fields.draws import RandomSource, source_of
+
+_OF_EVERY_MODULE = frozenset(nn.Module().__dict__) - {"training"}
+"""Attributes that PyTorch's own module machinery keeps."""
+
+_LONGEST = 10_000
+"""A longer list is data, and is not looked through for tensors."""
+
+_MISSING = object()
+
+
+@dataclass
+class _Space:
+    """A dictionary or list of the field, and what it held."""
+
+    path: str
+    live: Any
+    then: Any
+    own: set[Any] = field(default_factory=set)
+    """Keys that f itself writes: replays write them again."""
+
+    def as_it_was(self) -> bool:
+        """Return whether the same objects are in it."""
+        live, then = self.live, self.then
+        if len(live) != len(then):
+            return False
+        if isinstance(live, dict):
+            return all(a is b for a, b in zip(live, then, strict=True)) and all(map(_is, live.values(), then.values()))
+        return all(map(_is, live, then))
+
+    def changed(self) -> list[Any]:
+        """Return the keys under which another object lies."""
+        live, then = self.live, self.then
+        if not isinstance(live, dict):
+            return [] if len(live) != len(then) else [i for i, x in enumerate(then) if live[i] is not x]
+        return [k for k in {**then, **live} if live.get(k, _MISSING) is not then.get(k, _MISSING)]
+
+
+def _is(a: object, b: object) -> bool:
+    return a is b
+
+
+class Held:
+    """A snapshot of what ``module`` and all that it reaches hold: tensors, modes, plain attributes, generators.
+
+    Attributes of modules are looked through, and lists, tuples and dictionaries in them; modules that lie in such
+    places belong to it, and the modules of bound methods.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.tensors: dict[int, Tensor] = {}
+        self.names: dict[int, str] = {}
+        self.sources: list[RandomSource] = []
+        self._places: dict[int, list[tuple[_Space, Any]]] = {}
+        self._spaces: list[_Space] = []
+        self._moving: set[int] = set()
+        self._resting: list[tuple[Tensor, Tensor]] = []
+        self._seen: set[int] = set()
+        self._waiting: list[tuple[nn.Module, str]] = [(module, "")]
+        while self._waiting:
+            self._look_through(*self._waiting.pop())
+        self._versions = {key: _version(x) for key, x in self.tensors.items()}
+        self._kept: list[tuple[Tensor, int, str]] = []
+        self._addresses: list[tuple[Tensor, int]] = []
+
+    def _look_through(self, module: nn.Module, path: str) -> None:
+        if id(module) in self._seen:
+            return
+        self._seen.add(id(module))
+        attributes, prefix = module.__dict__, f"{path}." if path else ""
+        space = self._space(path, attributes)
+        for name in ("_parameters", "_buffers"):
+            inner: Mapping[str, Tensor | None] = attributes[name]
+            if inner:
+                holder = self._space(path, inner)
+                for key, x in inner.items():
+                    if x is not None:
+                        self._tensor(holder, key, x, prefix + key)
+        if attributes["_modules"]:
+            self._space(path, attributes["_modules"])
+            self._waiting += [(m, prefix + k) for k, m in attributes["_modules"].items() if m is not None]
+        if attributes.get("track_running_stats", False):
+            # A normalisation layer moves them in training, of which their versions do not tell.
+            statistics = [x for x in attributes["_buffers"].values() if x is not None]
+            if attributes["training"]:
+                self._moving |= {id(x) for x in statistics}
+            else:
+                self._resting += [(x, x.detach().clone()) for x in statistics]
+        for key, value in attributes.items():
+            if key not in _OF_EVERY_MODULE:
+                self._value(space, key, value, prefix + key)
+
+    def _space(self, path: str, live: Any) -> _Space:
+        space = _Space(path, live, live.copy())
+        self._spaces.append(space)
+        return space
+
+    def _tensor(self, space: _Space, key: Any, x: Tensor, name: str) -> None:
+        self.tensors[id(x)] = x
+        self.names.setdefault(id(x), name)
+        self._places.setdefault(id(x), []).append((space, key))
+
+    def _value(self, space: _Space, key: Any, value: object, name: str) -> None:
+        # The plainest first: most attributes are numbers.
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return
+        if isinstance(value, Tensor):
+            self._tensor(space, key, value, name)
+        elif isinstance(value, nn.Module):
+            self._waiting.append((value, name))
+        elif isinstance(value, tuple):
+            for i, x in enumerate(value):
+                self._value(space, key, x, f"{name}[{i}]")
+        elif isinstance(value, (list, dict)):
+            if id(value) not in self._seen and len(value) <= _LONGEST:
+                self._seen.add(id(value))
+                inner = self._space(name, value)
+                for k, x in list(value.items() if isinstance(value, dict) else enumerate(value)):
+                    self._value(inner, k, x, f"{name}[{k!r}]")
+        elif isinstance(value, MethodType):
+            self._value(space, key, value.__self__, name)
+        else:
+            source = source_of(value)
+            if source is not None:
+                self.sources.append(source)
+
+    def name(self, x: Tensor) -> str:
+        """Say in words where the field has ``x`` from, with a space behind; what is not known is a tensor."""
+        return f"the tensor {self.names[id(x)]!r} " if id(x) in self.names else "a tensor "
+
+    def forget(self, x: Tensor) -> None:
+        """Leave ``x`` to itself: it is no part of the field's dynamics, and it may have a long history."""
+        self.tensors.pop(id(x), None)
+        for space, key in self._places.pop(id(x), ()):
+            space.own.add(key)
+            _set(space.then, key, None)
+
+    def settle(self, trained: Sequence[Tensor]) -> None:
+        """Take the solve as done: what f has written itself is its own; note what must not change any more.
+
+        ``trained`` are watched by autograd, which knows their versions.
+        """
+        for space in self._spaces:
+            if space.as_it_was():
+                continue
+            if not isinstance(space.live, dict) and len(space.live) != len(space.then):
+                space.then = None
+                continue
+            for key in space.changed():
+                value = space.live[key] if key in space.live or not isinstance(space.live, dict) else _MISSING
+                # A tensor that f computed once, and reads from then on, is a part of it.
+                if isinstance(value, Tensor) and space.then.get(key, None) is None:
+                    space.then[key] = value
+                else:
+                    space.own.add(key)
+        self._spaces = [space for space in self._spaces if space.then is not None]
+        watched = {id(x) for x in trained}
+        self._kept = [
+            (x, version, self.names[key])
+            for key, x in self.tensors.items()
+            if key not in watched
+            and key not in self._moving
+            and (version := self._versions[key]) is not None
+            and x._version == version
+        ]
+        self._addresses = [(x, x.data_ptr()) for x in trained if x.is_leaf and type(x) in (Tensor, nn.Parameter)]
+
+    @contextmanager
+    def as_it_was(self, stand_ins: Mapping[int, Tensor], trained: Iterable[Tensor]) -> Iterator[None]:
+        """Let the field hold inside what it held, and put what it holds now back behind.
+
+        Parameters
+        ----------
+        stand_ins
+            Leaves that stand in for computed tensors, by the ids of these: the graph of a call ends at them.
+        trained
+            Tensors whose hooks are left for the whole gradient.
+
+        Raises
+        ------
+        UsageError
+            If a tensor has been overwritten since.
+        """
+        undo: list[tuple[Any, Any, object, object]] = []
+        try:
+            for space in self._spaces:
+                if not space.as_it_was():
+                    for key in space.changed():
+                        if key not in space.own:
+                            _put(undo, space.live, key, _get(space.then, key))
+            for key, leaf in stand_ins.items():
+                for space, at in self._places.get(key, ()):
+                    _put(undo, space.live, at, _with(space.live[at], key, leaf))
+            self._refuse_overwritten()
+            with hooks_at_rest(trained), parametrizations_uncached():
+                yield
+        finally:
+            for live, key, inside, outside in reversed(undo):
+                # What f has written meanwhile is its own.
+                if _get(live, key) is inside:
+                    _set(live, key, outside)
+
+    def _refuse_overwritten(self) -> None:
+        moved = [name for x, version, name in self._kept if x._version != version]
+        moved += [self.names[id(x)] for x, value in self._resting if not torch.equal(x, value)]
+        for name in moved:
+            raise UsageError(
+                f"field: {name!r} was changed in place between the forward and the backward pass, which needs the "
+                "old values; call backward() before changing it, replace it by a new tensor, or take gradient "
+                "method naive"
+            )
+        for x, address in self._addresses:
+            if x.data_ptr() != address:
+                raise UsageError(
+                    f"field: the numbers of {self.names.get(id(x), 'a trained tensor')!r} were exchanged between the "
+                    "forward and the backward pass (.data = ..., .to()), which needs the old ones; call backward() "
+                    "before"
+                )
+
+
+def _version(x: Tensor) -> int | None:
+    return None if x.is_inference() else x._version
+
+
+def _get(live: Any, key: Any) -> object:
+    return live.get(key, _MISSING) if isinstance(live, dict) else live[key]
+
+
+def _set(live: Any, key: Any, value: object) -> None:
+    if value is _MISSING:
+        live.pop(key, None)
+    else:
+        live[key] = value
+
+
+def _put(undo: list[tuple[Any, Any, object, object]], live: Any, key: Any, value: object) -> None:
+    undo.append((live, key, value, _get(live, key)))
+    _set(live, key, value)
+
+
+def _with(value: object, key: int, leaf: Tensor) -> object:
+    """Return ``value`` with ``leaf`` in the place of the tensor of that id; tuples are made anew."""
+    if id(value) == key:
+        return leaf
+    if isinstance(value, tuple):
+        parts: list[Any] = [_with(x, key, leaf) for x in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+@contextmanager
+def hooks_at_rest(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Leave out the hooks of ``tensors`` (``register_hook``) inside: they are for the whole gradient."""
+    # Cleared in place: autograd holds the dictionary itself.
+    resting = [(hooks, dict(hooks)) for x in tensors if (hooks := x._backward_hooks)]
+    if not resting:
+        yield
+        return
+    for hooks, _ in resting:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, kept in resting:
+            added = dict(hooks)
+            hooks.clear()
+            hooks.update({**kept, **added})
+
+
+@contextmanager
+def parametrizations_uncached() -> Iterator[None]:
+    """Let parametrized tensors be computed at every call inside.
+
+    What ``parametrize.cached()`` has kept may have been computed without a graph, or be the end of one that is no
+    part of the call.
+    """
+    depth: int = parametrize._cache_enabled
+    if not depth:
+        yield
+        return
+    parametrize._cache_enabled = 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = depth

@@ -1,0 +1,38 @@
+"""The state of autocast around a solve: the field runs under the caller's, the solver's own arithmetic under none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """Autocast as it was when a solve began."""
+
+    device_type: str
+    dtype: torch.dtype
+
+    @classmethod
+    def now(cls, device_type: str) -> "Autocast | None":
+        """Return the state at this moment; None where autocast is off."""
+        if not torch.is_autocast_enabled(device_type):
+            return None
+        return cls(device_type, torch.get_autocast_dtype(device_type))
+
+    def entered(self) -> torch.autocast:
+        """Return the context in which f is called."""
+        # Without the cache: a weight that was cast without a graph would be found again by a call with one, and lose
+        # its gradient.
+        return torch.autocast(self.device_type, self.dtype, cache_enabled=False)
+
+
+@contextmanager
+def autocast_off(device_type: str) -> Iterator[None]:
+    """Compute in the tensors' own types inside: steps, interpolants and sums of gradients."""
+    if not torch.is_autocast_enabled(device_type):
+        yield
+        return
+    with torch.autocast(device_type, enabled=False):
+        yield
