@@ -106,6 +106,18 @@ class WorkObserver(Protocol):
         ...
 
 
+@runtime_checkable
+class ReconstructionObserver(Protocol):
+    """A step observer that also hears how well a backward pass knew the state."""
+
+    def reconstructed(self, error: float) -> None:
+        """Hear how far the state of a backward pass was from the forward pass's, relative to the state's size.
+
+        Called once per backward pass, by methods that solve the state back, invert steps or interpolate.
+        """
+        ...
+
+
 class Solver(Protocol):
     """Advances a state: a tableau (or another one-step map), its step controller, tolerances and limits.
 

@@ -17,6 +17,11 @@
     │   └── TooManyStepsError            the step limit was reached
     ├── DataError                        a data set that is not there, cannot be fetched, or is not what it should be
     └── InfrastructureError              the machine failed, not the method
+
+Two are said and not raised, for a gradient that was computed all the same::
+
+    InaccurateGradientWarning (UserWarning)  the backward pass used a state that is not the forward pass's
+    └── MissedToleranceWarning               the same, off by less, but by far more than the tolerance asked for
 """
 
 import difflib
@@ -89,6 +94,14 @@ class TooManyStepsError(SolverError):
 
 class InfrastructureError(OdegradError):
     """The machine failed (worker not started, disk full), not the method."""
+
+
+class InaccurateGradientWarning(UserWarning):
+    """A backward pass used a state that is far from the forward pass's: its gradient is not to be trusted."""
+
+
+class MissedToleranceWarning(InaccurateGradientWarning):
+    """A backward pass used a state that is close to the forward pass's, but not to the tolerance that was asked for."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

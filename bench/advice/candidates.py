@@ -97,7 +97,12 @@ def _counted(subject: Subject, c: Candidate) -> dict[str, Any]:
     with subject.left_as_it_was():
         counts, _ = counted_iteration(subject, c.method, c.solver.uncompiled())
     back = c.method.traits.backward_phase
-    return {"nfe_forward": counts.calls["forward"], "nfe_backward": counts.calls[back], "vjps": counts.vjps[back]}
+    return {
+        "nfe_forward": counts.calls["forward"],
+        "nfe_backward": counts.calls[back],
+        "vjps": counts.vjps[back],
+        "reconstruction_error": counts.reconstruction_error,
+    }
 
 
 def _verdict(c: Candidate, true: Reference, limit: float) -> str:
@@ -110,7 +115,9 @@ def _verdict(c: Candidate, true: Reference, limit: float) -> str:
     if not math.isfinite(error):
         return f"{verdict}: its gradient is not finite"
     known = f", known to {true.error:.1e}" if verdict == "undecided" else ""
-    return f"{verdict}: off by {error:.1e}{known}, accurate is {limit:.1e}"
+    state = c.row.get("reconstruction_error")
+    lost = "" if state is None or state <= limit else f"; the state of its backward pass is off by {state:.1e}"
+    return f"{verdict}: off by {error:.1e}{known}, accurate is {limit:.1e}{lost}"
 
 
 def _of_the_solver(c: Candidate, limit: float) -> str:

@@ -52,6 +52,10 @@ class SolveLog:
         self.counts.rejected(t, h)
         self.rejected_steps[self.counts.phase] += 1
 
+    def reconstructed(self, error: float) -> None:
+        """Hear how far the state of the backward pass was off."""
+        self.counts.reconstructed(error)
+
     def watch(self, ys: Any) -> None:
         """Note whether a gradient arrives at the solution ``ys``."""
         for part in parts(ys):
@@ -144,6 +148,7 @@ def _calls(counts: Counts, back: str) -> dict[str, Any]:
         "rejected_steps": counts.rejected_steps["forward"],
         "accepted_steps_backward": counts.accepted_steps[back],
         "rejected_steps_backward": counts.rejected_steps[back],
+        "reconstruction_error": counts.reconstruction_error,
     }
 
 

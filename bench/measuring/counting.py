@@ -1,5 +1,6 @@
 """The counted field: f calls, calls with a graph and vector-Jacobian products, by phase."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ class Counts:
     """Calls at a time outside of the interval of their solve, among ``calls``."""
     work: dict[str, ImplicitWork] = field(default_factory=dict)
     """What implicit steps and their pull-backs have cost."""
+    reconstruction_error: float | None = None
+    """The largest that a backward pass told; None if none did."""
 
     def worked(self, work: ImplicitWork) -> None:
         """Add the work of an implicit step."""
@@ -40,6 +43,11 @@ class Counts:
         """Count a rejected step."""
         self.rejected_steps[self.phase] += 1
 
+    def reconstructed(self, error: float) -> None:
+        """Keep the largest error; one that is no number is larger than any."""
+        known = self.reconstruction_error
+        self.reconstruction_error = max(error if known is None else known, error, key=_size)
+
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
         """Count under ``phase`` inside."""
@@ -48,6 +56,10 @@ class Counts:
             yield
         finally:
             self.phase = before
+
+
+def _size(error: float) -> float:
+    return math.inf if math.isnan(error) else error
 
 
 class CountedField(nn.Module):

@@ -268,6 +268,11 @@ COLUMNS: tuple[Column, ...] = (
         "gradient_cosine", "count", "cosine between gradient and reference", compared=Compared.RATIO,
         higher_is_better=True, summarised=True,
     ),
+    _number(
+        "reconstruction_error", "count",
+        "distance of the backward pass's state to the forward pass's, relative; none where it is kept or replayed",
+        shown_as=ShownAs.ERROR, compared=Compared.RATIO, higher_is_better=False,
+    ),
     _text("gradient_accuracy", "count", "accurate, inaccurate or undecided; reading-numbers.md says when"),
     _number(
         "reference_error", "count", "how far the reference is known: two independent ways of it, relative",

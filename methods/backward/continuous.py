@@ -27,6 +27,7 @@ from odegrad.methods.backward.entry import (
     forward_calls,
 )
 from odegrad.methods.backward.node import Gradients, SolveNode
+from odegrad.methods.backward.reconstruction import Limits
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import StepSize
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -117,6 +118,16 @@ class BackwardSolveNode(SolveNode):
     def state(self, k: int, kept: tuple[Tensor, ...]) -> Tensor | Trajectory:
         """Return how ``y`` is known between outputs k - 1 and k: ``y(t_k) [d]`` to solve it back, or a trajectory."""
 
+    def arrive(self, k: int, y: Tensor, kept: tuple[Tensor, ...]) -> None:
+        """Hear that the state has been solved back to ``y [d]`` at output k."""
+
+    def arrived(self, kept: tuple[Tensor, ...]) -> None:
+        """Hear that the start is reached: tell how far the state of this pass was from the forward pass's."""
+
+    def limits(self) -> Limits:
+        """Return how far it may be."""
+        return Limits.of(self.solver, self.options.rtol, self.options.atol)
+
     def dynamics(self, solver: OneStepSolver) -> CostateDynamics:
         """Return the right-hand side of the backward solve."""
         return CostateDynamics(self.field, self.parameters, solver.tableau, self.options.parameters)
@@ -143,5 +154,9 @@ class BackwardSolveNode(SolveNode):
             dynamics.trajectory = None if isinstance(state, Tensor) else state
             tap = TapSampler(options.tap, dynamics, *interval, scale) if options.tap is not None else None
             y = state if isinstance(state, Tensor) else None
-            a = solve_back(dynamics, solver, interval, y, a + grads[k] / scale, tap, size)
+            x = solve_back(dynamics, solver, interval, y, a + grads[k] / scale, tap, size)
+            a = dynamics.costate(x)
+            if y is not None:
+                self.arrive(k - 1, x[: dynamics.d], kept)
+        self.arrived(kept)
         return a * scale + grads[0], [g * scale for g in dynamics.total]

@@ -207,7 +207,7 @@ def solve_back(
     tap: TapSampler | None,
     size: StepSize,
 ) -> Tensor:
-    """Solve the costate from ``interval[0]`` back to ``interval[1]`` and return it there, ``[d]``.
+    """Solve from ``interval[0]`` back to ``interval[1]`` and return ``x`` there, of which ``dynamics`` knows the parts.
 
     ``y`` (None with a trajectory) and ``a`` are state and costate ``[d]`` at ``interval[0]``. Parameter gradients
     gather in ``dynamics.total``. The step size goes on from one interval to the next in ``size``.
@@ -221,7 +221,7 @@ def solve_back(
         xs += step.ys
     x = torch.cat(xs)[-1]
     dynamics.unpack_parameters(x)
-    return dynamics.costate(x)
+    return x
 
 
 def check_parameters_option(value: str) -> None:

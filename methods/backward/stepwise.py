@@ -8,6 +8,7 @@ from torch import Tensor
 
 from odegrad.contracts import Tap
 from odegrad.methods.backward.node import Gradients, SolveNode
+from odegrad.methods.backward.reconstruction import Limits, smallest_size, start_error, tell
 from odegrad.methods.backward.step_ends import StepEnd, StepEndSampler
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import steps
@@ -63,7 +64,7 @@ class StepwiseNode(SolveNode):
 
 
 class InvertedNode(StepwiseNode):
-    """Keeps the last carried vector ``[2d]`` and the grid: the pull-back inverts the steps from there."""
+    """Keeps the last carried vector ``[2d]``, the start and the grid: the pull-back inverts the steps to the start."""
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep the end."""
@@ -71,7 +72,19 @@ class InvertedNode(StepwiseNode):
         for step in self.steps(y0):
             x = step.x_next
             ys += step.ys
-        return torch.cat(ys), (x,)
+        return torch.cat(ys), (x, y0)
+
+    def arrive(self, y: Tensor, kept: tuple[Tensor, ...]) -> None:
+        """Tell how far the inverted steps have ended from the start: ``y [d]`` is where."""
+        end, y0 = kept
+        figure = start_error(y, y0, end[: y0.numel()], smallest_size(self.solver, y0.numel()))
+        tell(figure, self.solver, Limits.of(self.solver), lambda _error, _limit: _of_rounding(y0.dtype))
+
+
+def _of_rounding(dtype: torch.dtype) -> str:
+    """Return what helps where the steps' inverse has lost the state."""
+    precise = "" if dtype == torch.float64 else "use float64, or "
+    return f"the inverse of the steps magnifies rounding here; {precise}take aca or anode, which replay the steps"
 
 
 def _unwatched(end: StepEnd) -> None:

@@ -4,13 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
 from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
+from odegrad.methods.backward.node import Gradients
+from odegrad.methods.backward.reconstruction import relative_error, smallest_size, tell
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
+
+LOST = 0.3
+"""A state that is off by more of its size is another one, and says nothing of what a tighter tolerance would do."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,42 @@ class Adjoint(ContinuousMethod):
 class _AdjointNode(BackwardSolveNode):
     """Keeps nothing beside the outputs ``[K, d]``."""
 
+    off: list[Tensor]
+    """How far the solved state was from each output reached, as a norm; the last output's comes first."""
+
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve."""
         ys = integrate(self.field, self.solver, y0, self.times)
         return ys, (ys,)
 
+    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> Gradients:
+        """Solve back interval by interval."""
+        self.off = []
+        return super().pull_back(grads, kept)
+
     def state(self, k: int, kept: tuple[Tensor, ...]) -> Tensor:
         """Return the stored output."""
         return kept[0][k]
+
+    def arrive(self, k: int, y: Tensor, kept: tuple[Tensor, ...]) -> None:
+        """Note how far ``y [d]`` is from the stored output."""
+        # A number per interval: the states themselves would be as many as the outputs, once more.
+        self.off.append(torch.linalg.vector_norm(y - kept[0][k]))
+
+    def arrived(self, kept: tuple[Tensor, ...]) -> None:
+        """Tell the largest error, each relative to the state at the ends of its interval."""
+        ends = torch.linalg.vector_norm(kept[0], dim=1)
+        sizes = torch.maximum(ends[:-1], ends[1:])
+        figure = relative_error(torch.stack(self.off[::-1]), sizes, smallest_size(self.solver, kept[0].shape[1]))
+        tell(figure, self.solver, self.limits(), self._remedy)
+
+    def _remedy(self, error: float, limit: float) -> str:
+        """Return what helps: a tighter tolerance, as long as the numbers hold it; another method always does."""
+        solver = self.solver.with_tolerances(self.options.rtol, self.options.atol)
+        advice = "take aca or anode, which keep or replay the steps"
+        grown = "solved back, it has lost much more than the tolerance, as it does where the dynamics contract"
+        # The error is the tolerance's times a growth that the tolerance does not change, until the state is lost.
+        rtol = solver.controller.rtol * limit / error / 2
+        if not solver.adaptive or not error <= LOST or not rtol >= 10 * torch.finfo(self.off[0].dtype).eps:
+            return f"{grown}; {advice}"
+        return f"{grown}; give the method rtol = {rtol:.0e} or less, or {advice}"

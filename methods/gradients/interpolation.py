@@ -10,6 +10,8 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
 from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
+from odegrad.methods.backward.interpolant_error import MAX_NODES, HeldStates
+from odegrad.methods.backward.reconstruction import smallest_size, tell
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes, Kind, check_nodes
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import steps
@@ -70,7 +72,7 @@ class Interpolation(ContinuousMethod):
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
-        saved = (sizes.outputs + self.num_nodes * steps.intervals) * sizes.state_bytes
+        saved = (sizes.outputs + self.num_nodes * steps.intervals) * sizes.state_bytes + sizes.item_bytes
         stages = steps.evaluations + steps.restart
         return Bytes(
             saved, saved + stages * sizes.state_bytes + (stages + 1) * sizes.parameter_bytes + sizes.graph_bytes
@@ -119,22 +121,44 @@ class _Interpolant:
 
 
 class InterpolatedNode(BackwardSolveNode):
-    """The node of the interpolation method; it keeps the node states ``[K-1, n, d]``."""
+    """The node of the interpolation method; it keeps the node states ``[K-1, n, d]``, and how far they are off."""
+
+    options: Interpolation
 
     def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], options: Interpolation) -> None:
         super().__init__(field, solver, times, options)
         pairs = itertools.pairwise(self.times)
         self.intervals = [ChebyshevNodes(a, b, options.num_nodes, options.kind) for a, b in pairs]
+        self.enough_nodes = 0
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep the states at the nodes."""
-        filler = _NodeFiller(self.intervals, y0)
+        filler, held = _NodeFiller(self.intervals, y0), HeldStates(self.intervals, self.solver.dense_degree)
         ys = [y0[None]]
         for step in steps(self.field, self.solver, y0, self.times):
             filler.fill(step)
+            held.pass_over(step)
             ys += step.ys
-        return torch.cat(ys), (filler.values,)
+        self.enough_nodes = held.enough_nodes(self.solver)
+        return torch.cat(ys), (filler.values, held.error(filler.values, smallest_size(self.solver, y0.numel())))
 
     def state(self, k: int, kept: tuple[Tensor, ...]) -> _Interpolant:
         """Return the interpolant between the two outputs."""
         return _Interpolant(self.intervals[k - 1], kept[0][k - 1])
+
+    def arrived(self, kept: tuple[Tensor, ...]) -> None:
+        """Tell how far the interpolant was from the states at the ends of the forward pass's steps."""
+        tell(kept[1], self.solver, self.limits(), self._remedy)
+
+    def _remedy(self, _error: float, _limit: float) -> str:
+        """Return what helps: more nodes, unless the steps ask for too many; the steps' own polynomials always do."""
+        given, enough = self.options.num_nodes, self.enough_nodes
+        if enough > MAX_NODES:
+            return (
+                f"num_nodes = {given} cannot follow steps so small, nor could {MAX_NODES}; take interpolation_dense, "
+                "or aca or anode, which keep or replay the steps"
+            )
+        return (
+            f"num_nodes = {given} is too few; give num_nodes = {enough}, or take interpolation_dense, aca or anode "
+            "(where the field has kinks in time, no number of nodes will do)"
+        )

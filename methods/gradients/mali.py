@@ -88,6 +88,7 @@ class _InvertedLeapfrog(InvertedNode):
             a_y = a_y + pulled
             a_v = torch.sub(half * a_y, a_v)
             yield StepEnd(n, y, a_y)
+        self.arrive(y, kept)
         # The first velocity is f(t0, y0): its cotangent belongs to the initial state and the parameters.
         _, pulled = pull_call(self.field, self.times[0], y, a_v, self.parameters, total)
         return a_y + pulled + grads[0], total

@@ -119,6 +119,7 @@ class _InvertedRungeKutta(InvertedNode):
             a_z = a_z + (1.0 - self.coupling) * a_y + pulled
             a_y = self.coupling * a_y
             yield StepEnd(n, y, a_y, a_z)
+        self.arrive(y, kept)
         # Both copies begin as y0.
         return a_y + a_z + grads[0], total
 

@@ -181,6 +181,14 @@ class OneStepSolver(Solver):
             return self.scheme.tableau
         return self.scheme if isinstance(self.scheme, Tableau) else None
 
+    @property
+    def dense_degree(self) -> int:
+        """Return the degree of the dense output's polynomial; 0 if there is none."""
+        if isinstance(self.scheme, Implicit):
+            return 3 if self.scheme.carries_rate else 0
+        dense = self._stepped.dense if self._stepped is not None else None
+        return len(dense[0]) if dense else 0
+
     def counted(
         self,
         intervals: int,
@@ -193,7 +201,6 @@ class OneStepSolver(Solver):
         ``works`` is what an observer has heard of the forward pass's implicit steps, in its order.
         """
         scheme = self.scheme
-        dense = self._stepped.dense if self._stepped is not None else None
         carries_rate = isinstance(scheme, Implicit) and scheme.carries_rate
         return StepCounts(
             evaluations=self.scheme.evaluations,
@@ -201,7 +208,7 @@ class OneStepSolver(Solver):
             start=self.start_calls,
             restart=self.restart_calls,
             carried=int(isinstance(scheme, Leapfrog) or carries_rate),
-            dense_degree=len(dense[0]) if dense else 3 if carries_rate else 0,
+            dense_degree=self.dense_degree,
             intervals=intervals,
             accepted=forward[0],
             rejected=forward[1],

@@ -195,3 +195,14 @@ def test_several_solves_add_up_and_are_freed_one_after_the_other():
 def test_a_method_that_predicts_nothing_has_no_predictions():
     """None, not zero."""
     assert set(predicted_columns(object(), [cost(1, 1, 1, 1)]).values()) == {None}
+
+
+@pytest.mark.parametrize("name", shared_loop_methods())
+def test_reconstruction_error_is_a_column_of_methods_that_rebuild_the_state(name):
+    """A solved, inverted or noded state has a figure, within a few tolerances here; a kept or replayed one has none."""
+    method = build_gradient(name)
+    solver = next(s for s in (make_solver(n, rtol=1e-4, atol=1e-4) for n in ("dopri5", "alf")) if not method.refuses(s))
+    found = columns(method, solver)["reconstruction_error"]
+    rebuilt = method.traits.state_from in ("solve", "inverse") or hasattr(method, "num_nodes")
+    assert (found is not None) == rebuilt
+    assert found is None or 0.0 <= found < 1e-2

@@ -1,5 +1,7 @@
 """The counted field and the step counter against a field that writes everything down."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -127,3 +129,16 @@ def test_calls_outside_of_the_interval_count_apart(ends):
         field(torch.tensor(0.8), torch.zeros(1, 4))
     assert counts.outside == {"forward": 2, "adjoint": 1}
     assert counts.calls == {"forward": 5, "adjoint": 1}
+
+
+@pytest.mark.parametrize("told", [[1e-3, 2.0, 0.5], [math.nan, 1.0], [1.0, math.nan, 2.0]])
+def test_the_largest_error_of_a_state_counts(told):
+    """Of several solves; what is no number is the worst."""
+    counts = Counts()
+    assert counts.reconstruction_error is None
+    for error in told:
+        counts.reconstructed(error)
+    if any(map(math.isnan, told)):
+        assert math.isnan(counts.reconstruction_error)
+    else:
+        assert counts.reconstruction_error == max(told)
