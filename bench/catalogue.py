@@ -58,8 +58,8 @@ def _task(name: str, kind: str, offline: bool, place: str, sentence: str) -> Tas
     return Task(name, kind, sentence, f"odegrad.datasets.tasks.{place}", offline)
 
 
-PEERS = "peer"
-"""The family of other libraries' methods."""
+PEERS = ("torchdiffeq", "torchode", "TorchDiffEqPack", "torchdyn", "xitorch")
+"""The families of other libraries' methods: each library is one."""
 
 _BACKWARDS = "solves costate and parameter gradient backwards, reads the state from"
 
@@ -92,12 +92,30 @@ METHODS: tuple[Method, ...] = (
             "carries the derivatives by state and parameters forward, multiplies by them; for few parameters"),
     Pair("snopt", "pair", "adjoint with the SNOpt optimizer: Kronecker-factored curvature from the same backward solve",
          gradient="adjoint", optimizer="snopt", paper="Liu et al., Second-Order Neural ODE Optimizer, NeurIPS 2021"),
-    _method("torchdiffeq_naive", True, PEERS, "peers.torchdiffeq:TorchdiffeqNaive",
+    _method("torchdiffeq_naive", True, "torchdiffeq", "peers.torchdiffeq:TorchdiffeqNaive",
             "torchdiffeq.odeint, as published"),
-    _method("torchdiffeq_adjoint", False, PEERS, "peers.torchdiffeq:TorchdiffeqAdjoint",
+    _method("torchdiffeq_adjoint", False, "torchdiffeq", "peers.torchdiffeq:TorchdiffeqAdjoint",
             "torchdiffeq.odeint_adjoint, as published"),
-    _method("torchdiffeq_seminorm", False, PEERS, "peers.torchdiffeq:TorchdiffeqSeminorm",
+    _method("torchdiffeq_seminorm", False, "torchdiffeq", "peers.torchdiffeq:TorchdiffeqSeminorm",
             "torchdiffeq.odeint_adjoint with the seminorm, as published"),
+    _method("torchode_autodiff", True, "torchode", "peers.torchode:TorchodeAutodiff",
+            "torchode.AutoDiffAdjoint, as published"),
+    _method("torchode_joint", False, "torchode", "peers.torchode:TorchodeJoint",
+            "torchode.JointBacksolveAdjoint, as published"),
+    _method("torchode_per_sample", False, "torchode", "peers.torchode:TorchodePerSample",
+            "torchode.BacksolveAdjoint, as published: each sample has its own steps"),
+    _method("torchdiffeqpack_aca", True, "TorchDiffEqPack", "peers.torchdiffeqpack:TorchdiffeqpackAca",
+            "TorchDiffEqPack.odesolve_adjoint (ACA), as published"),
+    _method("torchdiffeqpack_mali", True, "TorchDiffEqPack", "peers.torchdiffeqpack:TorchdiffeqpackMali",
+            "TorchDiffEqPack.odesolve_adjoint_sym12 (MALI), as published"),
+    _method("torchdyn_autograd", True, "torchdyn", "peers.torchdyn:TorchdynAutograd",
+            "torchdyn's ODEProblem with sensitivity autograd, as published"),
+    _method("torchdyn_adjoint", False, "torchdyn", "peers.torchdyn:TorchdynAdjoint",
+            "torchdyn's ODEProblem with sensitivity adjoint, as published"),
+    _method("torchdyn_interpolated", False, "torchdyn", "peers.torchdyn:TorchdynInterpolated",
+            "torchdyn's ODEProblem with sensitivity interpolated_adjoint, as published"),
+    _method("xitorch_adjoint", False, "xitorch", "peers.xitorch:XitorchAdjoint",
+            "xitorch.integrate.solve_ivp, as published"),
 )  # fmt: skip
 """Gradient methods and published pairs, in the order of every table and figure."""
 

@@ -141,6 +141,20 @@ class Solver(Protocol):
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Another library, whose method is measured as it is published."""
+
+    distribution: str
+    """The package, whose version is recorded."""
+    optional: bool = True
+    """Whether it is installed only where it is asked for. Its methods are left out where no method is named."""
+    tells_steps: bool = False
+    """Whether it tells an observer of its steps; if not, they are not counted."""
+    takes_norm: bool = False
+    """Whether it can be told to leave parts of the state out of its error norm."""
+
+
+@dataclass(frozen=True)
 class Traits:
     """What a gradient method states about itself: listed by ``odegrad list methods --details``, held by the checks."""
 
@@ -168,6 +182,8 @@ class Traits:
     """Where curvature samples are taken in the backward pass."""
     shared_loop: bool = True
     """False for peers: another library's solver, so not on the same accepted grid."""
+    peer: Peer | None = None
+    """The library that a method is of, if not this one."""
 
 
 class GradientMethod(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import optim
 
 from odegrad.catalogue import GRADIENTS, GROUPS, OPTIMIZERS, PAIRS, TASKS, offered
-from odegrad.contracts import GradientMethod, Problem, Scalar, Task
+from odegrad.contracts import GradientMethod, Problem, Scalar, Task, Traits
 from odegrad.errors import OdegradError, UnknownNameError, UnsupportedError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver, solver_names
 from odegrad.user.files import load_from_file, place_of
@@ -78,8 +78,15 @@ tasks = Registry("task", "tasks", {entry.name: entry.target for entry in TASKS})
 
 
 def default_gradients() -> list[str]:
-    """Return the gradient methods to take where none is named: those whose cost grows with the steps alone."""
-    return [name for name in gradients.names() if gradients.get(name).traits.grows_with == "steps"]
+    """Return the gradient methods to take where none is named.
+
+    Those whose cost grows with the steps alone, and that need no package beside odegrad's own.
+    """
+
+    def taken(traits: Traits) -> bool:
+        return traits.grows_with == "steps" and (traits.peer is None or not traits.peer.optional)
+
+    return [name for name in gradients.names() if taken(gradients.get(name).traits)]
 
 
 def resolve_method(name: str) -> tuple[str, str | None]:

@@ -1,10 +1,16 @@
-"""Write what documents tell from the code: ``methods.md``, ``task-list.md``, the exit codes in ``commands.md``."""
+"""Write what documents in ``docs`` tell from the code: run it after changing that."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from odegrad.catalogue import GRADIENTS, OPTIMIZERS, PAIRS, REGULARISERS, SOLVERS, TASKS
 from odegrad.exits import exit_table
+from odegrad.methods.peers.mapping import PeerMapping
+from odegrad.methods.peers.torchdiffeq import TORCHDIFFEQ
+from odegrad.methods.peers.torchdiffeqpack import LEAPFROG, TORCHDIFFEQPACK
+from odegrad.methods.peers.torchdyn import TORCHDYN
+from odegrad.methods.peers.torchode import TORCHODE
+from odegrad.methods.peers.xitorch import XITORCH
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import gradients, tasks
 
@@ -27,7 +33,8 @@ O(tolerance).
 SYMBOLS = """
 N accepted and R rejected steps of s f calls (N', R' in the backward solve), K outputs, d numbers in a state, p
 parameters, n nodes, M blocks, C checkpoints, A the graph of one f call, F an f call, B a vector-Jacobian product.
-Memory is that at the peak of the backward pass. `peer` is another library's method, on its own solver.
+Memory is that at the peak of the backward pass. The family of another library's method is the library, whose solver it
+takes too ([peers.md](peers.md)).
 
 A pair of gradient method and optimizer that was published under one name:
 
@@ -76,6 +83,55 @@ does not work offline is fetched once, checked by its hash, into the user's cach
 (the MAF archive, of `miniboone` to `bsds300`, is 817 MB); where there is no network, the error says which file to place
 where. The series, and `bsds300`, need two more packages: `pip install -c constraints.txt '.[data]'`.
 """
+
+PEER_PAGE = """# Other libraries, measured alike
+
+Written by `python tests/make_documents.py` from what the methods state about their libraries.
+
+Each method of another library is a row beside odegrad's own: same task, initial parameters, batch, type of number,
+threads and allocator settings, its times taken in rounds with the other rows of its block, after its warm-up. Its f
+calls and vector-Jacobian products are counted by the field itself, and the same float64 reference judges its gradient.
+A tolerance means another error in every library, so costs are compared at equal gradient error: run a sweep over
+tolerances, and read the work-precision figure. Equal `rtol` alone says nothing.
+
+A library is looked for by name, and imported in the measuring process of its own rows only. Where it is missing, or
+where it cannot be told what a run asks for, the row says so (`unsupported`), and everything else works on. A sweep that
+names no method takes torchdiffeq's alone.
+
+`pip install -c constraints.txt '.[peers]'` brings torchode, TorchDiffEqPack and xitorch. torchdyn declares packages
+that would bring another torch, so it is installed without them:
+`pip install --no-deps torchdyn torchcde torchsde pytorch-lightning lightning-utilities torchmetrics attrs tqdm boltons
+trampoline`.
+
+## What is mapped
+
+Times, tolerances and the initial state go to every library as they are; a state of several parts goes to all but
+torchdiffeq as one tensor `[batch, n]`. The step control of all is the elementary one, with safety 0.9 and a step that
+changes by a factor of 0.2 to 10. What is not listed here is refused.
+
+"""
+
+PEER_REFUSED = """
+No library is told `compile`, `sees = "tangent"`, `control = "pi"` or `max_steps`; none but torchdiffeq tells of its
+steps, so that the columns of steps are empty and not zero. A field must have trained parameters only, since the
+libraries differentiate by all that it has.
+
+## What is known to be wrong
+
+Each is a property of the library as published, seen in its source or by a test in `tests/methods/peers`. A row with it
+is measured all the same, unless its gradient would be wrong.
+
+"""
+
+MAPPINGS: Sequence[tuple[str, PeerMapping]] = (
+    ("torchdiffeq_*", TORCHDIFFEQ),
+    ("torchode_*", TORCHODE),
+    ("torchdiffeqpack_aca", TORCHDIFFEQPACK),
+    ("torchdiffeqpack_mali", LEAPFROG),
+    ("torchdyn_*", TORCHDYN),
+    ("xitorch_adjoint", XITORCH),
+)
+"""Methods -> how their library is told of a solver."""
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
@@ -151,7 +207,40 @@ def commands_page() -> str:
     return before + exit_table() + rest[rest.index("\n\n") + 1 :] if start else page
 
 
-PAGES = {"commands.md": commands_page, "methods.md": methods_page, "task-list.md": tasks_page}
+def peers_page() -> str:
+    """Return the page of other libraries: what is mapped, and what is known to be wrong."""
+
+    def listed(names: Mapping[str, str]) -> str:
+        return (
+            ", ".join(f"`{ours}`" if ours == its else f"`{ours}` as `{its}`" for ours, its in names.items()) or "none"
+        )
+
+    rows = [
+        (
+            f"`{names}`", listed(m.adaptive), listed(m.fixed), ", ".join(sorted(m.options)) or "none", m.outputs,
+            yes(m.times_have_gradient), m.norm,
+        )
+        for names, m in MAPPINGS
+    ]  # fmt: skip
+    faults = "".join(f"* `{names}`: {fault}.\n" for names, mapping in MAPPINGS for fault in mapping.faults)
+    head = (
+        "Methods",
+        "Adaptive steps",
+        "Fixed steps",
+        "Options",
+        "Outputs",
+        "Gradient of their times",
+        "Norm of a step's error",
+    )
+    return PEER_PAGE + table(head, rows) + PEER_REFUSED + faults
+
+
+PAGES = {
+    "commands.md": commands_page,
+    "methods.md": methods_page,
+    "peers.md": peers_page,
+    "task-list.md": tasks_page,
+}
 """File in ``docs`` -> the function that returns its text."""
 
 

@@ -157,7 +157,7 @@ def test_columns_page_is_that_of_the_code():
     assert _page("columns.md") == _python("tests/make_columns.py").page()
 
 
-@pytest.mark.parametrize("name", ["methods.md", "task-list.md"])
+@pytest.mark.parametrize("name", ["methods.md", "task-list.md", "peers.md"])
 def test_page_is_that_of_the_code(name):
     """What methods, solvers, optimizers and tasks state was written down after its last change."""
     assert _page(name) == _python("tests/make_documents.py").PAGES[name]()

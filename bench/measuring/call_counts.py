@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from odegrad.binding import solve_with, tapped
-from odegrad.contracts import GradientMethod, ImplicitWork, Solve, State, Tap
+from odegrad.contracts import GradientMethod, ImplicitWork, Solve, State, Tap, Traits
 from odegrad.measuring.cost import SolveCost, graph_bytes, predicted_columns, sizes_of
 from odegrad.measuring.counting import CountedField, CountedTap, Counts
 from odegrad.measuring.meters import HostWaits
@@ -86,7 +86,7 @@ def count_columns(
     """
     with subject.left_as_it_was():
         counts, solves = counted_iteration(subject, method, solver, tap, sample)
-    columns = _calls(counts, method.traits.backward_phase)
+    columns = _calls(counts, method.traits)
     with subject.left_as_it_was():
         columns |= _operators(subject, method, solver)
     with subject.left_as_it_was():
@@ -137,17 +137,21 @@ def counted_iteration(
     return counts, solves
 
 
-def _calls(counts: Counts, back: str) -> dict[str, Any]:
-    return {
-        "nfe_forward": counts.calls["forward"],
-        "nfe_backward": counts.calls[back],
-        "nfe_tap": counts.calls["tap"],
-        "nfe_outside": counts.outside.total(),
-        "vjps": counts.vjps[back],
+def _calls(counts: Counts, traits: Traits) -> dict[str, Any]:
+    back, told = traits.backward_phase, traits.peer is None or traits.peer.tells_steps
+    steps = {
         "accepted_steps": counts.accepted_steps["forward"],
         "rejected_steps": counts.rejected_steps["forward"],
         "accepted_steps_backward": counts.accepted_steps[back],
         "rejected_steps_backward": counts.rejected_steps[back],
+    }
+    return {
+        "nfe_forward": counts.calls["forward"],
+        "nfe_backward": counts.calls[back],
+        "nfe_tap": counts.calls["tap"],
+        "nfe_outside": None if counts.times_hidden else counts.outside.total(),
+        "vjps": counts.vjps[back],
+        **(steps if told else dict.fromkeys(steps)),
         "reconstruction_error": counts.reconstruction_error,
     }
 

@@ -30,6 +30,9 @@ class Counts:
     """What implicit steps and their pull-backs have cost."""
     reconstruction_error: float | None = None
     """The largest that a backward pass told; None if none did."""
+    times_hidden: bool = False
+    """Whether a call's time could not be read, because samples with times of their own were called as one: then
+    ``outside`` is not known."""
 
     def worked(self, work: ImplicitWork) -> None:
         """Add the work of an implicit step."""
@@ -86,8 +89,8 @@ class CountedField(nn.Module):
         """Return ``inner(t, y)``."""
         counts = self.counts
         counts.calls[counts.phase] += 1
-        if self.interval is not None and _is_outside(t.detach(), self.interval):
-            counts.outside[counts.phase] += 1
+        if self.interval is not None and not counts.times_hidden:
+            self._look_at(t.detach(), self.interval)
         dy = self.inner(t, y)
         pieces = parts(dy)
         with_graph = [p for p in pieces if p.requires_grad]
@@ -98,11 +101,14 @@ class CountedField(nn.Module):
         out = tuple(next(marked) if p.requires_grad else p for p in pieces)
         return out[0] if isinstance(dy, Tensor) else out
 
-
-def _is_outside(t: Tensor, interval: Tensor) -> bool:
-    """Return whether ``t`` is outside of the interval as its own dtype holds it."""
-    ends = interval.to(t.dtype)
-    return bool((t < ends.amin()) | (t > ends.amax()))
+    def _look_at(self, t: Tensor, interval: Tensor) -> None:
+        """Count a ``t`` outside of the interval as its own dtype holds it."""
+        ends = interval.to(t.dtype)
+        outside = (t < ends.amin()) | (t > ends.amax())
+        try:
+            self.counts.outside[self.counts.phase] += bool(outside)
+        except RuntimeError:  # torch.func's answer where the value of a vectorised tensor is asked for
+            self.counts.times_hidden = True
 
 
 class CountedTap:
@@ -123,15 +129,25 @@ class CountedTap:
 
 
 class _CountPulls(torch.autograd.Function):
-    """The identity over all outputs of one f call; its backward runs once per vector-Jacobian product."""
+    """The identity over all outputs of one f call; its backward runs once per vector-Jacobian product.
+
+    It can be transformed by ``torch.func``: one vectorised call over samples is one call, and so is its product.
+    """
 
     @staticmethod
-    def forward(ctx: Any, counts: Counts, *outputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.counts = counts
-        ctx.set_materialize_grads(False)
+    def forward(counts: Counts, *outputs: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG004
         return tuple(p.view_as(p) for p in outputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004
+        ctx.counts = inputs[0]
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.counts.vjps[ctx.counts.phase] += 1
         return (None, *grads)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], counts: Counts, *outputs: Tensor) -> Any:  # noqa: ARG004
+        return tuple(_CountPulls.apply(counts, *outputs)), in_dims[1:]  # type: ignore[no-untyped-call]

@@ -19,6 +19,7 @@ from odegrad.contracts import Split, equivalent_solver
 from odegrad.diagnosis.probe import largest_norms
 from odegrad.errors import InfrastructureError, UnknownNameError
 from odegrad.machine.conditions import snapshot, taints
+from odegrad.machine.description import package_version
 from odegrad.measuring.building import Built, State, build, set_state
 from odegrad.measuring.call_counts import calls_of_an_iteration, count_columns
 from odegrad.measuring.memory import measured_bytes
@@ -90,7 +91,15 @@ def count_built(built: Built, references: Path, progress: Progress) -> dict[str,
             lambda solve: samples_by_itself(built.optimizer, solve, batch),
         )
     progress({"pass": "count", "what": "certificate"})
+    columns |= _library(built)
     return columns | _certificate(built, built.problem.model.state_dict(), references)
+
+
+def _library(built: Built) -> dict[str, Any]:
+    """Return which other library has been measured, and its version."""
+    peer = built.method.traits.peer
+    name = "" if peer is None else peer.distribution
+    return {"library": name, "library_version": package_version(name) or "" if name else ""}
 
 
 def _certificate(built: Built, state: State, references: Path) -> dict[str, Any]:

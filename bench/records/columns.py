@@ -157,6 +157,8 @@ COLUMNS: tuple[Column, ...] = (
     _of_run("evaluations", "int64", "how many times the metric is evaluated during the training"),
     _of_run("status", "string", "ok, or why there is no full measurement"),
     _of_run("message", "string", "what went wrong, if anything"),
+    _text("library", "count", "the other library that the gradient method is of; empty: odegrad's own"),
+    _text("library_version", "count", "that library's version", deterministic=False),
     _text("metric_name", "train", "what metric_value is: accuracy, nll, ...", title="measures"),
     _number(
         "metric_value", "train", "the task's metric on held-out data after training", compared=Compared.BAND, band=0.05,

@@ -15,27 +15,27 @@ import torchdiffeq
 from torch import Tensor, nn
 
 from odegrad.contracts import Solver, State, StateT, StepObserver, Traits, VectorField, unjudged_parts
-from odegrad.errors import UnsupportedError
+from odegrad.methods.peers.mapping import PeerMapping
 from odegrad.methods.solvers.dynamics import trained_parameters
-from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
-from odegrad.methods.solvers.times import checked_times
+from odegrad.methods.solvers.solver import OneStepSolver
 
-NAMES = {n: n for n in ("euler", "midpoint", "rk4", "bosh3", "dopri5", "dopri8")}
-"""Our solvers' names -> torchdiffeq's. Its ``rk4`` is Kutta's 3/8 rule: the same order and cost, other digits."""
+TORCHDIFFEQ = PeerMapping(
+    library="torchdiffeq",
+    distribution="torchdiffeq",
+    install="it is one of odegrad's own requirements: install odegrad again",
+    adaptive={name: name for name in ("bosh3", "dopri5", "dopri8")},
+    fixed={name: name for name in ("euler", "midpoint", "rk4")},
+    options=frozenset({"first_step", "max_step", "factors"}),
+    norm="largest root mean square over the parts of the state",
+    times_have_gradient=True,
+    faults=(
+        "its rk4 is Kutta's 3/8 rule: the same order and cost, other digits",
+        "it steps past the last output too, and calls f there",
+        "its adjoint holds the gradient of the parameters in state and norm, unless the seminorm is asked for",
+    ),
+)
 
-
-def _refuses(solver: Solver) -> str | None:
-    if not isinstance(solver, OneStepSolver):
-        return NO_ONE_STEP_SOLVER
-    if solver.name not in NAMES:
-        return f"torchdiffeq has no such method; use one of {sorted(NAMES)}"
-    if not solver.adaptive and solver.estimates_error:
-        return "torchdiffeq takes fixed steps with its fixed-step methods only; leave out num_steps and step_size"
-    if solver.compile:
-        return "torchdiffeq's steps are run as published; leave out compile"
-    if solver.sees != "state":
-        return "torchdiffeq's step control sees the state; use sees = 'state', and max_step to bound the steps"
-    return None
+_PEER = dataclasses.replace(TORCHDIFFEQ.named, optional=False, tells_steps=True, takes_norm=True)
 
 
 class _Observed(nn.Module):
@@ -62,31 +62,32 @@ class _Observed(nn.Module):
 
 
 def _arguments(field: VectorField, solver: Solver, ts: Tensor) -> dict[str, object]:
-    reason = _refuses(solver)
-    if reason is not None or not isinstance(solver, OneStepSolver):
-        raise UnsupportedError(f"torchdiffeq cannot use solver {solver.name}: {reason or NO_ONE_STEP_SOLVER}")
-    checked_times(ts)
+    taken, method = TORCHDIFFEQ.taken(solver)
+    TORCHDIFFEQ.times(ts)
     trained_parameters(field)
-    options: dict[str, object] = {}
-    if solver.adaptive and solver.first_step is not None:
-        options["first_step"] = solver.first_step
-    if solver.adaptive and solver.max_step is not None:
-        options["max_step"] = solver.max_step
-    if not solver.adaptive:
-        options["grid_constructor"] = lambda _f, _y0, t: _fixed_grid(solver, t)
     unjudged = unjudged_parts(field)
-    if solver.adaptive and unjudged:
-        options["norm"] = functools.partial(_norm_of_judged, unjudged)
     func = field
-    if solver.observer is not None:
-        func = _Observed(field, solver.observer, adaptive=solver.adaptive)
+    if taken.observer is not None:
+        func = _Observed(field, taken.observer, adaptive=taken.adaptive)
+    control = taken.controller
     return {
         "func": func,
-        "rtol": solver.controller.rtol,
-        "atol": solver.controller.atol,
-        "method": NAMES[solver.name],
-        "options": options,
+        "rtol": control.rtol,
+        "atol": control.atol,
+        "method": method,
+        "options": _options(taken, unjudged),
     }
+
+
+def _options(solver: OneStepSolver, unjudged: int) -> Mapping[str, object]:
+    if not solver.adaptive:
+        return {"grid_constructor": lambda _f, _y0, t: _fixed_grid(solver, t)}
+    control = solver.controller
+    told: dict[str, object] = {"first_step": solver.first_step, "max_step": solver.max_step}
+    if unjudged:
+        told["norm"] = functools.partial(_norm_of_judged, unjudged)
+    factors = {"safety": control.safety, "ifactor": control.max_factor, "dfactor": control.min_factor}
+    return factors | {option: value for option, value in told.items() if value is not None}
 
 
 def _norm_of_judged(unjudged: int, state: Sequence[Tensor]) -> Tensor:
@@ -119,6 +120,7 @@ class TorchdiffeqNaive:
         backward_phase="recompute",
         double_backward=True,
         shared_loop=False,
+        peer=_PEER,
     )
 
     def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
@@ -134,7 +136,7 @@ class TorchdiffeqNaive:
 
     def refuses(self, solver: Solver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
-        return _refuses(solver)
+        return TORCHDIFFEQ.refuses(solver)
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class TorchdiffeqAdjoint:
         backward_phase="adjoint",
         state_from="solve",
         shared_loop=False,
+        peer=_PEER,
     )
     adjoint_options: ClassVar[Mapping[str, str] | None] = None
 
@@ -173,7 +176,7 @@ class TorchdiffeqAdjoint:
 
     def refuses(self, solver: Solver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
-        return _refuses(solver)
+        return TORCHDIFFEQ.refuses(solver)
 
 
 @dataclass(frozen=True)
@@ -192,4 +195,4 @@ class TorchdiffeqSeminorm(TorchdiffeqAdjoint):
         """Return why this method cannot use ``solver``, or None if it can."""
         if not solver.adaptive:
             return "a norm needs adaptive steps; use dopri5, bosh3 or dopri8 without num_steps and step_size"
-        return _refuses(solver)
+        return TORCHDIFFEQ.refuses(solver)

@@ -103,6 +103,8 @@ class Regularisers:
         traits = method.traits
         if self.summed and not (traits.shared_loop and traits.exact and traits.state_from in ("graph", "replay")):
             return f"{self.summed[0]} sums over computed steps, whose gradient {traits.name} does not take; use aca"
+        if self.integrated and traits.peer is not None and not traits.peer.takes_norm:
+            return f"{self.integrated[0]} must stay out of the error norm, which {traits.name} cannot be told; use aca"
         return None
 
 

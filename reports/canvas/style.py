@@ -85,7 +85,11 @@ FAMILIES = {
     "interpolation": (GREEN, "Dos"),
     "forward": (ORANGE, "^"),
     "pair": (PINK, "D"),
-    PEERS: (GREY, "osD"),
+    "torchdiffeq": (GREY, "osD"),
+    "torchode": (BLUE, "^v<"),
+    "TorchDiffEqPack": (GREEN, "os"),
+    "torchdyn": (RED, "^vD"),
+    "xitorch": (SKY, "o"),
     "adaptive rates": (BLUE, "o<>"),
     "gradient descent": (ORANGE, "s"),
     "curvature": (PINK, "D"),  # a pair and its optimizer have one name, and one look
@@ -102,7 +106,7 @@ def _looks(entries: Sequence[Entry]) -> dict[str, Look]:
     for family, (colour, first) in FAMILIES.items():
         members = [entry.name for entry in entries if entry.family == family]
         markers = itertools.cycle(dict.fromkeys(first + MARKERS))
-        found |= {name: Look(colour, marker, family == PEERS) for name, marker in zip(members, markers, strict=False)}
+        found |= {name: Look(colour, marker, family in PEERS) for name, marker in zip(members, markers, strict=False)}
     return found
 
 

@@ -24,7 +24,7 @@ def test_a_method_is_told_as_it_states_itself(entry):
     """Name, sentence, exactness; a peer is what does not stand on the shared loop; what lies between is in words."""
     traits = gradients.get(entry.name).traits
     assert (entry.name, entry.sentence, entry.exact) == (traits.name, traits.summary, traits.exact)
-    assert (entry.family == catalogue.PEERS) == (not traits.shared_loop)
+    assert (entry.family in catalogue.PEERS) == (not traits.shared_loop)
     assert traits.keeps
 
 
@@ -71,7 +71,8 @@ def test_every_file_of_a_method_is_in_the_catalogue():
         for path in (ROOT / "methods" / folder).glob("*.py")
         if path.stem != "__init__"
     }
-    assert files == {entry.target.partition(":")[0] for entry in catalogue.GRADIENTS}
+    shared = {f"odegrad.methods.peers.{name}" for name in ("mapping", "packing")}
+    assert files - shared == {entry.target.partition(":")[0] for entry in catalogue.GRADIENTS}
 
 
 def test_names_are_given_once():
@@ -81,12 +82,22 @@ def test_names_are_given_once():
         assert len(set(names)) == len(names)
 
 
-def test_methods_that_grow_with_the_parameters_are_left_out_by_default():
-    """By what they state: those whose forward cost has a term of the parameters."""
+def test_methods_that_grow_or_need_a_package_are_left_out_by_default():
+    """By what they state: those whose forward cost has a term of the parameters, and those of optional libraries."""
     grown = {name for name in gradients.names() if gradients.get(name).traits.grows_with == "parameters"}
     assert grown == {name for name in gradients.names() if "each with p" in gradients.get(name).traits.cost_forward}
-    assert default_gradients() == [name for name in gradients.names() if name not in grown]
+    peers = {name: gradients.get(name).traits.peer for name in gradients.names()}
+    optional = {name for name, peer in peers.items() if peer and peer.optional}
+    assert default_gradients() == [name for name in gradients.names() if name not in grown | optional]
     assert grown
+    assert optional
+
+
+def test_family_of_another_library_s_method_is_the_library():
+    """As its traits say; odegrad's own have none."""
+    for entry in catalogue.GRADIENTS:
+        peer = gradients.get(entry.name).traits.peer
+        assert entry.family == peer.distribution if peer else entry.family not in catalogue.PEERS
 
 
 def test_looks_come_from_family_and_place():
@@ -99,7 +110,7 @@ def test_looks_come_from_family_and_place():
     assert {entry.family for entry in [*catalogue.METHODS, *catalogue.OPTIMIZERS]} == set(FAMILIES)
     for entry in entries:
         assert looks[entry.name].colour == FAMILIES[entry.family][0]
-        assert looks[entry.name].hollow == (entry.family == catalogue.PEERS)
+        assert looks[entry.name].hollow == (entry.family in catalogue.PEERS)
     for kind in (catalogue.METHODS, catalogue.OPTIMIZERS):
         markers = [looks[entry.name].marker for entry in kind]
         assert all(a != b for a, b in itertools.pairwise(markers))

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from odegrad.checks.problems import gradient
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.registry import build_gradient, gradients
+from odegrad.registry import build_gradient, default_gradients
 from tests.card.device import Card, CardTensor
+
+METHODS = [*default_gradients(), "forward_sensitivity"]
+"""Those that need no package beside odegrad's own."""
 
 SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adaptive": ("dopri5", {"rtol": 1e-2, "atol": 1e-2}),
@@ -58,7 +61,7 @@ def _moved(y: Any, device: str) -> Any:
 
 
 def _cases() -> Iterator[tuple[str, str]]:
-    for name in gradients.names():
+    for name in METHODS:
         for kind, (solver, options) in SOLVERS.items():
             method = build_gradient(name)
             # Another library's loop knows nothing of our outputs: it is the same solve again.
@@ -84,7 +87,7 @@ def test_gradient_is_the_cpus(name: str, kind: str, card: Card) -> None:
         assert torch.equal(on_cpu, found("cuda", parts).cpu())
 
 
-@pytest.mark.parametrize("name", gradients.names())
+@pytest.mark.parametrize("name", METHODS)
 def test_times_on_the_cpu(name: str) -> None:
     """``ts`` may lie on the CPU, and gets its gradient there."""
     method = build_gradient(name)

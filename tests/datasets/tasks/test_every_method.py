@@ -5,7 +5,7 @@ import torch
 
 from odegrad.binding import solve_with
 from odegrad.checks.conformance import suitable_solver
-from odegrad.registry import build_gradient, build_optimizer, build_task, gradients, tasks
+from odegrad.registry import build_gradient, build_optimizer, build_task, default_gradients, tasks
 
 OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]
 RESTING = ("equilibrium", "quiet_start")
@@ -14,7 +14,7 @@ FEW = 100
 """Parameters of a field up to which forward sensitivities are carried."""
 
 
-@pytest.mark.parametrize("method_name", gradients.names())
+@pytest.mark.parametrize("method_name", [*default_gradients(), "forward_sensitivity"])
 @pytest.mark.parametrize("name", OFFLINE)
 def test_loss_falls(name: str, method_name: str) -> None:
     method = build_gradient(method_name)

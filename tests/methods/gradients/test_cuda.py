@@ -9,7 +9,7 @@ import torch
 from odegrad.checks.problems import SmoothNet, StepLog, gradient, relative
 from odegrad.measuring.meters import HostWaits
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.registry import build_gradient, gradients
+from odegrad.registry import build_gradient, default_gradients
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,7 +18,8 @@ pytestmark = [
 
 FIXED = {"dopri5": {"num_steps": 2}, "rk4": {"num_steps": 2}, "alf": {"num_steps": 2}}
 ADAPTIVE = {"dopri5": {"rtol": 1e-3, "atol": 1e-3}, "alf": {"rtol": 1e-2, "atol": 1e-2}}
-OURS = [name for name in gradients.names() if build_gradient(name).traits.shared_loop]
+NAMES = [*default_gradients(), "forward_sensitivity"]
+OURS = [name for name in NAMES if build_gradient(name).traits.shared_loop]
 
 
 def _pairs(names, solvers):
@@ -42,7 +43,7 @@ def _gradient_on(device, name, solver):
     ).cpu()
 
 
-@pytest.mark.parametrize(("name", "solver"), _pairs(gradients.names(), {**ADAPTIVE, "rk4": FIXED["rk4"]}))
+@pytest.mark.parametrize(("name", "solver"), _pairs(NAMES, {**ADAPTIVE, "rk4": FIXED["rk4"]}))
 def test_gradient_equals_the_cpus(name, solver):
     """Float64, three outputs: the same to rounding (the step choice may differ in its last bits)."""
     built = make_solver(solver, **{**ADAPTIVE, "rk4": FIXED["rk4"]}[solver])

@@ -12,7 +12,7 @@ from odegrad.datasets.nets.flow import FlowField
 from odegrad.errors import UnknownNameError, UsageError
 from odegrad.methods.regularisers.integrands import FieldCall, jacobian
 from odegrad.methods.regularisers.regularised import NAMES, RegularisedSolve, Regularisers
-from odegrad.registry import build_gradient, build_solver, gradients
+from odegrad.registry import build_gradient, build_solver, default_gradients
 
 A = torch.tensor([[-0.3, 1.2], [-0.9, -0.1]], dtype=torch.float64)
 Y0 = torch.tensor([[1.0, 0.5], [0.2, -0.7], [1.0, 1.0]], dtype=torch.float64)
@@ -70,7 +70,7 @@ def exact_integral(matrix, order, end):
     return torch.einsum("bi,ij,bj->b", Y0, e[n:, n:].T @ e[:n, n:], Y0).mean() / n
 
 
-CASES = [(name, 2) for name in gradients.names() if name != "mali"]
+CASES = [(name, 2) for name in (*default_gradients(), "forward_sensitivity") if name != "mali"]
 CASES += [(name, order) for name in ("naive", "adjoint", "interpolation") for order in (1, 3)]
 
 

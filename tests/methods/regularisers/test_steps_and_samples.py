@@ -10,7 +10,7 @@ from odegrad.contracts import StepObserver
 from odegrad.errors import UnsupportedError
 from odegrad.methods.regularisers.regularised import RegularisedSolve, Regularisers
 from odegrad.methods.regularisers.sampled import growth
-from odegrad.registry import build_gradient, build_solver, gradients
+from odegrad.registry import build_gradient, build_solver, default_gradients
 
 EXACT = ["naive", "anode", "aca", "revolve", "symplectic_adjoint"]
 OTHERS = ["adjoint", "adjoint_seminorm", "interpolation", "interpolation_dense", "gauss_adjoint", "reversible_rk"]
@@ -136,7 +136,7 @@ def test_a_solver_that_does_not_tell_is_refused(solver, given, match):
         regularised(given, solver=solver)
 
 
-@pytest.mark.parametrize("gradient", [name for name in gradients.names() if name != "mali"])
+@pytest.mark.parametrize("gradient", [name for name in default_gradients() if name != "mali"])
 def test_local_goes_with_every_method_and_leaves_the_outputs_alone(gradient):
     """The penalty is one step's error from the detached state: its own gradient, whatever the method."""
     times = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
