@@ -58,7 +58,7 @@ class ImplicitWork:
     solves: int = 0
     """Right-hand sides that were solved for."""
     products: int = 0
-    """Vector-Jacobian products that formed Jacobians."""
+    """Pull-backs that formed Jacobians: one for each row, or one for all rows where they were vectorised."""
 
     def lost(self) -> Self:
         """Return the same work of an attempt that was not accepted."""
@@ -276,6 +276,11 @@ class Calls:
     forward: int
     backward: int
     vjps: int
+    jacobians: int = 0
+    """Times and states at which the backward pass linearises the field, for implicit steps."""
+    factorisations: int = 0
+    solves: int = 0
+    """Linear systems that the backward pass factorises and right-hand sides that it solves for."""
 
 
 @runtime_checkable

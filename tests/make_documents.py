@@ -51,9 +51,11 @@ iteration, one more with a graph for the step's Jacobian. Option `linear` says h
 of each sample (n at most 64) and refuses a field whose samples depend on each other, `dense` one of the whole batch (at
 most 512 numbers), `krylov` products with the Jacobian (GMRES); `auto` takes the first that the sizes allow. Option
 `newton` is the error at which the iteration ends, in units of the tolerance: 1e-2, or 1e-3 where a gradient must be as
-exact as its solution. Their gradient is exact for the computed loss with `naive`, `anode`, `aca` and `revolve`: each
-stage is pulled back by one transposed linear system, and no Newton iteration is differentiated. They have no second
-derivative and are not compiled. In single precision, rtol below 1e-5 gains nothing.
+exact as its solution. Their gradient is exact for the computed loss with `naive`, `anode`, `aca`, `revolve`,
+`symplectic_adjoint` and `forward_sensitivity`: each stage is pulled back by one transposed linear system, and no Newton
+iteration is differentiated. `interpolation`, `interpolation_dense` and `gauss_adjoint` solve the costate back by linear
+systems alone, over a cubic polynomial of each step. `adjoint` refuses them, for a contracting state cannot be solved
+back. They have no second derivative and are not compiled. In single precision, rtol below 1e-5 gains nothing.
 
 """
 

@@ -87,12 +87,15 @@ def count_columns(
     with subject.left_as_it_was():
         counts, solves = counted_iteration(subject, method, solver, tap, sample)
     columns = _calls(counts, method.traits)
+    columns |= _systems(counts, method.traits.backward_phase, implicit=solver.implicit)
     with subject.left_as_it_was():
         columns |= _operators(subject, method, solver)
     with subject.left_as_it_was():
         costs = solve_costs(solves, solver, method.traits.backward_phase)
     # what a replay of outputs inside of steps costs more is no part of the model
     unmodelled = solver.outputs == "dense" and method.traits.exact
+    # nor are the products of GMRES, which go by its inner iterations
+    unmodelled |= any(cost.steps.work.jacobians > 0 and cost.steps.products == 0 for cost in costs)
     return columns | predicted_columns(method, [] if unmodelled else costs)
 
 
@@ -154,6 +157,24 @@ def _calls(counts: Counts, traits: Traits) -> dict[str, Any]:
         **(steps if told else dict.fromkeys(steps)),
         "reconstruction_error": counts.reconstruction_error,
     }
+
+
+def _systems(counts: Counts, back: str, *, implicit: bool) -> dict[str, Any]:
+    """Return the columns of Newton's iterations and linear systems; None where no step is implicit."""
+    forward, backward = (counts.work.get(phase, ImplicitWork()) for phase in ("forward", back))
+    columns = {
+        "newton_iterations": forward.newton,
+        "newton_iterations_lost": forward.newton_lost,
+        "newton_failures": forward.failures,
+        "newton_iterations_backward": backward.newton,
+        "jacobians_forward": forward.jacobians,
+        "jacobians_backward": backward.jacobians,
+        "factorisations_forward": forward.factorisations,
+        "factorisations_backward": backward.factorisations,
+        "linear_solves_forward": forward.solves,
+        "linear_solves_backward": backward.solves,
+    }
+    return columns if implicit else dict.fromkeys(columns)
 
 
 def _operators(subject: Subject, method: GradientMethod, solver: OneStepSolver) -> dict[str, Any]:

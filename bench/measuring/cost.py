@@ -1,7 +1,7 @@
 """The cost model: the calls and bytes that a gradient method predicts for the solves of one loss."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -33,8 +33,18 @@ def predicted_columns(method: GradientMethod, solves: Sequence[SolveCost]) -> di
         "predicted_nfe_forward": None if calls is None else calls.forward,
         "predicted_nfe_backward": None if calls is None else calls.backward,
         "predicted_vjps": None if calls is None else calls.vjps,
+        **_predicted_systems(calls, solves),
         "predicted_saved_bytes": None if sizes is None else sizes.saved,
         "predicted_peak_bytes": None if sizes is None else sizes.peak,
+    }
+
+
+def _predicted_systems(calls: Calls | None, solves: Sequence[SolveCost]) -> dict[str, int | None]:
+    implicit = calls is not None and any(solve.steps.implicit for solve in solves)
+    return {
+        "predicted_jacobians_backward": calls.jacobians if calls is not None and implicit else None,
+        "predicted_factorisations_backward": calls.factorisations if calls is not None and implicit else None,
+        "predicted_linear_solves_backward": calls.solves if calls is not None and implicit else None,
     }
 
 
@@ -42,13 +52,15 @@ def predicted_calls(method: GradientMethod, solves: Sequence[SolveCost]) -> Call
     """Return the sum of the calls over ``solves``; None if the method predicts none."""
     if not isinstance(method, PredictsCalls):
         return None
-    forward, backward, vjps = 0, 0, 0
+    total = Calls(0, 0, 0)
     for solve in solves:
         calls = method.predicted_calls(solve.steps)
-        forward += calls.forward
-        if solve.pulled_back:
-            backward, vjps = backward + calls.backward, vjps + calls.vjps
-    return Calls(forward, backward, vjps)
+        total = _sum(total, calls if solve.pulled_back else Calls(calls.forward, 0, 0))
+    return total
+
+
+def _sum(a: Calls, b: Calls) -> Calls:
+    return Calls(**{f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Calls)})
 
 
 def predicted_bytes(method: GradientMethod, solves: Sequence[SolveCost]) -> Bytes | None:

@@ -219,6 +219,36 @@ COLUMNS: tuple[Column, ...] = (
     _count("predicted_nfe_forward", "count", "nfe_forward as the method predicts it from the steps", **_PREDICTED),
     _count("predicted_nfe_backward", "count", "nfe_backward as the method predicts it from the steps", **_PREDICTED),
     _count("predicted_vjps", "count", "vjps as the method predicts them from the steps", **_PREDICTED),
+    _count(
+        "newton_iterations", "count", "Newton iterations of accepted implicit steps of one forward pass, a call each",
+        "iterations",
+    ),
+    _count(
+        "newton_iterations_lost", "count", "the same of the attempts that were rejected or failed", "iterations"
+    ),
+    _count("newton_failures", "count", "attempts of one forward pass that Newton's iteration did not solve", "steps"),
+    _count(
+        "newton_iterations_backward", "count", "Newton iterations of the steps that the backward pass redoes",
+        "iterations",
+    ),
+    _count("jacobians_forward", "count", "Jacobians of one forward pass's implicit steps, a call each", "Jacobians"),
+    _count("jacobians_backward", "count", "the same of one backward pass", "Jacobians"),
+    _count("factorisations_forward", "count", "linear systems that one forward pass factorises", "systems"),
+    _count("factorisations_backward", "count", "the same of one backward pass", "systems"),
+    _count("linear_solves_forward", "count", "right-hand sides that one forward pass solves for", "solves"),
+    _count("linear_solves_backward", "count", "the same of one backward pass", "solves"),
+    _count(
+        "predicted_jacobians_backward", "count", "jacobians_backward as the method predicts them", "Jacobians",
+        **_PREDICTED,
+    ),
+    _count(
+        "predicted_factorisations_backward", "count", "factorisations_backward as the method predicts them", "systems",
+        **_PREDICTED,
+    ),
+    _count(
+        "predicted_linear_solves_backward", "count", "linear_solves_backward as the method predicts them", "solves",
+        **_PREDICTED,
+    ),
     _bytes(
         "saved_bytes", "tensor bytes kept between forward and backward", title="saved memory", summarised=True
     ),

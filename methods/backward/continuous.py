@@ -29,6 +29,7 @@ from odegrad.methods.backward.entry import (
 from odegrad.methods.backward.node import Gradients, SolveNode
 from odegrad.methods.backward.reconstruction import Limits
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
 from odegrad.methods.solvers.loop import StepSize
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
@@ -77,7 +78,16 @@ class ContinuousMethod(TappableMethod):
 
     def cannot_use(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
-        if not isinstance(solver.scheme, Tableau):
+        if solver.implicit and self.traits.state_from == "solve":
+            return (
+                "an implicit solver is for contracting dynamics, whose state cannot be solved back; use aca or "
+                "interpolation_dense"
+            )
+        if solver.implicit and self.parameters != "quadrature":
+            return "an implicit costate solve has the parameters outside of its state; use parameters = 'quadrature'"
+        if solver.implicit and self.solver is None:
+            return None
+        if not (solver.implicit or isinstance(solver.scheme, Tableau)):
             return NEEDS_TABLEAU
         if self.reads_inside_steps and (solver.tableau if self.solver is None else TABLEAUS[self.solver]).dense is None:
             return "it reads the backward solve from dense output, which it does not have; use dopri5, bosh3 or rk4"
@@ -90,8 +100,20 @@ class ContinuousMethod(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
-        calls = costate_calls(self._backward(steps))
-        return Calls(forward_calls(steps), calls, calls)
+        backward = self._backward(steps)
+        calls = costate_calls(backward)
+        predicted = Calls(forward_calls(steps), calls, calls)
+        if not backward.implicit:
+            return predicted
+        attempts = steps.accepted_backward + steps.rejected_backward
+        systems = steps.evaluations * attempts
+        return dataclasses.replace(
+            predicted,
+            vjps=calls + steps.products * systems,
+            jacobians=systems,
+            factorisations=systems,
+            solves=systems + (attempts if steps.adaptive else 0),
+        )
 
     def _backward(self, steps: StepCounts) -> StepCounts:
         """Return ``steps`` as the backward solve takes them: it chooses its first step, and may have its own solver."""
@@ -100,8 +122,18 @@ class ContinuousMethod(TappableMethod):
         tableau = TABLEAUS[self.solver]
         adaptive, restart = steps.adaptive and tableau.error is not None, int(tableau.fsal)
         return dataclasses.replace(
-            steps, evaluations=tableau.evaluations, adaptive=adaptive, restart=restart, start=2 if adaptive else restart
+            steps,
+            implicit=False,
+            evaluations=tableau.evaluations,
+            adaptive=adaptive,
+            restart=restart,
+            start=2 if adaptive else restart,
         )
+
+
+def stages_of(solver: OneStepSolver) -> Tableau | ImplicitTableau:
+    """Return the Butcher tableau of ``solver``, explicit or implicit."""
+    return solver.scheme.tableau if isinstance(solver.scheme, Implicit) else solver.tableau
 
 
 class BackwardSolveNode(SolveNode):
@@ -130,7 +162,7 @@ class BackwardSolveNode(SolveNode):
 
     def dynamics(self, solver: OneStepSolver) -> CostateDynamics:
         """Return the right-hand side of the backward solve."""
-        return CostateDynamics(self.field, self.parameters, solver.tableau, self.options.parameters)
+        return CostateDynamics(self.field, self.parameters, stages_of(solver), self.options.parameters)
 
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> Gradients:
         """Solve back interval by interval."""

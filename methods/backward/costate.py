@@ -12,11 +12,13 @@ from torch import Tensor
 
 from odegrad.contracts import Tap
 from odegrad.errors import UsageError
+from odegrad.methods.backward.implicit_costate import ImplicitCostateStepper
 from odegrad.methods.backward.pullback import add_to, pulled_through
 from odegrad.methods.solvers.dynamics import TRIAL, FlatField
+from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
 from odegrad.methods.solvers.loop import StepSize, steps
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.stepper import AcceptedStep
+from odegrad.methods.solvers.stepper import AcceptedStep, Stepper
 from odegrad.methods.solvers.tableau import Tableau
 
 Parameters = Literal["quadrature", "state", "seminorm"]
@@ -43,7 +45,7 @@ class CostateDynamics:
         self,
         field: FlatField,
         parameters: Sequence[Tensor],
-        tableau: Tableau,
+        tableau: Tableau | ImplicitTableau,
         mode: Parameters,
     ) -> None:
         self.field = field
@@ -58,6 +60,26 @@ class CostateDynamics:
         layout = field.layout
         self.d = sum(layout.sizes)
         self._parameter_sizes = [p.numel() for p in self.parameters]
+
+    def states(self, times: Sequence[float]) -> Tensor:
+        """Return the trajectory's states ``[m, d]`` at ``times``.
+
+        Raises
+        ------
+        UsageError
+            If there is no trajectory.
+        """
+        if self.trajectory is None:
+            raise UsageError("costate: expected a stored trajectory; take interpolation_dense, or an explicit solver")
+        return self.trajectory.at(times)
+
+    def keep(self, stage: int, pulled: Sequence[Tensor | None]) -> None:
+        """Hold what a stage gives to the parameters; nothing where no parameter was asked for."""
+        self._stages[stage] = pulled
+
+    def implicit_stepper(self, solver: OneStepSolver, scheme: Implicit, like: Tensor) -> Stepper:
+        """Return the implicit steps of the costate, which is all that is solved."""
+        return ImplicitCostateStepper(solver, scheme, self, like)
 
     def pack(self, y: Tensor | None, a: Tensor) -> Tensor:
         """Return ``x`` from ``y`` (None with a trajectory) and ``a``, ``[d]``, and the gradients gathered so far."""

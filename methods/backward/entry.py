@@ -129,7 +129,7 @@ def forward_calls(steps: StepCounts) -> int:
     Of an implicit one: one for each Newton iteration of any attempt, and one for each accepted step's Jacobian.
     """
     if steps.implicit:
-        return steps.work.newton + steps.work.newton_lost + steps.work.jacobians + steps.start
+        return steps.work.newton + steps.work.newton_lost + steps.accepted + steps.start
     return steps.evaluations * (steps.accepted + steps.rejected) + steps.start
 
 
@@ -146,6 +146,20 @@ def stage_calls(steps: StepCounts) -> int:
 def stage_products(steps: StepCounts) -> int:
     """Return the products of the pull-back: one for each stage, and those of its Jacobian where it is implicit."""
     return steps.evaluations * steps.accepted * (steps.products + 1 if steps.implicit else 1)
+
+
+def with_systems(calls: Calls, steps: StepCounts, redone: int = 0, newton: int = 0) -> Calls:
+    """Return ``calls`` with the linear systems of a backward pass through implicit steps.
+
+    One for each stage of every accepted step; one more, and as many solves as Newton iterations, for every step that
+    is ``redone`` with ``newton`` iterations in all.
+    """
+    if not steps.implicit:
+        return calls
+    stages = steps.evaluations * steps.accepted
+    systems = redone + stages
+    vjps = calls.vjps + redone * steps.products
+    return dataclasses.replace(calls, vjps=vjps, jacobians=systems, factorisations=systems, solves=newton + stages)
 
 
 def kept_vectors(steps: StepCounts, count: int) -> int:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from odegrad.contracts import Tap
+from odegrad.methods.backward.pullback import pull_call
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.schemes import Reversible, Scheme
 from odegrad.methods.solvers.stepper import GridStep
 
@@ -31,7 +33,8 @@ class StepEndSampler:
     Weights are never negative (a tableau's own may be), so the sums of outer products stay positive semi-definite.
 
     The cotangents that a method carries stand for the costate up to the square of the step: the state's own, and for
-    the reversible wrapper the sum of both copies'. The leapfrog's velocity has a part of the second order only.
+    the reversible wrapper the sum of both copies'. The leapfrog's velocity has a part of the second order only. That
+    of an implicit step's rate is pulled back to the state, by one f call and one product a sample.
 
     Parameters
     ----------
@@ -56,6 +59,10 @@ class StepEndSampler:
         if isinstance(self.scheme, Reversible):
             partner = end.a.detach()[d:] if end.a_partner is None else end.a_partner
             costate = costate + partner if partner.numel() else costate
+        if isinstance(self.scheme, Implicit) and end.a.numel() > d:
+            # The carried rate is f at this state: what comes through it belongs to the state.
+            t = self.grid[end.n - 1].t_next if end.n else self.grid[0].t
+            costate = costate + pull_call(self.field, t, y, end.a.detach()[d:], (), ())[1]
         # A point between two steps ends one trapezoid and begins the next.
         later = _weights(self.grid[end.n])[0] if end.n < len(self.grid) else 0.0
         if end.n == 0:

@@ -18,6 +18,7 @@ from odegrad.methods.backward.entry import (
     replay_calls,
     stage_calls,
     stage_products,
+    with_systems,
 )
 from odegrad.methods.backward.replay import BlockReplayNode
 from odegrad.methods.solvers.dynamics import FlatField
@@ -67,7 +68,8 @@ class Anode(TappableMethod):
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
         calls = replay_calls(steps) + stage_calls(steps) + steps.carried
-        return Calls(forward_calls(steps), calls, stage_products(steps) + steps.carried)
+        predicted = Calls(forward_calls(steps), calls, stage_products(steps) + steps.carried)
+        return with_systems(predicted, steps, redone=steps.accepted, newton=steps.work.newton)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""

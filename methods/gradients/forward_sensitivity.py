@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.errors import UnsupportedError, UsageError, is_out_of_memory
-from odegrad.methods.backward.entry import NEEDS_TABLEAU, SharedLoopMethod, forward_calls
+from odegrad.errors import UnsupportedError, UsageError
+from odegrad.methods.backward.entry import NEEDS_TABLEAU, SharedLoopMethod, forward_calls, stage_calls
+from odegrad.methods.backward.implicit_columns import ImplicitColumns
 from odegrad.methods.backward.node import Gradients, SolveNode
-from odegrad.methods.fields.closures import explained
+from odegrad.methods.backward.products import derivative_along
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
@@ -25,7 +27,9 @@ class ForwardSensitivity(SharedLoopMethod):
 
     ``S`` has one column for every parameter, and one for every number of the initial state if its gradient is wanted.
     It takes the steps of the state, which alone is in the error norm, so each column is the derivative of the computed
-    solution: the gradient is naive's. For few parameters (up to about a hundred) and small batches.
+    solution: the gradient is naive's. Columns of an implicit step solve ``W_i S_i = S + h sum_j a_ij K_j + h gamma
+    f_theta`` at the converged stage, with one factorisation for all of them. For few parameters (up to about a hundred)
+    and small batches.
 
     Parameters
     ----------
@@ -63,11 +67,18 @@ class ForwardSensitivity(SharedLoopMethod):
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if solver.sees == "tangent":
             return "it carries every sensitivity itself, and the state alone chooses its steps; use sees = 'state'"
+        if isinstance(solver.scheme, Implicit):
+            if solver.scheme.linear == "krylov":
+                return (
+                    "its columns are solved for with one factorisation, which linear = 'krylov' has not; use 'blocks'"
+                )
+            return None
         return None if isinstance(solver.scheme, Tableau) else NEEDS_TABLEAU
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost; products with J are none of them."""
-        return Calls(forward_calls(steps), 0, 0)
+        # Every stage of an implicit step is linearised once more, at its root, and so is the start.
+        return Calls(forward_calls(steps) + stage_calls(steps) + (steps.carried if steps.implicit else 0), 0, 0)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
@@ -105,6 +116,12 @@ class _Columns(SolveNode):
         columns = y0.new_zeros((m, d))
         if self.of_state:
             columns[p:].fill_diagonal_(1.0)
+        scheme = self.solver.scheme
+        if isinstance(scheme, Implicit):
+            directions = one_hot(self.parameters, m)
+            walker = ImplicitColumns(self.field, self.solver, scheme, self.parameters, directions)
+            found = [(y0[None], columns[None]), *walker.walk(y0, self.times, columns)]
+            return torch.cat([ys for ys, _ in found]), (torch.cat([s for _, s in found]),)
         x0 = torch.cat([y0, columns.reshape(-1)])
         xs = integrate(_Augmented(self.field, self.parameters, d, m), self.solver, x0, self.times)
         return xs[:, :d].clone(), (xs[:, d:].reshape(len(xs), m, d).clone(),)
@@ -129,7 +146,7 @@ class _Augmented:
         self.field = field
         self.parameters = tuple(parameters)
         self.d, self.m = d, m
-        self.directions = self._one_hot()
+        self.directions = one_hot(self.parameters, m)
         self.batched = True
 
     def prepare(self, times: Sequence[float]) -> None:
@@ -150,53 +167,19 @@ class _Augmented:
         return self.field.norm(x[: self.d])
 
     def _products(self, dy: Tensor, y: Tensor, columns: Tensor) -> Tensor:
-        """Return ``J v`` for all columns, ``[m, d]``: the derivative of ``u -> J^T u`` is ``J``."""
-        # Two pull-backs make a push forward, for any field that autograd can differentiate: forward mode and its
-        # transforms know fewer operations. The graph of the first is shared by all columns.
-        if not dy.requires_grad:
-            return torch.zeros_like(columns)
-        with torch.enable_grad():
-            u = torch.zeros_like(dy, requires_grad=True)
-            inputs = (y, *self.parameters)
-            self.field.refuse_closures([dy], inputs)
-            try:
-                pulled = torch.autograd.grad(dy, inputs, u, create_graph=True, allow_unused=True)
-            except RuntimeError as error:
-                raise explained(error) from error
-        pairs = [
-            (g, v)
-            for g, v in zip(pulled, (columns, *self.directions), strict=True)
-            if g is not None and g.requires_grad
-        ]
-        if not pairs:
-            return torch.zeros_like(columns)
-        outputs, vectors = [g for g, _ in pairs], [v for _, v in pairs]
-        if self.batched:
-            try:
-                return _derivative(outputs, u, vectors, batched=True)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-                self.batched = False  # an operation of the field has no rule for batches: one column after the other
-        try:
-            rows = [_derivative(outputs, u, [v[i] for v in vectors], batched=False) for i in range(self.m)]
-        except RuntimeError as error:
-            raise explained(error) from error
-        return torch.stack(rows)
-
-    def _one_hot(self) -> list[Tensor]:
-        """Return the directions of the columns in each parameter, ``[m, *shape]``."""
-        out, start = [], 0
-        for q in self.parameters:
-            directions = q.new_zeros((self.m, q.numel()))
-            directions[start : start + q.numel()].fill_diagonal_(1.0)
-            out.append(directions.view(self.m, *q.shape))
-            start += q.numel()
-        return out
+        """Return ``J v`` for all columns, ``[m, d]``."""
+        inputs, vectors = (y, *self.parameters), (columns, *self.directions)
+        self.field.refuse_closures([dy], inputs)
+        found, self.batched = derivative_along(dy, inputs, vectors, self.m, batched=self.batched)
+        return found
 
 
-def _derivative(outputs: Sequence[Tensor], u: Tensor, vectors: Sequence[Tensor], *, batched: bool) -> Tensor:
-    (product,) = torch.autograd.grad(
-        outputs, u, vectors, retain_graph=True, is_grads_batched=batched, materialize_grads=True
-    )
-    return product
+def one_hot(parameters: Sequence[Tensor], m: int) -> list[Tensor]:
+    """Return the directions of m columns in each parameter, ``[m, *shape]``; the first columns belong to them."""
+    out, start = [], 0
+    for q in parameters:
+        directions = q.new_zeros((m, q.numel()))
+        directions[start : start + q.numel()].fill_diagonal_(1.0)
+        out.append(directions.view(m, *q.shape))
+        start += q.numel()
+    return out

@@ -1,5 +1,6 @@
 """The Gauss adjoint: the parameter integral leaves the ODE and is done by Gauss quadrature on each accepted step."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,10 +10,12 @@ from torch import Tensor
 
 from odegrad.contracts import Calls, StepCounts, Traits
 from odegrad.errors import UsageError
+from odegrad.methods.backward.continuous import stages_of
 from odegrad.methods.backward.costate import CostateDynamics
 from odegrad.methods.backward.pullback import add_to
 from odegrad.methods.gradients.interpolation import InterpolatedNode, Interpolation
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.implicit.tableau import ImplicitTableau
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import AcceptedStep
 from odegrad.methods.solvers.tableau import Tableau
@@ -70,7 +73,7 @@ class GaussAdjoint(Interpolation):
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
         solved, extra = super().predicted_calls(steps), self.points * steps.accepted_backward
-        return Calls(solved.forward, solved.backward + extra, solved.vjps + extra)
+        return dataclasses.replace(solved, backward=solved.backward + extra, vjps=solved.vjps + extra)
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored nodes."""
@@ -84,13 +87,15 @@ class _GaussNode(InterpolatedNode):
 
     def dynamics(self, solver: OneStepSolver) -> CostateDynamics:
         """Return the costate dynamics whose parameter integral is a Gauss rule."""
-        return _GaussDynamics(self.field, self.parameters, solver.tableau, self.options.points)
+        return _GaussDynamics(self.field, self.parameters, stages_of(solver), self.options.points)
 
 
 class _GaussDynamics(CostateDynamics):
     """The costate equation over a trajectory, without the parameters in its stages."""
 
-    def __init__(self, field: FlatField, parameters: Sequence[Tensor], tableau: Tableau, points: int) -> None:
+    def __init__(
+        self, field: FlatField, parameters: Sequence[Tensor], tableau: Tableau | ImplicitTableau, points: int
+    ) -> None:
         super().__init__(field, parameters, tableau, "quadrature")
         nodes, weights = np.polynomial.legendre.leggauss(points)
         # From [-1, 1] to fractions of a step.

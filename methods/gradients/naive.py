@@ -15,6 +15,7 @@ from odegrad.methods.backward.entry import (
     pullback_peak,
     stage_calls,
     stage_products,
+    with_systems,
 )
 from odegrad.methods.backward.step_ends import StepEnd, StepEndSampler
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
@@ -53,13 +54,16 @@ class Naive(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
-        return Calls(forward_calls(steps), stage_calls(steps), stage_products(steps) + steps.carried)
+        # Of an implicit solve the first rate is called again on the way back.
+        again = steps.carried if steps.implicit else 0
+        calls = Calls(forward_calls(steps), stage_calls(steps) + again, stage_products(steps) + steps.carried)
+        return with_systems(calls, steps)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
         saved = graph_of_steps(steps, sizes, steps.accepted) + sizes.outputs * sizes.state_bytes
         if steps.implicit:
-            saved += steps.carried * (sizes.graph_bytes + steps.carried_states * sizes.state_bytes)
+            saved += steps.carried * steps.carried_states * sizes.state_bytes
         return Bytes(saved, saved + pullback_peak(steps, sizes))
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:

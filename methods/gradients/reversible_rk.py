@@ -65,6 +65,8 @@ class ReversibleRK(TappableMethod):
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if isinstance(solver.scheme, Reversible):
             return "it wraps the solver itself; leave out the solver's coupling, which is an option of this method"
+        if solver.implicit:
+            return "an implicit step has no inverse step; use symplectic_adjoint or aca, or an explicit solver"
         if not isinstance(solver.scheme, Tableau):
             return NEEDS_TABLEAU
         if solver.outputs == "dense":

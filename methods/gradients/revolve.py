@@ -28,6 +28,7 @@ from odegrad.methods.backward.entry import (
     replay_calls,
     stage_calls,
     stage_products,
+    with_systems,
 )
 from odegrad.methods.backward.replay import ReplayPullback
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
@@ -82,13 +83,13 @@ class Revolve(TappableMethod):
         """Return the f calls and vector-Jacobian products that these steps cost."""
         n, chosen = steps.accepted, online_checkpoints if steps.adaptive else offline_checkpoints
         actions = reversal(n, chosen(n, self.checkpoints), self.checkpoints)
-        if steps.implicit:
-            # A step costs its own Newton iterations and its Jacobian: which steps are taken again counts.
-            again = sum(steps.newton_by_step[i] + 1 for i in advanced(actions))
-        else:
-            again = steps.evaluations * len(advanced(actions))
-        backward = again + replay_calls(steps) + stage_calls(steps) + steps.carried
-        return Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
+        again = advanced(actions)
+        # An implicit step costs its own Newton iterations and its Jacobian: which steps are taken again counts.
+        newton = sum(steps.newton_by_step[i] for i in again) if steps.implicit else 0
+        calls = newton + len(again) if steps.implicit else steps.evaluations * len(again)
+        backward = calls + replay_calls(steps) + stage_calls(steps) + steps.carried
+        predicted = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
+        return with_systems(predicted, steps, n + len(again), newton + steps.work.newton)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""

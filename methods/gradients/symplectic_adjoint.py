@@ -8,12 +8,23 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.errors import UnsupportedError
-from odegrad.methods.backward.entry import NEEDS_TABLEAU, TappableMethod, forward_calls
+from odegrad.errors import UnsupportedError, UsageError
+from odegrad.methods.backward.entry import (
+    NEEDS_TABLEAU,
+    TappableMethod,
+    forward_calls,
+    kept_vectors,
+    pullback_peak,
+    stage_calls,
+    stage_products,
+    with_systems,
+)
+from odegrad.methods.backward.implicit_steps import ImplicitPartnerNode
 from odegrad.methods.backward.pullback import pull_call
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.schemes import ExtendedTableau, Scheme, StepSeen
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import StageBuffer
@@ -30,7 +41,22 @@ class SymplecticAdjoint(TappableMethod):
     ``a = a' + sum_i l_i``, ``g += sum_i f_theta(z_i)^T c_i``: the partner of the tableau in the form that needs no
     division by ``b_i``, so stages with ``b_i = 0`` need no tableau of their own. The gradient is naive's. An output
     inside the step, at the fraction theta, adds ``h b_i(theta)`` times its cotangent to ``c_i``, and it to ``a``.
+
+    Of an implicit step ``c_i`` solves ``(I - h gamma f_y(z_i))^T c_i = r_i``: the stages are redone by Newton's
+    iteration as they were, and each takes a Jacobian, a factorisation and a transposed solve.
+
+    Parameters
+    ----------
+    keep_stages
+        Of an implicit solver: keep every step's stages, so that no Newton iteration is redone.
+
+    Raises
+    ------
+    UsageError
+        If ``keep_stages`` is no truth value.
     """
+
+    keep_stages: bool = False
 
     traits: ClassVar[Traits] = Traits(
         name="symplectic_adjoint",
@@ -46,22 +72,46 @@ class SymplecticAdjoint(TappableMethod):
         taps="step ends",
     )
 
+    def __post_init__(self) -> None:
+        """Check the option."""
+        if not isinstance(self.keep_stages, bool):
+            raise UsageError(f"keep_stages: expected True or False, got {self.keep_stages!r}")
+
     def cannot_use(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
+        if solver.implicit:
+            return None
+        if self.keep_stages:
+            return "keep_stages is for implicit solvers, whose stages are dear to redo; leave it out, or use kencarp4"
         return None if isinstance(solver.scheme, Tableau | ExtendedTableau) else NEEDS_TABLEAU
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
         s, n = steps.evaluations, steps.accepted
+        if steps.implicit:
+            redone, newton = (0, 0) if self.keep_stages else (n, steps.work.newton)
+            backward = newton + redone + stage_calls(steps) + steps.carried
+            calls = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
+            return with_systems(calls, steps, redone, newton)
         return Calls(forward_calls(steps), (2 * s - 1) * n, s * n)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
+        if steps.implicit:
+            kept = kept_vectors(steps, steps.accepted)
+            if self.keep_stages:
+                own = steps.node_states - steps.carried_states
+                kept = steps.carried + (own + 1) * steps.accepted + 1
+            saved = (kept + sizes.outputs) * sizes.state_bytes
+            return Bytes(saved, saved + pullback_peak(steps, sizes))
         saved = (steps.accepted - 1 + sizes.outputs) * sizes.state_bytes
         return Bytes(saved, saved + 2 * steps.evaluations * sizes.state_bytes + sizes.graph_bytes)
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that walks the symplectic partner back."""
+        if isinstance(solver.scheme, Implicit):
+            keep = self.keep_stages
+            return ImplicitPartnerNode(field, solver, solver.scheme, times, self.tap, keep_stages=keep).apply(y0)
         return _SymplecticPartner(field, solver, times, self.tap).apply(y0)
 
 

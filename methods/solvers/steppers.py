@@ -1,6 +1,7 @@
 """The steppers of each scheme, on any kind of stages."""
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -231,6 +232,15 @@ class LeapfrogStepper(Stepper):
         return out
 
 
+@runtime_checkable
+class StepsImplicitly(Protocol):
+    """Dynamics that are no user's field and make implicit steps of their own."""
+
+    def implicit_stepper(self, solver: OneStepSolver, scheme: Implicit, like: Tensor) -> Stepper:
+        """Return what makes them, for states like ``like``."""
+        ...
+
+
 def plain_stepper(solver: OneStepSolver, dynamics: Dynamics, like: Tensor, *, first: bool = False) -> Stepper:
     """Return a stepper without a graph for states like ``like [d]``.
 
@@ -239,7 +249,7 @@ def plain_stepper(solver: OneStepSolver, dynamics: Dynamics, like: Tensor, *, fi
     """
     scheme = solver.scheme
     if isinstance(scheme, Implicit):
-        return ImplicitStepper(solver, scheme, _the_field(dynamics, scheme), like, refuse_mixing=first)
+        return _implicit_stepper(solver, scheme, dynamics, like, first=first)
     if isinstance(scheme, Tableau):
         if solver.compile and isinstance(dynamics, FlatField):
             return CompiledStepper(dynamics, scheme, like)
@@ -270,10 +280,14 @@ def graph_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, firs
     return LeapfrogStepper(scheme, field, with_graph=True)
 
 
-def _the_field(dynamics: Dynamics, scheme: Implicit) -> FlatField:
-    if not isinstance(dynamics, FlatField):
-        raise UnsupportedError(
-            f"solver {scheme.name}: expected a user's field, got {type(dynamics).__name__}, which has no Jacobian; "
-            "use an explicit solver such as dopri5 for it"
-        )
-    return dynamics
+def _implicit_stepper(
+    solver: OneStepSolver, scheme: Implicit, dynamics: Dynamics, like: Tensor, *, first: bool
+) -> Stepper:
+    if isinstance(dynamics, StepsImplicitly):
+        return dynamics.implicit_stepper(solver, scheme, like)
+    if isinstance(dynamics, FlatField):
+        return ImplicitStepper(solver, scheme, dynamics, like, refuse_mixing=first)
+    raise UnsupportedError(
+        f"solver {scheme.name}: expected a user's field, got {type(dynamics).__name__}, which has no Jacobian; use an "
+        "explicit solver such as dopri5 for it"
+    )

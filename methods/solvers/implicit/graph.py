@@ -14,6 +14,9 @@ from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.opaque import Context, without_derivative
 from odegrad.methods.solvers.solver import OneStepSolver
 
+INSTEAD = "use an explicit solver such as dopri5"
+"""What has a second derivative."""
+
 
 class GraphImplicitStepper(ImplicitStepper):
     """The same steps, bit for bit; autograd learns how to go back through the converged stages.
@@ -29,15 +32,25 @@ class GraphImplicitStepper(ImplicitStepper):
         parameters = field.differentiated
         if parameters is None:
             parameters = trained_parameters(field.field) if torch.is_grad_enabled() else ()
+        self.first = refuse_mixing
         self.back = StagePullback(self.tableau, self.jacobians, parameters, self.observer)
 
     def start(self, t: float, y0: Tensor) -> Tensor:
-        """Return ``(y0, f(t0, y0))`` with its graph."""
-        x = torch.cat([y0, self.field(t, y0)]) if self.scheme.carries_rate else y0
+        """Return ``(y0, f(t0, y0))`` with its graph; in a first solve that of the rate is a call of the way back."""
+        x = y0
+        if self.scheme.carries_rate:
+            x = torch.cat([y0, self._first_rate(t, y0) if self.first else self.field(t, y0)])
         # From here on, and not before: the history of y0 holds the caller's tensors.
         if torch.is_grad_enabled() and self.field.trained is None:
             self.field.refuse_closures_at_first_call(self.back.parameters)
         return x
+
+    def _first_rate(self, t: float, y0: Tensor) -> Tensor:
+        """Return ``f(t, y0)``, with no graph of the field to outlive what the steps' pull-backs do to its buffers."""
+        with torch.no_grad():
+            value = self.field(t, y0.detach())
+        out: Tensor = _Rate.apply(self, t, value, y0, *self.back.parameters)  # type: ignore[no-untyped-call]
+        return out
 
     def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:
         """Return the carried vector after a step from ``x``; see ``ImplicitStepper``."""
@@ -99,7 +112,36 @@ class _Step(torch.autograd.Function):
             of_x, pulled = step.pull_back(x_next.detach(), kept, grads[0].contiguous())
         parameters = step.back.parameters
         present = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, pulled, strict=True)]
-        marked = without_derivative(
-            [of_x, *present], (grads[0], x, *parameters), "an implicit step", "use an explicit solver such as dopri5"
-        )
+        marked = without_derivative([of_x, *present], (grads[0], x, *parameters), "an implicit step", INSTEAD)
         return None, None, marked[0], None, *([None] * ctx.count), *marked[1:]
+
+
+class _RateContext(Context, Protocol):
+    stepper: GraphImplicitStepper
+    t: float
+
+
+class _Rate(torch.autograd.Function):
+    """``f(t, y)`` whose value is already known: one f call and one product on the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: _RateContext, stepper: GraphImplicitStepper, t: float, value: Tensor, y: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        ctx.stepper, ctx.t = stepper, t
+        ctx.save_for_backward(y, *parameters)
+        return value
+
+    @staticmethod
+    def backward(ctx: _RateContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        y, *parameters = ctx.saved_tensors
+        field = ctx.stepper.field
+        with torch.enable_grad(), field.undisturbed():
+            leaf = y.detach().requires_grad_()
+            rate = field(ctx.t, leaf)
+            pulled: Sequence[Tensor | None] = [None] * (1 + len(parameters))
+            if rate.requires_grad:
+                pulled = torch.autograd.grad(rate, (leaf, *parameters), grads[0].detach(), allow_unused=True)
+        present = [torch.zeros_like(x) if g is None else g for x, g in zip((y, *parameters), pulled, strict=True)]
+        marked = without_derivative(present, (grads[0], y, *parameters), "an implicit step", INSTEAD)
+        return None, None, None, *marked

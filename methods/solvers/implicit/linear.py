@@ -48,16 +48,18 @@ class Linearisation:
         Of the solve.
     t, y
         Where; ``t`` is the 0-d tensor that the field sees.
+    formed
+        Form the Jacobian, where systems are solved by its matrix; False if only a product is wanted.
     """
 
-    def __init__(self, jacobians: "Jacobians", t: Tensor, y: Tensor) -> None:
+    def __init__(self, jacobians: "Jacobians", t: Tensor, y: Tensor, *, formed: bool = True) -> None:
         self.jacobians = jacobians
         self.t = t
         with torch.enable_grad():
             self.y = y.detach().requires_grad_()
             self.dy = jacobians.samples.call(jacobians.field, t, self.y)
         jacobians.field.refuse_unchecked(self.dy, t, self.y)
-        self.matrix = jacobians.rows(self) if jacobians.kind != "krylov" else None
+        self.matrix = jacobians.rows(self) if formed and jacobians.kind != "krylov" else None
         self._seed: Tensor | None = None
         self._pulled: Tensor | None = None
 
@@ -148,8 +150,8 @@ class Jacobians:
 
     @property
     def products(self) -> int:
-        """Return the vector-Jacobian products of one Jacobian; none where it is not formed."""
-        return 0 if self.kind == "krylov" else self.samples.n
+        """Return the pull-backs that form one Jacobian, one if vectorised over its rows; 0 if none is formed."""
+        return 0 if self.kind == "krylov" else 1 if self.vectorised else self.samples.n
 
     def rows(self, at: Linearisation) -> Tensor:
         """Return the Jacobians ``[batch, n, n]``: row ``i`` of all samples is one product."""

@@ -52,3 +52,7 @@ class Samples:
         pieces = torch.split(y, self._widths, dim=1)
         found = field.parts(t, tuple(p.reshape(shape) for p, shape in zip(pieces, layout.shapes, strict=True)))
         return torch.cat([p.reshape(self.batch, -1) for p in found], dim=1)[:, :, None]
+
+    def order(self) -> Tensor:
+        """Return where each number of ``[batch, n, 1]`` lies in the flat state: indices ``[d]``."""
+        return self.of(torch.arange(self.batch * self.n, device=self.layout.device)).reshape(-1)

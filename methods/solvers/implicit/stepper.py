@@ -17,7 +17,7 @@ from odegrad.methods.solvers.implicit.newton import LINEAR_PART, Newton, Stage
 from odegrad.methods.solvers.implicit.pullback import tell
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitWeights
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.stepper import Stepper
+from odegrad.methods.solvers.stepper import AcceptedStep, Stepper
 
 
 class ImplicitStepper(Stepper):
@@ -181,17 +181,13 @@ class ImplicitStepper(Stepper):
 
     def dense(self, x: Tensor, h: float, thetas: Sequence[float]) -> Tensor:
         """Return the cubic Hermite polynomial of states and rates at both ends, ``[m, d]``."""
-        # In float64 on the host, as the weights of the explicit methods.
-        rows = [(t * t * (3 - 2 * t), h * t * (1 - t) ** 2, h * t * t * (t - 1)) for t in thetas]
-        weights = torch.tensor(rows, dtype=torch.float64).to(x.dtype).to(x.device, non_blocking=True)
-        return torch.addmm(x[: self.d].expand(len(rows), -1), weights, torch.stack(self._ends(x)))
+        weights = hermite_weights(h, thetas, x)
+        return torch.addmm(x[: self.d].expand(len(weights), -1), weights, torch.stack(self._ends(x)))
 
     def polynomial(self, x: Tensor, h: float) -> Tensor:
         """Return the coefficients ``[4, d]`` of the Hermite polynomial in powers of theta."""
-        change, before, after = self._ends(x)
-        mean = torch.add(before, after).mul_(h)
-        cubic = torch.add(mean, change, alpha=-2.0)
-        return torch.stack([x[: self.d], h * before, change - h * before - cubic, cubic])
+        self._ends(x)
+        return hermite_polynomial(x, self.x_next, h)
 
     def _ends(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the state's change and the rates at both ends, ``[d]`` each."""
@@ -199,3 +195,31 @@ class ImplicitStepper(Stepper):
             raise UnsupportedError(f"solver {self.scheme.name}: it has no dense output; use kencarp4")
         d = self.d
         return self.x_next[:d] - x[:d], x[d:], self.x_next[d:]
+
+
+def hermite_weights(h: float, thetas: Sequence[float], like: Tensor) -> Tensor:
+    """Return the weights ``[m, 3]`` of ``y' - y``, ``k`` and ``k'`` in the Hermite polynomial, like ``like``."""
+    # In float64 on the host, as the weights of the explicit methods.
+    rows = [(t * t * (3 - 2 * t), h * t * (1 - t) ** 2, h * t * t * (t - 1)) for t in thetas]
+    return torch.tensor(rows, dtype=torch.float64).to(like.dtype).to(like.device, non_blocking=True)
+
+
+def hermite_polynomial(x: Tensor, x_next: Tensor, h: float) -> Tensor:
+    """Return the coefficients ``[4, d]`` of the Hermite polynomial from ``(y, k)`` to ``(y', k')``, ``[2d]`` each."""
+    (y, before), (y_next, after) = x.tensor_split(2), x_next.tensor_split(2)
+    change = y_next - y
+    cubic = torch.add(torch.add(before, after).mul_(h), change, alpha=-2.0)
+    return torch.stack([y, h * before, change - h * before - cubic, cubic])
+
+
+def solved_stages(step: AcceptedStep) -> list[Tensor]:
+    """Return the stages ``[batch, n, 1]`` that an implicit step has solved for.
+
+    Raises
+    ------
+    UnsupportedError
+        If the step is not implicit.
+    """
+    if not isinstance(step.stepper, ImplicitStepper):
+        raise UnsupportedError(f"expected an implicit step, got one of {type(step.stepper).__name__}; use kencarp4")
+    return step.stepper.stages

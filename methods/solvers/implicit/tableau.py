@@ -73,6 +73,11 @@ class ImplicitTableau:
         return tuple((*row, self.gamma) if i in self.solved else (*row, 0.0) for i, row in enumerate(self.a))
 
     @property
+    def fsal(self) -> bool:
+        """Return whether the last stage is the first one of the next step."""
+        return self.explicit_first and self.stiffly_accurate
+
+    @property
     def stiffly_accurate(self) -> bool:
         """Return whether the last stage is the new state."""
         return self.full[-1] == self.b

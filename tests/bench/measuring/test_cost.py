@@ -186,6 +186,9 @@ def test_several_solves_add_up_and_are_freed_one_after_the_other():
         "predicted_nfe_forward": 2 + 4 + 5,
         "predicted_nfe_backward": 3 + 1,
         "predicted_vjps": 40,
+        "predicted_jacobians_backward": None,
+        "predicted_factorisations_backward": None,
+        "predicted_linear_solves_backward": None,
         "predicted_saved_bytes": 110,
         "predicted_peak_bytes": 150,
     }
