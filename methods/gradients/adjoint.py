@@ -88,11 +88,16 @@ class _AdjointNode(BackwardSolveNode):
 
     def _remedy(self, error: float, limit: float) -> str:
         """Return what helps: a tighter tolerance, as long as the numbers hold it; another method always does."""
-        solver = self.solver.with_tolerances(self.options.rtol, self.options.atol)
+        control = self.solver.controller
         advice = "take aca or anode, which keep or replay the steps"
         grown = "solved back, it has lost much more than the tolerance, as it does where the dynamics contract"
-        # The error is the tolerance's times a growth that the tolerance does not change, until the state is lost.
-        rtol = solver.controller.rtol * limit / error / 2
-        if not solver.adaptive or not error <= LOST or not rtol >= 10 * torch.finfo(self.off[0].dtype).eps:
+        # The error is the tolerance's times a growth that the tolerance does not change, until the state is lost. It is
+        # of both solves: what the forward one is off by at its end grows on the way back, too.
+        factor = limit / error / 2
+        rtol, atol = (
+            max(control.rtol, self.options.rtol or 0) * factor,
+            max(control.atol, self.options.atol or 0) * factor,
+        )
+        if not self.solver.adaptive or not error <= LOST or not rtol >= 10 * torch.finfo(self.off[0].dtype).eps:
             return f"{grown}; {advice}"
-        return f"{grown}; give the method rtol = {rtol:.0e} or less, or {advice}"
+        return f"{grown}; solve both ways with rtol = {rtol:.0e} and atol = {atol:.0e} or less, or {advice}"

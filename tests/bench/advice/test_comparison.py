@@ -270,9 +270,9 @@ def test_coarse_steps_are_not_accurate():
     assert table.loc["naive", "verdict"].startswith("solver too loose: exact for its steps, which are off by")
     assert table.loc["aca", "verdict"].startswith("solver too loose")
     assert table.loc["adjoint", "verdict"].startswith("inaccurate")
-    # A step turns and stretches by 1 + iz, one back by 1 - iz; the end is larger than the start, and the size it is of.
-    stretched = 1 + (6.0 / 8) ** 2
-    lost = (stretched**8 - 1) / stretched**4
+    # A step multiplies by 1 + iz, one back by 1 - iz; relative to the end (y, y'), which is larger than the start.
+    end = (1 + 0.75j) ** 8
+    lost = ((1 + 0.75**2) ** 8 - 1) / math.hypot(end.real, 6 * end.imag)
     assert table.loc["adjoint", "reconstruction_error"] == pytest.approx(lost, rel=1e-6)
     assert table.loc["adjoint", "verdict"].endswith(f"the state of its backward pass is off by {lost:.1e}")
     assert table.loc[["naive", "aca"], "reconstruction_error"].isna().all()
