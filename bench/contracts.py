@@ -37,7 +37,10 @@ class VectorField(Protocol):
         ...
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Yield every parameter that ``f`` depends on; one reached through a closure is refused."""
+        """Yield every parameter that ``f`` depends on.
+
+        Trained tensors among its attributes are found as well; one reached through a closure is refused.
+        """
         ...
 
 
@@ -178,6 +181,9 @@ class Traits:
     """What the cost grows with in units of one f call: the steps alone, or the parameters too. A method of the second
     kind is left out where no method is named: on a net it would take thousands of times as long."""
     double_backward: bool = False
+    times: Literal["computed", "continuous", "none"] = "continuous"
+    """Of what the gradient by output times is: of the computed loss, or, whatever ``exact`` says, of the continuous one
+    (``dL/dt_k = f . dL/dy(t_k)``), off by as much as the steps are; none where times that require one are refused."""
     taps: Literal["any time", "step ends", "none"] = "none"
     """Where curvature samples are taken in the backward pass."""
     shared_loop: bool = True

@@ -1,6 +1,7 @@
 """``odeint`` and ``odeint_adjoint`` with torchdiffeq's arguments, on odegrad's solvers and gradient methods."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ RENAMED = {"ifactor": "max_factor", "dfactor": "min_factor", "max_num_steps": "m
 """torchdiffeq's names of solver options -> ours; the others are called the same."""
 
 ELSEWHERE = {
+    "min_step": "leave it out, and loosen rtol and atol where steps get too small to move the time, which raises",
     "norm": "the error norm is the largest root mean square over the parts of the state; use torchdiffeq for another",
     "step_t": "every output time ends a step already; add output times to land on more",
     "jump_t": "solve from jump to jump, one odeint call for each interval",
@@ -48,7 +50,8 @@ def odeint(
     Parameters
     ----------
     func
-        The dynamics; an ``nn.Module`` for every gradient method but ``naive``, so that its parameters are known.
+        The dynamics; an ``nn.Module``, or a method of one, for every gradient method but ``naive``, so that its
+        parameters are known.
     y0
         Initial state: a tensor of any shape, or a tuple of tensors.
     t
@@ -87,6 +90,8 @@ def odeint(
     if event_fn is not None:
         raise UnsupportedError("event_fn: expected None, events are not supported; use torchdiffeq.odeint_event")
     found = tapped(build_gradient(gradient, gradient_options), tap)
+    if isinstance(func, MethodType) and isinstance(func.__self__, nn.Module):
+        func = _OfModule(func)
     return found(func, _solver(method, rtol, atol, options), y0, t)  # type: ignore[arg-type]
 
 
@@ -153,6 +158,18 @@ def odeint_adjoint(
         gradient="adjoint" if seminorm is None else "adjoint_seminorm",
         gradient_options={k: v for k, v in backward.items() if v is not None},
     )
+
+
+class _OfModule(nn.Module):
+    """A method of a module, as a field with that module's parameters."""
+
+    def __init__(self, method: MethodType) -> None:
+        super().__init__()
+        self.module: nn.Module = method.__self__  # type: ignore[assignment]
+        self.method = method
+
+    def forward(self, t: Tensor, y: Any) -> Any:
+        return self.method(t, y)
 
 
 class _WithParameters(nn.Module):

@@ -28,6 +28,11 @@ Exact: the gradient is that of the computed loss, of the steps that the solver t
 for `reversible_rk` those of the wrapped solver). The others give the gradient of the continuous loss, off by
 O(tolerance).
 
+Output times: of what the gradient by them is, where they require one. `continuous`: `f(t_k, y_k) . dL/dy_k`, the
+gradient of the continuous problem, under exact methods too. It is off by as much as the steps are: by O(tolerance) for
+adaptive solvers, and by tens of percent on a coarse grid of `euler` or `midpoint`, whose own loss depends on the times
+otherwise. Take smaller steps there, or an adaptive solver.
+
 """
 
 SYMBOLS = """
@@ -154,8 +159,8 @@ def methods_page() -> str:
     return (
         METHODS
         + table(
-            ("Method", "Family", "How it pulls the gradient back", "Keeps", "Exact"),
-            [(f"`{e.name}`", e.family, e.sentence, t.keeps, yes(e.exact)) for e, t in stated],
+            ("Method", "Family", "How it pulls the gradient back", "Keeps", "Exact", "Output times"),
+            [(f"`{e.name}`", e.family, e.sentence, t.keeps, yes(e.exact), t.times) for e, t in stated],
         )
         + "\n"
         + table(

@@ -13,11 +13,12 @@ from odegrad.advice.race import MIN_ROUNDS, race
 from odegrad.advice.sentence import advice
 from odegrad.contracts import Scalar, State
 from odegrad.errors import InaccurateGradientWarning, OdegradError, UsageError
+from odegrad.methods.fields.held import hooks_at_rest
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.reference.reference import reference
 from odegrad.reference.sensitivity import sensitivity_error
 from odegrad.reference.subject import in_float64, of_model
-from odegrad.registry import build_solver, default_gradients
+from odegrad.registry import build_gradient, build_solver, default_gradients
 from odegrad.reports.figures import comparison as figure
 from odegrad.reports.units import count, error, memory, seconds_together
 from odegrad.states import undisturbed
@@ -128,9 +129,11 @@ def compare_gradients(
     solver = build_solver(method, rtol, atol, options)
     candidates = [candidate(chosen, solver) for chosen in _names(gradients)]
     subject = of_model(model)
+    model.check_loss(build_gradient("naive"), solver.uncompiled())
     # What a method says of its gradient stands in its row: wrong ones are what a comparison looks for.
     unsaid = warnings.catch_warnings(action="ignore", category=InaccurateGradientWarning)
-    with undisturbed(subject.device, func), unsaid:
+    # Hooks act on the whole gradient, whichever method it comes from, and the float64 twin has none.
+    with undisturbed(subject.device, func), hooks_at_rest(subject.inputs), unsaid:
         true = reference(in_float64(model))
         measure(subject, solver, candidates, true)
         told = race(subject, [c for c in candidates if "peak_bytes" in c.row], rounds)

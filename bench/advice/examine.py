@@ -209,6 +209,7 @@ def examine(
             raise UsageError(f"--train {train}: expected 0 for a model, whose loss has no batches; use a task")
         loaded = load_model(name)
         precision = torch.promote_types(parts(loaded.y0)[0].dtype, torch.float32)
+        loaded.check_loss(build_gradient("naive"), build_solver("dopri5", rtol, atol))
         model, trained = loaded.in_float64(), None
     else:
         problem, precision = build_task(name).build(size, seed, CPU, torch.float64), torch.float32

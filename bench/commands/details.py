@@ -54,6 +54,7 @@ def _method(name: str) -> Row:
         "family": families.get(name),
         "summary": traits.summary,
         "exact": traits.exact,
+        "output_times": traits.times,
         "options": _options(gradients.get(name)),
         "memory": traits.memory,
         "cost_forward": traits.cost_forward,

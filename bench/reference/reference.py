@@ -58,6 +58,9 @@ def reference(subject: Subject, *, strict: bool = False, budget: float = float("
         return _none(spent, str(raised))
     except OdegradError as raised:
         return _none(spent, f"its equation cannot be solved at tight tolerance: {str(raised).splitlines()[0]}")
+    except RuntimeError as raised:  # of a field or a loss that does not work on float64 numbers
+        said = (str(raised).splitlines() or [""])[0]
+        return _none(spent, f"its float64 twin cannot be solved: {type(raised).__name__}: {said}")
     return Reference(ways.replayed if subject.smooth else ways.costate, error, spent.calls)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from odegrad.contracts import Problem, Solve
 from odegrad.errors import UsageError, is_out_of_memory
 from odegrad.states import mapped, parts, undisturbed
-from odegrad.user.models import Model
+from odegrad.user.models import Model, copied_in_float64
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def in_float64(model: Model) -> Subject:
     The loss sees a float64 solution where it can take one. One that cannot (a head of float32 weights) sees the
     solution rounded to the model's type: then the gradient is known to that type's rounding only.
     """
-    field = copy.deepcopy(model.field).double()
+    field = copied_in_float64(model.field)
     y0, ts = mapped(model.y0, lambda part: part.detach().double().requires_grad_(part.requires_grad)), model.ts.double()
     loss = copy.deepcopy(model.loss).double() if isinstance(model.loss, nn.Module) else model.loss
     plain = of_model(Model(field, y0, ts, loss))

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.contracts import GradientMethod, State
-from odegrad.errors import UsageError
+from odegrad.errors import OdegradError, SolverError, UsageError
+from odegrad.methods.fields.held import Held
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.states import mapped, parts
+from odegrad.states import mapped, parts, undisturbed
 from odegrad.user.files import call_users, load_from_file
 
 Loss = Callable[[Any], Tensor]
@@ -73,7 +74,38 @@ class Model:
             cast = tuple(p.to(kind) for p, kind in zip(parts(ys), kinds, strict=True))
             return self.loss(cast[0] if isinstance(ys, Tensor) else cast)
 
-        return Model(copy.deepcopy(self.field).double(), mapped(self.y0, Tensor.double), self.ts.double(), loss)
+        return Model(copied_in_float64(self.field), mapped(self.y0, Tensor.double), self.ts.double(), loss)
+
+    def check_loss(self, method: GradientMethod, solver: OneStepSolver) -> None:
+        """Solve once by ``method`` and refuse a loss without a gradient, or one that is not finite.
+
+        A solve that cannot go on is left for who solves again, and says more of it.
+
+        Raises
+        ------
+        UsageError
+            If the loss cannot be used, or the field or the loss raises anything.
+        """
+        try:
+            with undisturbed(parts(self.y0)[0].device, self.field), torch.enable_grad():
+                loss, _ = self.forward(method, solver)
+        except SolverError:
+            return
+        except OdegradError:
+            raise
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0]
+            raise UsageError(f"func, loss: raised {type(error).__name__} in a solve of the model: {said}") from error
+        if not loss.requires_grad:
+            raise UsageError(
+                "loss: it depends on nothing that requires a gradient; expected a scalar with a graph, so leave out "
+                ".detach(), .item(), torch.no_grad() and NumPy in func and loss"
+            )
+        if not bool(torch.isfinite(loss)):
+            raise UsageError(
+                f"loss: expected a finite number, got {loss.item():g}; check func and loss for division by zero, and "
+                "the logarithm or square root of what may be negative"
+            )
 
     def inputs(self) -> tuple[State, list[Tensor]]:
         """Return ``y0`` as fresh leaves, and everything that the gradient is taken with respect to."""
@@ -105,6 +137,33 @@ class Model:
     def gradient(self, method: GradientMethod, solver: OneStepSolver) -> Tensor:
         """Return the gradient as one float64 vector on the CPU."""
         return pulled_back(*self.forward(method, solver))
+
+
+def copied_in_float64(field: nn.Module) -> nn.Module:
+    """Return a float64 copy of ``field``; tensors among its attributes too, cut off from how they were computed.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be copied.
+    """
+    # A copy of a computed tensor has no history to share, and PyTorch refuses to make one; what the field holds is
+    # known by its numbers alone.
+    memo: dict[int, Any] = {}
+    for key, x in Held(field).tensors.items():
+        if not isinstance(x, nn.Parameter):
+            own = x.detach().clone()
+            own = own.double() if own.is_floating_point() else own
+            memo[key] = own.requires_grad_(x.requires_grad)
+    try:
+        copied = copy.deepcopy(field, memo)
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise UsageError(
+            "func: expected a module that can be copied, for a float64 twin of it, got "
+            f"{type(error).__name__}: {said}; hold plain tensors, numbers and modules only"
+        ) from error
+    return copied.double()
 
 
 def pulled_back(loss: Tensor, inputs: list[Tensor]) -> Tensor:

@@ -27,7 +27,8 @@ class SharedLoopMethod(abc.ABC):
     """A gradient method on the shared solver loop; a subclass says how it solves flat states.
 
     Gradients with respect to the output times are those of the continuous problem, the same for all of them:
-    ``dL/dt_k = f(t_k, y_k) . dL/dy(t_k)`` and ``dL/dt_0 = -f(t_0, y_0) . a(t_0)`` (Chen et al. 2018, appendix C).
+    ``dL/dt_k = f(t_k, y_k) . dL/dy(t_k)`` and ``dL/dt_0 = -f(t_0, y_0) . a(t_0)`` (Chen et al. 2018, appendix C). On a
+    coarse fixed grid the computed loss depends on its times otherwise, by as much as the steps are off.
     """
 
     traits: ClassVar[Traits]
@@ -49,6 +50,7 @@ class SharedLoopMethod(abc.ABC):
             why = reason or NO_ONE_STEP_SOLVER
             raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {why}")
         refuse_transforms()
+        refuse_callbacks(field)
         times = checked_times(ts)
         layout = Layout.of(y0, unjudged_parts(field))
         start = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))
@@ -58,7 +60,9 @@ class SharedLoopMethod(abc.ABC):
         # The solver computes in the state's type: under the caller's autocast are the calls of the field alone.
         with autocast_off(layout.device.type):
             ys = self._solved(flat_field, solver, start, ts, times)
-            late = [(s, state) for s, state in before.moved().states if s not in flat_field.draws]
+            late = []
+            if before.has_moved():
+                late = [(s, state) for s, state in before.moved().states if s not in flat_field.draws]
             if late:
                 # It draws, and its first call did not: now that this is known, let every call begin from one state.
                 before.set()
@@ -105,6 +109,29 @@ class TappableMethod(SharedLoopMethod):
         watched = copy.copy(self)
         object.__setattr__(watched, "tap", tap)
         return watched
+
+
+CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
+"""What torchdiffeq calls on a field at its steps; with ``_adjoint`` behind, at those of a backward solve."""
+
+
+def refuse_callbacks(field: object) -> None:
+    """Raise if ``field`` has a callback of torchdiffeq's, which nobody would call.
+
+    Raises
+    ------
+    UnsupportedError
+        If it has one.
+    """
+    # Looked for on the class and the instance, since a module searches long for an attribute that it does not have.
+    own = getattr(field, "__dict__", {})
+    for name in CALLBACKS:
+        for each in (name, f"{name}_adjoint"):
+            if each in own or hasattr(type(field), each):
+                raise UnsupportedError(
+                    f"field: {each} is a callback of torchdiffeq, and is not called here; remove it, and give the "
+                    "solver an observer, solver.observed_by(...), which hears of every accepted and rejected step"
+                )
 
 
 def refuse_transforms() -> None:

@@ -1,5 +1,6 @@
 """Where a field may draw random numbers from, and how its calls are made to repeat their draws."""
 
+import ctypes
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ class RandomSource(Protocol):
         """Make ``state`` its state."""
         ...
 
+    def stands_at(self, state: Any) -> bool:
+        """Return whether nothing has been drawn since it was in ``state``."""
+        ...
+
 
 @dataclass(frozen=True)
 class TorchSource:
@@ -36,34 +41,49 @@ class TorchSource:
         """Make ``state`` its state."""
         self.generator.set_state(state)
 
+    def stands_at(self, state: torch.Tensor) -> bool:
+        """Return whether nothing has been drawn since it was in ``state``."""
+        return torch.equal(state, self.generator.get_state())
+
 
 @dataclass(frozen=True)
 class NumpySource:
     """A generator of NumPy."""
 
-    generator: np.random.Generator | np.random.RandomState
+    generator: np.random.Generator
 
     def state(self) -> Any:
         """Return its state."""
-        bits: Any = self.generator.bit_generator if isinstance(self.generator, np.random.Generator) else self.generator
-        return bits.get_state(legacy=False) if isinstance(bits, np.random.RandomState) else bits.state
+        return self.generator.bit_generator.state
 
     def set(self, state: Any) -> None:
         """Make ``state`` its state."""
-        if isinstance(self.generator, np.random.Generator):
-            self.generator.bit_generator.state = state
-        else:
-            self.generator.set_state(state)
+        self.generator.bit_generator.state = state
+
+    def stands_at(self, state: Any) -> bool:
+        """Return whether nothing has been drawn since it was in ``state``."""
+        return repr(state) == repr(self.state())
 
 
-class _NumpyGlobal:
-    """NumPy's global stream."""
+@dataclass(frozen=True)
+class NumpyStream:
+    """An older generator of NumPy; the global stream is one."""
+
+    generator: np.random.RandomState
 
     def state(self) -> Any:
-        return np.random.get_state(legacy=False)  # noqa: NPY002 -- the field's, not ours
+        """Return its state."""
+        return self.generator.get_state()
 
     def set(self, state: Any) -> None:
-        np.random.set_state(state)  # noqa: NPY002
+        """Make ``state`` its state."""
+        self.generator.set_state(state)
+
+    def stands_at(self, state: Any) -> bool:
+        """Return whether nothing has been drawn since it was in ``state``."""
+        # Every draw moves the position, or takes the number that was kept; behind the last one all words are new.
+        now = self.state()
+        return bool(now[2:] == state[2:] and now[1][0] == state[1][0])
 
 
 class _PythonGlobal:
@@ -75,8 +95,11 @@ class _PythonGlobal:
     def set(self, state: Any) -> None:
         random.setstate(state)
 
+    def stands_at(self, state: Any) -> bool:
+        return bool(random.getstate() == state)
 
-OF_OTHERS: Sequence[RandomSource] = (_NumpyGlobal(), _PythonGlobal())
+
+OF_OTHERS: Sequence[RandomSource] = (NumpyStream(np.random.mtrand._rand), _PythonGlobal())
 """The global streams beside PyTorch's."""
 
 
@@ -84,9 +107,9 @@ def source_of(generator: object) -> RandomSource | None:
     """Return the source that ``generator`` is, None if it is none."""
     if isinstance(generator, torch.Generator):
         return TorchSource(generator)
-    if isinstance(generator, (np.random.Generator, np.random.RandomState)):
+    if isinstance(generator, np.random.Generator):
         return NumpySource(generator)
-    return None
+    return NumpyStream(generator) if isinstance(generator, np.random.RandomState) else None
 
 
 def torch_sources(device: torch.device) -> list[RandomSource]:
@@ -110,9 +133,16 @@ class Draws:
         """Return the states at this moment."""
         return cls([(source, source.state()) for source in sources])
 
+    def has_moved(self) -> bool:
+        """Return whether numbers have been drawn since; no operator of PyTorch runs, which a count would see."""
+        return not all(
+            _bytes(state) == _bytes(source.state()) if isinstance(state, torch.Tensor) else source.stands_at(state)
+            for source, state in self.states
+        )
+
     def moved(self) -> "Draws":
         """Return those of which numbers have been drawn since."""
-        return Draws([(source, state) for source, state in self.states if not _same(state, source.state())])
+        return Draws([(source, state) for source, state in self.states if not source.stands_at(state)])
 
     def set(self) -> None:
         """Make them the sources' states."""
@@ -136,12 +166,5 @@ class Draws:
         return any(held == source for held, _ in self.states)
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Return whether two states are equal, whatever a source keeps in its state."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, np.ndarray):
-        return np.array_equal(a, b)
-    if isinstance(a, dict):
-        return all(_same(a[key], b[key]) for key in a)
-    return bool(a == b)
+def _bytes(state: torch.Tensor) -> bytes:
+    return ctypes.string_at(state.data_ptr(), state.numel())

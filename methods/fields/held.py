@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from odegrad.errors import UsageError
@@ -185,7 +186,7 @@ class Held:
         self._addresses = [(x, x.data_ptr()) for x in trained if x.is_leaf and type(x) in (Tensor, nn.Parameter)]
 
     @contextmanager
-    def as_it_was(self, stand_ins: Mapping[int, Tensor], trained: Iterable[Tensor]) -> Iterator[None]:
+    def as_it_was(self, stand_ins: Mapping[int, Tensor], trained: Sequence[Tensor]) -> Iterator[None]:
         """Let the field hold inside what it held, and put what it holds now back behind.
 
         Parameters
@@ -201,6 +202,7 @@ class Held:
             If a tensor has been overwritten since.
         """
         undo: list[tuple[Any, Any, object, object]] = []
+        frozen = [x for x in trained if not x.requires_grad]
         try:
             for space in self._spaces:
                 if not space.as_it_was():
@@ -211,9 +213,13 @@ class Held:
                 for space, at in self._places.get(key, ()):
                     _put(undo, space.live, at, _with(space.live[at], key, leaf))
             self._refuse_overwritten()
+            for x in frozen:
+                x.requires_grad_()
             with hooks_at_rest(trained), parametrizations_uncached():
                 yield
         finally:
+            for x in frozen:
+                x.requires_grad_(False)
             for live, key, inside, outside in reversed(undo):
                 # What f has written meanwhile is its own.
                 if _get(live, key) is inside:
@@ -238,7 +244,7 @@ class Held:
 
 
 def _version(x: Tensor) -> int | None:
-    return None if x.is_inference() else x._version
+    return None if is_lazy(x) or x.is_inference() else x._version
 
 
 def _get(live: Any, key: Any) -> object:

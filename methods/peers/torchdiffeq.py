@@ -119,6 +119,7 @@ class TorchdiffeqNaive:
         cost_backward="sN B",
         backward_phase="recompute",
         double_backward=True,
+        times="computed",
         shared_loop=False,
         peer=_PEER,
     )

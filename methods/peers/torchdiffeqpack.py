@@ -92,6 +92,7 @@ class TorchdiffeqpackAca:
         cost_backward="2sN F + sN B",
         backward_phase="recompute",
         state_from="replay",
+        times="none",
         shared_loop=False,
         peer=TORCHDIFFEQPACK.named,
     )
@@ -126,6 +127,7 @@ class TorchdiffeqpackMali:
         cost_backward="2N F + N B",
         backward_phase="recompute",
         state_from="inverse",
+        times="none",
         shared_loop=False,
         peer=LEAPFROG.named,
     )

@@ -80,6 +80,7 @@ class TorchdynAutograd:
         cost_forward="s(N+R)+2 F",
         cost_backward="sN B",
         backward_phase="recompute",
+        times="none",
         shared_loop=False,
         peer=TORCHDYN.named,
     )
@@ -149,6 +150,7 @@ class TorchdynAdjoint(TorchdynAutograd):
         cost_backward="per output s(N'+R')+3 of (F+B)",
         backward_phase="adjoint",
         state_from="solve",
+        times="none",
         shared_loop=False,
         peer=TORCHDYN.named,
     )

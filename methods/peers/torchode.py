@@ -145,6 +145,7 @@ class TorchodeAutodiff:
         cost_forward="s(N+R)+2 F",
         cost_backward="s(N+R) B",
         backward_phase="recompute",
+        times="none",
         shared_loop=False,
         peer=TORCHODE.named,
     )
@@ -184,6 +185,7 @@ class TorchodeJoint:
         cost_backward="per output s(N'+R')+2 of (F+B)",
         backward_phase="adjoint",
         state_from="solve",
+        times="none",
         shared_loop=False,
         peer=TORCHODE.named,
     )

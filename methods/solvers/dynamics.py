@@ -19,6 +19,13 @@ TRIAL = -1
 """The stage of an f call that belongs to no step: the trial that chooses the first step."""
 
 
+WRITES = (
+    "field: it writes into the state that it is given (an in-place operation on y), which the solver still needs; let "
+    "it work on a copy, y = y.clone(), or use the operation that returns a new tensor"
+)
+"""Why a field is refused that changes its input."""
+
+
 class Dynamics(Protocol):
     """The right-hand side of a solve on flat states."""
 
@@ -139,10 +146,7 @@ class FlatField:
                 dy = self._evaluated(t, state, held)
             dy = self._in_own_type(dy)
         if watched and any(p._version != version for p, version in zip(own, versions, strict=True)):
-            raise UsageError(
-                "field: it writes into the state that it is given (an in-place operation on y), which the solver "
-                "still needs; let it work on a copy, y = y.clone(), or use the operation that returns a new tensor"
-            )
+            raise UsageError(WRITES)
         return dy
 
     def _in_own_type(self, dy: Any) -> Any:
@@ -155,7 +159,13 @@ class FlatField:
         if held and isinstance(self.field, nn.Module):
             dy: State = torch.func.functional_call(self.field, dict(held), (t, y))
             return dy
-        return self.field(t, y)
+        try:
+            return self.field(t, y)
+        except RuntimeError as error:
+            # Where y carries a graph PyTorch refuses the write itself, of a view.
+            if "being modified inplace" in str(error) or "used in an in-place operation" in str(error):
+                raise UsageError(WRITES) from error
+            raise
 
     def stand_after_one_call(self) -> None:
         """Let the generators stand where a call leaves them that draws, if every call began from known states."""
@@ -193,7 +203,7 @@ class FlatField:
             return
         before = Draws.now(self.sources)
         yield
-        if before.moved():
+        if before.has_moved():
             raise UsageError(
                 "field: it draws random numbers in the backward pass and drew none in the forward pass, so the "
                 "gradient is that of another field; let it draw at every call, or before the solve"

@@ -113,6 +113,21 @@ def test_what_is_replaced_is_put_back_for_the_backward_pass(solving, change, net
     assert (weight is trained[1]) == (change not in (_assign, _load, _replace_layer))
 
 
+def test_a_layer_frozen_before_the_backward_pass(solving, net, start, apart):
+    """It gets no gradient any more, as with naive; the others get theirs."""
+
+    def gradients(solve):
+        field, y0 = net(), start()
+        loss = solve(field, y0).pow(2).sum()
+        field.first.requires_grad_(False)
+        loss.backward()
+        assert not field.first.weight.requires_grad
+        assert field.first.weight.grad is None
+        return [y0.grad, *(p.grad for p in field.last.parameters())]
+
+    assert apart(gradients(solving), gradients(solving.naive())) < solving.near
+
+
 def test_one_field_with_another_context_for_each_solve(solving, net, start, apart):
     """Two solves before one backward pass, the context swapped between them."""
 
