@@ -104,6 +104,7 @@ for name, command, epilog in (
 ):
     app.command(name, epilog=epilog)(command)
 app.add_typer(history.history, name="history")
+app.add_typer(results.results_app, name="results")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@
     │   ├── NewtonError                  an implicit stage that Newton's iteration does not solve
     │   └── TooManyStepsError            the step limit was reached
     ├── DataError                        a data set that is not there, cannot be fetched, or is not what it should be
+    ├── InstrumentsError                 a clock, a counter or a certificate is not what it was
     └── InfrastructureError              the machine failed, not the method
 
 Two are said and not raised, for a gradient that was computed all the same::
@@ -90,6 +91,10 @@ class NewtonError(SolverError):
 
 class TooManyStepsError(SolverError):
     """The step limit was reached before the end of the interval."""
+
+
+class InstrumentsError(OdegradError):
+    """The measured code has replaced a clock, a counter or the certificate; nothing that was measured counts."""
 
 
 class InfrastructureError(OdegradError):

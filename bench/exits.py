@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
 
 EXIT_MEANINGS: Mapping[ExitCode, str] = {
     ExitCode.FINE: "all that was asked was measured, decided and written",
-    ExitCode.FAILED_CHECK: "a check failed, a gate found a change, or data are missing or damaged",
+    ExitCode.FAILED_CHECK: "a check failed, a gate found a change, or data or records are missing or damaged",
     ExitCode.USAGE: "wrong usage: an argument, a file or a folder that cannot be used, code of your own that cannot be "
     "loaded",
     ExitCode.FAILED_RUNS: "some runs failed, and their rows say why; what a method or an optimizer refuses is a row "
@@ -50,6 +50,8 @@ EXITS_OF: Mapping[str, tuple[ExitCode, ...]] = {
     "doctor": _READS,
     "history add": _READS,
     "history report": _READS,
+    "results check": (*_READS, ExitCode.FAILED_CHECK),
+    "results repair": (*_READS, ExitCode.FAILED_CHECK),
 }
 """Command -> the codes that it ends with."""
 

@@ -14,8 +14,11 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from odegrad.errors import ResultsError
+from odegrad.records.checking import MAX_EXACT, TRACE_COLUMNS, fault_of_row, fault_of_traces
 from odegrad.records.columns import COLUMNS, Column
+from odegrad.records.lines import fault_of_line, newer
 from odegrad.records.record import SCHEMA_VERSION, Status
+from odegrad.records.replacing import replacing
 from odegrad.records.shard import RECORDS, record_files
 from odegrad.reports.machines import without_times
 
@@ -23,6 +26,7 @@ PANDAS_DTYPES = {"int64": "Int64", "boolean": "boolean", "string": "string", "fl
 """A column's dtype in ``COLUMNS`` -> the pandas dtype, nullable because a failed run lacks what it did not measure."""
 
 _ARROW = {"int64": pa.int64(), "boolean": pa.bool_(), "string": pa.string(), "float64": pa.float64()}
+_NUMBERS = {int, float, type(None)}
 _NAMES = tuple(column.name for column in COLUMNS)
 _STATUS = _NAMES.index("status")
 _STATUSES = frozenset(str(status) for status in Status)
@@ -78,8 +82,24 @@ def load(*results: Path | str, across_machines: bool = False) -> pd.DataFrame:
     for folder in map(Path, results):
         for row in _rows_of_folder(folder):
             _keep_latest(latest, row)
-    frame = _frame(list(latest.values()))
+    try:
+        _check_objects(list(latest.values()))
+        frame = _frame(list(latest.values()))
+    except ResultsError as error:
+        raise _named(latest, error) from error
     return frame if across_machines else without_times(frame)
+
+
+def _named(latest: Mapping[str, tuple[Any, ...]], error: ResultsError) -> ResultsError:
+    """Return the error with the run whose record is to blame."""
+    for run_id, values in latest.items():
+        fault = fault_of_row(dict(zip(_NAMES, values, strict=True)))
+        if fault is not None:
+            return ResultsError(
+                f"run {run_id}: {fault}; delete its line in the records, and the same command as before measures it "
+                "again"
+            )
+    return error
 
 
 def _rows_of_folder(folder: Path) -> Iterator[dict[str, Any]]:
@@ -134,11 +154,12 @@ def to_parquet(frame: pd.DataFrame, path: Path) -> None:
     ]
     try:
         table = pa.Table.from_pandas(flat, schema=pa.schema(fields), preserve_index=False)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
         raise ResultsError(
-            f"cannot write {path}: expected lists of numbers in the trace and raw columns ({error})"
+            f"cannot write {path}: expected numbers of 64 bits in lists, and text in Unicode ({error})"
         ) from error
-    parquet.write_table(table, path)
+    with replacing(path) as part:
+        parquet.write_table(table, part)
 
 
 @_no_garbage_collection()
@@ -165,26 +186,35 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if not line.endswith(b"\n"):
                     _log.warning("%s: left out the half-written last line %d", path, number)
                     break
                 wrong.append(f"{number} is not JSON ({_place(error)})")
                 continue
-            if _is_record(row, path, number):
+            if (damaged := fault_of_line(line)) is not None:
+                wrong.append(f"{number} {damaged}")
+            elif _is_record(row, path, number):
+                ragged = fault_of_traces(row) if isinstance(row.get(TRACE_COLUMNS[0]), list) else None
+                if ragged is not None:
+                    wrong.append(f"{number} is of a run whose {ragged}")
+                    continue
                 yield row
             else:
                 wrong.append(f"{number} is no object with a run_id and a status of {', '.join(sorted(_STATUSES))}")
     if wrong:
         told = "; ".join(wrong[:TOLD]) + (f"; and {len(wrong) - TOLD} more" if len(wrong) > TOLD else "")
+        one = len(wrong) == 1
         raise ResultsError(
-            f"{path}: expected a record in every line, but line {told}; delete {'these lines' if wrong[1:] else 'it'}, "
-            f"and what {'they' if wrong[1:] else 'it'} measured is measured again"
+            f"{path}: expected a record in every line, but line {told}; `odegrad results repair {path.parent}` takes "
+            f"{'it' if one else 'these lines'} out, and what {'it' if one else 'they'} measured is measured again"
         )
 
 
-def _place(error: ValueError) -> str:
+def _place(error: ValueError | RecursionError) -> str:
     """Say what is wrong in a line of JSON, and where in it."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     return f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
@@ -194,10 +224,7 @@ def _is_record(row: Any, path: Path, number: int) -> bool:
         return False
     version = row.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise ResultsError(
-            f"{path}: line {number} has schema version {version}, this odegrad reads up to {SCHEMA_VERSION}; "
-            "install the newer odegrad that wrote it"
-        )
+        raise newer(path, number, version)
     return isinstance(row.get("run_id"), str) and row.get("status") in _STATUSES
 
 
@@ -221,15 +248,32 @@ def _series(column: Column, values: list[Any]) -> Any:
     try:
         if column.dtype == "object":
             return pd.Series(values, dtype="object")
+        if column.dtype == "string":
+            "".join(value for value in values if value is not None).encode()
+        if column.dtype == "int64" and any(type(v) is float and not abs(v) < MAX_EXACT for v in values):
+            raise OverflowError("a float that is no whole number of 64 bits")
         if column.dtype == "float64":
             return pd.Series(np.array(values, dtype=np.float64))
         return pd.Series(values, dtype=PANDAS_DTYPES[column.dtype])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         wrong = next((v for v in values if not _fits(column.dtype, v)), None)
         raise ResultsError(
             f"column {column.name!r}: expected {column.dtype} or null in every record, got {wrong!r} ({error}); "
             "delete the lines that hold it"
         ) from error
+
+
+def _check_objects(rows: list[tuple[Any, ...]]) -> None:
+    """Refuse what is no list of numbers, or no dictionary where a column holds such."""
+    for place, column in enumerate(COLUMNS):
+        if column.dtype != "object":
+            continue
+        dictionary = _is_dictionary(column)
+        for value in (row[place] for row in rows):
+            if value is None or (dictionary and isinstance(value, dict)):
+                continue
+            if dictionary or not isinstance(value, list) or not set(map(type, value)) <= _NUMBERS:
+                raise ResultsError(f"column {column.name!r}: expected {'an object' if dictionary else 'numbers'}")
 
 
 def _fits(dtype: str, value: Any) -> bool:

@@ -7,6 +7,7 @@ import pandas as pd
 from pyarrow import Table, parquet
 
 from odegrad.records.columns import COLUMNS
+from odegrad.records.replacing import replacing
 
 TRACED_RUN = ("run_id", "task", "size", "method", "gradient", "optimizer", "solver", "seed")
 _TRACE = "trace_"
@@ -33,7 +34,8 @@ def long_form(frame: pd.DataFrame) -> pd.DataFrame:
 
 def write(frame: pd.DataFrame, path: Path) -> None:
     """Write the long form of records as Parquet."""
-    parquet.write_table(Table.from_pandas(long_form(frame), preserve_index=False), path)
+    with replacing(path) as part:
+        parquet.write_table(Table.from_pandas(long_form(frame), preserve_index=False), part)
 
 
 def _values(values: object, count: int) -> np.ndarray:

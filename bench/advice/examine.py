@@ -21,6 +21,7 @@ from odegrad.diagnosis.verdict import sentences
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.measuring.training import evaluation_points
 from odegrad.methods.solvers.solver import make_solver
+from odegrad.records.replacing import replacing
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported, tasks
 from odegrad.reports.canvas import style
 from odegrad.reports.figures import log_norm
@@ -281,5 +282,5 @@ def law(methods: tuple[str, ...] = LAW_METHODS) -> pd.DataFrame:
 
 def write_figure(figure: Figure, path: Path) -> None:
     """Write ``figure`` in the style of all figures."""
-    with style.applied():
-        figure.savefig(path)
+    with style.applied(), replacing(path) as part:
+        figure.savefig(part)

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from odegrad.advice.comparison import COLUMNS, Comparison, compare_gradients
 from odegrad.advice.examine import examine, write_figure
 from odegrad.processes.guarded import guarded
+from odegrad.records.replacing import replacing
 from odegrad.registry import is_foreign, others_offer
 from odegrad.user.models import load_model
 
@@ -80,3 +83,9 @@ def told(name: str, settings: dict[str, Any], figure: str | None, _progress: obj
         write_figure(found.figure(), Path(figure))
     tables = [[title, rows] for title, rows in found.tables()]
     return {"plain": found.to_dict(), "tables": tables, "sentences": found.sentences()}
+
+
+def write_plain(figure: Figure, path: Path) -> None:
+    """Write a figure as it was drawn."""
+    with replacing(path) as part:
+        figure.savefig(part)

@@ -19,6 +19,7 @@ from rich.console import Console
 from odegrad.commands.printing import print_rows
 from odegrad.errors import UsageError
 from odegrad.exits import ExitCode
+from odegrad.records.replacing import replace_file
 
 if TYPE_CHECKING:
     from odegrad.gate.verdict import GateVerdict
@@ -118,6 +119,9 @@ def _write(path: Path | None, text: Callable[[], str], mode: str) -> None:
     if path is None:
         return
     try:
+        if mode == "w" and (path.is_file() or not path.exists()):
+            replace_file(path, text())
+            return
         with path.open(mode, encoding="utf-8") as file:
             file.write(text())
     except OSError as error:

@@ -43,7 +43,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare gradient methods on a MODEL of your own and say which one to take."""
-    from odegrad.advice.of_users import compare_users
+    from odegrad.advice.of_users import compare_users, write_plain
 
     check_figure(figure)
     chosen = None if gradients is None else [name.strip() for name in gradients.split(",")]
@@ -57,7 +57,7 @@ def compare(
         for line in [*table.reasons(), table.advice]:
             typer.echo(textwrap.fill(line, LINE_WIDTH, break_long_words=False, break_on_hyphens=False))
     if figure is not None:
-        table.plot().savefig(figure)
+        write_plain(table.plot(), figure)
         _log.info("wrote %s", figure)
     failed = [row for row in table["verdict"] if row.startswith("failed")]
     if failed:

@@ -17,6 +17,7 @@ from odegrad.exits import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from odegrad.records.repair import FolderFault
     from odegrad.reports.papers.exhibits import Exhibit
     from odegrad.reports.papers.verdict import ClaimVerdict
     from odegrad.reports.summary import Results
@@ -60,6 +61,43 @@ def compare_results(
     _log.info("wrote %s", written[-1])
     if not found.common:
         raise typer.Exit(ExitCode.USAGE)
+
+
+results_app = typer.Typer(no_args_is_help=True, help="Look a results folder through, and mend it.")
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")]
+
+
+@results_app.command("check", epilog="Example: odegrad results check results/quick")
+def check_results(results: FolderArgument, as_json: JsonOption = False) -> None:
+    """Name broken lines, duplicates and a lost suite.json of RESULTS; exit code 1 if something is broken."""
+    from odegrad.records.repair import examine_folder
+
+    check_folders([results])
+    _tell(examine_folder(results), as_json, "nothing is wrong")
+
+
+@results_app.command("repair", epilog="Example: odegrad results repair results/quick")
+def repair_results(results: FolderArgument, as_json: JsonOption = False) -> None:
+    """Take broken lines and duplicates out of RESULTS, keep the broken ones aside, and write a lost suite.json anew."""
+    from odegrad.records.repair import examine_folder, repair_folder
+
+    check_folders([results])
+    mended, left = repair_folder(results), examine_folder(results)
+    _tell(mended, as_json, "nothing was wrong", fail=False)
+    if left:
+        _log.error("%d things are still wrong: odegrad results check %s names them", len(left), results)
+        raise typer.Exit(ExitCode.FAILED_CHECK)
+
+
+def _tell(problems: "Sequence[FolderFault]", as_json: bool, fine: str, fail: bool = True) -> None:
+    rows = [dict(problem.__dict__) for problem in problems]
+    if rows or as_json:
+        print_rows(rows, as_json, "what is wrong")
+    else:
+        typer.echo(fine)
+    if fail and any(not problem.harmless for problem in problems):
+        raise typer.Exit(ExitCode.FAILED_CHECK)
 
 
 def write_report(

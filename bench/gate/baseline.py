@@ -11,6 +11,7 @@ from odegrad.errors import BaselineError
 from odegrad.gate.metrics import METRICS, kept, machine_class
 from odegrad.records.columns import Compared
 from odegrad.records.record import Record, Run
+from odegrad.records.replacing import replace_file
 
 BASELINE_SCHEMA = 1
 """Version of the baseline's form. 1: first."""
@@ -62,10 +63,8 @@ class Baseline:
         BaselineError
             If it cannot be written.
         """
-        new = path.with_name(path.name + ".new")
         try:
-            new.write_text(self.text(), encoding="utf-8")
-            new.replace(path)
+            replace_file(path, self.text())
         except OSError as error:
             raise BaselineError(f"baseline {path}: cannot be written: {error}") from error
 

@@ -7,8 +7,8 @@ requests and writes answers as JSON lines; what a user's own file prints goes to
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def iteration_of(run: Run) -> Iteration:
     With one thread it is the process's own time on its core, which leaves out what other processes take; with more the
     wall clock.
     """
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    clock = process_time if torch.get_num_threads() == 1 else perf_counter
     torch.manual_seed(run.seed)
     method = build_gradient(run.gradient, dict(run.gradient_options))
     solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options))

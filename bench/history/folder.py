@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from odegrad.errors import HistoryError
+from odegrad.records.replacing import replace_file
 
 SUFFIX = ".jsonl"
 _LOCK = ".lock"
@@ -57,12 +58,10 @@ class FolderStore:
             If the folder cannot be written, or another process writes into it for a minute.
         """
         file = self.path / f"{commit}{SUFFIX}"
-        new = file.with_name(file.name + ".new")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path / _LOCK, timeout=LOCK_SECONDS):
-                new.write_bytes(change(file.read_bytes() if file.is_file() else b""))
-                new.replace(file)
+                replace_file(file, change(file.read_bytes() if file.is_file() else b""))
         except Timeout as error:
             raise HistoryError(f"--history {self.path}: another odegrad writes into it; try again") from error
         except OSError as error:

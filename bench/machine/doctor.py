@@ -21,7 +21,8 @@ from odegrad.machine.description import machine
 from odegrad.machine.gpu_state import DISTRIBUTION, GpuState, gpu_state, is_installed
 from odegrad.machine.noise import Noise, noise
 from odegrad.processes.link import Call
-from odegrad.processes.process import ALLOCATOR, Reply, call_in_process, prepare
+from odegrad.processes.listening import Reply
+from odegrad.processes.process import ALLOCATOR, call_in_process, prepare
 from odegrad.records.record import Status
 
 LOOK_SECONDS = 0.5

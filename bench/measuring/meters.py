@@ -1,8 +1,8 @@
 """Clock and memory meters: context managers that change nothing they measure."""
 
-import time
 import warnings
 import weakref
+from time import perf_counter
 from typing import Any, Protocol, Self
 
 import torch
@@ -21,13 +21,13 @@ class Clock:
     def __enter__(self) -> Self:
         """Start."""
         synchronize(self.device)
-        self._start = time.perf_counter()
+        self._start = perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop, and add to ``seconds``."""
         synchronize(self.device)
-        self.seconds += time.perf_counter() - self._start
+        self.seconds += perf_counter() - self._start
 
 
 def synchronize(device: torch.device) -> None:

@@ -5,10 +5,11 @@
 Instruments never share a pass with the clock.
 """
 
+import math
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import psutil
@@ -17,11 +18,12 @@ import torch
 from odegrad.binding import next_solve, next_tap, samples_by_itself, solve_with
 from odegrad.contracts import Split, equivalent_solver
 from odegrad.diagnosis.probe import largest_norms
-from odegrad.errors import InfrastructureError, UnknownNameError
+from odegrad.errors import InfrastructureError, NonFiniteError, UnknownNameError
 from odegrad.machine.conditions import snapshot, taints
 from odegrad.machine.description import package_version
 from odegrad.measuring.building import Built, State, build, set_state
 from odegrad.measuring.call_counts import calls_of_an_iteration, count_columns
+from odegrad.measuring.canary import check_instruments, seal
 from odegrad.measuring.memory import measured_bytes
 from odegrad.measuring.timing import BUDGET_SECONDS, time_iterations
 from odegrad.measuring.training import Progress, train
@@ -61,12 +63,16 @@ def run_pass(name: str, run: Run, scratch: str, progress: Progress) -> dict[str,
         If there is no pass ``name``.
     OdegradError
         What the method, the solver or the training raise; other errors pass through as they are.
+    InstrumentsError
+        If the instruments are no longer what they were when this module was imported.
     """
     if name not in _PASSES:
         raise UnknownNameError("pass", name, _PASSES)
     torch.manual_seed(run.seed)
     progress({"pass": name})
-    return _PASSES[name](run, Path(scratch), progress)
+    columns = _PASSES[name](run, Path(scratch), progress)
+    check_instruments()
+    return columns
 
 
 def count(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
@@ -118,6 +124,11 @@ def _certificate(built: Built, state: State, references: Path) -> dict[str, Any]
         built.solver.controller.rtol,
         same_grid=built.method.traits.shared_loop,
     )
+    if not math.isfinite(found.norm):
+        raise NonFiniteError(
+            f"gradient: {found.non_finite} of its numbers in float64 are NaN or infinite, so there is nothing to "
+            "compare; the method, the field or the loss gives them"
+        )
     return {
         "gradient_relative_error": found.relative_error,
         "gradient_method_error": found.method_error,
@@ -228,7 +239,7 @@ def _at_the_end(built: Built, calls: tuple[int, int], references: Path, progress
 
 def diagnose(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
     """Take the logarithmic norms along the probe batch's trajectory at every state that the training has left."""
-    started = time.perf_counter()
+    started = perf_counter()
     problem = build_task(run.task).build(run.size, run.seed, torch.device(run.device), torch.float64)
     kept = sorted((int(path.name.removesuffix(SNAPSHOT)), path) for path in scratch.glob(f"*{SNAPSHOT}"))
     found = []
@@ -250,10 +261,12 @@ def diagnose(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
         "trained_log_norm_minus_integral": last.integral_minus,
         "trace_log_norm_max": [each.mu_2 for each in found],
         "trace_log_norm_minus_max": [each.mu_2_minus for each in found],
-        "diagnose_seconds": time.perf_counter() - started,
+        "diagnose_seconds": perf_counter() - started,
     }
 
 
 _PASSES: dict[str, Callable[[Run, Path, Progress], dict[str, Any]]] = dict(
     zip(PASSES, (time_pass, count, memory, train_pass, diagnose), strict=True)
 )
+
+seal()

@@ -3,8 +3,8 @@
 import copy
 import gc
 import math
-import time
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -71,10 +71,10 @@ def time_iterations(
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        started = time.perf_counter()
+        started = perf_counter()
         while len(timings.forward) < MOST_REPEATS and not timings.settled():
             warm = len(timings.warm_up) < WARM_UPS
-            if not warm and time.perf_counter() - started > budget and len(timings.forward) >= LEAST_REPEATS:
+            if not warm and perf_counter() - started > budget and len(timings.forward) >= LEAST_REPEATS:
                 break
             solve = solve_with(method, solver)
             if state is None:

@@ -1,9 +1,9 @@
 """The training loop of every run: iterations on the clock, evaluations off it."""
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -100,7 +100,7 @@ def train(
     Raises
     ------
     NonFiniteError
-        If the loss is not finite; the message names the iteration.
+        If a loss or the metric is not finite; the message names it and the iteration.
     UnsupportedError
         If the optimizer needs curvature samples and the method offers none, or there are regularisers too.
     """
@@ -117,9 +117,10 @@ def train(
     for i in range(iterations + 1):
         if i in wanted:
             trace.iterations.append(i)
-            trace.metrics.append(problem.evaluate(solve_with(method, solver), split))
+            trace.metrics.append(_finite(problem.evaluate(solve_with(method, solver), split), "metric", i))
             if told is not None:
-                trace.validation_losses.append(told.held_out_loss(solve_with(method, solver), "validation"))
+                held_out = told.held_out_loss(solve_with(method, solver), "validation")
+                trace.validation_losses.append(_finite(held_out, "validation loss", i))
             trace.seconds.append(clock.seconds)
             if at_point is not None:
                 at_point(i)
@@ -134,9 +135,9 @@ def train(
         trace.losses.append(loss)
         if penalty is not None:
             trace.penalties.append(penalty)
-        if time.perf_counter() - reported >= PROGRESS_SECONDS:
+        if perf_counter() - reported >= PROGRESS_SECONDS:
             progress({"pass": "train", "iteration": i + 1, "of": iterations, "loss": loss})
-            reported = time.perf_counter()
+            reported = perf_counter()
     return trace
 
 
@@ -168,3 +169,13 @@ def _iteration(
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return value, penalty
+
+
+def _finite(value: float, what: str, iteration: int) -> float:
+    """Return ``value``; one that is not finite ends the training."""
+    if not math.isfinite(value):
+        raise NonFiniteError(
+            f"{what}: {value} at iteration {iteration}; the training diverged: lower the learning rate, tighten the "
+            "tolerances or use an exact gradient method"
+        )
+    return value

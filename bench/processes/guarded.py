@@ -13,8 +13,9 @@ import torch
 import odegrad.errors
 from odegrad.errors import InfrastructureError, OdegradError, UnknownNameError, UsageError
 from odegrad.processes.link import Call
+from odegrad.processes.listening import Reply
 from odegrad.processes.preload import preload
-from odegrad.processes.process import Reply, call_in_process, prepare
+from odegrad.processes.process import call_in_process, prepare
 from odegrad.records.record import Status
 
 

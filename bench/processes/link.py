@@ -5,7 +5,6 @@ Nothing here imports torch: the parent may be a process that must stay small, su
 
 import faulthandler
 import importlib
-import json
 import os
 import resource
 import signal
@@ -16,6 +15,9 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+from odegrad.processes.framing import Sender
+from odegrad.processes.reaping import become_reaper, end_family
 
 PERFORMER = "odegrad.processes.child"
 """The module whose ``perform`` runs the call; it imports torch."""
@@ -60,9 +62,10 @@ class Call:
     environment: tuple[tuple[str, str], ...] = ()
 
 
-def serve(channel: Connection, call: Call) -> None:
-    """Run ``call`` and send every message into ``channel``; what the function raises becomes a message."""
+def serve(channel: Connection, key: bytes, call: Call) -> None:
+    """Run ``call`` and send every message into ``channel``, framed with ``key``; what it raises becomes a message."""
     os.setsid()  # a group of its own: Ctrl-C reaches the parent only, and the parent can end the whole group
+    become_reaper()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _redirect_output(call.output)
     os.environ.update(call.environment)
@@ -71,10 +74,7 @@ def serve(channel: Connection, call: Call) -> None:
     if call.memory_bytes is not None:
         limit_memory(call.memory_bytes)
 
-    def send(message: Mapping[str, Any]) -> None:
-        channel.send_bytes(json.dumps(message).encode())
-
-    importlib.import_module(PERFORMER).perform(call, send)
+    importlib.import_module(PERFORMER).perform(call, Sender(channel.fileno(), key))
     channel.close()
 
 
@@ -108,8 +108,9 @@ def _redirect_output(path: str) -> None:
 
 
 def _die_with_parent() -> None:
-    """Kill this process's group when the parent has gone, so that no orphan computes on."""
+    """Kill this process's descendants and group when the parent has gone, so that no orphan computes on."""
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])
+        end_family(os.getpid())
         os.killpg(0, signal.SIGKILL)

@@ -1,42 +1,30 @@
 """A results folder: one suite's records as JSON lines, appended one by one and safe against a crash.
 
-``suite.json`` says whose folder it is, ``records.jsonl`` holds one line a run in the order they ended, and ``.lock``
-keeps two runners apart. A run that is measured again adds a line; the last line of a run counts. Non-finite numbers
-are written as ``NaN`` and ``Infinity``, which Python's JSON reads back.
+``suite.json`` says whose folder it is, ``records.jsonl`` holds one line a run in the order they ended, each with a
+checksum, and files called ``.lock...`` keep runners apart. A run that is measured again adds a line; the last line of a
+run counts. Non-finite numbers are written as ``NaN`` and ``Infinity``, which Python's JSON reads back.
 """
 
-import fcntl
 import json
 import logging
 import os
-import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from odegrad.errors import ResultsError
+from odegrad.records.checking import fault_of_row
+from odegrad.records.lines import encode, head_of, parse_line, whole_lines
+from odegrad.records.locks import lock_folder
 from odegrad.records.record import Record, Status
+from odegrad.records.replacing import replace_file, sync_folder
 from odegrad.records.shard import WHOLE, Shard, record_files
 
-SUITE, LOCK = "suite.json", ".lock"
-
-LEADING = ("run_id", "status")
-"""Columns that stand first in a line, so that resuming need not read the rest of it."""
-
-_HEAD = re.compile(rb'\{"run_id": "([0-9a-f]+)", "status": "([a-z_]+)", .*\}\n', re.DOTALL)
-
-_STATUSES = {str(status).encode(): status for status in Status}
+SUITE = "suite.json"
 
 _log = logging.getLogger(__name__)
-
-
-def encode(record: Record) -> bytes:
-    """Return the record's line."""
-    row = record.to_row()
-    ordered = {name: row[name] for name in LEADING} | row
-    return json.dumps(ordered).encode() + b"\n"
 
 
 @dataclass(frozen=True)
@@ -69,13 +57,13 @@ class Store:
     def __init__(self, folder: Path, suite: SuiteIdentity, shard: Shard = WHOLE) -> None:
         self.folder = folder
         self.path = folder / shard.name("records", ".jsonl")
-        self._lock_name = shard.name(LOCK, "")
         self._descriptors: list[int] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock()
+            self._descriptors.append(lock_folder(folder, shard))
             self._claim(suite)
             self._records = self._open(self.path.name, os.O_RDWR | os.O_APPEND)
+            sync_folder(folder)
             self._recover()
         except OSError as error:
             self.close()
@@ -103,12 +91,17 @@ class Store:
     def append(self, record: Record) -> None:
         """Write ``record`` and wait until it is on the disk; a line is written whole or not at all.
 
+        Of a record that no report could read only the run and what is wrong with it are kept, as an error.
+
         Raises
         ------
         ResultsError
             If the disk does not take it.
         """
         size = os.fstat(self._records).st_size
+        fault = fault_of_row(record.to_row())
+        if fault is not None:
+            record = Record(record.run, Status.ERROR, f"its record cannot be kept: {fault}")
         line = encode(record)
         try:
             written = 0
@@ -137,34 +130,19 @@ class Store:
         self._descriptors.append(descriptor)
         return descriptor
 
-    def _lock(self) -> None:
-        lock = self._open(self._lock_name, os.O_RDWR)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ResultsError(
-                f"results folder {self.folder}: another runner is writing into it; wait for it, or give another "
-                "folder with --results"
-            ) from error
-
     def _claim(self, suite: SuiteIdentity) -> None:
-        """Refuse another suite's folder; write whose folder it is."""
+        """Refuse another suite's folder; write whose folder it is, also where that is lost or damaged."""
         path = self.folder / SUITE
-        if path.is_file():
-            owner = _read_owner(path)
-            if owner != suite.name:
-                raise ResultsError(
-                    f"results folder {self.folder}: expected a folder of suite {suite.name!r}, got one of suite "
-                    f"{owner!r}; give another one with --results"
-                )
-        elif held := record_files(self.folder):
+        owner = read_owner(self.folder)
+        if owner is None and record_files(self.folder):
+            owner = owner_by_records(self.folder)
+            _log.warning("%s: missing or damaged, and written anew: by its records it is of suite %r", path, owner)
+        if owner not in {None, suite.name}:
             raise ResultsError(
-                f"results folder {self.folder}: it holds {held[0].name} but no {SUITE}, so its suite is unknown; "
-                "give another one with --results"
+                f"results folder {self.folder}: expected a folder of suite {suite.name!r}, got one of suite "
+                f"{owner!r}; give another one with --results"
             )
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps({"suite": suite.name, "digest": suite.digest}) + "\n", encoding="utf-8")
-        part.replace(path)
+        replace_file(path, json.dumps({"suite": suite.name, "digest": suite.digest}) + "\n")
 
     def _recover(self) -> None:
         """Cut off a last line that a crash left unfinished."""
@@ -183,18 +161,14 @@ def read_statuses(folder: Path) -> dict[str, Status]:
     Raises
     ------
     ResultsError
-        If a line that is not the last one cannot be read.
+        If a line that is not the last one cannot be read, or is of a newer odegrad.
     """
     found: dict[str, Status] = {}
     for path in record_files(folder):
         mine: dict[str, Status] = {}
-        for number, line in _lines(path):
-            head = _HEAD.fullmatch(line)
-            if head is not None and head[2] in _STATUSES:
-                mine[head[1].decode()] = _STATUSES[head[2]]
-            else:
-                row = _parse(path, number, line)
-                mine[row["run_id"]] = Status(row["status"])
+        for number, line in whole_lines(path):
+            head = head_of(path, number, line)
+            mine[head.run_id] = head.status
         found |= {run: status for run, status in mine.items() if found.get(run) is not Status.OK}
     return found
 
@@ -205,50 +179,48 @@ def read_rows(folder: Path, run_ids: Collection[str]) -> dict[str, dict[str, Any
     Raises
     ------
     ResultsError
-        If a line that is not the last one cannot be read.
+        If a line that is not the last one cannot be read, or is of a newer odegrad.
     """
     found: dict[str, dict[str, Any]] = {}
     for path in record_files(folder):
         mine: dict[str, dict[str, Any]] = {}
-        for number, line in _lines(path):
-            head = _HEAD.fullmatch(line)
-            if head is not None and head[1].decode() not in run_ids:
-                continue
-            row = _parse(path, number, line)
-            if row["run_id"] in run_ids:
-                mine[row["run_id"]] = row
+        for number, line in whole_lines(path):
+            run = head_of(path, number, line).run_id
+            if run in run_ids:
+                mine[run] = parse_line(path, number, line)
         for run, row in mine.items():
             if run not in found or found[run]["status"] != Status.OK:
                 found[run] = row
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the whole lines of ``path`` with their numbers; an unfinished last one is left out."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.endswith(b"\n"):
-                yield number, line
-
-
-def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def read_owner(folder: Path) -> str | None:
+    """Return the suite that ``suite.json`` says the folder is of; None if there is none, or it is damaged."""
     try:
-        row: dict[str, Any] = json.loads(line)
-        Status(row["status"]), str(row["run_id"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResultsError(
-            f"{path}: line {number} is no record ({error}); mend or delete that line, its run will be measured again"
-        ) from error
-    return row
+        return str(json.loads((folder / SUITE).read_text(encoding="utf-8"))["suite"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
-def _read_owner(path: Path) -> str:
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["suite"])
-    except (ValueError, KeyError, TypeError) as error:
+def owner_by_records(folder: Path) -> str | None:
+    """Return the suite of a folder's records; None if there are none.
+
+    Raises
+    ------
+    ResultsError
+        If they are of several suites.
+    """
+    suites = {
+        str(parse_line(path, number, line).get("suite"))
+        for path in record_files(folder)
+        for number, line in whole_lines(path)
+    }
+    if len(suites) > 1:
         raise ResultsError(
-            f"{path}: expected a JSON object with the key 'suite' ({error}); give another folder with --results"
-        ) from error
+            f"results folder {folder}: expected records of one suite, got some of {', '.join(sorted(suites))}; give "
+            "another folder with --results"
+        )
+    return next(iter(suites), None)
 
 
 def _end_of_last_line(descriptor: int, block: int = 2**16) -> int:

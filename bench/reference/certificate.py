@@ -32,6 +32,8 @@ class Certificate:
     """``||g||``."""
     sketch: list[float]
     """64 numbers from which the distance of ``g`` to another method's gradient can be told."""
+    non_finite: int
+    """How many numbers of ``g`` are NaN or infinite."""
 
 
 def digest(vector: Tensor) -> str:
@@ -77,4 +79,5 @@ def certify(
         digest=digest(found),
         norm=float(torch.linalg.vector_norm(found)),
         sketch=sketch(found),
+        non_finite=int((~torch.isfinite(found)).sum()),
     )

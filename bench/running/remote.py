@@ -18,7 +18,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from odegrad.errors import InfrastructureError
-from odegrad.processes.process import ALLOCATOR, memory_share, prepare
+from odegrad.processes.deaths import memory_share
+from odegrad.processes.process import ALLOCATOR, prepare
 from odegrad.records.record import Run
 from odegrad.running.worker import Worker
 

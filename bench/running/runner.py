@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,8 +12,10 @@ from typing import Protocol
 from rich.console import Console
 
 from odegrad.errors import InfrastructureError
+from odegrad.processes.deaths import memory_share
 from odegrad.processes.preload import PASSES_MODULE, preload
-from odegrad.processes.process import memory_share, prepare
+from odegrad.processes.process import prepare
+from odegrad.processes.temporary import temporary_folder
 from odegrad.records.record import PASSES, Record, Run, Status
 from odegrad.records.shard import WHOLE, Shard
 from odegrad.records.store import Store, SuiteIdentity
@@ -222,7 +223,7 @@ def fitting_workers(suite: Suite, threads: int) -> int:
 
 def shared_folder() -> AbstractContextManager[str]:
     """Give a folder for what the runs of one sweep share, the references of their gradients; it goes at the end."""
-    return tempfile.TemporaryDirectory(prefix="odegrad-shared-", ignore_cleanup_errors=True)
+    return temporary_folder()
 
 
 def local_executor(suite: Suite, settings: SweepSettings, shared: str) -> LocalExecutor:

@@ -1,7 +1,6 @@
 """One run to one record, whatever happens: every pass in a fresh process, every failure a status with its message."""
 
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,10 @@ from typing import Any
 
 from odegrad.errors import InfrastructureError
 from odegrad.processes.link import Call, Listener
-from odegrad.processes.process import Reply, call_in_process
+from odegrad.processes.listening import Reply
+from odegrad.processes.process import call_in_process
+from odegrad.processes.temporary import temporary_folder
+from odegrad.records.checking import fault_of_measured, fault_of_traces
 from odegrad.records.columns import COLUMNS
 from odegrad.records.record import Record, Run, Status
 from odegrad.records.rounds import ROUNDS, merge
@@ -161,6 +163,9 @@ class Worker:
                     continue
                 reply, status, message = self._pass(name, run, scratch, spent, progress)
                 spent += reply.seconds
+                fault = fault_of_traces({**measured, **reply.value}) if status is Status.OK else None
+                if fault is not None:
+                    status, message = Status.ERROR, f"{name} pass: {fault}"
                 if status is Status.OK:
                     measured |= reply.value
         earlier = 0.0 if begun is None else begun.seconds
@@ -170,7 +175,7 @@ class Worker:
     @contextmanager
     def _scratch(self) -> Iterator[str]:
         """Give a folder of a run's own, inside of the sweep's or of one made for it."""
-        with tempfile.TemporaryDirectory(prefix="odegrad-", dir=self.shared, ignore_cleanup_errors=True) as folder:
+        with temporary_folder(self.shared) as folder:
             if self.shared is not None:
                 yield folder
                 return
@@ -213,12 +218,15 @@ class Worker:
             return reply.status, f"{name} pass: {reply.message} (limit {self.memory_bytes} bytes, --memory)"
         if reply.status is not Status.OK:
             return reply.status, f"{name} pass: {reply.message}"
-        if not isinstance(reply.value, dict):
-            return Status.ERROR, f"{name} pass: returned {type(reply.value).__name__}; expected a dict of columns"
-        unknown = sorted(set(reply.value) - MEASURED)
-        if unknown:
-            return (
-                Status.ERROR,
-                f"{name} pass: returned unknown column {unknown[0]!r}; see odegrad.records.columns",
-            )
-        return Status.OK, ""
+        fault = _fault_of_columns(reply.value)
+        return (Status.OK, "") if fault is None else (Status.ERROR, f"{name} pass: {fault}")
+
+
+def _fault_of_columns(value: Any) -> str | None:
+    """Return why what a pass returned are no columns; None if they are."""
+    if not isinstance(value, dict):
+        return f"returned {type(value).__name__}; expected a dict of columns"
+    unknown = sorted(set(value) - MEASURED)
+    if unknown:
+        return f"returned unknown column {unknown[0]!r}; see odegrad.records.columns"
+    return fault_of_measured(value)

@@ -13,6 +13,7 @@ from typing import Any
 import joblib
 from matplotlib.figure import Figure
 
+from odegrad.records.replacing import replace_file
 from odegrad.reports.canvas import style
 from odegrad.reports.canvas.panels import FEW_TASKS, MAX_TASKS
 from odegrad.reports.figures.kinds import FIGURE_KINDS, FigureKind
@@ -177,15 +178,15 @@ def write_figures(drawn: Iterable[Drawn], folder: Path) -> tuple[list[Path], lis
     OSError
         If the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    names = "|".join(re.escape(kind.name) for kind in FIGURE_KINDS)
-    for old in folder.iterdir():
-        if re.fullmatch(rf"({names})(_\d+)?\.({'|'.join(FORMATS)})", old.name):
-            old.unlink()
     every, written = list(drawn), []
+    folder.mkdir(parents=True, exist_ok=True)
     for each in every:
         for format_name, content in each.files.items():
             path = folder / f"{each.name}.{format_name}"
-            path.write_bytes(content)
+            replace_file(path, content)
             written.append(path)
+    names = "|".join(re.escape(kind.name) for kind in FIGURE_KINDS)
+    for old in folder.iterdir():
+        if old not in written and re.fullmatch(rf"({names})(_\d+)?\.({'|'.join(FORMATS)})", old.name):
+            old.unlink()
     return written, every

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from odegrad.errors import ResultsError
+from odegrad.records.replacing import replace_file
 from odegrad.reports import trace
 from odegrad.reports.figures.drawing import begin_drawing, write_figures
 from odegrad.reports.frame import load, to_parquet
@@ -93,7 +94,7 @@ def write_report(
         files, figures = write_figures(drawing, folder / "figures")
         texts[folder / "report.html"] = page(results_of, figures, verdicts, shown)
         for path, text in texts.items():
-            path.write_text(text, encoding="utf-8")
+            replace_file(path, text)
     except OSError as error:
         raise ResultsError(
             f"report folder {folder}: expected a folder that can be written, got {type(error).__name__} "

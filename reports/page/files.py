@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from odegrad.errors import ResultsError
+from odegrad.records.replacing import replace_file
 
 
 def write_texts(texts: Mapping[Path, str]) -> list[Path]:
@@ -17,7 +18,7 @@ def write_texts(texts: Mapping[Path, str]) -> list[Path]:
     for path, text in texts.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            replace_file(path, text)
         except OSError as error:
             raise ResultsError(
                 f"--out {path.parent}: expected a folder that can be written, got {type(error).__name__} "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from odegrad.records.replacing import replace_file
 from odegrad.reports.figures.drawing import Drawn, draw_all
 from odegrad.reports.figures.kinds import FigureKind
 from odegrad.reports.summary import Results
@@ -90,7 +91,7 @@ def write_exhibits(exhibits: Sequence[Exhibit], sources: Mapping[str, Results], 
             files |= {folder / "tables" / f"{exhibit.name}.{end}": text.encode() for end, text in texts(made).items()}
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        replace_file(path, content)
     return Shown(figures, tables, list(files))
 
 

@@ -1,11 +1,13 @@
 """Passes that do what methods do at their worst; a run's gradient method names the behaviour."""
 
 import ctypes
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -150,6 +152,80 @@ def returns_list(run):
 
 def returns_unknown(run):
     return {"metric_valu": 1.0}
+
+
+def reply_channel():
+    """Return the descriptor of the reply channel, as a program would find it that looks for it."""
+    found = [each for each in gc.get_objects() if isinstance(each, Connection) and not each.closed and each.writable]
+    return found[0].fileno()
+
+
+def writes_garbage(run):
+    """Write what is no message into the reply channel, and hang."""
+    os.write(reply_channel(), b"\xff" * 100)
+    time.sleep(1000)
+
+
+def writes_a_head(run):
+    """Write what a message of the standard library would begin with, and nothing behind it."""
+    os.write(reply_channel(), b"\x00\x00\x00\x10" + b"half a message")
+    time.sleep(1000)
+
+
+def killed_once(run):
+    """Be killed, as if from outside, at the first try only."""
+    mark = Path(dict(run.gradient_options)["file"])
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ok(run)
+
+
+def daemonises(run):
+    """Leave a daemon in a session of its own, of which no parent knows, and end well."""
+    file = Path(dict(run.gradient_options)["file"])
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            file.write_text(str(os.getpid()))
+            time.sleep(1000)
+        os._exit(0)
+    while not file.exists() or not file.read_text():
+        time.sleep(0.01)
+    if dict(run.gradient_options).get("dies"):
+        os._exit(7)
+    return ok(run)
+
+
+def half_a_character(run):
+    return {"metric_name": "a\ud800b"}
+
+
+def too_large(run):
+    return {"nfe_forward": 10**5000}
+
+
+def a_float_as_count(run):
+    return {"nfe_forward": 1e308}
+
+
+def ragged_trace(run):
+    return {"trace_iteration": [0, 1], "trace_metric": [0.5]}
+
+
+def text_in_a_list(run):
+    return {"train_loss": [1.0, "x"]}
+
+
+def deep(run):
+    value = []
+    for _ in range(100_000):
+        value = [value]
+    return {"train_loss": value}
+
+
+def raises_half_a_character(run):
+    raise ValueError("a\ud800b\x00c")
 
 
 def where(run):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from odegrad.records.lines import encode
 from odegrad.records.record import Record, Run, Status
-from odegrad.records.store import encode
 from odegrad.reports.frame import load
 from odegrad.reports.names import METHOD_ORDER
 from odegrad.reports.page.build import build_report

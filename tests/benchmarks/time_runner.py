@@ -13,8 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from odegrad.records.lines import encode
 from odegrad.records.record import Record, Status
-from odegrad.records.store import Store, SuiteIdentity, encode
+from odegrad.records.store import Store, SuiteIdentity
 from odegrad.running.runner import SweepSettings, missing, run_suite
 from odegrad.suites.suite import load_suite
 

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from odegrad.errors import ResultsError
+from odegrad.records.checking import fault_of_row
 from odegrad.records.columns import COLUMNS
-from odegrad.records.record import SCHEMA_VERSION, Status
+from odegrad.records.record import SCHEMA_VERSION, Record, Run, Status
+from odegrad.records.shard import RECORDS
 from odegrad.reports.frame import PANDAS_DTYPES, from_rows, load, read_parquet, to_parquet
 
 
@@ -39,7 +41,8 @@ def test_failed_run_has_missing_values(record, write_results):
 
 def test_non_finite_numbers_survive(record, write_results, tmp_path):
     """NaN and infinities come back from JSON and from Parquet, also inside lists."""
-    odd = record(metric_value=math.inf, gradient_relative_error=math.nan, trace_metric=[0.1, math.nan, -math.inf])
+    trace = {"trace_iteration": [0, 1, 2], "trace_seconds": None, "trace_metric": [0.1, math.nan, -math.inf]}
+    odd = record(metric_value=math.inf, gradient_relative_error=math.nan, **trace)
     frame = load(write_results([odd]))
     to_parquet(frame, tmp_path / "r.parquet")
     for each in (frame, read_parquet(tmp_path / "r.parquet")):
@@ -60,7 +63,7 @@ def test_parquet_gives_the_same_frame(mixed, record, frame_of, tmp_path):
 def test_parquet_refuses_a_list_of_words(record, frame_of, tmp_path):
     """A trace that is no list of numbers is refused with a sentence."""
     frame = frame_of([record(train_loss=["a"])])
-    with pytest.raises(ResultsError, match="expected lists of numbers"):
+    with pytest.raises(ResultsError, match="expected numbers of 64 bits in lists"):
         to_parquet(frame, tmp_path / "r.parquet")
 
 
@@ -101,7 +104,7 @@ def test_broken_lines_are_told_together(quick, write_results):
     path.write_text(line + "{]\n" + line + "[1]\n" + "x\n" * 5, encoding="utf-8")
     expected = (
         r"but line 2 is not JSON \(.* at character 2\); 4 is no object with a run_id and a status of .*; 5 is not JSON "
-        r"\(Expecting value at character 1\); 6 is .*; 7 is .*; and 2 more; delete these lines"
+        r"\(Expecting value at character 1\); 6 is .*; 7 is .*; and 2 more; `odegrad results repair"
     )
     with pytest.raises(ResultsError, match=expected):
         load(path.parent)
@@ -110,7 +113,7 @@ def test_broken_lines_are_told_together(quick, write_results):
 def test_value_of_a_wrong_type_is_named(record, write_results):
     """A word where a count belongs is refused with its column and value."""
     folder = write_results([record(), record(seed=1, nfe_forward="many")])
-    with pytest.raises(ResultsError, match="column 'nfe_forward': expected int64 or null in every record, got 'many'"):
+    with pytest.raises(ResultsError, match="column 'nfe_forward': expected a whole number of 64 bits, got 'many'"):
         load(folder)
 
 
@@ -171,3 +174,35 @@ def test_rows_without_any_record_make_an_empty_frame():
     assert len(frame) == 0
     assert list(frame) == [c.name for c in COLUMNS]
     assert frame["seed"].dtype == "Int64"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"nfe_forward": 1e308}, "column 'nfe_forward': expected a whole number of 64 bits, got 1e+308"),
+        ({"nfe_forward": 2**70}, "expected a whole number of 64 bits, got a whole number of 71 bits"),
+        ({"metric_name": "a\ud800"}, "column 'metric_name': expected text in Unicode, got half a character"),
+        ({"train_loss": [1.0, "x"]}, "column 'train_loss': expected a list of numbers, got 'x' in it"),
+        ({"train_loss": [[1.0], [2.0, 3.0]]}, "expected a list of numbers, got a list in it"),
+        ({"train_loss": 3.0}, "column 'train_loss': expected a list of at most 10000000 numbers, got 3.0"),
+        ({"machine": [1]}, "column 'machine': expected an object of plain values, got a list"),
+        ({"trace_iteration": [0, 1], "trace_metric": [0.5]}, "column 'trace_metric': expected 2 values"),
+    ],
+)
+def test_what_no_column_holds_is_one_sentence(tmp_path, change, said):
+    """The runner refuses to write such a record; where one is in a file, the report names run and column."""
+    run = Run("s", "digits", "tiny", "naive", "adam", "dopri5", 0, 1e-3, 1e-3, 1)
+    row = Record(run, Status.OK).to_row() | change
+    (tmp_path / RECORDS).write_text(json.dumps(row) + "\n")
+    with pytest.raises(ResultsError) as caught:
+        load(tmp_path)
+    assert said in str(caught.value)
+    assert fault_of_row(row) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"nfe_forward": ' + "1" * 5000 + "}"])
+def test_lines_that_json_refuses_are_one_sentence(tmp_path, text):
+    """Deep arrays and numbers of thousands of digits."""
+    (tmp_path / RECORDS).write_text(text + "\n")
+    with pytest.raises(ResultsError, match="line 1 is not JSON"):
+        load(tmp_path)

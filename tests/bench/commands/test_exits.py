@@ -12,6 +12,7 @@ from odegrad.errors import DataError, InfrastructureError, ResultsError
 from odegrad.exits import EXIT_MEANINGS, EXITS_OF, ExitCode, exit_table
 from odegrad.gate.verdict import GateFinding, GateState, GateVerdict
 from odegrad.records.record import Status
+from odegrad.records.repair import FolderFault
 from odegrad.running.runner import SweepOutcome
 
 Case = namedtuple("Case", "arguments target returns others", defaults=({},))
@@ -104,6 +105,14 @@ CASES = {
         ["history", "report", "--history", "h"], "odegrad.history.store.read", {0: [[]]},
         {"odegrad.history.trends.trends": lambda *a: TRENDS, "odegrad.reports.page.history.write": lambda *a: [1],
          "odegrad.reports.page.history.repeats": lambda t: []},
+    ),
+    "results check": Case(
+        ["results", "check", "."], "odegrad.records.repair.examine_folder",
+        {0: [[], [FolderFault("r", 1, "duplicate", "x")]], 1: [[FolderFault("r", 1, "broken", "x")]]},
+    ),
+    "results repair": Case(
+        ["results", "repair", "."], "odegrad.records.repair.examine_folder",
+        {0: [[]], 1: [[FolderFault("r", 1, "broken", "x")]]}, {"odegrad.records.repair.repair_folder": lambda f: []},
     ),
 }  # fmt: skip
 

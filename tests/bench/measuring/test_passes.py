@@ -17,8 +17,10 @@ from odegrad.binding import solve_with
 from odegrad.errors import InfrastructureError, NonFiniteError, UnknownNameError, UnsupportedError
 from odegrad.machine.conditions import Snapshot
 from odegrad.measuring import passes
+from odegrad.measuring.building import build
 from odegrad.measuring.timing import Timings, time_iterations
-from odegrad.measuring.training import evaluation_points
+from odegrad.measuring.training import evaluation_points, train
+from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.records.columns import COLUMNS
 from odegrad.records.record import PASSES, TUNING, Run
@@ -226,6 +228,32 @@ def test_divergence_names_the_iteration():
         run_pass("train", _run(task=TASK.replace(":Tiny", ":Exploding"), optimizer_options=()), _nothing)
 
 
+class _Broken(Naive):
+    """A method whose gradient is NaN in one number."""
+
+    def __call__(self, field, solver, y0, ts):
+        ys = super().__call__(field, solver, y0, ts)
+        if ys.requires_grad:
+            ys.register_hook(lambda g: torch.full_like(g, torch.nan))
+        return ys
+
+
+def test_a_gradient_that_is_not_finite_diverges(monkeypatch, tmp_path):
+    """NaN is no measurement: the run says what was not finite, so that a gate sees its status change."""
+    monkeypatch.setattr(passes, "build", lambda run: build(run, gradient=_Broken))
+    with pytest.raises(NonFiniteError, match=r"gradient: \d+ of its numbers in float64 are NaN or infinite"):
+        run_pass("count", _run(), _nothing, tmp_path)
+
+
+def test_a_metric_that_is_not_finite_diverges():
+    """The training's last step may have ruined the parameters: the evaluation says so."""
+    problem = build(_run()).problem
+    problem.evaluate = lambda solve, split: math.nan
+    built = build(_run())
+    with pytest.raises(NonFiniteError, match="metric: nan at iteration 0; the training diverged"):
+        train(problem, built.method, built.solver, built.optimizer, 1, _nothing)
+
+
 def test_time_repeats_the_same_iteration():
     """Medians are those of the raw repeats; the parameters are where they were."""
     found = run_pass("time", _run(), _nothing)
@@ -346,11 +374,11 @@ def test_relative_interval_by_hand():
     assert timings.settled()
 
 
-def test_time_pass_tells_its_interval_and_what_disturbed_it(monkeypatch):
+def test_time_pass_tells_its_interval_and_what_disturbed_it(monkeypatch, tmp_path):
     """The interval is that of the raw repeats; the taints are those between the snapshots around them."""
     moments = iter([Snapshot(0.0, 0.0, 0.0, quota_waits=1), Snapshot(1.0, 0.0, 0.0, quota_waits=2, swapped_in_bytes=1)])
     monkeypatch.setattr(passes, "snapshot", lambda device: next(moments))
-    found = run_pass("time", _run(), _nothing)
+    found = passes.time_pass(_run(), tmp_path, _nothing)  # the canary would find the replaced snapshot
     raw = [found[f"{part}_seconds_raw"] for part in ("forward", "backward", "update")]
     assert found["time_relative_interval"] == Timings([], *raw).relative_interval() > 0
     assert found["taints"] == "quota,swapping"

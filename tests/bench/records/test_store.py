@@ -4,13 +4,18 @@ import json
 import math
 import os
 import time
+from collections import Counter
 
 import pytest
 
 from odegrad.errors import ResultsError
+from odegrad.records.lines import encode, sealed
 from odegrad.records.record import Record, Status
-from odegrad.records.shard import RECORDS
-from odegrad.records.store import SUITE, Store, SuiteIdentity, encode, read_statuses
+from odegrad.records.repair import examine_folder, repair_folder
+from odegrad.records.replacing import replace_file, replacing
+from odegrad.records.shard import RECORDS, WHOLE, Shard
+from odegrad.records.store import SUITE, Store, SuiteIdentity, read_statuses
+from odegrad.reports.frame import load
 
 FAKE = SuiteIdentity("fake", "abc")
 
@@ -71,14 +76,14 @@ def test_long_unfinished_line_without_any_whole_one(tmp_path):
     assert (tmp_path / RECORDS).read_bytes() == b""
 
 
-@pytest.mark.parametrize("line", ["nonsense", "{}", '{"run_id": "ab", "status": "fine"}', "[]"])
+@pytest.mark.parametrize("line", ["nonsense", "{}", '{"run_id": "ab", "status": "fine"}', "[]", "[" * 100_000])
 def test_line_that_is_no_record_is_refused(tmp_path, make_run, line):
     """A broken line in the middle is named, not passed over."""
     with Store(tmp_path, FAKE) as store:
         store.append(record(make_run()))
         with (tmp_path / RECORDS).open("a") as file:
             file.write(line + "\n")
-        with pytest.raises(ResultsError, match=r"records\.jsonl: line 2 is no record"):
+        with pytest.raises(ResultsError, match=r"records\.jsonl: line 2 is (no record|not JSON)"):
             store.statuses()
 
 
@@ -96,18 +101,24 @@ def test_folder_of_another_suite_is_refused(tmp_path):
         assert json.loads((tmp_path / SUITE).read_text()) == {"suite": "fake", "digest": "changed"}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}"])
-def test_damaged_suite_file_is_refused(tmp_path, text):
-    """A suite.json that does not say whose folder it is is an error."""
-    (tmp_path / SUITE).write_text(text)
-    with pytest.raises(ResultsError, match=r"suite\.json: expected a JSON object with the key 'suite'"):
-        Store(tmp_path, FAKE)
+@pytest.mark.parametrize("text", ["", "[]", "{}", "\xff", None])
+def test_damaged_or_lost_suite_file_is_written_anew(tmp_path, make_run, caplog, text):
+    """The records say whose folder it is: finished runs are not locked out, and another suite's stay apart."""
+    with Store(tmp_path, FAKE) as store:
+        store.append(record(make_run()))
+    (tmp_path / SUITE).unlink() if text is None else (tmp_path / SUITE).write_bytes(text.encode("latin-1"))
+    with pytest.raises(ResultsError, match="expected a folder of suite 'other', got one of suite 'fake'"):
+        Store(tmp_path, SuiteIdentity("other", "abc"))
+    with caplog.at_level("WARNING"), Store(tmp_path, FAKE) as store:
+        assert len(store.statuses()) == 1
+    assert "by its records it is of suite 'fake'" in caplog.text
+    assert json.loads((tmp_path / SUITE).read_text())["suite"] == "fake"
 
 
-def test_records_without_owner_are_refused(tmp_path):
-    """Records of an unknown suite are not mixed with ours."""
+def test_records_of_nobody_are_refused(tmp_path):
+    """Lines of an unknown suite are not mixed with ours."""
     (tmp_path / RECORDS).write_text("{}\n")
-    with pytest.raises(ResultsError, match=r"holds records\.jsonl but no suite\.json"):
+    with pytest.raises(ResultsError, match=r"records\.jsonl: line 1 is no record.*results repair"):
         Store(tmp_path, FAKE)
 
 
@@ -157,13 +168,98 @@ def test_line_is_written_whole_or_not_at_all(tmp_path, make_run, monkeypatch):
     assert len(read_statuses(tmp_path)) == 2
 
 
+@pytest.mark.parametrize(("one", "other"), [(WHOLE, Shard(1, 2)), (Shard(1, 2), WHOLE), (Shard(1, 3), Shard(2, 2))])
+def test_divisions_of_a_suite_keep_apart(tmp_path, one, other):
+    """A whole suite beside one of its halves would measure that half twice; shards of one division go together."""
+    with Store(tmp_path, FAKE, one), pytest.raises(ResultsError, match=rf"shard {one} .* and shard {other} would"):
+        Store(tmp_path, FAKE, other)
+    with Store(tmp_path, FAKE, Shard(1, 2)), Store(tmp_path, FAKE, Shard(2, 2)):
+        pass
+    with Store(tmp_path, FAKE, other):
+        pass
+
+
+def test_a_changed_byte_is_seen(tmp_path, make_run):
+    """Whichever byte of a line changes, runner and report refuse the line; lines without a checksum are read."""
+    line = encode(record(make_run(), metric_value=0.5))
+    old = json.dumps(record(make_run(seed=1)).to_row()).encode() + b"\n"
+    for place in range(0, len(line) - 1, 7):
+        (tmp_path / RECORDS).write_bytes(old + line[:place] + bytes([line[place] ^ 1]) + line[place + 1 :])
+        for read in (read_statuses, load):
+            with pytest.raises(ResultsError, match="line 2 "):
+                read(tmp_path)
+    (tmp_path / RECORDS).write_bytes(old + line)
+    assert len(read_statuses(tmp_path)) == len(load(tmp_path)) == 2
+
+
+def test_a_newer_schema_is_refused_before_anything_is_measured(tmp_path, make_run):
+    """Runner and report alike, with a checksum and without one."""
+    row = record(make_run()).to_row() | {"schema_version": 99}
+    for line in (sealed({"run_id": row["run_id"], "status": "ok"} | row), json.dumps(row).encode() + b"\n"):
+        (tmp_path / RECORDS).write_bytes(line)
+        for read in (read_statuses, load):
+            with pytest.raises(ResultsError, match="schema version 99, this odegrad reads up to 1; install the newer"):
+                read(tmp_path)
+
+
+def test_a_record_that_no_report_could_read_is_kept_as_an_error(tmp_path, make_run):
+    """Whoever measured it: the folder stays readable."""
+    with Store(tmp_path, FAKE) as store:
+        store.append(record(make_run(), nfe_forward=1e308))
+    (row,) = load(tmp_path).to_dict("records")
+    assert (row["status"], row["message"][:41]) == ("error", "its record cannot be kept: column 'nfe_fo")
+
+
+def test_repair_mends_everything(tmp_path, make_run):
+    """Broken lines go aside, the line that counts stays of each run, and the folder is as good as new."""
+    with Store(tmp_path, FAKE) as store:
+        for status in (Status.ERROR, Status.OK):
+            store.append(record(make_run(seed=1), status))
+    old = json.dumps(record(make_run(seed=2)).to_row()).encode() + b"\n"
+    with (tmp_path / RECORDS).open("ab") as file:
+        file.write(old + b"nonsense\n" + encode(record(make_run(seed=3))).replace(b'"why"', b'"yhw"') + b'{"run')
+    (tmp_path / "records-1-of-2.jsonl").write_bytes(encode(record(make_run(seed=1), Status.ERROR)))
+    (tmp_path / SUITE).write_text("torn")
+    found = examine_folder(tmp_path)
+    kinds = {"broken": 1, "unfinished": 1, "duplicate": 2, "no checksum": 1, "suite": 1}
+    assert Counter(problem.kind for problem in found) == kinds
+    assert repair_folder(tmp_path) == found
+    assert examine_folder(tmp_path) == []
+    assert read_statuses(tmp_path) == {make_run(seed=s).run_id: Status.OK for s in (1, 2, 3)}
+    (aside,) = tmp_path.glob("broken-*.txt")
+    assert aside.read_bytes() == b'nonsense\n{"run\n'
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A full disk, or a writer that raises, leaves the old file and nothing beside it."""
+    path = tmp_path / "report.html"
+    replace_file(path, "old")
+
+    def torn():
+        with replacing(path) as part:
+            part.write_text("ne")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        torn()
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(path, "new")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"report.html": "old"}
+
+
 def test_many_records_are_read(tmp_path, make_run):
     """Every one of 20,000 long lines is found (the time it takes is printed, not judged)."""
-    head, tail = encode(record(make_run(), train_loss=[0.123456789] * 200)).split(make_run().run_id.encode(), 1)[:2]
+    row = record(make_run(), train_loss=[0.123456789] * 200).to_row()
     with Store(tmp_path, FAKE), (tmp_path / RECORDS).open("wb") as file:
-        file.writelines(head + b"%016x" % i + tail for i in range(20_000))
+        heads = ({"run_id": f"{i:016x}", "status": "ok"} for i in range(20_000))
+        file.writelines(sealed(head | row | head) for head in heads)
     begin = time.perf_counter()
     found = read_statuses(tmp_path)
-    print(f"{len(found)} lines of {len(tail)} bytes in {time.perf_counter() - begin:.3f} s")
+    print(f"{(tmp_path / RECORDS).stat().st_size // 1000} kB in {time.perf_counter() - begin:.3f} s")
     assert len(found) == 20_000
     assert set(found.values()) == {Status.OK}

@@ -87,7 +87,7 @@ def test_interrupted_sweep_keeps_what_is_finished(tmp_path, runs):
 
 def test_local_executor_measures_one_after_the_other(tmp_path, make_run, make_worker):
     """Real processes: a crash in the middle is a row, the others are fine, all carry their circumstances."""
-    runs = [make_run(seed=0), make_run("killed", seed=1), make_run(seed=2)]
+    runs = [make_run(seed=0), make_run("segfaults", seed=1), make_run(seed=2)]
     with Store(tmp_path, FAKE) as store:
         outcome = sweep(runs, runs, store, LocalExecutor((make_worker(),)), LogLines(3))
     records = [Record.from_row(json.loads(line)) for line in (tmp_path / RECORDS).read_text().splitlines()]

@@ -9,9 +9,25 @@ import pytest
 
 from odegrad.processes import process
 from odegrad.processes.child import describe, not_plain, status_of
+from odegrad.processes.deaths import death
 from odegrad.processes.link import Call
-from odegrad.processes.process import ALLOCATOR, call_in_process, death
-from odegrad.records.record import Status
+from odegrad.processes.preload import PASSES_MODULE, preload
+from odegrad.processes.process import ALLOCATOR, call_in_process, prepare
+from odegrad.processes.temporary import clean_up, own_prefix
+from odegrad.records.record import Run, Status
+from odegrad.running.worker import Worker
+
+CHEAT = """
+import time
+from odegrad.methods.gradients.naive import Naive
+
+true = time.perf_counter
+time.perf_counter = lambda: true() / 10
+
+
+class Cheat(Naive):
+    pass
+"""
 
 
 def measure(worker, run, heard=None):
@@ -45,13 +61,22 @@ def test_columns_of_all_passes_come_together(make_worker, make_run):
         ("machine_fails", Status.INFRASTRUCTURE, "InfrastructureError: the disk is full"),
         ("no_gpu_memory", Status.OUT_OF_MEMORY, "OutOfMemoryError: CUDA out of memory"),
         ("no_memory", Status.OUT_OF_MEMORY, "DefaultCPUAllocator"),
-        ("killed", Status.ERROR, "second pass: the process was killed by SIGKILL"),
-        ("killed_with_child", Status.ERROR, "second pass: the process was killed by SIGKILL"),
+        ("killed", Status.INFRASTRUCTURE, "second pass: the process was killed from outside by SIGKILL"),
+        ("killed_with_child", Status.INFRASTRUCTURE, "second pass: the process was killed from outside by SIGKILL"),
         ("segfaults", Status.ERROR, "second pass: the process was killed by SIGSEGV"),
         ("exits", Status.ERROR, "second pass: the process ended with exit code 7 and without a result"),
         ("system_exit", Status.ERROR, "second pass: SystemExit: enough"),
         ("returns_tensor", Status.ERROR, "a Tensor as value['metric_value']; plain data is expected"),
         ("returns_list", Status.ERROR, "second pass: returned list; expected a dict of columns"),
+        ("writes_garbage", Status.ERROR, "second pass: the process wrote into the reply channel what is no message"),
+        ("writes_a_head", Status.ERROR, "second pass: the process wrote into the reply channel what is no message"),
+        ("half_a_character", Status.ERROR, "second pass: column 'metric_name': expected text in Unicode"),
+        ("too_large", Status.ERROR, "second pass: ValueError: Exceeds the limit"),
+        ("a_float_as_count", Status.ERROR, "column 'nfe_forward': expected a whole number of 64 bits, got 1e+308"),
+        ("ragged_trace", Status.ERROR, "column 'trace_metric': expected 2 values as in 'trace_iteration', got 1"),
+        ("text_in_a_list", Status.ERROR, "column 'train_loss': expected a list of numbers, got 'x' in it"),
+        ("deep", Status.ERROR, "second pass: RecursionError: maximum recursion depth exceeded"),
+        ("raises_half_a_character", Status.ERROR, "ValueError: a?b\N{REPLACEMENT CHARACTER}c"),
         ("returns_unknown", Status.ERROR, "second pass: returned unknown column 'metric_valu'"),
     ],
 )
@@ -114,12 +139,41 @@ def test_folder_that_does_not_exist_is_an_error(make_worker, make_run, tmp_path)
     assert "FileNotFoundError" in record.message
 
 
-def test_kill_for_lack_of_memory_is_told_from_other_kills():
-    """Only SIGKILL with evidence of memory running out counts as out of memory."""
-    assert death(-9, out_of_memory=True)[0] is Status.OUT_OF_MEMORY
-    assert death(-9, out_of_memory=False) == (Status.ERROR, "the process was killed by SIGKILL")
-    assert death(-11, out_of_memory=True) == (Status.ERROR, "the process was killed by SIGSEGV")
-    assert death(-63, out_of_memory=False) == (Status.ERROR, "the process was killed by signal 63")
+def test_kills_from_outside_are_told_from_crashes_and_from_lack_of_memory():
+    """A process that held most of the memory ran out of it; another one was killed, and may be tried again."""
+    assert death(-9, held_most=True, memory_ran_out=True)[0] is Status.OUT_OF_MEMORY
+    others = (Status.INFRASTRUCTURE, "the kernel killed the process because other processes took the memory")
+    assert death(-9, held_most=False, memory_ran_out=True) == others
+    assert death(-9, False, False) == (Status.INFRASTRUCTURE, "the process was killed from outside by SIGKILL")
+    assert death(-15, False, False) == (Status.INFRASTRUCTURE, "the process was killed from outside by SIGTERM")
+    assert death(-11, True, True) == (Status.ERROR, "the process was killed by SIGSEGV")
+    assert death(-63, False, False) == (Status.INFRASTRUCTURE, "the process was killed from outside by signal 63")
+
+
+def test_a_run_that_was_killed_from_outside_is_tried_again(make_worker, make_run, tmp_path):
+    """What killed it may be gone: the machine's failure, not the method's."""
+    record = measure(make_worker(), make_run("killed_once", file=str(tmp_path / "mark")))
+    assert record.status is Status.OK, record.message
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_daemons_of_a_run_end_with_it(make_worker, make_run, tmp_path, dies):
+    """A process that detached itself, twice removed and in a session of its own, does not disturb later runs."""
+    record = measure(make_worker(), make_run("daemonises", file=str(tmp_path / "pid"), dies=dies))
+    assert (record.status is Status.OK) is not dies
+    pid = int((tmp_path / "pid").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_killed_commands_left_is_cleaned_up(tmp_path):
+    """Files and folders of processes that are gone go; those of living ones, of other hosts and of others stay."""
+    (gone := tmp_path / own_prefix(os.getpid()).replace(str(os.getpid()), str(2**22 + 1))).mkdir()
+    (gone / "file").write_text("x")
+    kept = {own_prefix(os.getpid()) + "mine", "odegrad-elsewhere-1-1-x", "odegrad-data", "other"}
+    for name in kept:
+        (tmp_path / name).touch()
+    assert clean_up(str(tmp_path)) == 1
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_plain_data_is_told_from_objects():
@@ -143,3 +197,15 @@ def test_the_server_imports_what_this_process_has_imported(monkeypatch):
     monkeypatch.setattr(process._context, "set_forkserver_preload", asked.extend)
     process.prepare(["json"])
     assert {"torch", "json", "odegrad.processes.process", "odegrad.records.record"} <= set(asked)
+
+
+def test_a_method_that_replaces_the_clock_is_an_error(tmp_path):
+    """Its time pass is no measurement, whatever it says: the row names what was replaced."""
+    prepare(preload())
+    (tmp_path / "cheat.py").write_text(CHEAT)
+    run = Run("mine", "linear", "tiny", "cheat.py:Cheat", "sgd", "rk4", 0, 1e-3, 1e-3, 2)
+    worker = Worker(("time",), f"{PASSES_MODULE}:run_pass", folder=str(tmp_path), rounds=1)
+    record = measure(worker, run)
+    assert record.status is Status.ERROR
+    assert "time pass: InstrumentsError: time.perf_counter is not the function" in record.message
+    assert "forward_seconds" not in record.measured
