@@ -4,7 +4,6 @@ Each reader does that paper's preprocessing: which columns go, which noise is ad
 """
 
 import importlib
-import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from odegrad.datasets.sources.files import DataFile
+from odegrad.datasets.sources.unpacked import read_table, unpacked
 from odegrad.errors import DataError
 
 Array = npt.NDArray[np.float64]
@@ -50,32 +50,8 @@ def read(name: str) -> Splits:
     archive = ARCHIVE.fetch()
     folder = archive.with_name("maf_data")
     files, reader = _READERS[name]
-    for file in files:
-        _unpacked(archive, folder, file)
+    unpacked(archive, folder, files)
     return reader(folder)
-
-
-def _unpacked(archive: Path, folder: Path, name: str) -> None:
-    """Unpack one file of the archive unless it is there; a partial one never bears its name."""
-    path = folder / name
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tarfile.open(archive) as tar:
-            source = tar.extractfile(f"data/{name}")
-            if source is None:
-                raise KeyError(name)
-            part = path.with_name(f"{path.name}.part")
-            with source, part.open("wb") as target:
-                while block := source.read(1 << 20):
-                    target.write(block)
-            part.rename(path)
-    except (KeyError, tarfile.TarError, EOFError) as error:
-        raise DataError(
-            f"{archive}: expected the file data/{name} in it, got {type(error).__name__}; delete the archive, so that "
-            "it is fetched again"
-        ) from error
 
 
 def _split(rows: Array) -> Splits:
@@ -104,7 +80,7 @@ def _power(folder: Path) -> Splits:
 
 def _gas(folder: Path) -> Splits:
     """Return the sensors, without those that another one tells (correlation above 0.98)."""
-    table = pd.read_pickle(folder / "gas" / "ethylene_CO.pickle")  # noqa: S301 - the archive's hash has been checked
+    table = read_table(folder / "gas" / "ethylene_CO.pickle")
     table = table.drop(columns=["Meth", "Eth", "Time"])
     while True:
         told = (table.corr().to_numpy() > 0.98).sum(1)
