@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -17,6 +18,7 @@ import dask
 from dask.utils import parse_bytes
 from dask_jobqueue.slurm import SLURMCluster
 from distributed import Client, Future, LocalCluster
+from distributed.security import Security
 
 from odegrad.errors import InfrastructureError
 from odegrad.records.record import Record, Run, Status
@@ -161,6 +163,11 @@ def at_address(address: str, worker: Worker, preload: Sequence[str] = ()) -> Ite
             f"--address {address}: expected a Dask scheduler there, got {type(error).__name__}: {error}; start one "
             "with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`"
         ) from error
+    if not address.startswith("tls://") and "127.0.0.1" not in address and "localhost" not in address:
+        _log.warning(
+            "--address %s: a scheduler without TLS runs code for whoever reaches it; start it with certificates and "
+            "give tls://HOST:PORT", address,
+        )  # fmt: skip
     with client:
         yield DaskExecutor(client, worker, tuple(preload))
 
@@ -173,7 +180,7 @@ def on_this_machine(workers: int, device: str, worker: Worker, preload: Sequence
         dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),  # it would change this process's environment
         LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", resources=resources,
-            silence_logs=logging.ERROR,
+            silence_logs=logging.ERROR, protocol="tls://", security=Security.temporary(),
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):  # fmt: skip
@@ -191,14 +198,30 @@ def slurm_cluster(device: str, worker: Worker, options: Mapping[str, Any]) -> SL
         Its threads are the cores of a job.
     options
         Of ``dask_jobqueue.SLURMCluster``: ``queue``, ``account``, ``walltime``, ``memory``, ...; what is left out is
-        that of the user's Dask configuration (``jobqueue.slurm``).
+        that of the user's Dask configuration (``jobqueue.slurm``). ``interface`` is what the scheduler listens on, by
+        default every one; ``dashboard``, ``:8787`` for example, where its page is, by default nowhere.
+
+    Returns
+    -------
+    SLURMCluster
+        Its scheduler talks by TLS with those alone who hold the certificates that are made for it here.
     """
-    extra = ["--resources", "GPU=1"] if device == "cuda" else []
+    options = dict(options)
+    dashboard = options.pop("dashboard", None)
+    scheduler = {"dashboard": dashboard is not None, "dashboard_address": dashboard or "127.0.0.1:0"}
+    routes: dict[str, Any] = {} if dashboard else {"distributed.scheduler.http.routes": []}
+    extra = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+    extra += ["--resources", "GPU=1"] if device == "cuda" else []
     directives = [*options.get("job_extra_directives", []), *(["--gpus=1"] if device == "cuda" else [])]
     chosen = {"cores": worker.threads, "processes": 1, **options, "job_extra_directives": directives}
     if "memory" in chosen:
         chosen["memory"] = str(parse_bytes(chosen["memory"])) + "B"
-    return SLURMCluster(worker_extra_args=extra, **chosen)
+    scheduler |= dict(chosen.pop("scheduler_options", {}))
+    if dask.config.get("jobqueue.slurm.shared-temp-directory", None) is None:  # where the nodes find the certificates
+        chosen.setdefault("shared_temp_directory", str(Path.cwd()))
+    secure = {"protocol": "tls://", "security": Security.temporary(), "scheduler_options": scheduler}
+    with dask.config.set(routes):  # without a dashboard its server answers nobody, on this host's own address
+        return SLURMCluster(worker_extra_args=extra, **secure, **chosen)
 
 
 @contextlib.contextmanager

@@ -7,13 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from queue import SimpleQueue
 
+import psutil
 import pytest
 
 pytest.importorskip("distributed")
+pytest.importorskip("cryptography")
+
+from distributed import Client
+from distributed.security import Security
 
 from odegrad.errors import InfrastructureError
 from odegrad.processes.process import ALLOCATOR
@@ -109,7 +116,7 @@ def test_what_a_cluster_s_worker_imports_is_small():
 def test_every_run_has_its_record(worker, make_run, tmp_path):
     """Failures are rows here too, with the circumstances of the process that measured."""
     before = {name: os.environ.get(name) for name in ALLOCATOR}
-    runs = [make_run(), make_run("killed"), make_run("diverges"), make_run("machine_fails"), make_run(seed=2)]
+    runs = [make_run(), make_run("segfaults"), make_run("diverges"), make_run("machine_fails"), make_run(seed=2)]
     with Store(tmp_path, FAKE) as store, on_this_machine(2, "cpu", worker) as executor:
         outcome = sweep(runs, runs, store, executor, LogLines(len(runs)))
     records = {record.run: record for record in map(Record.from_row, rows_of(tmp_path))}
@@ -176,6 +183,36 @@ def test_address_without_a_scheduler_is_answered(worker, monkeypatch):
         at_address("tcp://127.0.0.1:9", worker),
     ):
         pass
+
+
+@pytest.mark.parametrize("security", [None, Security.temporary()], ids=["none", "of another"])
+def test_who_has_no_certificate_of_the_run_cannot_attach(worker, security):
+    """The scheduler runs code for those who hold the certificates that were made for this command, and nobody else."""
+    with on_this_machine(0, "cpu", worker) as executor:
+        address = executor.client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        assert executor.client.run_on_scheduler(lambda: 2) == 2
+        with pytest.raises((OSError, TypeError)):
+            Client(address, security=security, timeout=5.0, set_as_default=False)
+        with pytest.raises((OSError, TypeError)):
+            Client(address.replace("tls://", "tcp://"), timeout=2.0, set_as_default=False)
+
+
+def test_slurm_s_scheduler_is_secured_and_shows_nothing(worker, monkeypatch, tmp_path):
+    """By default TLS and no dashboard; the interface that is named is the one it listens on."""
+    monkeypatch.chdir(tmp_path)
+    options = {"queue": "gpu", "memory": "8GB", "walltime": "01:00:00", "interface": "lo"}
+    with slurm_cluster("cpu", worker, options) as cluster:
+        script = cluster.job_script()
+        assert cluster.scheduler_address.startswith("tls://127.0.0.1:")
+        port = cluster.scheduler_info["services"]["dashboard"]
+        listening = {c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.laddr.port == port}
+        assert listening == {"127.0.0.1"}
+        for page in ("status", "info/main/workers.html", "json/identity.json"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=10)
+    assert "--tls-ca-file" in script
+    assert "--interface lo" in script
 
 
 def test_slurm_jobs_ask_for_a_gpu_and_the_user_s_options(worker):
