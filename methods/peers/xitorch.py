@@ -47,7 +47,6 @@ class XitorchAdjoint:
         cost_backward="per output s(N'+R')+1 of (F+B)",
         backward_phase="adjoint",
         state_from="solve",
-        times="none",
         shared_loop=False,
         peer=XITORCH.named,
     )

@@ -22,7 +22,8 @@ from odegrad.machine.doctor import (
 )
 from odegrad.machine.gpu_state import GpuState
 from odegrad.machine.noise import Noise
-from odegrad.processes.process import ALLOCATOR, Reply
+from odegrad.processes.listening import Reply
+from odegrad.processes.process import ALLOCATOR
 from odegrad.records.record import Status
 
 CALM = Snapshot(seconds=0.0, busy_seconds=0.0, own_seconds=0.0)
