@@ -19,6 +19,9 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+UNFINISHED = "was spent: "
+"""What a sentence holds that tells what a budget of seconds left open."""
+
 EXIT_MEANINGS: Mapping[ExitCode, str] = {
     ExitCode.FINE: "all that was asked was measured, decided and written",
     ExitCode.FAILED_CHECK: "a check failed, a gate found a change, or data or records are missing or damaged",
@@ -27,7 +30,7 @@ EXIT_MEANINGS: Mapping[ExitCode, str] = {
     ExitCode.FAILED_RUNS: "some runs failed, and their rows say why; what a method or an optimizer refuses is a row "
     "`unsupported` and no failure",
     ExitCode.UNDECIDED: "a gate measured everything, and something is not decided: two measurements of the same code "
-    "differ, or times are too noisy",
+    "differ, or times are too noisy; or a budget of seconds ended before all was measured",
     ExitCode.TRY_AGAIN: "the machine failed, and runs are missing: the same command again measures them",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C or SIGTERM",
 }
@@ -44,8 +47,8 @@ EXITS_OF: Mapping[str, tuple[ExitCode, ...]] = {
     "compare-results": _READS,
     "list": (*_READS, ExitCode.FAILED_CHECK),
     "check": _COMPUTES,
-    "compare": (*_COMPUTES, ExitCode.FAILED_RUNS),
-    "diagnose": _COMPUTES,
+    "compare": (*_COMPUTES, ExitCode.FAILED_RUNS, ExitCode.UNDECIDED),
+    "diagnose": (*_COMPUTES, ExitCode.UNDECIDED),
     "gate": (*_COMPUTES, ExitCode.UNDECIDED),
     "doctor": _READS,
     "history add": _READS,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from odegrad.errors import UsageError
 
@@ -89,7 +89,7 @@ def median_interval(values: Iterable[float | None], level: float = LEVEL) -> Med
 @lru_cache(maxsize=256)
 def _place(number: int, level: float) -> tuple[int, float]:
     """Return which value from either end is the interval's, 0 if none is, and the coverage."""
-    covered = 1.0 - 2.0 * stats.binom.cdf(np.arange(number // 2), number, 0.5)
+    covered = 1.0 - 2.0 * special.bdtr(np.arange(number // 2), number, 0.5)
     place = int((covered >= level).sum())
     return place, float(covered[place - 1]) if place else math.nan
 
@@ -117,7 +117,9 @@ def sign_test(successes: Any, trials: Any) -> Floats:
     The probability of at least as many ``successes`` in ``trials`` where each has a probability of at most 1/2. Ties
     are trials without success: they speak for neither side. 1 without a trial.
     """
-    return np.asarray(stats.binom.sf(np.asarray(successes) - 1, trials, 0.5), dtype=np.float64)
+    return np.asarray(
+        special.bdtrc(np.asarray(successes) - 1, np.asarray(trials, dtype=np.int64), 0.5), dtype=np.float64
+    )
 
 
 def holm(p_values: Floats) -> Floats:

@@ -54,8 +54,9 @@ HOUSE = (
 )
 """The rooms from the bottom up. A room imports from itself and from rooms before it: no two rooms need each other."""
 
-LAZY = ("odegrad.commands.", "odegrad.testing.plugin")
-"""May import inside of functions: --help is quick, and a pytest run that does not use the plug-in pays nothing."""
+LAZY = ("odegrad.commands.", "odegrad.testing.plugin", "odegrad.advice.comparison")
+"""May import inside of functions: --help is quick, a pytest run that does not use the plug-in pays nothing, and a
+comparison that is not drawn does without matplotlib."""
 
 FORBIDDEN = [
     ("odegrad.catalogue", ("odegrad.errors",), "a list of names needs nothing"),

@@ -6,19 +6,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from odegrad.binding import solve_with
 from odegrad.contracts import GradientMethod, Scalar, equivalent_solver
 from odegrad.measuring.call_counts import counted_iteration
-from odegrad.measuring.memory import measured_bytes
+from odegrad.measuring.memory import cheap_collections, measured_bytes
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.reference.accuracy import accuracy, largest_error
+from odegrad.reference.allowance import Allowance, Tell, in_silence
 from odegrad.reference.reference import Reference
 from odegrad.reference.subject import Subject
 from odegrad.reference.two_ways import relative_distance
 from odegrad.registry import build_gradient, build_solver
+from odegrad.reports.units import count, error, memory
 
+MEASURING_SHARE = 0.7
+"""Of the time that a comparison may take: no method is begun to be measured later, so that some is left to race."""
 TOO_LOOSE = "solver too loose"
 """The verdict on an exact gradient whose steps are too coarse, where no method at all is accurate."""
+UNMEASURED = "not measured"
+"""The verdict on a method for which there was no time."""
 
 
 @dataclass
@@ -50,46 +58,90 @@ def candidate(chosen: str | tuple[str, Mapping[str, Scalar]], solver: OneStepSol
     return Candidate(method, solver, row)
 
 
-def measure(subject: Subject, solver: OneStepSolver, candidates: Sequence[Candidate], true: Reference) -> None:
-    """Fill in errors, counts, bytes and the verdict of every candidate that is not refused.
+class NaiveGradients:
+    """Naive backprop's gradients of one subject, each found once."""
 
-    What a method raises is its own failure: a row with the first line of the message.
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._known: list[tuple[OneStepSolver, Tensor]] = []
+
+    def by(self, solver: OneStepSolver) -> Tensor:
+        """Return the gradient by ``solver``, uncompiled."""
+        for known, gradient in self._known:
+            if known is solver:
+                return gradient
+        found = self._subject.gradient(solve_with(build_gradient("naive"), solver.uncompiled()))
+        self._known.append((solver, found))
+        return found
+
+
+def measure(
+    subject: Subject,
+    solver: OneStepSolver,
+    candidates: Sequence[Candidate],
+    true: Reference,
+    allowance: Allowance | None = None,
+    tell: Tell = in_silence,
+) -> None:
+    """Fill in errors, counts, bytes and the verdict of every candidate that is not refused, and tell each as it comes.
+
+    What a method raises is its own failure: a row with the first line of the message. Once ``MEASURING_SHARE`` of the
+    allowance is over, the others are not measured, which is their verdict.
     """
-    limit = largest_error(_naive_error(subject, solver, true), solver.controller.rtol)
-    for c in candidates:
-        if "verdict" in c.row:
-            continue
-        try:
-            c.row |= _errors(subject, c, true) | _counted(subject, c)
-            c.row |= measured_bytes(subject, partial(solve_with, c.method, c.solver.uncompiled()))
-        except Exception as raised:
-            c.row["verdict"] = f"failed: {(str(raised) or type(raised).__name__).splitlines()[0]}"
-            continue
-        c.row["verdict"] = _verdict(c, true, limit) + ("" if c.solver is solver else f", with solver {c.solver.name}")
+    naive, allowance = NaiveGradients(subject), allowance or Allowance()
+    limit = largest_error(_naive_error(naive, solver, true), solver.controller.rtol)
+    with cheap_collections():
+        for c in candidates:
+            if "verdict" not in c.row and allowance.over(MEASURING_SHARE):
+                c.row["verdict"] = f"{UNMEASURED}: {allowance} was spent"
+            elif "verdict" not in c.row:
+                failure = _measured(c, subject, naive, true)
+                other = "" if c.solver is solver else f", with solver {c.solver.name}"
+                c.row["verdict"] = failure or _verdict(c, true, limit) + other
+            tell(told(c.row))
     if not any(str(c.row["verdict"]).startswith("accurate") for c in candidates):
         for c in candidates:
             c.row["verdict"] = _of_the_solver(c, limit)
 
 
-def _naive_error(subject: Subject, solver: OneStepSolver, true: Reference) -> float | None:
+def told(row: Mapping[str, Any]) -> str:
+    """Return a row in a few words, with units."""
+    words = [f"{row['gradient']}: {row['verdict'].partition(':')[0]}"]
+    if "gradient_error" in row:
+        words.append(f"error {error(row['gradient_error'])}")
+    if "peak_bytes" in row:
+        words.append(f"NFE {count(row['nfe_forward'])} / {count(row['nfe_backward'])}")
+        words.append(f"peak {memory(row['peak_bytes'])}")
+    return ", ".join(words)
+
+
+def _measured(c: Candidate, subject: Subject, naive: NaiveGradients, true: Reference) -> str:
+    """Fill in errors, counts and bytes; return how it failed, or nothing."""
+    try:
+        c.row |= _errors(subject, c, naive, true) | _counted(subject, c)
+        c.row |= measured_bytes(subject, partial(solve_with, c.method, c.solver.uncompiled()))
+    except Exception as raised:
+        return f"failed: {(str(raised) or type(raised).__name__).splitlines()[0]}"
+    return ""
+
+
+def _naive_error(naive: NaiveGradients, solver: OneStepSolver, true: Reference) -> float | None:
     """Return what naive is off by with ``solver``; None if it is not known or naive cannot be solved."""
     if true.gradient is None:
         return None
     try:
-        found = subject.gradient(solve_with(build_gradient("naive"), solver.uncompiled()))
-        return relative_distance(found, true.gradient)
+        return relative_distance(naive.by(solver), true.gradient)
     except Exception:  # then naive's own row says why
         return None
 
 
-def _errors(subject: Subject, c: Candidate, true: Reference) -> dict[str, Any]:
+def _errors(subject: Subject, c: Candidate, naive: NaiveGradients, true: Reference) -> dict[str, Any]:
     found = subject.gradient(solve_with(c.method, c.solver))
     errors: dict[str, Any] = {}
     if true.gradient is not None:
         errors["gradient_error"] = relative_distance(found, true.gradient)
     if c.method.traits.shared_loop:
-        naive = solve_with(build_gradient("naive"), equivalent_solver(c.method, c.solver.uncompiled()))
-        errors["method_error"] = relative_distance(found, subject.gradient(naive))
+        errors["method_error"] = relative_distance(found, naive.by(equivalent_solver(c.method, c.solver)))
     return errors
 
 

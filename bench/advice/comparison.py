@@ -1,28 +1,38 @@
 """Every gradient method on one model of the user's own: exactness, calls, memory, time, and which one to take."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from odegrad.advice.candidates import candidate, measure
+from odegrad.advice.candidates import UNMEASURED, candidate, measure
+from odegrad.advice.estimate import estimate
 from odegrad.advice.race import MIN_ROUNDS, race
-from odegrad.advice.sentence import advice
+from odegrad.advice.sentence import advice, of_time
 from odegrad.contracts import Scalar, State
 from odegrad.errors import InaccurateGradientWarning, OdegradError, UsageError
 from odegrad.methods.fields.held import hooks_at_rest
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.reference.reference import reference
+from odegrad.reference.accuracy import enough
+from odegrad.reference.allowance import Allowance, Tell, in_silence
+from odegrad.reference.reference import Reference, reference
 from odegrad.reference.sensitivity import sensitivity_error
 from odegrad.reference.subject import in_float64, of_model
 from odegrad.registry import build_gradient, build_solver, default_gradients
-from odegrad.reports.figures import comparison as figure
 from odegrad.reports.units import count, error, memory, seconds_together
 from odegrad.states import undisturbed
 from odegrad.user.models import Loss, Model, half_mean_square
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REFERENCE_SHARE = 0.45
+"""Of the time that a comparison may take, for what the gradients are held against."""
+FAR_LARGER = 10.0
+"""Errors that are so many times as large as the reference's are told to a digit at least."""
 
 COLUMNS = {
     "gradient": "the gradient method",
@@ -37,7 +47,7 @@ COLUMNS = {
     "peak_bytes": "most tensor bytes that lived at one time, above those of the model and y0",
     "forward_seconds": "median of the interleaved rounds",
     "backward_seconds": "median of the interleaved rounds",
-    "verdict": "accurate, inaccurate, undecided, solver too loose, refused or failed, with the reason",
+    "verdict": "accurate, inaccurate, undecided, solver too loose, refused, failed or not measured, with the reason",
 }
 """The columns of a comparison and what they mean."""
 
@@ -47,7 +57,9 @@ class Comparison(pd.DataFrame):  # type: ignore[misc]
 
     advice: str
     """Which method to take, and why."""
-    _metadata = ["advice"]  # noqa: RUF012
+    notes: list[str]
+    """How far the reference is known where that is not far, and what there was no time for."""
+    _metadata = ["advice", "notes"]  # noqa: RUF012
 
     @property
     def _constructor(self) -> type[pd.DataFrame]:
@@ -72,10 +84,12 @@ class Comparison(pd.DataFrame):  # type: ignore[misc]
     def reasons(self) -> list[str]:
         """Return what stands behind each verdict that has a reason: ``method: verdict: reason``."""
         rows = zip(self["gradient"], self["verdict"], strict=True)
-        return [f"{name}: {verdict}" for name, verdict in rows if ":" in verdict]
+        return [f"{name}: {verdict}" for name, verdict in rows if ":" in verdict and not verdict.startswith(UNMEASURED)]
 
-    def plot(self) -> Figure:
+    def plot(self) -> "Figure":
         """Return the figure: gradient error against time and against memory, a point a method."""
+        from odegrad.reports.figures import comparison as figure  # noqa: PLC0415
+
         return figure.draw(pd.DataFrame(self))
 
 
@@ -91,6 +105,8 @@ def compare_gradients(
     method: str = "dopri5",
     options: Mapping[str, Scalar] | None = None,
     rounds: int = MIN_ROUNDS,
+    budget: float | None = None,
+    tell: Tell = in_silence,
 ) -> Comparison:
     """Compare gradient methods on a model of your own and say which one to take.
 
@@ -111,20 +127,30 @@ def compare_gradients(
         The solver, as in ``odeint``; a method that can only use ``alf`` gets it, and its verdict says so.
     rounds
         Timed rounds at the least, each of every method once, forth and back, so that a drift of the machine hits all
-        alike. More follow until the two fastest accurate methods are told apart, or some seconds are spent.
+        alike; one that is far slower than the two fastest accurate ones is timed three times. More follow until these
+        two are told apart, or some seconds are spent.
+    budget
+        Seconds after which nothing new is begun: the comparison ends with what is known, and ``notes`` says what is
+        not. None for as long as it takes.
+    tell
+        Takes a line on each stage and each method as they come.
 
     Returns
     -------
     Comparison
-        A dataframe with a row a method, the attribute ``advice`` and the method ``plot()``.
+        A dataframe with a row a method, the attributes ``advice`` and ``notes`` and the method ``plot()``.
 
     Raises
     ------
     UsageError
-        If ``func`` is no module, nothing requires a gradient, ``rounds`` is no positive number, or a name is unknown.
+        If ``func`` is no module, nothing requires a gradient, ``rounds`` or ``budget`` is no positive number, or a name
+        is unknown.
     """
     if not isinstance(rounds, int) or rounds < 1:
         raise UsageError(f"rounds: expected a positive whole number, got {rounds!r}")
+    if budget is not None and not budget > 0:
+        raise UsageError(f"budget: expected a positive number of seconds or None, got {budget!r}")
+    allowance = Allowance(budget)
     model = Model(func, y0, t, loss or half_mean_square)
     solver = build_solver(method, rtol, atol, options)
     candidates = [candidate(chosen, solver) for chosen in _names(gradients)]
@@ -134,13 +160,27 @@ def compare_gradients(
     unsaid = warnings.catch_warnings(action="ignore", category=InaccurateGradientWarning)
     # Hooks act on the whole gradient, whichever method it comes from, and the float64 twin has none.
     with undisturbed(subject.device, func), hooks_at_rest(subject.inputs), unsaid:
-        true = reference(in_float64(model))
-        measure(subject, solver, candidates, true)
-        told = race(subject, [c for c in candidates if "peak_bytes" in c.row], rounds)
+        tell(estimate(subject, solver, len(candidates), rounds))
+        tell("solving for the float64 reference")
+        wanted = enough(solver.controller.rtol)
+        true = reference(in_float64(model), wanted=wanted, seconds=allowance.left(REFERENCE_SHARE))
+        tell(true.reason or f"the reference is known to {true.error:.1e}")
+        measure(subject, solver, candidates, true, allowance, tell)
+        timed = [c for c in candidates if "peak_bytes" in c.row]
+        tell(f"timing {len(timed)} methods in rounds")
+        told = race(subject, timed, rounds, allowance)
     rows = [c.row for c in candidates]
     table = Comparison(rows, columns=list(COLUMNS))
     table.advice = advice(rows, told, true, lambda: sensitivity_of(model, solver))
+    table.notes = [*_of_the_reference(true, rows), *of_time(rows, allowance)]
     return table
+
+
+def _of_the_reference(true: Reference, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return how far the reference is known where errors in the table are not far larger."""
+    if true.error is None or all(row.get("gradient_error", math.inf) > FAR_LARGER * true.error for row in rows):
+        return []
+    return [f"The reference is known to {true.error:.1e}: errors below that are not told apart."]
 
 
 def sensitivity_of(model: Model, solver: OneStepSolver) -> float | None:

@@ -22,6 +22,7 @@ from odegrad.errors import UnsupportedError, UsageError
 from odegrad.measuring.training import evaluation_points
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.records.replacing import replacing
+from odegrad.reference.allowance import Tell, in_silence
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported, tasks
 from odegrad.reports.canvas import style
 from odegrad.reports.figures import log_norm
@@ -129,6 +130,7 @@ class Examination:
                 "steps_for_stability": d.steps_for_stability,
                 "sensitivity_error": d.sensitivity_error,
                 "reference_error": d.reference_error,
+                "notes": list(d.notes),
                 "verdict": self.sentences(),
                 "times": self.times().to_dict("records"),
                 "bounds": self.bounds().to_dict("records"),
@@ -184,6 +186,8 @@ def examine(
     atol: float = 1e-6,
     wanted: float = 1e-2,
     methods: list[str] | None = None,
+    budget: float | None = None,
+    tell: Tell = in_silence,
 ) -> Examination:
     """Return the examination of a task, or of the model in ``my_model.py:build``.
 
@@ -195,7 +199,7 @@ def examine(
         Of a task.
     train
         Iterations of the task's default optimizer before the diagnosis, by naive backprop.
-    rtol, atol, wanted, methods
+    rtol, atol, wanted, methods, budget, tell
         As ``odegrad.diagnosis.prediction.diagnose`` takes them.
 
     Raises
@@ -213,10 +217,13 @@ def examine(
         loaded.check_loss(build_gradient("naive"), build_solver("dopri5", rtol, atol))
         model, trained = loaded.in_float64(), None
     else:
+        tell(f"building {name}" + (f" and training it for {train} iterations" if train else ""))
         problem, precision = build_task(name).build(size, seed, CPU, torch.float64), torch.float32
         trained = _trained(problem, train, rtol, atol) if train else None
         model = first_solve(problem)
-    found = diagnose(name, model, rtol=rtol, atol=atol, wanted=wanted, methods=methods, precision=precision)
+    found = diagnose(
+        name, model, rtol=rtol, atol=atol, wanted=wanted, methods=methods, precision=precision, budget=budget, tell=tell
+    )
     return Examination(found, trained)
 
 

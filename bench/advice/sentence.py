@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from odegrad.advice.candidates import TOO_LOOSE
+from odegrad.advice.candidates import TOO_LOOSE, UNMEASURED
 from odegrad.advice.race import Race
+from odegrad.reference.allowance import Allowance
 from odegrad.reference.reference import Reference
 
 PATIENCE = 5.0
@@ -30,10 +31,25 @@ def advice(rows: Sequence[Row], told: Race | None, true: Reference, sensitivity:
     sensitivity
         Returns by how much naive's gradient changes if every step is halved; asked for only where naive is inaccurate.
     """
-    good = [row for row in rows if str(row["verdict"]).startswith("accurate")]
+    accurate = [row for row in rows if str(row["verdict"]).startswith("accurate")]
+    good = [row for row in accurate if "backward_seconds" in row]
+    if accurate and not good:
+        return f"{len(accurate)} methods are accurate here, and there was no time to say which of them is the fastest."
     if not good:
         return _nobody(rows, true)
     return " ".join(filter(None, (_fastest(good, told), _why_not(rows, good, sensitivity))))
+
+
+def of_time(rows: Sequence[Row], allowance: Allowance) -> list[str]:
+    """Return what there was no time for, in a sentence; nothing where there was enough."""
+    missing = [str(row["gradient"]) for row in rows if str(row["verdict"]).startswith(UNMEASURED)]
+    untimed = [str(row["gradient"]) for row in rows if "peak_bytes" in row and "backward_seconds" not in row]
+    kinds = (("not measured", missing), ("not timed", untimed))
+    said = [f"{', '.join(names)} {'were' if len(names) > 1 else 'was'} {what}" for what, names in kinds if names]
+    if not said:
+        return []
+    text = " and ".join(said)
+    return [f"{str(allowance)[0].upper()}{str(allowance)[1:]} was spent: {text}. A larger budget measures them."]
 
 
 def _nobody(rows: Sequence[Row], true: Reference) -> str:

@@ -7,6 +7,8 @@ import json
 import logging
 import sys
 import textwrap
+import time
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Annotated
 
@@ -15,12 +17,36 @@ import typer
 from odegrad.commands.options import FigureOption, JsonOption, TimeoutOption, check_figure
 from odegrad.commands.printing import print_rows
 from odegrad.errors import UsageError
-from odegrad.exits import ExitCode
+from odegrad.exits import UNFINISHED, ExitCode
 
 _log = logging.getLogger("odegrad")
 
 LINE_WIDTH = 120
 """Characters of a line of prose on a terminal."""
+
+BudgetOption = Annotated[
+    float,
+    typer.Option(min=0, metavar="SECONDS", help="End about then with what is known; 0 for as long as it takes."),
+]
+BUDGET = 120.0
+"""Seconds that an answer may take by default."""
+
+
+class _Progress:
+    """Tells each stage on standard error as it comes, with the seconds since the command began."""
+
+    def __init__(self, what: str, budget: float) -> None:
+        self._started = time.perf_counter()
+        self(f"reading {what}" + (f", for at most about {budget:g} s (--budget)" if budget else ""))
+
+    def __call__(self, line: str) -> None:
+        _log.info("%4.0f s  %s", time.perf_counter() - self._started, line)
+
+
+def _end_undecided(notes: Sequence[str]) -> None:
+    """End the command with a code of its own if there was no time for all that was asked."""
+    if any(UNFINISHED in note for note in notes):
+        raise typer.Exit(ExitCode.UNDECIDED)
 
 
 def compare(
@@ -37,24 +63,26 @@ def compare(
     solver: Annotated[str, typer.Option(help="One of odegrad list solvers.")] = "dopri5",
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
     atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of every method, at the least.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of the fastest methods, at the least.")] = 7,
+    budget: BudgetOption = BUDGET,
     figure: FigureOption = None,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare gradient methods on a MODEL of your own and say which one to take."""
+    check_figure(figure)
+    tell = _Progress(model, budget)
     from odegrad.advice.of_users import compare_users, write_plain
 
-    check_figure(figure)
     chosen = None if gradients is None else [name.strip() for name in gradients.split(",")]
     settings = {"method": solver, "rtol": rtol, "atol": atol, "rounds": rounds, "gradients": chosen}
-    table = compare_users(model, settings, timeout)
+    table = compare_users(model, settings | {"budget": budget or None}, timeout, tell)
     if as_json:
         rows = json.loads(table.to_json(orient="records", double_precision=15))
-        typer.echo(json.dumps({"advice": table.advice, "methods": rows}, indent=2))
+        typer.echo(json.dumps({"advice": table.advice, "notes": table.notes, "methods": rows}, indent=2))
     else:
         print_rows(table.printed(), False, f"gradient methods on {model}, {solver} at rtol {rtol:g}, atol {atol:g}")
-        for line in [*table.reasons(), table.advice]:
+        for line in [*table.reasons(), *table.notes, table.advice]:
             typer.echo(textwrap.fill(line, LINE_WIDTH, break_long_words=False, break_on_hyphens=False))
     if figure is not None:
         write_plain(table.plot(), figure)
@@ -63,6 +91,7 @@ def compare(
     if failed:
         _log.warning("%d of %d methods failed; their verdicts say why", len(failed), len(table))
         raise typer.Exit(ExitCode.FAILED_RUNS)
+    _end_undecided(table.notes)
 
 
 def diagnose(
@@ -77,19 +106,21 @@ def diagnose(
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
     atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
     error: Annotated[float, typer.Option(help="Largest relative gradient error that counts as safe.")] = 1e-2,
+    budget: BudgetOption = BUDGET,
     figure: FigureOption = None,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say why gradient methods fail on a task or a model: logarithmic norms, predicted errors, a verdict."""
+    if (name is None) != law:
+        raise UsageError("NAME, --law: expected one of them; odegrad diagnose circles, or odegrad diagnose --law")
+    check_figure(figure)
+    tell = _Progress(name or "the law", budget if name else 0.0)
     from odegrad.advice.examine import law as law_of
     from odegrad.advice.examine import write_figure
     from odegrad.advice.of_users import examined
     from odegrad.reports.figures.log_norm import draw_law
 
-    if (name is None) != law:
-        raise UsageError("NAME, --law: expected one of them; odegrad diagnose circles, or odegrad diagnose --law")
-    check_figure(figure)
     chosen = None if gradients is None else [each.strip() for each in gradients.split(",")]
     if name is None:
         table = law_of(*([] if chosen is None else [tuple(chosen)]))
@@ -100,9 +131,10 @@ def diagnose(
         return
     settings = {
         "size": size, "seed": seed, "train": train, "rtol": rtol, "atol": atol, "wanted": error, "methods": chosen,
+        "budget": budget or None,
     }  # fmt: skip
     with redirect_stdout(sys.stderr):
-        found = examined(name, settings, None if figure is None else str(figure.absolute()), timeout)
+        found = examined(name, settings, None if figure is None else str(figure.absolute()), timeout, tell)
     if as_json:
         typer.echo(json.dumps(found["plain"], indent=2))
     else:
@@ -112,3 +144,4 @@ def diagnose(
             typer.echo(line)
     if figure is not None:
         _log.info("wrote %s", figure)
+    _end_undecided(found["plain"]["notes"])

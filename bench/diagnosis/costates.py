@@ -40,14 +40,17 @@ class FlatField(nn.Module):
         self.field = field
         self._single = isinstance(like, Tensor)
         self._shapes = [p.shape[1:] for p in parts(like)]
+        self._flat = self._single and len(self._shapes[0]) == 1
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """Return ``dy/dt [batch, n]``."""
         dy = self.field(t, self.unflatten(y))
-        return flatten(dy)
+        return torch.as_tensor(dy) if self._flat else flatten(dy)
 
     def unflatten(self, y: Tensor) -> Any:
         """Return ``y [..., n]`` as the field's own state ``[..., *state]``."""
+        if self._flat:
+            return y
         pieces = torch.split(y, [shape.numel() for shape in self._shapes], dim=-1)
         out = tuple(p.reshape(*y.shape[:-1], *shape) for p, shape in zip(pieces, self._shapes, strict=True))
         return out[0] if self._single else out

@@ -23,6 +23,8 @@ from odegrad.diagnosis.field_checks import check_field
 from odegrad.diagnosis.trajectory import TrajectoryNorms, log_norms
 from odegrad.errors import InaccurateGradientWarning, OdegradError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.reference.accuracy import DECIDING, enough
+from odegrad.reference.allowance import Allowance, Tell, in_silence
 from odegrad.reference.reference import Reference, reference
 from odegrad.reference.sensitivity import sensitivity_error
 from odegrad.reference.subject import Subject, of_model
@@ -38,9 +40,12 @@ STABILITY = 3.3
 NODES = (8, 16)
 """Numbers of interpolation nodes whose bounds are told."""
 MANY_OUTPUTS = 4
-"""From so many output intervals on, the least number of nodes only."""
-POINTS_A_NODE = 4
-"""Times at which the bounds' integrals are taken: between nodes the interpolation error goes up and down once."""
+"""From so many output intervals on, the least number of nodes only, and fewer times."""
+POINTS_A_NODE = {False: 4, True: 2}
+"""Times at which the bounds' integrals are taken: between nodes the interpolation error goes up and down once. Fewer
+where there are many output intervals, each of them short."""
+UNTIL_REFERENCE, UNTIL_OBSERVED, UNTIL_BOUNDS = 0.3, 0.5, 0.7
+"""Of the time that a diagnosis may take: when the reference ends, and behind which no gradient and no bound begins."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,8 @@ class Diagnosis:
     """Why there is none; empty if there is one."""
     sensitivity_error: float
     """By how much naive's gradient changes if every step of the forward solve is halved, relative to its size."""
+    notes: tuple[str, ...] = ()
+    """What there was no time for, in sentences."""
 
 
 def first_solve(problem: Problem) -> Model:
@@ -136,6 +143,9 @@ def diagnose(
     wanted: float = 1e-2,
     methods: Sequence[str] | None = None,
     precision: torch.dtype = torch.float32,
+    with_bounds: bool = True,
+    budget: float | None = None,
+    tell: Tell = in_silence,
 ) -> Diagnosis:
     """Return the growth of errors along the trajectory, predicted and observed errors of gradients, and verdicts.
 
@@ -151,6 +161,13 @@ def diagnose(
         Gradient methods; by default all on the shared loop whose cost does not grow with the number of parameters.
     precision
         The type that the model is trained in: what a state's rounding and the tightest tolerance are.
+    with_bounds
+        Whether bounds (A) and (C) to (E) are taken, from which the error of interpolating methods is predicted.
+    budget
+        Seconds after which no further gradient and no bound is begun: the diagnosis ends with what is known, and its
+        notes say what is not. The logarithmic norms are taken anyway. None for as long as it takes.
+    tell
+        Takes a line on each stage and each method as they come.
 
     Raises
     ------
@@ -163,20 +180,30 @@ def diagnose(
     """
     if not wanted > 0:
         raise UsageError(f"wanted (--error): expected a positive relative error, got {wanted!r}; 1e-2 is usual")
-    subject = of_model(model)
+    if budget is not None and not budget > 0:
+        raise UsageError(f"budget: expected a positive number of seconds or None, got {budget!r}")
+    allowance, subject = Allowance(budget), of_model(model)
     field = FlatField(model.field, model.y0)
     y0, ts = flatten(model.y0).detach(), model.ts
     check_field(field, ts[0], y0)
-    numbers = NODES[:1] if len(ts) > MANY_OUTPUTS else NODES
-    pieces = segments(field, y0, ts, model.loss, POINTS_A_NODE * max(numbers) + 1)
+    solver = build_solver("dopri5", rtol, atol)
+    seen = _observe(subject, methods or _default_methods(), solver, wanted, allowance, tell)
+    many = len(ts) > MANY_OUTPUTS
+    numbers = NODES[:1] if many else NODES
+    tell(f"solving the trajectory, {len(ts) - 1} intervals between outputs")
+    pieces = segments(field, y0, ts, model.loss, POINTS_A_NODE[many] * max(numbers) + 1)
+    tell("taking logarithmic norms along it")
     norms = tuple(log_norms(field, piece.times, piece.states, tolerance=LOOSE) for piece in pieces)
-    bounds = {n: interpolation_bounds(field, pieces, norms, n) for n in numbers}
-    solver, steps = build_solver("dopri5", rtol, atol), _Steps()
+    late = with_bounds and allowance.over(UNTIL_BOUNDS)
+    if late:
+        tell(f"{allowance} is nearly spent: no bounds")
+    elif with_bounds:
+        tell("taking the bounds on the interpolation's errors")
+    bounds = {n: interpolation_bounds(field, pieces, norms, n) for n in (numbers if with_bounds and not late else ())}
+    steps = _Steps()
     with torch.no_grad():
         build_gradient("naive")(field, solver.observed_by(steps), y0, ts)
     growth = growth_of(norms)
-    true = reference(subject)
-    names = methods or _default_methods()
     return Diagnosis(
         name=name,
         rtol=rtol,
@@ -187,11 +214,74 @@ def diagnose(
         steps=steps.count,
         steps_for_stability=sum(map(_decay, norms)) / STABILITY,
         bounds=(costate_bound(pieces, norms), *(b for found in bounds.values() for b in found)),
-        outcomes=tuple(_outcome(each, subject, true, solver, growth, bounds, wanted, precision) for each in names),
-        reference_error=true.error,
-        reference_failure=true.reason,
+        outcomes=tuple(_outcome(each, seen.true, growth, bounds, wanted, precision) for each in seen.methods),
+        reference_error=seen.true.error,
+        reference_failure=seen.true.reason,
         sensitivity_error=sensitivity_error(subject, solver),
+        notes=_notes(seen, late, allowance),
     )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One method with its solver, and what was observed of it."""
+
+    name: str
+    method: GradientMethod
+    solver: OneStepSolver
+    error: float | None
+    failure: str
+
+
+@dataclass(frozen=True)
+class _Observations:
+    """The reference, and what was observed of every method."""
+
+    true: Reference
+    methods: list[_Seen]
+
+    @property
+    def missing(self) -> list[str]:
+        """Return the methods for which there was no time."""
+        return [each.name for each in self.methods if each.failure.startswith(UNOBSERVED)]
+
+
+UNOBSERVED = "not observed"
+"""What stands for an error for which there was no time."""
+
+
+def _observe(
+    subject: Subject,
+    names: Sequence[str],
+    solver: OneStepSolver,
+    wanted: float,
+    allowance: Allowance,
+    tell: Tell,
+) -> _Observations:
+    """Return every method's error against a reference that is as good as the verdicts need, and tell each."""
+    tell("solving for the float64 reference")
+    close = min(wanted / DECIDING, enough(solver.controller.rtol))
+    true = reference(subject, wanted=close, seconds=allowance.left(UNTIL_REFERENCE))
+    tell(true.reason or f"the reference is known to {true.error:.1e}")
+    seen = []
+    for name in names:
+        method, mine = build_gradient(name), solver
+        if method.refuses(solver) is not None:
+            mine = build_solver("alf", solver.controller.rtol, solver.controller.atol)
+        error, failure = None, f"{UNOBSERVED}: {allowance} was spent"
+        if not allowance.over(UNTIL_OBSERVED):
+            error, failure = _observed(method, subject, true, mine)
+        tell(f"{name}: {failure or ('no reference' if error is None else f'off by {error:.1e}')}")
+        seen.append(_Seen(name, method, mine, error, failure))
+    return _Observations(true, seen)
+
+
+def _notes(seen: _Observations, without_bounds: bool, allowance: Allowance) -> tuple[str, ...]:
+    """Return what there was no time for, in a sentence; nothing where there was enough."""
+    said = [f"the error of {', '.join(seen.missing)} was not observed"] if seen.missing else []
+    said += ["the bounds on the interpolation's errors were not taken"] if without_bounds else []
+    text = str(allowance)
+    return (f"{text[0].upper()}{text[1:]} was spent: {' and '.join(said)}. A larger budget does it.",) if said else ()
 
 
 def growth_of(norms: Sequence[TrajectoryNorms]) -> Growth:
@@ -234,20 +324,16 @@ def _decay(norms: TrajectoryNorms) -> float:
 
 
 def _outcome(
-    name: str,
-    subject: Subject,
+    seen: _Seen,
     true: Reference,
-    solver: OneStepSolver,
     grown: Growth,
     bounds: dict[int, tuple[Bound, ...]],
     wanted: float,
     precision: torch.dtype,
 ) -> Outcome:
-    method = build_gradient(name)
+    name, method, observed, failure = seen.name, seen.method, seen.error, seen.failure
     traits = method.traits
-    if method.refuses(solver) is not None:
-        solver = build_solver("alf", solver.controller.rtol, solver.controller.atol)
-    eps, rtol = torch.finfo(precision).eps, solver.controller.rtol
+    eps, rtol = torch.finfo(precision).eps, seen.solver.controller.rtol
     growth, predicted, safe = 1.0, None, wanted
     if traits.state_from == "solve":
         growth = _exp(max(0.0, grown.backward_interval))
@@ -260,8 +346,9 @@ def _outcome(
         bound = _of_nodes(method, bounds)
         predicted = None if bound is None else max(rtol, bound)
         safe = wanted if bound is None or bound <= wanted else 0.0
-    observed, failure = _observed(method, subject, true, solver)
-    if failure:
+    if failure.startswith(UNOBSERVED):
+        verdict = failure
+    elif failure:
         verdict = f"failed: {failure.partition(';')[0]}"
     elif observed is None or true.error is None:
         verdict = "undecided: there is no reference"
@@ -286,7 +373,7 @@ def _unsafe(state_from: str, observed: float, safe: float, tightest: float, prec
 def _of_nodes(method: GradientMethod, bounds: dict[int, tuple[Bound, ...]]) -> float | None:
     """Return bound (A), relative to the costate, for no more nodes than the method has; None if it has none to set."""
     number = getattr(method, "num_nodes", None)
-    if number is None or number < min(bounds):
+    if number is None or not bounds or number < min(bounds):
         return None
     (of_costate,) = (b for b in bounds[max(n for n in bounds if n <= number)] if b.letter == "A")
     return of_costate.bound

@@ -76,7 +76,7 @@ def sentences(diagnosis: Diagnosis) -> list[str]:
         if broken
         else f"All {len(diagnosis.bounds)} bounds hold."
     )
-    return out
+    return [*out, *diagnosis.notes]
 
 
 def _times(exponent: float) -> str:

@@ -2,12 +2,12 @@
 
 import warnings
 import weakref
+from collections.abc import Iterable, Iterator
 from time import perf_counter
 from typing import Any, Protocol, Self
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 
 class Clock:
@@ -147,6 +147,18 @@ class StorageMemory:
         return self._tracker.peak
 
 
+def _tensors(given: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Yield the tensors among an operator's arguments or results, which are tensors, plain data, and lists of both.
+
+    Not by ``tree_iter``, which knows every kind of container and takes as long as the operator.
+    """
+    for each in given:
+        if isinstance(each, torch.Tensor):
+            yield each
+        elif isinstance(each, list | tuple):
+            yield from _tensors(each)
+
+
 class _StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts each storage once, at its present size, from the operator that makes it until it is freed.
 
@@ -160,16 +172,20 @@ class _StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: dict[int, weakref.ref[Any]] = {}
         self._sizes: dict[int, int] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False: torch need not import its compiler, which takes seconds, to keep it out of these few lines."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = () if func is torch.ops.aten.lift_fresh.default else tree_iter((args, kwargs))
-        before = {t.untyped_storage()._cdata for t in given if isinstance(t, torch.Tensor)}
+        given = () if func is torch.ops.aten.lift_fresh.default else (*args, *kwargs.values())
+        before = {t.untyped_storage()._cdata for t in _tensors(given)}
         out = func(*args, **kwargs)
-        for tensor in tree_iter(out):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata in self._known or storage._cdata not in before:
-                    self._note(storage)
+        for tensor in _tensors((out,)):
+            storage = tensor.untyped_storage()
+            if storage._cdata in self._known or storage._cdata not in before:
+                self._note(storage)
         return out
 
     def _note(self, storage: torch.UntypedStorage) -> None:

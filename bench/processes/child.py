@@ -113,7 +113,7 @@ def _reporter(send: Send) -> Listener:
     def report(message: Mapping[str, Any]) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= MESSAGE_SECONDS and not_plain(dict(message)) is None:
+        if ("line" in message or now - last >= MESSAGE_SECONDS) and not_plain(dict(message)) is None:
             last = now
             send({"kind": "progress", "message": dict(message)})
 

@@ -5,6 +5,7 @@ sentence, as it is when it does so while it is measured.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from odegrad.processes.process import call_in_process, prepare
 from odegrad.records.record import Status
 
 
-def guarded(function: str, *arguments: Any, what: str, timeout: float | None = None, threads: int = 0) -> Any:
+def guarded(
+    function: str,
+    *arguments: Any,
+    what: str,
+    timeout: float | None = None,
+    threads: int = 0,
+    tell: Callable[[str], None] | None = None,
+) -> Any:
     """Return what ``function`` returns, run in a measuring process; what is printed there goes to standard error.
 
     Parameters
@@ -34,6 +42,8 @@ def guarded(function: str, *arguments: Any, what: str, timeout: float | None = N
         Seconds that it may take; None: no limit.
     threads
         Threads of one tensor operation; 0: as in this process.
+    tell
+        Takes the lines that ``function`` tells by ``progress({"line": ...})``.
 
     Raises
     ------
@@ -45,8 +55,9 @@ def guarded(function: str, *arguments: Any, what: str, timeout: float | None = N
         If the machine failed.
     """
     prepare(preload())
+    hear = tell or (lambda _line: None)
     call = Call(function, arguments, threads or torch.get_num_threads(), str(Path.cwd()), output="")
-    reply = call_in_process(call, timeout=timeout, progress=lambda _message: None)
+    reply = call_in_process(call, timeout=timeout, progress=lambda message: hear(str(message.get("line", ""))))
     if reply.output:
         print(reply.output, end="" if reply.output.endswith("\n") else "\n", file=sys.stderr)
     if reply.status is Status.OK:

@@ -11,6 +11,9 @@ SLACK = 10.0
 CAPS = (1e-2, 0.1)
 """The cap is ten tolerances, within these."""
 
+DECIDING = 100.0
+"""A reference that is known to the accurate error over this leaves few gradients undecided."""
+
 Accuracy = Literal["accurate", "inaccurate", "undecided"]
 
 
@@ -22,6 +25,11 @@ def largest_error(naive_error: float | None, rtol: float) -> float:
     cap = min(CAPS[1], max(CAPS[0], SLACK * rtol))
     known = naive_error if naive_error is not None and math.isfinite(naive_error) else 0.0
     return min(SLACK * max(known, rtol), cap)
+
+
+def enough(rtol: float) -> float:
+    """Return how far a reference must be known, relative to its size, to decide on gradients at tolerance ``rtol``."""
+    return largest_error(None, rtol) / DECIDING
 
 
 def accuracy(error: float | None, reference_error: float | None, limit: float) -> Accuracy:

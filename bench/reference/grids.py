@@ -1,6 +1,7 @@
 """The accepted steps of every solve of one loss, and solves that take these steps again, each cut into equal parts."""
 
 import dataclasses
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +15,22 @@ from odegrad.states import mapped
 
 
 class BudgetSpentError(SolverError):
-    """More f calls than a reference may cost."""
+    """More f calls or seconds than a reference may cost."""
 
 
 @dataclass
 class Budget:
-    """Counts f calls and ends them at a limit."""
+    """Counts f calls, and ends them at a limit or when their time is over."""
 
     limit: float = float("inf")
     calls: int = 0
+    seconds: float = float("inf")
+    """From when the budget is made; those of a clock, so that what ends by them depends on the machine."""
+    started: float = field(default_factory=time.perf_counter)
+
+    def used(self) -> float:
+        """Return the share of the budget that is spent, of calls or of seconds; 1 is all of it."""
+        return max(self.calls / self.limit, (time.perf_counter() - self.started) / self.seconds)
 
     def watched(self, inner: VectorField) -> nn.Module:
         """Return ``inner``, whose calls count here."""
@@ -34,10 +42,12 @@ class Budget:
         Raises
         ------
         BudgetSpentError
-            If there were as many before as the limit allows.
+            If there were as many before as the limit allows, or the time is over.
         """
         if self.calls >= self.limit:
-            raise BudgetSpentError(f"more than {self.limit:g} f calls")
+            raise BudgetSpentError(f"more than {self.limit:,.0f} f calls")
+        if self.seconds < float("inf") and time.perf_counter() - self.started >= self.seconds:
+            raise BudgetSpentError(f"more than {self.seconds:.3g} s")
         self.calls += 1
 
 

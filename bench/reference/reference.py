@@ -14,7 +14,7 @@ from odegrad.reference.subject import Subject
 from odegrad.reference.two_ways import NotSettledError, TwoWays, both, relative_distance
 
 DISAGREE = {True: 1e-6, False: 1e-2}
-"""From this difference of the two ways on the referee is asked, for smooth dynamics and for those with kinks."""
+"""From this difference of the two ways on the referee is asked, where the refined gradient settles and across kinks."""
 REFEREE_BUDGET = 4.0
 """The referee may take so many times the f calls that the two ways were allowed."""
 
@@ -33,7 +33,14 @@ class Reference:
     """Why there is none, in one sentence."""
 
 
-def reference(subject: Subject, *, strict: bool = False, budget: float = float("inf")) -> Reference:
+def reference(
+    subject: Subject,
+    *,
+    strict: bool = False,
+    budget: float = float("inf"),
+    wanted: float = 0.0,
+    seconds: float = float("inf"),
+) -> Reference:
     """Return the reference of a float64 subject; what fails is a reason, not an error.
 
     Parameters
@@ -44,16 +51,21 @@ def reference(subject: Subject, *, strict: bool = False, budget: float = float("
         Ask the referee even where the two ways agree.
     budget
         f calls that both ways may cost; by default 30,000, or 40 times a tight solve's if that is more.
+    wanted
+        A relative error that is enough for the verdict that rests on it; 0 asks for rounding. What is told is how far
+        the gradient is known, whether that is enough or not.
+    seconds
+        That it may take.
     """
-    spent = Budget(budget)
+    spent = Budget(budget, seconds=seconds)
     try:
-        ways = both(subject, spent)
+        ways = both(subject, spent, wanted)
         error = max(relative_distance(ways.costate, ways.replayed), ways.last_change)
-        limit = max(DISAGREE[subject.smooth], 80.0 * subject.loss_epsilon)
+        limit = max(DISAGREE[ways.settled], 80.0 * subject.loss_epsilon, wanted)
         if strict or not error <= limit:
             return _ruled(subject, ways, error, limit, spent)
-    except BudgetSpentError:
-        return _none(spent, f"its reference takes more than {spent.limit:,.0f} f calls")
+    except BudgetSpentError as raised:
+        return _none(spent, f"its reference takes {raised}")
     except NotSettledError as raised:
         return _none(spent, str(raised))
     except OdegradError as raised:
@@ -61,7 +73,7 @@ def reference(subject: Subject, *, strict: bool = False, budget: float = float("
     except RuntimeError as raised:  # of a field or a loss that does not work on float64 numbers
         said = (str(raised).splitlines() or [""])[0]
         return _none(spent, f"its float64 twin cannot be solved: {type(raised).__name__}: {said}")
-    return Reference(ways.replayed if subject.smooth else ways.costate, error, spent.calls)
+    return Reference(ways.replayed if ways.settled else ways.costate, error, spent.calls)
 
 
 def _ruled(subject: Subject, ways: TwoWays, error: float, limit: float, spent: Budget) -> Reference:
@@ -69,7 +81,7 @@ def _ruled(subject: Subject, ways: TwoWays, error: float, limit: float, spent: B
     spent.limit = spent.calls + REFEREE_BUDGET * spent.limit
     ruling = rule(subject, ways.replayed, ways.costate, spent)
     if error <= limit:
-        return Reference(ways.replayed if subject.smooth else ways.costate, max(error, ruling.first), spent.calls)
+        return Reference(ways.replayed if ways.settled else ways.costate, max(error, ruling.first), spent.calls)
     if ruling.takes is None:
         return _none(
             spent,

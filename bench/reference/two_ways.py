@@ -30,30 +30,53 @@ RECORD_TOLERANCE, COSTATE_TOLERANCE = 1e-9, 1e-10
 RESOLVED, SETTLED = 1e-9, 1e-11
 """Relative changes of the gradient by a refinement: at the first one more brings it to rounding, at the second none is
 needed."""
+LOOSEST_RECORD, LOOSEST_COSTATE, KINKED_COSTATE = 1e-8, 1e-9, 1e-6
+"""Tolerances where an error far larger than these is enough; of the costate also across kinks, where dopri5 takes far
+fewer steps than dopri8."""
+REFINING_SHARE = 0.5
+"""No refinement begins that would leave the other way less than so much of the budget."""
 COSTATE_PIECES = 2
 """(B) sets the state anew at half of the parts that (A) ends with, but at least at so many per step."""
 MAX_PIECES = 128
 MIN_BUDGET, BUDGET_RECORDINGS = 30_000, 40
 """f calls that both ways together may cost: the larger of a number, and so many times those of the recorded solve."""
+STANDS_STILL = 0.25
+"""A refinement that leaves more than this of the change before it finds kinks; at order 8 it leaves 1/256."""
+SAFETY = 4.0
+"""Changes across kinks go up and down; where no refinement to rounding follows, the error is told as so many times the
+last one, or the larger of the last two where they do not fall."""
 KINK_TOLERANCES = (1e-7, 1e-8)
 """Of naive dopri5 where the dynamics have kinks: no high order converges there, and adaptive steps find the kinks."""
 
 
 @dataclass(frozen=True)
 class TwoWays:
-    """Both gradients, and by how much the last refinement of the first has changed it, relative to its size."""
+    """Both gradients, and how far the first one has settled."""
 
     replayed: Tensor
     costate: Tensor
     last_change: float
+    """By the last refinement, relative to its size; times ``SAFETY`` where that was not to rounding."""
+    settled: bool = True
+    """False where the refined gradient converges no faster than across kinks."""
 
 
 class NotSettledError(ArithmeticError):
     """The refined replay did not stand still, or is nothing to hold a gradient against."""
 
 
-def both(subject: Subject, budget: Budget) -> TwoWays:
+def both(subject: Subject, budget: Budget, wanted: float = 0.0) -> TwoWays:
     """Return the gradients of a float64 subject by both ways.
+
+    Parameters
+    ----------
+    subject
+        In float64.
+    budget
+        What they may cost.
+    wanted
+        A relative error that is enough for what asks; the refinement then ends there, or where the gradient turns out
+        to have kinks, or with the last one that the budget allows. 0 asks for rounding.
 
     Raises
     ------
@@ -66,7 +89,36 @@ def both(subject: Subject, budget: Budget) -> TwoWays:
     """
     # The second way says itself where its state misses so tight a tolerance; here the first one shows by how much.
     with warnings.catch_warnings(action="ignore", category=InaccurateGradientWarning):
-        return _smooth(subject, budget) if subject.smooth else _kinked(subject, budget)
+        if not subject.smooth:
+            return _kinked(subject, budget)
+        return _smooth(subject, budget) if wanted <= RESOLVED else _enough(subject, budget, wanted)
+
+
+def _enough(subject: Subject, budget: Budget, wanted: float) -> TwoWays:
+    """Return both gradients, known to ``wanted`` where that can be had: a refinement less, looser solves."""
+    tolerance = min(max(RECORD_TOLERANCE, wanted / 100.0), LOOSEST_RECORD)
+    grids = _recorded(subject, make_solver("dopri8", rtol=tolerance, atol=tolerance), budget)
+    enough, cost = max(wanted, 8.0 * subject.loss_epsilon), 0.0
+    pieces, found, changes = 1, refined(subject, grids, "dopri8", 1, budget), [float("inf")]
+    while SAFETY * changes[-1] > enough and pieces < MAX_PIECES and _falls(changes):
+        if len(changes) > 1 and budget.used() + 2.0 * cost > REFINING_SHARE:
+            break
+        before, pieces, coarse = budget.used(), 2 * pieces, found
+        found = refined(subject, grids, "dopri8", pieces, budget)
+        changes.append(relative_distance(coarse, found))
+        cost = budget.used() - before
+    settled = SAFETY * changes[-1] <= enough
+    tolerance = min(max(COSTATE_TOLERANCE, wanted / 1000.0), LOOSEST_COSTATE)
+    scheme, parts = ("dopri8", COSTATE_PIECES) if settled else ("dopri5", 1)
+    tolerance = tolerance if settled else min(max(tolerance, changes[-1] / 100.0), KINKED_COSTATE)
+    back = make_solver(scheme, rtol=tolerance, atol=tolerance)
+    costate = subject.gradient(grids.along(Adjoint(parameters="state"), back, parts, budget))
+    return TwoWays(found, costate, SAFETY * (changes[-1] if settled else max(changes[-2:])), settled)
+
+
+def _falls(changes: list[float]) -> bool:
+    """Return whether the last refinement has changed the gradient by far less than the one before."""
+    return len(changes) < 3 or changes[-1] <= STANDS_STILL * changes[-2]
 
 
 def _smooth(subject: Subject, budget: Budget) -> TwoWays:
@@ -93,7 +145,7 @@ def _kinked(subject: Subject, budget: Budget) -> TwoWays:
     grids = _recorded(subject, tight, budget)
     first, second = (subject.gradient(_watched(solver, budget)) for solver in (loose, tight))
     solve = grids.along(Adjoint(parameters="state"), tight, 1, budget)
-    return TwoWays(second, subject.gradient(solve), relative_distance(first, second))
+    return TwoWays(second, subject.gradient(solve), relative_distance(first, second), settled=False)
 
 
 def _watched(solver: OneStepSolver, budget: Budget) -> Solve:

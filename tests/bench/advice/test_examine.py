@@ -11,6 +11,7 @@ import torch
 
 from odegrad.advice.examine import examine, law
 from odegrad.diagnosis.probe import largest_norms
+from odegrad.errors import UsageError
 from odegrad.registry import build_task
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
@@ -28,6 +29,32 @@ def test_a_task_is_trained_and_diagnosed() -> None:
     titles = [title for title, rows in found.tables() if rows]
     assert len(titles) == 3
     assert len(found.eigenvalues()) == 8 * 2 * sum(len(n.times) for n in found.diagnosis.norms)
+
+
+def test_stages_and_errors_are_told_as_they_come() -> None:
+    """The observed errors come before the bounds that take longest."""
+    lines: list[str] = []
+    examine("linear", methods=["naive", "mali"], tell=lines.append)
+    told = [line for line in lines if line.startswith(("naive: off by", "mali: off by"))]
+    assert len(told) == 2
+    assert lines.index(told[1]) < lines.index("taking the bounds on the interpolation's errors")
+
+
+def test_no_time_leaves_what_cannot_be_left_out() -> None:
+    """Norms and growth are there; errors and bounds are not, and the last sentence says so."""
+    found = examine("linear", methods=["naive", "interpolation"], budget=1e-9)
+    diagnosis = found.diagnosis
+    assert diagnosis.growth.forward[1] != 0.0
+    assert (diagnosis.reference_error, [o.observed for o in diagnosis.outcomes]) == (None, [None, None])
+    assert all(o.verdict == "not observed: the budget of 1e-09 s was spent" for o in diagnosis.outcomes)
+    assert {b.letter for b in diagnosis.bounds} == {"B"}
+    assert found.sentences()[-1] == (
+        "The budget of 1e-09 s was spent: the error of naive, interpolation was not observed and the bounds on the "
+        "interpolation's errors were not taken. A larger budget does it."
+    )
+    assert found.to_dict()["notes"] == [found.sentences()[-1]]
+    with pytest.raises(UsageError, match="budget: expected a positive number of seconds or None, got -1"):
+        examine("linear", budget=-1.0)
 
 
 def test_largest_norms_of_a_linear_task_are_its_matrix() -> None:

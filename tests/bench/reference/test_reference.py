@@ -87,8 +87,8 @@ def test_halved_steps_tell_the_error_of_moving_states(task):
 def test_planted_fault_is_seen_and_the_other_way_taken(monkeypatch, faulty):
     """A part scaled by 1.001 lets the two differ by 1e-3; differences of the loss take the other side."""
 
-    def with_fault(subject, budget):
-        ways = both(subject, budget)
+    def with_fault(subject, budget, wanted):
+        ways = both(subject, budget, wanted)
         return dataclasses.replace(ways, **{faulty: 1.001 * getattr(ways, faulty)})
 
     subject = of_problem(problem_of("rotation"))
@@ -103,8 +103,8 @@ def test_planted_fault_is_seen_and_the_other_way_taken(monkeypatch, faulty):
 def test_fault_that_the_differences_cannot_settle_leaves_no_reference(monkeypatch):
     """Two gradients that are both off by much: there is none, and the reason holds the figures."""
 
-    def with_faults(subject, budget):
-        ways = both(subject, budget)
+    def with_faults(subject, budget, wanted):
+        ways = both(subject, budget, wanted)
         return dataclasses.replace(ways, replayed=1.002 * ways.replayed, costate=0.998 * ways.costate)
 
     monkeypatch.setattr(references, "both", with_faults)
