@@ -3,6 +3,7 @@
 Results go to standard output, progress and messages to standard error. Exit codes are those of ``odegrad.exits``.
 """
 
+import importlib.metadata
 import logging
 import sys
 from typing import Annotated, Any
@@ -39,6 +40,12 @@ app = typer.Typer(
 _log = logging.getLogger("odegrad")
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"odegrad {importlib.metadata.version('odegrad')}")
+        raise typer.Exit
+
+
 @app.callback(
     epilog="\n\n".join(
         (
@@ -57,7 +64,12 @@ _log = logging.getLogger("odegrad")
         )
     )
 )
-def configure(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False) -> None:
+def configure(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:  # ``version`` has ended the command before
     """Compare the ways to train Neural ODEs: exactness, function evaluations, memory, time, accuracy."""
     errors = Console(stderr=True)
     _log.handlers = [

@@ -61,6 +61,12 @@ class DataError(OdegradError):
     """A data set is not there, cannot be fetched, or is not what it should be; the message says how to place it."""
 
 
+_LISTS = {"method": "methods", "optimizer": "optimizers", "solver": "solvers", "task": "tasks", "suite": "suites"}
+"""Last word of a kind -> what ``odegrad list`` lists it under."""
+_FEW = 20
+"""So many names are all told; of more, those that are near, and the command that lists all."""
+
+
 class UnknownNameError(UsageError):
     """A name that no registry holds; the message names the nearest known ones."""
 
@@ -68,7 +74,12 @@ class UnknownNameError(UsageError):
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+        lists = [f"odegrad list {listed}" for word, listed in _LISTS.items() if not of and word in kind.split()]
         told = f"known are {', '.join(known)}" if known else "there are none"
+        if lists:
+            told = f"{' and '.join(lists)} {'tell' if len(lists) > 1 else 'tells'} all {len(known)}"
+        elif len(known) > _FEW:
+            told = f"known are {len(known)}, the first {', '.join(known[:_FEW])}"
         super().__init__(f"unknown {kind} {name!r}{of and f' of {of}'}: {hint}{told}")
         self.kind, self.name, self.near = kind, name, tuple(near)
 

@@ -117,6 +117,11 @@ def build_gradient(
             f"method {pair.gradient!r}, and {pair.optimizer!r} as the optimizer"
         )
     factory = gradients.get(name)
+    if not isinstance(getattr(factory, "traits", None), Traits):
+        raise UsageError(
+            f"gradient method {name!r}: expected a class with traits = Traits(...) of odegrad.contracts, got "
+            f"{name_of(factory)} without; docs/your-own-method.md shows one"
+        )
     return _construct(factory, "gradient method", name, options)  # type: ignore[no-any-return]
 
 

@@ -55,7 +55,7 @@ def _print_details(kinds: list[str], as_json: bool, keyed: bool) -> None:
         typer.echo(json.dumps(rows if keyed else rows[kinds[0]], indent=2))
     else:
         for name, each in rows.items():
-            print_rows([{column: row[column] for column in SHOWN[name]} for row in each], False, name)
+            print_rows([{column: row[column] for column in SHOWN[name]} for row in each], False, name, wrap=True)
             if name in LEGENDS:
                 typer.echo(LEGENDS[name])
     broken = [row for each in rows.values() for row in each if str(row.get("summary")).startswith(UNLOADABLE)]

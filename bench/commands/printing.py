@@ -38,12 +38,21 @@ def print_rows(rows: Sequence[dict[str, Any]], as_json: bool, title: str, wrap: 
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     console = output()
     natural = Measurement.get(console, console.options.update(max_width=10_000), table)
-    if (natural.minimum if wrap else natural.maximum) <= console.width:
+    if (_least_width(rows, natural.minimum) if wrap else natural.maximum) <= console.width:
         console.print(table)
         return
     console.print(Text(title, style="italic"))
     for row in rows:  # too wide for the terminal: a block a row, in which nothing is cut
         console.print(_block(row))
+
+
+def _least_width(rows: Sequence[Mapping[str, Any]], of_words: int) -> int:
+    """Return the width that a table with wrapped text needs; rich leaves the last column's least width out of it."""
+    if not rows:
+        return of_words
+    name = list(rows[0])[-1]
+    words = " ".join([name.replace("_", " "), *(_cell(row[name]) for row in rows)]).split()
+    return of_words + max(0, LEAST_WRAPPED - max(map(len, words), default=0))
 
 
 def _block(row: Mapping[str, Any]) -> Table:

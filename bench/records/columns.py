@@ -253,7 +253,7 @@ COLUMNS: tuple[Column, ...] = (
         "saved_bytes", "tensor bytes kept between forward and backward", title="saved memory", summarised=True
     ),
     _bytes(
-        "peak_bytes", "peak of tensor bytes of one forward and backward above what stood before", title="peak memory",
+        "peak_bytes", "peak of tensor bytes of one forward and backward above what stood before", title="peak bytes",
         summarised=True,
     ),
     _bytes(

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -53,7 +54,18 @@ def place_of(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}"
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{where.filename}:{where.lineno}: {type(error).__name__}: {error}"
+    return f"{where.filename}:{where.lineno}: {_of_traits(error) or f'{type(error).__name__}: {error}'}"
+
+
+def _of_traits(error: BaseException) -> str:
+    """Return what is wrong with a method's ``Traits(...)``, in a sentence; nothing for any other error."""
+    text = str(error)
+    if not isinstance(error, TypeError) or not text.startswith("Traits.__init__() "):
+        return ""
+    named = ", ".join(re.findall(r"'(\w+)'", text))
+    if "missing" in text:
+        return f"Traits: expected {named} too, got none; odegrad.contracts.Traits says what each field states"
+    return f"Traits: got {named}, which is no field of it; odegrad.contracts.Traits says which there are"
 
 
 def call_users(name: str, function: Callable[[], Any]) -> Any:

@@ -19,7 +19,7 @@ TITLE = "Function evaluations and memory of one iteration"
 _MANY = (
     dots.Quantity("nfe_forward", "f calls forward", units.count),
     dots.Quantity("nfe_backward", "f calls backward", units.count),
-    dots.Quantity("peak_bytes", "peak memory", units.memory),
+    dots.Quantity("peak_bytes", "peak bytes", units.memory),
 )
 """What the figure of more than ``FEW_TASKS`` tasks shows, as dots."""
 DARK, LIGHT, KEPT, PEAK = style.BLUE, style.SKY, style.GREEN, "#8FD3BF"
@@ -108,5 +108,5 @@ def _name_bars(axis: Axes, rows: pd.DataFrame, names: bool) -> None:
 
 def _legend(figure: Figure, columns: int) -> None:
     handles = [Patch(color=colour) for colour in (DARK, LIGHT, KEPT, PEAK)]
-    texts = ["f calls forward", "f calls backward", "memory kept for backward", "peak memory"]
+    texts = ["f calls forward", "f calls backward", "memory kept for backward", "peak bytes"]
     figure.legend(handles, texts, loc="outside lower center", ncols=2 if columns == 1 else 4)

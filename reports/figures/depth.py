@@ -92,4 +92,4 @@ def _panel(axis: Axes, points: pd.DataFrame) -> None:
             axis.plot(rows["steps"], rows[_PREDICTED], color=look["color"], linestyle=":", marker="", gid=_PREDICTED)
     style.log_axis(axis.xaxis, points["steps"], "accepted steps", lambda value: f"{value:g}")
     every = pd.concat([points[_MEASURED], points[_PREDICTED]]).dropna()
-    style.log_axis(axis.yaxis, every[every > 0], "peak memory (dotted: predicted)", units.memory)
+    style.log_axis(axis.yaxis, every[every > 0], "peak bytes (dotted: predicted)", units.memory)

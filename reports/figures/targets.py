@@ -26,7 +26,7 @@ _QUANTITIES = (
 PROFILES = {
     "target_seconds": "training time to the target",
     "nfe": "f calls of an iteration",
-    "peak_bytes": "peak memory",
+    "peak_bytes": "peak bytes",
 }
 """Costs of which profiles are drawn, and what the panel is called."""
 MAX_STEPS = 500

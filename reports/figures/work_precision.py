@@ -1,4 +1,4 @@
-"""Gradient error against what it costs: time and f calls of one forward and backward pass, and peak memory."""
+"""Gradient error against what it costs: time and f calls of one forward and backward pass, and peak bytes."""
 
 import math
 import textwrap
@@ -31,7 +31,7 @@ TITLES = {
 TRAINED = frozenset({"trained_gradient_relative_error"})
 """Errors at the trained parameters; f calls are those there too, times and memory are known at the initial ones."""
 
-_COSTS = {"seconds": "forward + backward time", "nfe": "f calls", "peak_bytes": "peak memory"}
+_COSTS = {"seconds": "forward + backward time", "nfe": "f calls", "peak_bytes": "peak bytes"}
 _MANY = (
     dots.Quantity("error", "gradient error", lambda value: f"{value:.0e}"),
     dots.Quantity("seconds", "time of both passes", units.seconds),

@@ -75,7 +75,7 @@ def _of_task(rows: pd.DataFrame, runs: Sequence[pd.DataFrame]) -> list[Leader]:
         ("iteration", "Fastest iteration (forward + backward + update)", units.seconds, False),
         ("gradient_relative_error", "Smallest gradient error before training", units.error, False),
         ("trained_gradient_relative_error", "Smallest gradient error after training", units.error, False),
-        ("peak_bytes", "Least peak memory", units.memory, False),
+        ("peak_bytes", "Least peak bytes", units.memory, False),
     ]
     found = [_leader(labels, runs, *each) for each in asked]
     return [finding for finding in found if finding is not None]

@@ -154,7 +154,7 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
         PaperTable(
             "paper-snopt",
             "snopt_costs",
-            "Cost of an iteration (training seconds over iterations, refreshes included) and peak memory (of an "
+            "Cost of an iteration (training seconds over iterations, refreshes included) and peak bytes (of an "
             "iteration that refreshes), relative to Adam with the same gradient method in the same blocks: medians, "
             "least and largest ratio.",
             COST_COLUMNS,

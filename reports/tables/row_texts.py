@@ -33,7 +33,7 @@ def calls(row: Any, phase: str) -> str:
 
 
 def peak(row: Any) -> str:
-    """Return the peak memory, as a range where the seeds lie far apart."""
+    """Return the peak bytes, as a range where the seeds lie far apart."""
     if row.peak_noise > units.WIDE:
         return units.memory_between(row.peak_bytes_least, row.peak_bytes_most)
     return units.memory(row.peak_bytes)

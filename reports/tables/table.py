@@ -58,7 +58,7 @@ MEASURES = (
         "gradient error / trained",
         lambda r: f"{units.error(r.gradient_relative_error)}/{units.error(r.trained_gradient_relative_error)}",
     ),
-    TextColumn("peak memory", peak),
+    TextColumn("peak bytes", peak),
     *TIMES_SHOWN,
     TextColumn("ok", lambda row: f"{row.n_ok}/{row.n}"),
 )

@@ -1,5 +1,6 @@
 """The command line, through ``main`` and through real processes: what it prints where, and its exit codes."""
 
+import importlib.metadata
 import inspect
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -15,12 +17,15 @@ from rich.console import Console
 import odegrad.checks.conformance
 import odegrad.running.runner
 from odegrad.checks.result import CheckResult, at_most
+from odegrad.commands import listing
 from odegrad.commands.printing import print_rows
 from odegrad.methods.gradients.interpolation import Interpolation
 from odegrad.methods.optimizers.snopt.optimizer import SNOpt
 from odegrad.records.record import Record, Run, Status
 from odegrad.records.shard import RECORDS
 from odegrad.running.runner import SweepOutcome
+
+MODEL = Path(__file__).parents[3] / "docs" / "examples" / "my_model.py:build"
 
 SUITE = """
 name = "mine"
@@ -85,6 +90,70 @@ def test_help_has_examples(run_main):
     assert code == 0
     assert "odegrad run quick" in out
     assert "odegrad check my_method.py:MyMethod" in out
+
+
+def test_version_is_the_distributions(run_main):
+    """One line, as other tools print it."""
+    code, out, _ = run_main("--version")
+    assert (code, out) == (0, f"odegrad {importlib.metadata.version('odegrad')}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "niave"], "did you mean 'naive'{near}? odegrad list methods and odegrad list tasks tell all 56"),
+        (["diagnose", "digit"], "did you mean 'digits'{near}? odegrad list tasks tells all 39"),
+        (["list", "method"], "did you mean 'methods'? known are methods, optimizers, solvers, suites, tasks"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest_and_not_with_all(run_main, arguments, message):
+    """At most three names, and the command that tells the others; few are all told."""
+    code, _, error = run_main(*arguments)
+    start, _, rest = message.partition("{near}")
+    assert code == 2
+    assert start in error
+    assert rest in error
+    assert len(error) < 250
+
+
+TRAITS = """
+from dataclasses import dataclass
+from typing import ClassVar
+from odegrad.contracts import Traits
+
+class Mine:
+    traits = Traits(name="mine", summary="mine", paper="none"{more})
+
+    def __call__(self, field, solver, y0, ts):
+        return y0
+
+    def refuses(self, solver):
+        return None
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            TRAITS.replace("{more}", ""),
+            "mine.py:7: Traits: expected exact, memory, cost_forward, cost_backward, backward_phase too, got none; "
+            "odegrad.contracts.Traits says what each field states",
+        ),
+        (TRAITS.replace("{more}", ", colour=1"), "mine.py:7: Traits: got colour, which is no field of it"),
+        (
+            "class Mine:\n    pass\n",
+            "expected a class with traits = Traits(...) of odegrad.contracts, got Mine w",
+        ),
+    ],
+)
+def test_method_without_its_traits_is_one_sentence(run_main, tmp_path, text, message):
+    """Python's own TypeError counts arguments; this one names the fields and where they are told."""
+    (tmp_path / "mine.py").write_text(text)
+    code, _, error = run_main("compare", str(MODEL), "--gradients", f"{tmp_path / 'mine.py'}:Mine")
+    assert code == 2
+    assert message in error
+    assert "Traceback" not in error
 
 
 def test_help_and_results_need_no_torch(tmp_path):
@@ -282,6 +351,19 @@ def test_terminated_command_exits_with_130(tmp_path, suite):
     words = "interrupted: 0 of 2 runs are finished and in out; the same command again runs the others"
     assert words in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("kind", ["methods", "optimizers", "solvers", "tasks", "suites"])
+def test_lists_are_tables_on_a_terminal_of_100_columns(monkeypatch, capsys, kind):
+    """A row a name, and nothing is cut."""
+    monkeypatch.setattr("odegrad.commands.printing.output", lambda: Console(width=100))
+    rows = listing.LISTINGS[kind]()
+    print_rows(rows, False, kind, wrap=True)
+    out = capsys.readouterr().out
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert max(map(len, lines)) <= 100
+    assert sum(line.endswith("│") for line in lines) >= len(rows)
+    assert all(f"│ {row['name']} " in out for row in rows)
 
 
 def test_rows_too_wide_for_a_terminal_become_blocks(monkeypatch, capsys):

@@ -388,7 +388,7 @@ def test_error_after_training_is_drawn_over_the_calls_there(record, frame_of):
         assert [line.get_xdata()[0] for line in nfe.lines if len(line.get_xdata())] == [calls]
         assert nfe.get_xlabel() == f"f calls{after}"
         assert seconds.get_xlabel() == f"forward + backward time (ms){before}"
-        assert memory.get_xlabel() == f"peak memory (MB){before}"
+        assert memory.get_xlabel() == f"peak bytes (MB){before}"
 
 
 def test_figure_by_name(quick, frame_of):

@@ -196,7 +196,7 @@ def test_tables_hold_rows_and_sort_values(quick_page):
     assert len(rows) == 14
     assert len(reader.rows["runs-table"]) == 29
     digits = next(row for row in rows if row[:2] == ["digits", "naive"])
-    assert digits[head.index("peak memory")] == "58.2 MB"
+    assert digits[head.index("peak bytes")] == "58.2 MB"
     assert 'data-value="58200000.0">58.2 MB' in quick_page
 
 
@@ -293,14 +293,14 @@ addEventListener("load", () => {
   const table = document.getElementById("results-table"), body = table.tBodies[0];
   const at = (name) => [...table.tHead.rows[0].cells].findIndex((c) => c.textContent === name);
   const column = (i) => [...body.rows].filter((r) => !r.hidden).map((r) => r.cells[i].dataset.value);
-  const button = table.tHead.rows[0].cells[at("peak memory")].querySelector("button");
+  const button = table.tHead.rows[0].cells[at("peak bytes")].querySelector("button");
   const found = {};
   button.focus();
   found.focused = document.activeElement === button;
   button.click();
-  found.up = column(at("peak memory"));
+  found.up = column(at("peak bytes"));
   button.click();
-  found.down = column(at("peak memory"));
+  found.down = column(at("peak bytes"));
   found.sorted = button.parentElement.getAttribute("aria-sort");
   const input = document.querySelector("input");
   input.value = "DIGITS adj";
