@@ -268,6 +268,8 @@ TASKS: tuple[Task, ...] = (
           "relaxation oscillations of the van der Pol equation, mu = 5; MLP field fitted to pieces of them"),
     _task("robertson", "stiff", True, "stiff:Robertson",
           "Robertson's chemical reaction over nine decades of time; field of concat-squash layers in log time"),
+    _task("prothero_robinson", "stiff", True, "stiff:ProtheroRobinson",
+          "a cosine followed at rates up to 1e6; its amplitudes and phases are fitted to the closed form"),
 )  # fmt: skip
 """Tasks, in the order of every list."""
 

@@ -94,6 +94,32 @@ class LogisticField(SolvableField):
         return self.capacity / (1.0 + (self.capacity / y0 - 1.0) * decay)
 
 
+class FollowingField(SolvableField):
+    """``y' = -rate (y - g) + g'`` with ``g = a cos(t + phase)``: every state falls to ``g`` at its own fixed rate.
+
+    The amplitudes ``a`` and the phases are trained.
+    """
+
+    def __init__(self, rates: Tensor) -> None:
+        super().__init__()
+        self.dim = len(rates)
+        self.register_buffer("rates", rates)
+        self.rates: Tensor
+        self.amplitude = nn.Parameter(torch.ones_like(rates))
+        self.phase = nn.Parameter(torch.zeros_like(rates))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return the velocity ``[batch, dim]`` of ``y [batch, dim]``."""
+        angle = t + self.phase
+        return -self.rates * (y - self.amplitude * torch.cos(angle)) - self.amplitude * torch.sin(angle)
+
+    def solution(self, y0: Tensor, ts: Tensor) -> Tensor:
+        """Return ``g(t) + (y0 - g(t_0)) exp(-rate (t - t_0))``, ``[time, batch, dim]``."""
+        followed = self.amplitude * torch.cos(ts[:, None, None] + self.phase)
+        decay = torch.exp(-self.rates * (ts - ts[0])[:, None, None])
+        return followed + (y0 - followed[0]) * decay
+
+
 @dataclass(frozen=True)
 class ClosedFormSettings:
     """One size: the true equation, its output times, the data drawn, and how the field is trained."""

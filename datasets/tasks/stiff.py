@@ -1,15 +1,22 @@
-"""Two standard stiff equations, in scales where a neural field can be fitted to them."""
+"""Standard stiff equations: two in scales where a neural field can be fitted to them, one solved in closed form."""
 
 from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from odegrad.contracts import TaskInfo
 from odegrad.datasets.nets.layers import ConcatSquashNet
+from odegrad.datasets.problems.known_solution import (
+    ClosedForm,
+    ClosedFormSettings,
+    FollowingField,
+    SolvableField,
+)
 from odegrad.datasets.problems.simulated import Array, Trajectories, TrajectorySettings, fitted
+from odegrad.datasets.problems.sizes import trained
 
 
 class VanDerPol(Trajectories):
@@ -124,3 +131,44 @@ class Robertson(Trajectories):
     def field(self, dim: int, hidden: tuple[int, ...]) -> nn.Module:
         """Return a net that sees the time: in log time the equation is not autonomous."""
         return ConcatSquashNet(dim, hidden)
+
+
+class ProtheroRobinson(ClosedForm):
+    """A cosine that is followed at two fixed ``rates``: the solution is smooth, and forgets where it started.
+
+    Steps of an explicit solver are bound by the larger rate, those of an implicit one by the cosine: at the paper size
+    an explicit solver would need about 3e5 steps.
+    """
+
+    info: ClassVar[TaskInfo] = TaskInfo(
+        name="prothero_robinson",
+        kind="stiff",
+        summary="a cosine followed at rates up to 1e6; its amplitudes and phases are fitted to the closed form",
+        metric_name="mse",
+        higher_is_better=False,
+        target={"tiny": 1e-5, "default": 1e-5, "paper": 1e-5},
+        offline=True,
+        citation="generated; Prothero and Robinson, On the stability and accuracy of one-step methods for solving "
+        "stiff systems of ordinary differential equations, Mathematics of Computation 28, 1974",
+        licence="none needed (generated)",
+    )
+    settings: ClassVar[Mapping[str, ClosedFormSettings]] = {
+        name: ClosedFormSettings(
+            rates=rates,
+            end_time=1.0,
+            intervals=10,
+            offset=0.5,
+            batch_size=32,
+            test_points=256,
+            training=trained(iterations, adam=5e-2, sgd=0.3, snopt=None),
+        )
+        for name, rates, iterations in (
+            ("tiny", (5.0, 20.0), 80),
+            ("default", (10.0, 300.0), 200),
+            ("paper", (1e3, 1e6), 200),
+        )
+    }
+
+    def truth(self, rates: Tensor) -> SolvableField:
+        """Return the field that follows ``cos t`` at ``rates``."""
+        return FollowingField(rates)

@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 
+from odegrad.checks.problems import StepLog
 from odegrad.datasets.problems.known_solution import ClosedForm
 from odegrad.datasets.tasks.closed_form import Contracting, Linear, Logistic, Rotation
+from odegrad.datasets.tasks.stiff import ProtheroRobinson
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 
 CPU = torch.device("cpu")
-TASKS: list[ClosedForm] = [Linear(), Logistic(), Rotation(), Contracting()]
+TASKS: list[ClosedForm] = [Linear(), Logistic(), Rotation(), Contracting(), ProtheroRobinson()]
 each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.info.name)
 each_size = pytest.mark.parametrize("size", ["tiny", "default"])
 
@@ -80,3 +82,16 @@ def test_contracting_breaks_what_solves_the_state_backwards_and_nothing_else() -
         errors[name] = float((found - truth).norm() / truth.norm())
     assert max(errors["naive"], errors["aca"], errors["interpolation"]) <= 1e-3
     assert errors["adjoint"] >= 0.05
+
+
+def test_an_implicit_solver_takes_few_steps_where_an_explicit_one_would_take_millions() -> None:
+    """At the paper size, rates of 1e3 and 1e6: the gradient is the closed form's to the tolerance."""
+    problem = build(ProtheroRobinson(), "paper")
+    batch = problem.probe_batch()
+    log = StepLog()
+    implicit = make_solver("kencarp4", rtol=1e-6, atol=1e-8).observed_by(log)
+    loss = problem.loss(lambda field, y0, ts: build_gradient("aca")(field, implicit, y0, ts), batch)
+    found = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(problem.model.parameters()))])
+    truth = torch.cat([g.reshape(-1) for g in problem.true_gradient(batch)])
+    assert float((found - truth).norm() / truth.norm()) <= 1e-5
+    assert len(log.ends) <= 200
