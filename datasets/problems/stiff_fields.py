@@ -65,3 +65,71 @@ class ProtheroRobinsonField(nn.Module):
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """Return ``dy/dt [batch, n]``."""
         return -self.rate * (y - torch.cos(t)) - torch.sin(t)
+
+
+POLLU_RATES = (
+    0.35, 26.6, 1.23e4, 8.6e-4, 8.2e-4, 1.5e4, 1.3e-4, 2.4e4, 1.65e4, 9e3, 2.2e-2, 1.2e4, 1.88, 1.63e4, 4.8e6, 3.5e-4,
+    1.75e-2, 1e8, 4.44e11, 1.24e3, 2.1, 5.78, 4.74e-2, 1.78e3, 3.12,
+)  # fmt: skip
+"""The rate constants of the 25 reactions."""
+POLLU_REACTIONS = (
+    ((1,), (2, 3)), ((2, 4), (1,)), ((2, 5), (1, 6)), ((7,), (5, 5, 8)), ((7,), (8,)), ((6, 7), (5, 8)),
+    ((9,), (5, 8, 10)), ((6, 9), (11,)), ((2, 11), (1, 10, 12)), ((1, 11), (13,)), ((13,), (1, 11)), ((2, 10), (1, 14)),
+    ((14,), (5, 7)), ((1, 6), (15,)), ((3,), (4,)), ((4,), (16,)), ((4,), (3,)), ((16,), (6, 6)), ((16,), (3,)),
+    ((6, 17), (5, 18)), ((19,), (2,)), ((19,), (1, 3)), ((1, 4), (19,)), ((1, 19), (20,)), ((20,), (1, 19)),
+)  # fmt: skip
+"""What each reaction takes and makes, species from 1; a species that is no part of the model is left out."""
+
+
+class MassActionField(nn.Module):
+    """Chemical reactions by the law of mass action, states ``[batch, species]``; the rate constants are trained.
+
+    Parameters
+    ----------
+    rates
+        The rate constants ``[reactions]``, positive; their logarithms are trained.
+    reactions
+        For each reaction the one or two species that it takes, and those that it makes, numbered from 1.
+    species
+        Their number.
+    """
+
+    def __init__(
+        self,
+        rates: Sequence[float],
+        reactions: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+        species: int,
+    ) -> None:
+        super().__init__()
+        self.log_rates = nn.Parameter(torch.tensor(rates, dtype=torch.float64).log())
+        made = torch.zeros(len(reactions), species, dtype=torch.float64)
+        for row, (takes, makes) in zip(made, reactions, strict=True):
+            for each in takes:
+                row[each - 1] -= 1.0
+            for each in makes:
+                row[each - 1] += 1.0
+        # Behind the species stands a 1, which is the second partner of a reaction that takes one.
+        pairs = [(takes[0] - 1, takes[1] - 1 if len(takes) > 1 else species) for takes, _ in reactions]
+        self.register_buffer("made", made)
+        self.register_buffer("pairs", torch.tensor(pairs).T.contiguous())
+        self.made: Tensor
+        self.pairs: Tensor
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
+        """Return ``dy/dt [batch, species]``."""
+        partners = torch.cat([y, torch.ones_like(y[:, :1])], dim=1)
+        speeds = self.log_rates.exp() * partners[:, self.pairs[0]] * partners[:, self.pairs[1]]
+        return speeds @ self.made
+
+
+def pollu_field() -> MassActionField:
+    """Return the air pollution model of 20 species and 25 reactions.
+
+    Verwer, Gauss-Seidel iteration for stiff ODEs from chemical kinetics, SIAM J. Sci. Comput. 15, 1994; rates,
+    reactions and start as in the test set for initial value problems of Mazzia and Magherini, problem POLLU.
+    """
+    return MassActionField(POLLU_RATES, POLLU_REACTIONS, 20)
+
+
+POLLU_START = {2: 0.2, 4: 0.04, 7: 0.1, 8: 0.3, 9: 0.01, 17: 0.007}
+"""The species that are there at time 0, by number; the others are not."""

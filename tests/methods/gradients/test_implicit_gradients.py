@@ -7,7 +7,13 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 from odegrad.checks.problems import StepLog
-from odegrad.datasets.problems.stiff_fields import ProtheroRobinsonField, RobertsonField, VanDerPolField
+from odegrad.datasets.problems.stiff_fields import (
+    POLLU_START,
+    ProtheroRobinsonField,
+    RobertsonField,
+    VanDerPolField,
+    pollu_field,
+)
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.measuring.counting import CountedField, Counts
 from odegrad.methods.gradients.aca import Aca
@@ -219,6 +225,36 @@ def test_single_precision_takes_the_same_steps():
     assert abs(counts[0][0] - counts[1][0]) <= 1
     assert counts[0][1] == counts[1][1]
     assert float(((grads[1] - grads[0]) / grads[0]).abs().max()) <= 3e-5
+
+
+POLLU_AT_60 = (
+    0.5646255480022769e-01, 0.1342484130422339, 0.4139734331099427e-08, 0.5523140207484359e-02, 0.2018977262302196e-06,
+    0.1464541863493966e-06, 0.7784249118997964e-01, 0.3245075353396018, 0.7494013383880406e-02, 0.1622293157301561e-07,
+    0.1135863833257075e-07, 0.2230505975721359e-02, 0.2087162882798630e-03, 0.1396921016840158e-04,
+    0.8964884856898295e-02, 0.4352846369330103e-17, 0.6899219696263405e-02, 0.1007803037365946e-03,
+    0.1772146513969984e-05, 0.5682943292316392e-04,
+)  # fmt: skip
+"""The published solution of POLLU at its end (Mazzia and Magherini, Test set for initial value problem solvers)."""
+
+
+def test_pollu_against_its_published_solution():
+    """20 species, 25 reactions: the state as published; the derivative along all rates by a difference of losses."""
+    field, y0 = pollu_field(), torch.zeros(1, 20, dtype=torch.float64)
+    for species, amount in POLLU_START.items():
+        y0[0, species - 1] = amount
+    solver = make_solver("kencarp4", rtol=1e-7, atol=1e-13, newton=1e-4)
+    ts = torch.tensor([0.0, 60.0], dtype=torch.float64)
+    end = Aca()(field, solver, y0, ts)[-1, 0]
+    truth = torch.tensor(POLLU_AT_60, dtype=torch.float64)
+    assert float(((end.detach() - truth) / truth).abs().max()) <= 1e-5
+    (found,) = torch.autograd.grad(end[0], (field.log_rates,))
+    direction, values = torch.cos(torch.arange(25, dtype=torch.float64)), []
+    for step in (1e-3, -1e-3):
+        with torch.no_grad():
+            field.log_rates.add_(step * direction)
+            values.append(float(Aca()(field, solver, y0, ts)[-1, 0, 0]))
+            field.log_rates.sub_(step * direction)
+    assert float(found @ direction) == pytest.approx((values[0] - values[1]) / 2e-3, rel=1e-3)
 
 
 class _Contracting(nn.Module):
