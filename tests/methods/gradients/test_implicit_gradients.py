@@ -211,6 +211,50 @@ def test_robertson_against_scipys_variational_equations(name, rtol, of_state, of
     assert error.max() <= 3 * of_gradient + 1e-7
 
 
+def _van_der_pol_truth(mu, end, rtol):
+    """Return the state ``[2]`` from (2, 0) and the derivatives by start and damping ``[2, 3]``, by scipy's Radau."""
+
+    def both(_t, x):
+        (y, v), s = x[:2], x[2:].reshape(2, 3)
+        by_y = np.array([[0.0, 1.0], [-2 * mu * y * v - 1, mu * (1 - y * y)]])
+        ds = by_y @ s
+        ds[1, 2] += (1 - y * y) * v
+        return np.concatenate([[v, mu * (1 - y * y) * v - y], ds.reshape(-1)])
+
+    start = np.concatenate([[2.0, 0.0], np.hstack([np.eye(2), np.zeros((2, 1))]).reshape(-1)])
+    found = solve_ivp(both, (0.0, end), start, method="Radau", rtol=rtol, atol=1e-3 * rtol).y[:, -1]
+    return found[:2], found[2:].reshape(2, 3)
+
+
+@pytest.mark.minutes
+def test_van_der_pol_against_scipys_variational_equations():
+    """A damping of 100 over two and a half relaxations: errors and f calls as known from a prototype.
+
+    The gradient is off by 1e4 times what the state is, for the step control watches the state alone.
+    """
+    state, derivatives = _van_der_pol_truth(100.0, 200.0, 1e-9)
+    for name, rtol, of_state, of_gradient, calls in (
+        ("kvaerno3", 1e-4, 6e-5, 0.23, 4_749),
+        ("kencarp4", 1e-6, 3e-6, 2e-2, 5_775),
+        ("kvaerno5", 1e-6, 3e-7, 6e-3, 6_643),
+    ):
+        log, field, y0 = StepLog(), VanDerPolField(100.0), torch.tensor([[2.0, 0.0]]).double().requires_grad_()
+        solver = make_solver(name, rtol=rtol, atol=1e-2 * rtol).observed_by(log)
+        end = Naive()(field, solver, y0, torch.tensor([0.0, 200.0]).double())[-1]
+        newton = sum(work.newton + work.newton_lost for work in log.works)
+        grads = torch.autograd.grad(end.sum(), (y0, field.mu))
+        found, true = np.concatenate([g.reshape(-1).numpy() for g in grads]), derivatives.sum(0)
+        print(
+            name,
+            2 + newton,
+            np.linalg.norm(end.detach()[0].numpy() - state),
+            np.linalg.norm(found - true) / np.linalg.norm(true),
+        )
+        assert abs(2 + newton - calls) <= 0.25 * calls
+        assert np.linalg.norm(end.detach()[0].numpy() - state) <= 3 * of_state * np.linalg.norm(state)
+        assert np.linalg.norm(found - true) <= 3 * of_gradient * np.linalg.norm(true)
+
+
 def test_single_precision_takes_the_same_steps():
     """Robertson's reaction in float32 at rtol 1e-4: as many steps up to one, the gradient to 3e-5."""
     grads, counts = [], []
@@ -255,6 +299,13 @@ def test_pollu_against_its_published_solution():
             values.append(float(Aca()(field, solver, y0, ts)[-1, 0, 0]))
             field.log_rates.sub_(step * direction)
     assert float(found @ direction) == pytest.approx((values[0] - values[1]) / 2e-3, rel=1e-3)
+
+
+def test_a_tolerance_below_single_precision_is_told():
+    """The floor of Robertson's gradient is near 5e-6 in float32."""
+    y0, ts = torch.ones(1, 1), torch.tensor([0.0, 0.1])
+    with pytest.warns(UserWarning, match=r"rtol = 5e-06: the linear systems of solver kencarp4.*use float64"):
+        Aca()(ProtheroRobinsonField(1.0).float(), make_solver("kencarp4", rtol=5e-6), y0, ts)
 
 
 class _Contracting(nn.Module):
