@@ -40,6 +40,27 @@ def sent_to(device: torch.device, x: Tensor, dtype: torch.dtype | None = None) -
     return x.pin_memory().to(device, non_blocking=True)
 
 
+class HostNumber:
+    """The number in a 0-d tensor that seldom changes: read from its device once, and again after a change in place.
+
+    Parameters
+    ----------
+    tensor
+        What is read. Autograd's version counter tells of a change, so not of one by way of ``data``.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self._version: int | None = None
+        self._value = 0.0
+
+    def read(self) -> float:
+        """Return the number."""
+        if self._version != self.tensor._version:
+            self._value, self._version = self.tensor.item(), self.tensor._version
+        return self._value
+
+
 @dataclass(frozen=True)
 class GeneratorState:
     """The CPU generator's state, and that of a CUDA device if the work is there."""

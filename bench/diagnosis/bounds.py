@@ -207,13 +207,13 @@ def _of_parameters(
         true = _parameter_integral(field, piece.times, piece.states, piece.costates)
         exact = exact + true
         error = error + _parameter_integral(field, piece.times, z_near, a_near) - true
-    return _tightest("D", num_nodes, bound, error.norm()[None].cpu(), exact.norm()[None].cpu())
+    return _tightest("D", num_nodes, bound, error.norm()[None], exact.norm()[None])
 
 
 def _parameter_integral(field: FlatField, times: Tensor, states: Tensor, costates: Tensor) -> Tensor:
-    """Return ``int f_theta^T a |dt|``, one vector."""
+    """Return ``int f_theta^T a |dt|``, one vector on the CPU."""
     rows = torch.stack([_pulled(field, t, z, a) for t, z, a in zip(times, states, costates, strict=True)])
-    return torch.trapezoid(rows, (times - times[0]).abs(), dim=0)
+    return torch.trapezoid(rows, (times - times[0]).abs(), dim=0).cpu()
 
 
 def _pulled(field: FlatField, t: Tensor, z: Tensor, a: Tensor) -> Tensor:

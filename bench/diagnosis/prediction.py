@@ -185,7 +185,7 @@ def diagnose(
     allowance, subject = Allowance(budget), of_model(model)
     field = FlatField(model.field, model.y0)
     y0, ts = flatten(model.y0).detach(), model.ts
-    check_field(field, ts[0], y0)
+    check_field(field, ts[0].to(y0.device), y0)
     solver = build_solver("dopri5", rtol, atol)
     seen = _observe(subject, methods or _default_methods(), solver, wanted, allowance, tell)
     many = len(ts) > MANY_OUTPUTS

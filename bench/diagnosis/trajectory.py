@@ -249,5 +249,5 @@ def _is_dense(ts: Tensor, ys: Any, dense_below: int) -> bool:
 
 def _points(ts: Tensor, ys: State) -> Iterator[tuple[Tensor, State]]:
     """Yield each time with its state."""
-    for k, t in enumerate(ts):
+    for k, t in enumerate(ts.to(parts(ys)[0].device)):
         yield t, mapped(ys, itemgetter(k))

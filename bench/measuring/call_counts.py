@@ -123,7 +123,7 @@ def counted_iteration(
     def counted(method: GradientMethod) -> Solve:
         def solve(f: Any, y0: Any, ts: Tensor) -> Any:
             log = SolveLog(counts, f, y0, ts)
-            ys = method(CountedField(f, counts, ts[[0, -1]]), solver.observed_by(log), y0, ts)
+            ys = method(CountedField(f, counts, ts[:: len(ts) - 1]), solver.observed_by(log), y0, ts)
             log.watch(ys)
             solves.append(log)
             return ys
@@ -201,7 +201,7 @@ def solve_costs(solves: list[SolveLog], solver: OneStepSolver, back: str) -> lis
         pieces = parts(log.y0)
         kind = (id(log.vector_field), *(p.shape for p in pieces))
         if kind not in known:
-            known[kind] = graph_bytes(log.vector_field, log.ts[0].detach().to(pieces[0].dtype), log.y0)
+            known[kind] = graph_bytes(log.vector_field, log.ts[0].detach().to(pieces[0]), log.y0)
         steps = solver.counted(
             len(log.ts) - 1,
             (log.accepted_steps["forward"], log.rejected_steps["forward"]),

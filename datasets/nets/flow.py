@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import Solve
 from odegrad.errors import UsageError
+from odegrad.states import sent_to
 
 FlowState = tuple[Tensor, Tensor]
 """Positions ``[batch, dim]`` and log-density changes ``[batch]``, in nats."""
@@ -67,9 +68,9 @@ def draw_probe(z: Tensor, kind: Literal["gaussian", "rademacher"], source: torch
         If ``kind`` is neither ``gaussian`` nor ``rademacher``.
     """
     if kind == "gaussian":
-        return torch.randn(z.shape, dtype=torch.float64, generator=source).to(z)
+        return sent_to(z.device, torch.randn(z.shape, dtype=torch.float64, generator=source), z.dtype)
     if kind == "rademacher":
-        return torch.randint(0, 2, z.shape, generator=source).mul(2).sub(1).to(z)
+        return sent_to(z.device, torch.randint(0, 2, z.shape, generator=source).mul(2).sub(1), z.dtype)
     raise UsageError(f"kind: expected 'gaussian' or 'rademacher', got {kind!r}; use one of the two")
 
 

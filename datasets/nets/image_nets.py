@@ -9,6 +9,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from odegrad.contracts import Solve
 from odegrad.datasets.nets.layers import ConcatConv2d, ConcatLinear
+from odegrad.states import HostNumber
 
 CLASSES = 10
 
@@ -50,6 +51,7 @@ class ODENet(nn.Module):
         self.stem, self.field, self.head = stem, field, head
         self.end_time: Tensor
         self.register_buffer("end_time", torch.ones(()))
+        self._known = HostNumber(self.end_time)
 
     def reset_buffers(self) -> None:
         """Let the ODE end at 1."""
@@ -57,8 +59,12 @@ class ODENet(nn.Module):
 
     @property
     def ts(self) -> Tensor:
-        """The times ``[2]`` that the ODE runs over, 0 and ``end_time``."""
-        return torch.stack([torch.zeros_like(self.end_time), self.end_time])
+        """The times ``[2]`` that the ODE runs over, 0 and ``end_time``; on the CPU unless the end time is trained."""
+        if self.end_time.requires_grad or self.end_time.device.type == "cpu":
+            return torch.stack([torch.zeros_like(self.end_time), self.end_time])
+        if self._known.tensor is not self.end_time:
+            self._known = HostNumber(self.end_time)
+        return torch.tensor([0.0, self._known.read()], dtype=self.end_time.dtype)
 
     def forward(self, solve: Solve, images: Tensor) -> Tensor:
         """Return the scores ``[batch, classes]`` of ``images``."""

@@ -29,15 +29,15 @@ class ODERNN(nn.Module):
         solve
             A gradient method bound to its solver; called once between two times.
         values
-            Observations ``[batch, length, channels]``.
+            Observations ``[batch, length, channels]``; every time costs a solve, whether a series is seen there or not.
         seen
             Which of them there are ``[batch, length]``.
         ts
             Their times ``[length]``.
         """
         h = self.start(values, seen)
-        length = int(seen.any(0).nonzero().max()) + 1
-        last = seen.size(1) - 1 - seen.flip(1).int().argmax(1)
+        length = seen.size(1)
+        last = length - 1 - seen.flip(1).int().argmax(1)
         states = [h]
         for k in range(1, length):
             h = solve(self.field, h, ts[k - 1 : k + 1])[-1]

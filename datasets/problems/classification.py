@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from odegrad.contracts import Solve, Split, State, Training, VectorField
 from odegrad.datasets.nets.image_nets import ODENet
 from odegrad.datasets.sources.seeding import epoch_rows
+from odegrad.states import sent_to
 
 EVALUATION_IMAGES = 1_000
 """Held-out images that are solved at a time: an adaptive solver chooses its steps for each such part by itself."""
@@ -78,7 +79,7 @@ class ClassificationProblem:
     def batch(self, iteration: int) -> ImageBatch:
         """Return images ``[batch, channels, height, width]`` and classes ``[batch]`` of ``iteration``."""
         images, labels = self.data.train
-        rows = epoch_rows(len(labels), self.batch_size, self.seed, iteration).to(labels.device)
+        rows = sent_to(labels.device, epoch_rows(len(labels), self.batch_size, self.seed, iteration))
         return images[rows], labels[rows]
 
     def probe_batch(self) -> ImageBatch:

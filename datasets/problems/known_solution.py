@@ -17,6 +17,7 @@ from odegrad.contracts import Problem, TaskInfo, Training
 from odegrad.datasets.problems.regression import Pairs, RegressionProblem
 from odegrad.datasets.problems.sizes import Sized
 from odegrad.datasets.sources.seeding import PARAMETERS, PROBE, TEST, TRAIN, VALIDATION, generator
+from odegrad.states import sent_to
 
 
 class SolvableField(nn.Module, ABC):
@@ -203,28 +204,30 @@ class ClosedFormProblem(RegressionProblem):
         self.seed = seed
         self.batch_size = settings.batch_size
         self.times = torch.linspace(0.0, settings.end_time, settings.intervals + 1, dtype=torch.float64)
-        ts = self.times.to(device, dtype)
+        self.device = device
+        ts = self.times.to(dtype)
         held_out = {
-            name: self._draw(settings.test_points, generator(0, stream), ts)
+            name: self._draw(settings.test_points, generator(0, stream), dtype)
             for name, stream in (("validation", VALIDATION), ("test", TEST))
         }
         super().__init__(field, ts, held_out, settings.training)
 
     def batch(self, iteration: int) -> Pairs:
         """Return fresh initial states ``[batch, dim]`` and solutions ``[time - 1, batch, dim]`` of ``iteration``."""
-        return self._draw(self.batch_size, generator(self.seed, TRAIN, iteration), self.ts)
+        return self._draw(self.batch_size, generator(self.seed, TRAIN, iteration), self.ts.dtype)
 
     def probe_batch(self) -> Pairs:
         """Return eight initial states ``[8, dim]``, in no training batch, and their solutions."""
-        return self._draw(8, generator(self.seed, PROBE), self.ts)
+        return self._draw(8, generator(self.seed, PROBE), self.ts.dtype)
 
     def true_gradient(self, batch: Pairs) -> list[Tensor]:
         """Return the gradient of the loss through the closed-form solution, by parameter, in float64."""
         field = copy.deepcopy(self.field).double()
         starts, solutions = (part.double() for part in batch)
-        error = field.solution(starts, self.ts.double())[1:] - solutions
+        error = field.solution(starts, self.ts.to(starts))[1:] - solutions
         return list(torch.autograd.grad((error**2).mean(), list(field.parameters())))
 
-    def _draw(self, count: int, source: torch.Generator, like: Tensor) -> Pairs:
+    def _draw(self, count: int, source: torch.Generator, dtype: torch.dtype) -> Pairs:
         starts = self.task.start(torch.randn(count, self.truth.dim, dtype=torch.float64, generator=source))
-        return starts.to(like), self.truth.solution(starts, self.times)[1:].to(like)
+        solutions = self.truth.solution(starts, self.times)[1:]
+        return sent_to(self.device, starts, dtype), sent_to(self.device, solutions, dtype)

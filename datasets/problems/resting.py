@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from odegrad.contracts import Solve, Split, State, Training, VectorField
 from odegrad.datasets.sources.seeding import PROBE, TEST, TRAIN, VALIDATION, generator
 from odegrad.errors import UsageError
+from odegrad.states import sent_to
 
 
 class RestingField(nn.Module, ABC):
@@ -145,7 +146,7 @@ class RestingProblem:
         self.training = settings.training
         self.wanted, self.noise, self.seed, self.batch_size = wanted, noise, seed, settings.batch_size
         like = next(field.parameters())
-        self.ts = torch.tensor([0.0, 1.0], dtype=like.dtype, device=like.device)
+        self.ts = torch.tensor([0.0, 1.0], dtype=like.dtype)
         self.held_out = {
             name: self._draw(self.HELD_OUT, generator(0, stream))
             for name, stream in (("validation", VALIDATION), ("test", TEST))
@@ -180,4 +181,5 @@ class RestingProblem:
 
     def _draw(self, count: int, source: torch.Generator) -> Tensor:
         normal = torch.randn(count, len(self.wanted), dtype=torch.float64, generator=source)
-        return (self.wanted + self.noise * normal).to(next(self.field.parameters()).detach())
+        like = next(self.field.parameters())
+        return sent_to(like.device, self.wanted + self.noise * normal, like.dtype)

@@ -24,6 +24,7 @@ from odegrad.datasets.sources.seeding import (
     generator,
     seeded_module,
 )
+from odegrad.states import sent_to
 
 Array = npt.NDArray[np.float64]
 
@@ -130,19 +131,23 @@ class ToyDensityProblem:
         self.fields = (field,)
         self.training = settings.training
         self.seed = seed
-        self.ts = torch.tensor([0.0, settings.end_time], dtype=dtype, device=device)
+        self.ts = torch.tensor([0.0, settings.end_time], dtype=dtype)
+        self.device = device
         self.held_out = {
-            name: density.sample(settings.test_points, generator(0, stream)).to(self.ts)
+            name: self._points(settings.test_points, generator(0, stream))
             for name, stream in (("validation", VALIDATION), ("test", TEST))
         }
 
     def batch(self, iteration: int) -> Tensor:
         """Return fresh points ``[batch, 2]`` of ``iteration``."""
-        return self.density.sample(self.settings.batch_size, generator(self.seed, TRAIN, iteration)).to(self.ts)
+        return self._points(self.settings.batch_size, generator(self.seed, TRAIN, iteration))
 
     def probe_batch(self) -> Tensor:
         """Return eight points ``[8, 2]`` that are in no training batch."""
-        return self.density.sample(8, generator(self.seed, PROBE)).to(self.ts)
+        return self._points(8, generator(self.seed, PROBE))
+
+    def _points(self, count: int, source: torch.Generator) -> Tensor:
+        return sent_to(self.device, self.density.sample(count, source), self.ts.dtype)
 
     def loss(self, solve: Solve, batch: Any) -> Tensor:
         """Return the mean negative log-density of ``batch`` in nats, 0-d."""

@@ -17,6 +17,7 @@ from odegrad.datasets.problems.regression import Pairs, RegressionProblem
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.seeding import PARAMETERS, TANH_SCALE, TEST, TRAIN, VALIDATION, generator, seeded_module
 from odegrad.errors import InfrastructureError
+from odegrad.states import sent_to
 
 Array = npt.NDArray[np.float64]
 
@@ -148,7 +149,7 @@ class Trajectories(ABC, Sized[TrajectorySettings]):
         held_out = {"validation": part(few, VALIDATION), "test": part(few, TEST)}
         dim = train[0].shape[-1]
         field = seeded_module(lambda: self.field(dim, s.hidden), generator(seed, PARAMETERS), device, dtype, self.scale)
-        return PiecesProblem(field, ts.to(device, dtype), train, held_out, s, seed)
+        return PiecesProblem(field, ts.to(dtype), train, held_out, s, seed)
 
     def simulated(self, settings: TrajectorySettings, count: int, stream: int) -> Tensor:
         """Return ``count`` trajectories ``[pieces * horizon + 1, count, dim]`` from the starts of ``stream``."""
@@ -192,7 +193,7 @@ class PiecesProblem(RegressionProblem):
         """Return initial states ``[batch, dim]`` and solutions ``[time - 1, batch, dim]`` of ``iteration``."""
         starts, solutions = self.train
         source = generator(self.seed, TRAIN, iteration)
-        rows = torch.randint(len(starts), (self.batch_size,), generator=source).to(starts.device)
+        rows = sent_to(starts.device, torch.randint(len(starts), (self.batch_size,), generator=source))
         return starts[rows], solutions[:, rows]
 
     def probe_batch(self) -> Pairs:

@@ -15,6 +15,7 @@ from odegrad.datasets.nets.layers import ConcatSquashNet
 from odegrad.datasets.problems.sizes import Sized
 from odegrad.datasets.sources.maf_archive import Splits
 from odegrad.datasets.sources.seeding import PARAMETERS, PROBE, TANH_SCALE, TRAIN, generator, seeded_module
+from odegrad.states import sent_to
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "softplus": nn.functional.softplus}
 
@@ -111,12 +112,13 @@ class TableDensityProblem:
         self.held_out = held_out
         self.settings = settings
         self.seed = seed
-        self.ts = torch.tensor([0.0, settings.end_time], dtype=train.dtype, device=train.device)
+        self.ts = torch.tensor([0.0, settings.end_time], dtype=train.dtype)
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Return rows ``[batch, dim]``, drawn with replacement, and the probes ``[blocks, batch, dim]`` of a solve."""
         source = generator(self.seed, TRAIN, iteration)
-        rows = torch.randint(len(self.train), (self.settings.batch_size,), generator=source).to(self.train.device)
+        drawn = torch.randint(len(self.train), (self.settings.batch_size,), generator=source)
+        rows = sent_to(self.train.device, drawn)
         return self._with_probes(self.train[rows], source)
 
     def probe_batch(self) -> tuple[Tensor, Tensor]:

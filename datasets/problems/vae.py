@@ -26,6 +26,7 @@ from odegrad.datasets.sources.seeding import (
     generator,
     seeded_module,
 )
+from odegrad.states import sent_to
 
 Likelihood = Literal["bernoulli", "discretized_logistic"]
 LIKELIHOODS: Mapping[Likelihood, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
@@ -145,13 +146,14 @@ class VAEProblem:
         self.train = train
         self.settings = settings
         self.seed = seed
-        self.ts = torch.tensor([0.0, settings.end_time], dtype=train.dtype, device=train.device)
+        self.ts = torch.tensor([0.0, settings.end_time], dtype=train.dtype)
         streams = {"validation": VALIDATION, "test": TEST}
         self.held_out = {name: self._with_noise(x, generator(0, streams[name])) for name, x in held_out.items()}
 
     def batch(self, iteration: int) -> NoisyImages:
         """Return the images of ``iteration`` with fresh noise and probes, as warm as the iteration says."""
-        rows = epoch_rows(len(self.train), self.settings.batch_size, self.seed, iteration).to(self.train.device)
+        drawn = epoch_rows(len(self.train), self.settings.batch_size, self.seed, iteration)
+        rows = sent_to(self.train.device, drawn)
         warmth = min(1.0, (iteration + 1) / max(self.settings.warm_up_iterations, 1))
         return self._with_noise(self.train[rows], generator(self.seed, TRAIN, iteration, NOISE_STREAM), warmth)
 
@@ -160,9 +162,10 @@ class VAEProblem:
         return self._with_noise(self.train[:8], generator(self.seed, PROBE))
 
     def _with_noise(self, pixels: Tensor, source: torch.Generator, warmth: float = 1.0) -> NoisyImages:
-        noise = torch.randn(len(pixels), self.net.latent, dtype=torch.float64, generator=source).to(pixels)
+        drawn = torch.randn(len(pixels), self.net.latent, dtype=torch.float64, generator=source)
+        noise = sent_to(pixels.device, drawn, pixels.dtype)
         probes = torch.stack([draw_probe(noise, "rademacher", source) for _ in self.fields])
-        return NoisyImages(pixels, noise, probes, torch.tensor(warmth).to(pixels))
+        return NoisyImages(pixels, noise, probes, sent_to(pixels.device, torch.tensor(warmth), pixels.dtype))
 
     def loss(self, solve: Solve, batch: Any) -> Tensor:
         """Return the mean negative evidence lower bound of ``batch`` in nats, 0-d."""

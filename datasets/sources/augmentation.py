@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from odegrad.datasets.sources.seeding import TRAIN, generator
+from odegrad.states import sent_to
 
 CROP_STREAM = 8
 """Of an iteration's random numbers."""
@@ -32,8 +33,8 @@ def random_crop(
     """
     count, channels, height, width = images.shape
     source = generator(seed, TRAIN, iteration, CROP_STREAM)
-    top, left = torch.randint(2 * padding + 1, (2, count), generator=source).to(images.device)
-    flipped = (torch.rand(count, generator=source) < 0.5).to(images.device)
+    top, left = sent_to(images.device, torch.randint(2 * padding + 1, (2, count), generator=source))
+    flipped = sent_to(images.device, torch.rand(count, generator=source) < 0.5)
     padded = torch.nn.functional.pad(images, (padding,) * 4, value=fill)
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device).expand(count, width)

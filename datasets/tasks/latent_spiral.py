@@ -13,6 +13,7 @@ from odegrad.datasets.nets.layers import AutonomousNet, GRUCell, tanh_layers
 from odegrad.datasets.problems.gaussian import diagonal_kl, log_density_about
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.seeding import PARAMETERS, PROBE, TEST, TRAIN, VALIDATION, generator, seeded_module
+from odegrad.states import sent_to
 
 DIMENSIONS = 2
 TURNS = 3.0
@@ -106,7 +107,7 @@ class SpiralProblem:
         self.settings = settings
         self.seed = seed
         grid = torch.linspace(0.0, settings.end_time, settings.times, dtype=torch.float64)
-        self.ts = grid.to(device, dtype)
+        self.ts, self.device = grid.to(dtype), device
         count = settings.test_spirals
         streams = (("validation", VALIDATION), ("test", TEST))
         self.held_out = {name: self._draw(count, generator(0, stream)) for name, stream in streams}
@@ -146,7 +147,8 @@ class SpiralProblem:
         clean = draw_spirals(count, self.settings.times, source)
         noise = torch.randn(clean.shape, dtype=torch.float64, generator=source)
         latent = torch.randn(count, self.settings.latent, dtype=torch.float64, generator=source)
-        return Spirals(*(x.to(self.ts) for x in (clean + self.settings.noise * noise, clean, latent)))
+        every = (clean + self.settings.noise * noise, clean, latent)
+        return Spirals(*(sent_to(self.device, x, self.ts.dtype) for x in every))
 
 
 def draw_spirals(count: int, times: int, source: torch.Generator) -> Tensor:

@@ -13,6 +13,7 @@ from odegrad.datasets.nets.ode_rnn import ODERNN
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.seeding import PARAMETERS, epoch_rows, generator, seeded_module
 from odegrad.datasets.sources.uea_archive import CITATION, Series, read
+from odegrad.states import sent_to
 
 SPLIT_SEED, THINNING_SEED = 0, 0
 
@@ -65,19 +66,26 @@ class SeriesProblem:
         self.seed = seed
         values = train.values
         steps = torch.arange(values.shape[1], dtype=torch.float64) * settings.time_step
-        self.ts = steps.to(values.device, values.dtype)
+        self.ts = steps.to(values.dtype)
+        self.lengths = _lengths(train)
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return values ``[batch, length, channels]``, which are seen ``[batch, length]``, and classes ``[batch]``."""
-        rows = epoch_rows(len(self.train.labels), self.batch_size, self.seed, iteration)
-        return self._parts(self.train.rows(rows.to(self.train.labels.device)))
+        return self._rows(epoch_rows(len(self.train.labels), self.batch_size, self.seed, iteration))
 
     def probe_batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the first eight training series."""
-        return self._parts(self.train.rows(torch.arange(8, device=self.train.labels.device)))
+        return self._rows(torch.arange(8))
 
-    def _parts(self, series: Series) -> tuple[Tensor, Tensor, Tensor]:
-        return series.values, series.seen, series.labels
+    def _rows(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the training series of ``rows [batch]`` (on the CPU), as long as the longest of them."""
+        # The host knows the lengths, so that no iteration has to read them from a GPU.
+        chosen = self.train.rows(sent_to(self.train.labels.device, rows))
+        return self._parts(chosen, int(self.lengths[rows].max()))
+
+    def _parts(self, series: Series, length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        length = int(_lengths(series).max()) if length is None else length
+        return series.values[:, :length], series.seen[:, :length], series.labels
 
     def loss(self, solve: Solve, batch: Any) -> Tensor:
         """Return the mean cross-entropy of ``batch`` in nats, 0-d."""
@@ -107,6 +115,11 @@ class SeriesProblem:
         with torch.no_grad():
             state = self.net.start(values, seen)
         return self.net.field, state, self.ts[:2]
+
+
+def _lengths(series: Series) -> Tensor:
+    """Return how many times each series lasts, to its last observation, ``[count]`` on the CPU."""
+    return (series.seen.size(1) - series.seen.flip(1).int().argmax(1)).cpu()
 
 
 class SeriesClassification(Sized[SeriesSettings]):

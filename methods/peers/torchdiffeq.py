@@ -104,6 +104,11 @@ def _fixed_grid(solver: OneStepSolver, ts: Tensor) -> Tensor:
     return torch.tensor(grid, dtype=ts.dtype, device=ts.device)
 
 
+def _beside(y0: State, ts: Tensor) -> Tensor:
+    """Return ``ts`` on the state's device, where torchdiffeq wants it."""
+    return ts.to((y0 if isinstance(y0, Tensor) else y0[0]).device)
+
+
 @dataclass(frozen=True)
 class TorchdiffeqNaive:
     """``torchdiffeq.odeint`` with autograd through it."""
@@ -132,7 +137,7 @@ class TorchdiffeqNaive:
         UnsupportedError
             If torchdiffeq has no such solver.
         """
-        out: StateT = torchdiffeq.odeint(y0=y0, t=ts, **_arguments(field, solver, ts))
+        out: StateT = torchdiffeq.odeint(y0=y0, t=_beside(y0, ts), **_arguments(field, solver, ts))
         return out
 
     def refuses(self, solver: Solver) -> str | None:
@@ -171,7 +176,11 @@ class TorchdiffeqAdjoint:
         arguments = _arguments(field, solver, ts)
         adjoint_options = None if self.adjoint_options is None else dict(self.adjoint_options)
         out: StateT = torchdiffeq.odeint_adjoint(
-            y0=y0, t=ts, adjoint_params=tuple(field.parameters()), adjoint_options=adjoint_options, **arguments
+            y0=y0,
+            t=_beside(y0, ts),
+            adjoint_params=tuple(field.parameters()),
+            adjoint_options=adjoint_options,
+            **arguments,
         )
         return out
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from tests.card.device import DEVICE, Card, made_on_the_host_first
+from tests.card.device import DEVICE, Card, CardTensor, made_on_the_host_first
 
 NAME = "simulated card"
 TOTAL_BYTES = 2**34
@@ -35,6 +35,7 @@ def simulated_card() -> Iterator[Card]:
         stack.enter_context(mock.patch.object(Tensor, "pin_memory", lambda x, *_: card.pin(x)))
         stack.enter_context(mock.patch.object(Tensor, "is_pinned", lambda x, *_: card.is_pinned(x)))
         stack.enter_context(mock.patch.object(torch, "load", _load_to_card(torch.load)))
+        stack.enter_context(mock.patch.object(torch, "save", _save_from_card(torch.save)))
         for make in ("tensor", "as_tensor"):
             stack.enter_context(mock.patch.object(torch, make, made_on_the_host_first(getattr(torch, make))))
         stack.enter_context(mock.patch.object(Card, "current", card))
@@ -108,6 +109,15 @@ def _answers(card: Card) -> dict[str, Any]:
         "default_generators": (card.generator,),
         "Event": Event,
     }
+
+
+def _save_from_card(save: Callable[..., None]) -> Callable[..., None]:
+    """Return ``torch.save`` for tensors on the card: they are stored as plain ones, since only such are loaded."""
+
+    def saved(content: Any, *arguments: Any, **options: Any) -> None:
+        save(tree_map_only(CardTensor, lambda x: x.on_host.clone(), content), *arguments, **options)
+
+    return saved
 
 
 def _load_to_card(load: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from odegrad.contracts import State, Tap, VectorField
 from odegrad.methods.optimizers.snopt.tap import undisturbed
+from odegrad.states import HostNumber
 
 
 def sample_slopes(dy: State, a: State) -> Tensor:
@@ -26,15 +27,17 @@ class EndSlope:
     Parameters
     ----------
     end_time
-        0-d tensor that the ODE is solved up to.
+        0-d tensor that the ODE is solved up to, or that number as the host knows it.
     tell
         Takes the slopes ``[batch]``.
     beside
         A tap that gets every sample too, whose sample times hold the end of the interval; or None.
     """
 
-    def __init__(self, end_time: Tensor, tell: Callable[[Tensor], None], beside: Tap | None = None) -> None:
-        self.end_time = end_time
+    def __init__(
+        self, end_time: Tensor | HostNumber, tell: Callable[[Tensor], None], beside: Tap | None = None
+    ) -> None:
+        self.end_time = end_time if isinstance(end_time, HostNumber) else HostNumber(end_time)
         self.tell = tell
         self.beside = beside
 
@@ -46,7 +49,7 @@ class EndSlope:
         """Take the sample if it is of the end time; the tap beside takes every one."""
         if self.beside is not None:
             self.beside.observe(field, t, y, a, weight)
-        if not math.isclose(t, self.end_time.item(), rel_tol=1e-6):
+        if not math.isclose(t, self.end_time.read(), rel_tol=1e-6):
             return
         first = y if isinstance(y, Tensor) else y[0]
         with undisturbed(field, first.device), torch.no_grad():

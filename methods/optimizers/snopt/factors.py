@@ -5,6 +5,7 @@ cotangents g of its output, per sample (Liu et al. 2021, section 3; the conventi
 that of Grosse and Martens, A Kronecker-factored approximate Fisher matrix for convolution layers, ICML 2016).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -65,13 +66,35 @@ class Eigenbasis:
     samples: int
 
 
-def eigenbasis(name: str, factors: FactorSum) -> Eigenbasis | None:
-    """Return the eigenbasis of the sums, with ``S = S_B S_A^T``; None if there was no sample.
+def check_finite_factors(sums: Mapping[str, FactorSum]) -> None:
+    """Check the factors of all layers, by one read of the device.
 
     Raises
     ------
     NonFiniteError
-        If a factor is not finite, or its eigendecomposition does not converge; the message names the layer.
+        If one is not finite; the message names the layer.
+    """
+    named = [(name, "input", total.input_factor) for name, total in sums.items()]
+    named += [(name, "output", total.output_factor) for name, total in sums.items()]
+    there = [(name, side, matrix) for name, side, matrix in named if matrix is not None]
+    finite = torch.stack([torch.isfinite(m).all() for _, _, m in there]).tolist() if there else []
+    for (name, side, _), is_finite in zip(there, finite, strict=True):
+        if not is_finite:
+            raise NonFiniteError(
+                f"layer {name}: its {side} factor is not finite, so the curvature samples overflowed; lower the "
+                "learning rate, raise eps, or check the layer's input for NaN"
+            )
+
+
+def eigenbasis(name: str, factors: FactorSum) -> Eigenbasis | None:
+    """Return the eigenbasis of the sums, with ``S = S_B S_A^T``; None if there was no sample.
+
+    The factors are finite (``check_finite_factors``). ``torch.linalg.eigh`` reads its status, once a factor.
+
+    Raises
+    ------
+    NonFiniteError
+        If an eigendecomposition does not converge; the message names the layer.
     """
     a, b = factors.input_factor, factors.output_factor
     if a is None or b is None:
@@ -84,11 +107,6 @@ def eigenbasis(name: str, factors: FactorSum) -> Eigenbasis | None:
 
 def _symmetric_eigen(name: str, side: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (not negative) and eigenvectors; float64 and growing jitter if the first try fails."""
-    if not bool(torch.isfinite(matrix).all()):
-        raise NonFiniteError(
-            f"layer {name}: its {side} factor is not finite, so the curvature samples overflowed; lower the learning "
-            "rate, raise eps, or check the layer's input for NaN"
-        )
     try:
         values, vectors = torch.linalg.eigh(matrix)
     except LinAlgError:

@@ -17,6 +17,7 @@ from torch.optim.optimizer import StateDict
 from odegrad.contracts import Tap
 from odegrad.errors import NonFiniteError, UsageError
 from odegrad.methods.optimizers.snopt.end_slope import EndSlope
+from odegrad.states import HostNumber
 
 Policy = Literal["baseline", "feedback"]
 """``baseline``: ``dt1 = -lr Q_T``. ``feedback``: ``dt1 = -(lr Q_T + Q_Ttheta . dtheta) / Q_TT`` with the parameters'
@@ -65,27 +66,28 @@ class IntegrationTime:
     ) -> None:
         _check(end_time, policy, lr, penalty, update_freq, memory, least)
         self.end_time = end_time.requires_grad_()
+        self._known = HostNumber(self.end_time)
         self.policy = policy
         self.lr, self.penalty, self.update_freq, self.memory, self.least = lr, penalty, update_freq, memory, least
         self.steps = 0
-        self.slope, self.square = 0.0, 0.0
+        self.slope, self.square = (torch.zeros((), dtype=torch.float64, device=end_time.device) for _ in range(2))
         self.seen = 0
         """Batches in ``square``: one fewer than ``steps`` for each iteration that no tap has watched."""
         self.mixed: list[Tensor] | None = None
         """``memory``'s averages, which start from zero, of m, the mean of m_i^2, and m dL/dtheta."""
         self._before: list[Tensor] | None = None
-        self._noted: float | None = None
+        self._noted: Tensor | None = None
 
     def tap(self, beside: Tap | None) -> Tap | None:
         """Return the tap for the coming backward pass, which feeds ``beside`` along; ``baseline`` needs none itself."""
-        return beside if self.policy == "baseline" else EndSlope(self.end_time, self._note, beside)
+        return beside if self.policy == "baseline" else EndSlope(self._known, self._note, beside)
 
     def forget(self) -> None:
         """Drop what the tap has seen since the last step: it was of another backward pass than the loss's."""
         self._noted = None
 
     def _note(self, slopes: Tensor) -> None:
-        self._noted = slopes.double().square().mean().item()
+        self._noted = slopes.double().square().mean()
 
     @torch.no_grad()
     def before_step(self, parameters: Iterable[Tensor]) -> None:
@@ -96,19 +98,23 @@ class IntegrationTime:
         UsageError
             If the loss has left no gradient on ``end_time``, or no tap of ``feedback`` has watched until a move is due.
         NonFiniteError
-            If that gradient is not finite.
+            If that gradient is not finite; on a GPU, where each look would be a wait, it is looked at when a move is
+            due.
         """
         if self.end_time.grad is None:
             raise UsageError(
                 "end_time: expected a gradient, found none: the loss does not depend on it; solve the ODE up to "
                 "end_time itself, not up to a copy of its number, and call backward() before step()"
             )
-        m = self.end_time.grad.item()
-        if not math.isfinite(m):
-            raise NonFiniteError(f"end_time: its gradient is {m} at t1 = {self.end_time.item():g}; lower t1_lr")
-        self.end_time.grad = None
-        self.steps += 1
-        self.slope = self._averaged(self.slope, m)
+        m, self.end_time.grad = self.end_time.grad.double(), None
+        slope = self._averaged(self.slope, m)
+        due = (self.steps + 1) % self.update_freq == 0
+        if (due or m.device.type == "cpu") and not math.isfinite(slope.item()):
+            raise NonFiniteError(
+                f"end_time: its gradient is {m.item()} at t1 = {self._known.read():g} and its average {slope.item()}; "
+                "lower t1_lr"
+            )
+        self.steps, self.slope = self.steps + 1, slope
         if self._noted is not None:
             self.square, self.seen, self._noted = self._averaged(self.square, self._noted), self.seen + 1, None
         elif self.policy == "feedback" and self.seen == 0 and self.steps % self.update_freq == 0:
@@ -126,47 +132,55 @@ class IntegrationTime:
             return
         # Averages that start from zero are short by this factor, as Adam's are.
         counted = 1.0 - self.memory**self.steps
-        t1 = self.end_time.item()
-        slope = self.penalty * t1 + self.slope / counted
+        answer = self._answer(list(parameters)) if self.policy == "feedback" else torch.zeros_like(self.slope)
+        averaged, square, answered = torch.stack([self.slope, self.square, answer]).tolist()
+        t1 = self._known.read()
+        slope = self.penalty * t1 + averaged / counted
         move = -self.lr * slope
         if self.policy == "feedback":
-            curvature = self.penalty + self.square / (1.0 - self.memory**self.seen)
-            move = (move - self._answer(list(parameters)) / counted) / curvature
+            curvature = self.penalty + square / (1.0 - self.memory**self.seen)
+            move = (move - answered / counted) / curvature
         self.end_time.fill_(max(self.least, t1 + move))
 
     def state_dict(self) -> StateDict:
         """Return the end time and the averages; between two steps."""
         mixed = None if self.mixed is None else [x.clone() for x in self.mixed]
-        averages = {"slope": self.slope, "square": self.square, "seen": self.seen, "mixed": mixed}
+        slope, square = torch.stack([self.slope, self.square]).tolist()
+        averages = {"slope": slope, "square": square, "seen": self.seen, "mixed": mixed}
         return {"end_time": self.end_time.item(), "steps": self.steps, **averages}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Continue from ``state_dict()``."""
         self.end_time.fill_(state_dict["end_time"])
-        self.steps, self.slope, self.square = state_dict["steps"], state_dict["slope"], state_dict["square"]
-        self.seen = state_dict["seen"]
+        self.steps, self.seen = state_dict["steps"], state_dict["seen"]
+        self.slope.fill_(state_dict["slope"])
+        self.square.fill_(state_dict["square"])
         mixed = state_dict["mixed"]
         self.mixed = None if mixed is None else [x.to(self.end_time.device, copy=True) for x in mixed]
 
-    def _averaged(self, average: float, value: float) -> float:
+    def _averaged(self, average: Tensor, value: Tensor) -> Tensor:
         return self.memory * average + (1.0 - self.memory) * value
 
-    def _average_mixed(self, parameters: Sequence[Tensor], m: float) -> None:
+    def _average_mixed(self, parameters: Sequence[Tensor], m: Tensor) -> None:
         if self.mixed is None:
             self.mixed = [torch.zeros_like(p) for p in parameters]
+        share = (1.0 - self.memory) * m
         for average, p in zip(self.mixed, parameters, strict=True):
             average.mul_(self.memory)
             if p.grad is not None:
-                average.add_(p.grad, alpha=(1.0 - self.memory) * m)
+                average.addcmul_(p.grad, share.to(p.dtype))
         due = self.steps % self.update_freq == 0
         self._before = [p.detach().clone() for p in parameters] if due else None
 
-    def _answer(self, parameters: Sequence[Tensor]) -> float:
-        """Return the average of ``Q_Ttheta . dtheta`` for the step just taken."""
+    def _answer(self, parameters: Sequence[Tensor]) -> Tensor:
+        """Return the average of ``Q_Ttheta . dtheta`` for the step just taken, 0-d in float64."""
         before, self._before = self._before or [], None
         moves = zip(self.mixed or [], parameters, before, strict=True)
-        return sum(float(torch.sum(average * (p - old))) for average, p, old in moves)
+        total = torch.zeros_like(self.slope)
+        for average, p, old in moves:
+            total += torch.sum(average * (p - old))
+        return total
 
 
 def _check(

@@ -10,7 +10,12 @@ from torch.optim.optimizer import StateDict
 from odegrad.contracts import Solve, Tap
 from odegrad.errors import UsageError
 from odegrad.methods.optimizers.snopt.checks import check_arguments, check_options, check_state
-from odegrad.methods.optimizers.snopt.factors import Eigenbasis, FactorSum, eigenbasis
+from odegrad.methods.optimizers.snopt.factors import (
+    Eigenbasis,
+    FactorSum,
+    check_finite_factors,
+    eigenbasis,
+)
 from odegrad.methods.optimizers.snopt.integration_time import IntegrationTime
 from odegrad.methods.optimizers.snopt.layers import Layer, name_the_rest, preconditionable
 from odegrad.methods.optimizers.snopt.low_rank import LowRank, pull_back_each
@@ -228,6 +233,7 @@ class SNOpt(optim.Optimizer):
                 log.warning("SNOpt was asked for no tap though a refresh is due: %s", REMEDY)
             return set()
         sums, self._sums = self._sums, None
+        check_finite_factors(sums)
         found = {name: eigenbasis(name, total) for name, total in sums.items()}
         self.bases |= {name: basis for name, basis in found.items() if basis is not None}
         missing = {name for name, basis in found.items() if basis is None} - self._named_missing

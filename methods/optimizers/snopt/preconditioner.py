@@ -55,8 +55,11 @@ def clip(moves: Sequence[Move], groups: Sequence[Mapping[str, Any]], most: float
     ``groups`` are the base optimizer's, with the learning rate of each parameter.
     """
     rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
-    foreseen = sum(rates[id(p)] ** 2 * torch.sum(gradient * move) for p, gradient, move in moves)
-    factor = min(1.0, (most / max(float(foreseen), 1e-30)) ** 0.5)
+    if not moves:
+        return
+    foreseen = sum((rates[id(p)] ** 2 * torch.sum(gradient * move) for p, gradient, move in moves), torch.zeros(()))
+    # On the device, in float64: the host need not know the factor.
+    factor = (most / foreseen.double().clamp_min(1e-30)).sqrt().clamp_max(1.0)
     for _, _, move in moves:
         move.mul_(factor)
 
