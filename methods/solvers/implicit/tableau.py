@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odegrad.errors import UsageError
+from odegrad.states import sent_to
 
 LinearSolve = Literal["auto", "blocks", "dense", "krylov"]
 """How Newton's linear systems are solved: a block for each sample, one matrix, GMRES; or chosen by the sizes."""
@@ -171,7 +172,7 @@ class ImplicitWeights:
         """Return the weights of ``tableau``, made once."""
 
         def tensor(values: tuple[float, ...]) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
+            return sent_to(device, torch.tensor(values, dtype=dtype))
 
         s = tableau.stages
         columns = (tuple(tableau.a[j][i] for j in range(i + 1, s)) for i in range(s))

@@ -24,6 +24,8 @@ SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dense outputs, fixed": ("rk4", {"num_steps": 3, "outputs": "dense"}),
     "reversible": ("dopri5", {"rtol": 1e-2, "atol": 1e-2, "coupling": 0.99}),
     "sees the tangent": ("bosh3", {"rtol": 1e-2, "atol": 1e-2, "sees": "tangent"}),
+    "implicit": ("tr_bdf2", {"rtol": 1e-2, "atol": 1e-2}),
+    "implicit, fixed": ("implicit_midpoint", {"num_steps": 4}),
     "PI control": ("tsit5", {"rtol": 1e-2, "atol": 1e-2, "control": "pi"}),
 }
 
