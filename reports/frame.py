@@ -27,6 +27,10 @@ PANDAS_DTYPES = {"int64": "Int64", "boolean": "boolean", "string": "string", "fl
 
 _ARROW = {"int64": pa.int64(), "boolean": pa.bool_(), "string": pa.string(), "float64": pa.float64()}
 _NUMBERS = {int, float, type(None)}
+_TYPES: Mapping[str, set[type]] = {
+    "int64": {int, float}, "float64": {int, float}, "boolean": {bool}, "string": {str}, "object": {dict},
+    "list": {list},
+}  # fmt: skip
 _NAMES = tuple(column.name for column in COLUMNS)
 _STATUS = _NAMES.index("status")
 _STATUSES = frozenset(str(status) for status in Status)
@@ -83,7 +87,7 @@ def load(*results: Path | str, across_machines: bool = False) -> pd.DataFrame:
         for row in _rows_of_folder(folder):
             _keep_latest(latest, row)
     try:
-        _check_objects(list(latest.values()))
+        _check_types(list(latest.values()))
         frame = _frame(list(latest.values()))
     except ResultsError as error:
         raise _named(latest, error) from error
@@ -225,7 +229,8 @@ def _is_record(row: Any, path: Path, number: int) -> bool:
     version = row.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise newer(path, number, version)
-    return isinstance(row.get("run_id"), str) and row.get("status") in _STATUSES
+    status = row.get("status")
+    return isinstance(row.get("run_id"), str) and isinstance(status, str) and status in _STATUSES
 
 
 def _keep_latest(latest: dict[str, tuple[Any, ...]], row: dict[str, Any]) -> None:
@@ -263,17 +268,15 @@ def _series(column: Column, values: list[Any]) -> Any:
         ) from error
 
 
-def _check_objects(rows: list[tuple[Any, ...]]) -> None:
-    """Refuse what is no list of numbers, or no dictionary where a column holds such."""
-    for place, column in enumerate(COLUMNS):
-        if column.dtype != "object":
-            continue
-        dictionary = _is_dictionary(column)
-        for value in (row[place] for row in rows):
-            if value is None or (dictionary and isinstance(value, dict)):
-                continue
-            if dictionary or not isinstance(value, list) or not set(map(type, value)) <= _NUMBERS:
-                raise ResultsError(f"column {column.name!r}: expected {'an object' if dictionary else 'numbers'}")
+def _check_types(rows: list[tuple[Any, ...]]) -> None:
+    """Refuse values that JSON gives and a column does not hold, which pandas would convert or choke on."""
+    for column, values in zip(COLUMNS, zip(*rows, strict=True), strict=True):
+        kinds = set(map(type, values)) - {type(None)}
+        lists = column.dtype == "object" and not _is_dictionary(column)
+        if not kinds <= _TYPES["list" if lists else column.dtype]:
+            raise ResultsError(f"column {column.name!r}: expected another type in every record")
+        if lists and not all(set(map(type, value)) <= _NUMBERS for value in values if value is not None):
+            raise ResultsError(f"column {column.name!r}: expected lists of numbers in every record")
 
 
 def _fits(dtype: str, value: Any) -> bool:

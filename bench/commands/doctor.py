@@ -13,7 +13,7 @@ from odegrad.commands.printing import print_rows
 
 
 def doctor(
-    pairs: Annotated[int, typer.Option(min=6, help="Timed pairs of a fixed kernel and itself.")] = 30,
+    pairs: Annotated[int, typer.Option(min=6, max=100_000, help="Timed pairs of a fixed kernel and itself.")] = 30,
     as_json: JsonOption = False,
 ) -> None:
     """Say what on this machine makes timings untrustworthy, and which slow-downs could be trusted right now."""

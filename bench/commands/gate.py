@@ -34,15 +34,15 @@ def gate(
     base_python: Annotated[
         str, typer.Option(metavar="PATH", help="Time against the odegrad of this interpreter instead.")
     ] = "",
-    budget: Annotated[float, typer.Option(min=1, help="Seconds of timing, until all is decided.")] = 300.0,
+    budget: Annotated[float, typer.Option(min=1, max=1e9, help="Seconds of timing, until all is decided.")] = 300.0,
     update: Annotated[bool, typer.Option("--update", help="Accept what is measured now; needs --reason.")] = False,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why it is accepted; the baseline keeps it.")] = "",
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Append a Markdown summary to this file.")] = None,
     github: Annotated[bool, typer.Option("--github", help="Print annotations for GitHub Actions.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one a core.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one tensor operation.")] = 1,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds that one run may take.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=4096, help="Runs at a time; default: one a core.")] = None,
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of one tensor operation.")] = 1,
+    timeout: Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds that one run may take.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override the suite: seeds, include, ...")
     ] = None,

@@ -63,7 +63,9 @@ def compare(
     solver: Annotated[str, typer.Option(help="One of odegrad list solvers.")] = "dopri5",
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
     atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of the fastest methods, at the least.")] = 7,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Timed rounds of the fastest methods, at the least.")
+    ] = 7,
     budget: BudgetOption = BUDGET,
     figure: FigureOption = None,
     timeout: TimeoutOption = None,
@@ -100,8 +102,8 @@ def diagnose(
     ] = None,
     law: Annotated[bool, typer.Option("--law", help="Show the log-norm law on contracting problems.")] = False,
     size: Annotated[str, typer.Option(help="A task's size.")] = "tiny",
-    seed: Annotated[int, typer.Option(min=0, help="A task's seed.")] = 0,
-    train: Annotated[int, typer.Option(min=0, help="Train a task for so many iterations first.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="A task's seed.")] = 0,
+    train: Annotated[int, typer.Option(min=0, max=10**9, help="Train a task for so many iterations first.")] = 0,
     gradients: Annotated[str | None, typer.Option(help="Gradient methods, separated by commas.")] = None,
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
     atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,

@@ -34,7 +34,7 @@ AcrossOption = Annotated[
     bool, typer.Option("--across-machines", help="Keep times of unlike machines; they do not compare.")
 ]
 FigureOption = Annotated[Path | None, typer.Option(help="Write the figure: .png, .svg or .pdf.")]
-TimeoutOption = Annotated[float | None, typer.Option(min=0, help="Seconds that code of your own may take.")]
+TimeoutOption = Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds that code of your own may take.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -72,15 +72,19 @@ def run(
     results: Annotated[Path | None, typer.Option(help="Results folder; default results/NAME.")] = None,
     device: DeviceOption = Device.AUTO,
     rerun_failed: Annotated[bool, typer.Option("--rerun-failed", help="Measure failed runs again.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one tensor operation.")] = 1,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds that one run may take.")] = None,
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of one tensor operation.")] = 1,
+    timeout: Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds that one run may take.")] = None,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="What one run may allocate on the CPU: 4GB, 500MiB, ...")
     ] = None,
-    retries: Annotated[int, typer.Option(min=0, help="More tries of what failed because of the machine.")] = 1,
+    retries: Annotated[
+        int, typer.Option(min=0, max=1000, help="More tries of what failed because of the machine.")
+    ] = 1,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Runs at a time, each on cores or a GPU of its own; default 1, or the suite's."),
+        typer.Option(
+            min=1, max=4096, help="Runs at a time, each on cores or a GPU of its own; default 1, or the suite's."
+        ),
     ] = None,
     shared_clock: Annotated[
         bool, typer.Option("--shared-clock", help="Take times while other runs are measured, too.")
@@ -126,7 +130,7 @@ def paper(
     name: Annotated[PaperName, typer.Argument(metavar="PAPER", help="irdm or snopt.")],
     size: Annotated[Size, typer.Option(help="Of every task.")] = Size.TINY,
     results: Annotated[Path | None, typer.Option(help="Results folder; default results/paper-NAME-SIZE.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default the suite's.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=4096, help="Runs at a time; default the suite's.")] = None,
     device: DeviceOption = Device.AUTO,
 ) -> None:
     """Measure what is missing of a PAPER's experiments, write the report, and say which of its claims hold."""

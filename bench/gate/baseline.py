@@ -137,7 +137,7 @@ def read_baseline(path: Path, suite: str) -> Baseline:
         raise BaselineError(f"--baseline {path}: expected a file, got none; {update}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BaselineError(
             f"--baseline {path}: expected JSON: {error}; restore the file, or delete it and {update}"
         ) from error
@@ -154,7 +154,7 @@ def read_baseline(path: Path, suite: str) -> Baseline:
         )
     try:
         return _checked(data)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise BaselineError(
             f"--baseline {path}: expected a baseline as odegrad writes it: {error}; restore the file, or delete it and "
             f"{update}"

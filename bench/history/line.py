@@ -96,7 +96,10 @@ def parse(text: str, where: str) -> Line:
     HistoryError
         If it is one of a newer odegrad.
     """
-    data = json.loads(text)
+    try:
+        data = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(data, dict):
         raise ValueError(f"expected an object, got {type(data).__name__}")
     schema = data.get("schema")

@@ -1,12 +1,14 @@
 """The axes of a suite: what its lists of options, optimizers, tolerances, sizes and rules expand to."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from odegrad.contracts import Training
+from odegrad.errors import SuiteError
 from odegrad.records.record import Options, Run, freeze_options
 from odegrad.registry import resolve_method
 from odegrad.suites.schema import MethodEntry, OptimizerEntry, RegulariserEntry, Rule, SuiteFile, TaskEntry
@@ -60,6 +62,40 @@ class TaskCell:
     training: Training
     place: int
     """Of its entry in the suite file."""
+
+
+MAX_RUNS = 1_000_000
+"""Of a suite; a larger grid is a slip of the pen."""
+
+
+def count_runs(content: SuiteFile) -> int:
+    """Return how many runs and trials the suite expands to before its rules, without expanding it."""
+    penalties = sum(math.prod(map(len, each.options.values())) for each in content.regularisers) or 1
+    methods = 0
+    for entry in content.methods:
+        own = math.prod(map(len, [*entry.gradient_options.values(), *entry.optimizer_options.values()]))
+        crossed = content.optimizers if entry.optimizer is None else []
+        options = ({k: v for k, v in o.options.items() if k not in entry.optimizer_options} for o in crossed)
+        methods += own * (sum(math.prod(map(len, each.values())) for each in options) or 1) * penalties
+    solvers = len(content.solvers) * (len(content.tolerances) or 1)
+    tasks = sum(len(task.size) for task in content.tasks)
+    return methods * solvers * tasks * len(content.seeds) * (len(content.devices) or 1) * len(content.dtype)
+
+
+def check_count(content: SuiteFile, source: str) -> None:
+    """Refuse a grid that is too large, before it is expanded.
+
+    Raises
+    ------
+    SuiteError
+        If there are more than ``MAX_RUNS``.
+    """
+    count = count_runs(content)
+    if count > MAX_RUNS:
+        raise SuiteError(
+            f"{source}: expected at most {MAX_RUNS:,} runs, got {count:,} before include and exclude; shorten the "
+            "lists of options, seeds, tolerances or sizes"
+        )
 
 
 def method_cells(content: SuiteFile, place: int) -> list[MethodCell]:

@@ -15,8 +15,8 @@ OneOrMore = BeforeValidator(lambda value: value if isinstance(value, list) else 
 OptionGrid = dict[str, Annotated[list[Value], OneOrMore, Field(min_length=1)]]
 """Options, of which a list stands for each of its values."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(gt=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Precision = Literal["float32", "float64"]
 PassName = Literal["time", "count", "memory", "train", "diagnose"]
 Rule = dict[str, Annotated[list[Value], OneOrMore, Field(min_length=1)]]
@@ -158,6 +158,8 @@ EXPECTED = {
     "greater_than": "a number greater than {gt}",
     "greater_than_equal": "a number of at least {ge}",
     "int_type": "a whole number",
+    "less_than": "a number less than {lt}",
+    "less_than_equal": "a number of at most {le}",
     "list_type": "a list",
     "model_type": "a table",
     "string_pattern_mismatch": "letters, digits, '_', '-' and '.'",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from odegrad.errors import SuiteError, UnknownNameError
 from odegrad.records.record import PASSES, TUNING, Run
-from odegrad.suites.grid import MethodCell, Picker, Point, SolverCell, TaskCell
+from odegrad.suites.grid import MethodCell, Picker, Point, SolverCell, TaskCell, check_count
 from odegrad.suites.lookup import located, look_up
 from odegrad.suites.schema import SuiteFile, TuningEntry, validate
 from odegrad.suites.shipped import read_suite
@@ -192,6 +192,7 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = (), timeout: float 
     """
     data, source, folder = read_suite(name_or_path)
     content = validate(override(data, overrides), source)
+    check_count(content, source)
     methods, solvers, tasks = look_up(content, source, folder, timeout)
     return Suite(content, methods, solvers, tasks, folder)
 

@@ -17,7 +17,7 @@ from odegrad.reports.papers.verdict import ClaimVerdict
 from odegrad.reports.summary import Results
 from odegrad.reports.tables.across import across
 from odegrad.reports.tables.optimizers import optimizers
-from odegrad.reports.tables.table import to_csv, to_latex, to_markdown
+from odegrad.reports.tables.table import csv_text, to_csv, to_latex, to_markdown
 from odegrad.reports.tables.tuning import trials
 
 
@@ -83,9 +83,9 @@ def write_report(
             tables / "summary.md": to_markdown(results_of),
             tables / "summary.csv": to_csv(results_of),
             tables / "summary.tex": to_latex(results_of),
-            tables / "across.csv": str(across(results_of).to_csv(index=False)),
-            tables / "optimizers.csv": str(optimizers(results_of).to_csv(index=False)),
-            tables / "tuning.csv": str(trials(frame).to_csv(index=False)),
+            tables / "across.csv": csv_text(across(results_of)),
+            tables / "optimizers.csv": csv_text(optimizers(results_of)),
+            tables / "tuning.csv": csv_text(trials(frame)),
         }
         if verdicts:
             texts[tables / "claims.md"] = claims_text.to_markdown(verdicts)

@@ -11,7 +11,7 @@ from odegrad.reports.page.files import write_texts
 from odegrad.reports.page.render import environment, page_table
 from odegrad.reports.tables.changes import Changes
 from odegrad.reports.tables.columns import PageColumn
-from odegrad.reports.tables.table import markdown_text
+from odegrad.reports.tables.table import csv_text, markdown_text
 
 _NAMED = tuple(PageColumn(name, name, right=False) for name in ("task", "method", "variant"))
 CHANGES = (
@@ -71,7 +71,7 @@ def write(changes: Changes, before: str, after: str, out: Path) -> list[Path]:
     return write_texts(
         {
             out / "changes.md": to_markdown(changes),
-            out / "changes.csv": str(changes.table.to_csv(index=False)),
+            out / "changes.csv": csv_text(changes.table),
             out / "changes.html": page(changes, before, after),
         }
     )

@@ -12,6 +12,7 @@ from odegrad.reports.figures.drawing import render
 from odegrad.reports.page.files import write_texts
 from odegrad.reports.page.render import PageTable, data_uri, environment, page_table
 from odegrad.reports.tables.columns import PageColumn
+from odegrad.reports.tables.table import csv_text
 from odegrad.reports.trends import Trends, TrendStep, shown
 from odegrad.reports.units import count
 
@@ -94,7 +95,7 @@ def write(trends: Trends, option: Sequence[str], out: Path) -> list[Path]:
         If ``out`` cannot be written.
     """
     table = _frame(rows(trends, [*trends.steps, *trends.drifts]), ("commits", *_names(trends)))
-    return write_texts({out / "steps.csv": str(table.to_csv(index=False)), out / "history.html": page(trends, option)})
+    return write_texts({out / "steps.csv": csv_text(table), out / "history.html": page(trends, option)})
 
 
 def _names(trends: Trends) -> tuple[str, ...]:

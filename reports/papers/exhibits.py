@@ -11,7 +11,7 @@ from odegrad.reports.figures.drawing import Drawn, draw_all
 from odegrad.reports.figures.kinds import FigureKind
 from odegrad.reports.summary import Results
 from odegrad.reports.tables.columns import PageColumn
-from odegrad.reports.tables.table import latex_lines, markdown_lines
+from odegrad.reports.tables.table import csv_text, latex_lines, markdown_lines
 from odegrad.reports.units import MISSING
 
 
@@ -107,5 +107,5 @@ def texts(made: MadeTable) -> dict[str, str]:
     return {
         "md": "\n".join([*markdown_lines(heads, rows), "", made.declared.title, ""]),
         "tex": "\n".join([f"% {made.declared.title}", *latex_lines(heads, rows, grouped), ""]),
-        "csv": str(made.frame.to_csv(index=False)),
+        "csv": csv_text(made.frame),
     }

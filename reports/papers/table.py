@@ -8,7 +8,7 @@ import pandas as pd
 from odegrad.reports import units
 from odegrad.reports.papers.verdict import ClaimVerdict
 from odegrad.reports.summary import rows_of
-from odegrad.reports.tables.table import latex_lines, markdown_text
+from odegrad.reports.tables.table import csv_text, latex_lines, markdown_text
 
 COLUMNS = (
     "claim", "task", "verdict", "effect", "low", "high", "spread", "needed", "target", "target_value", "agreeing",
@@ -84,7 +84,7 @@ def to_markdown(verdicts: Sequence[ClaimVerdict]) -> str:
 
 def to_csv(verdicts: Sequence[ClaimVerdict]) -> str:
     """Return ``claims_table`` as CSV: full numbers, empty where there is none."""
-    return str(claims_table(verdicts).to_csv(index=False))
+    return csv_text(claims_table(verdicts))
 
 
 def to_latex(verdicts: Sequence[ClaimVerdict]) -> str:

@@ -116,7 +116,7 @@ def to_markdown(frame: Source) -> str:
 
 def to_csv(frame: Source) -> str:
     """Return the summary as CSV: full numbers, units in the columns' names, empty where nothing was measured."""
-    return str(summary(frame).to_csv(index=False))
+    return csv_text(summary(frame))
 
 
 def to_latex(frame: Source) -> str:
@@ -125,7 +125,7 @@ def to_latex(frame: Source) -> str:
         [(c.heading, c.right) for c in COLUMNS_SHOWN],
         [[c.text(row) for c in COLUMNS_SHOWN] for row in rows_of(with_spread(frame))],
     )
-    failed = [f"% failed: {line}" for line in failure_lines(failures(frame))]
+    failed = [f"% failed: {one_line(line)}" for line in failure_lines(failures(frame))]
     return "\n".join([*failed, LATEX_NOTE, *body, ""])
 
 
@@ -148,6 +148,25 @@ def latex_lines(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]
     sides = "".join("r" if right else "l" for _, right in heads)
     top = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", first, r"\midrule"]
     return [*top, *lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` in one line: what is behind the end of a line would be live in LaTeX and in Markdown."""
+    return " ".join(text.split()) if not text.isprintable() else text
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Return a table as CSV in which no text is a formula to a program that opens it."""
+    shown = table.copy(deep=False)
+    for name, column in table.items():
+        if not pd.api.types.is_numeric_dtype(column):
+            shown[name] = column.map(lambda v: _harmless(v) if isinstance(v, str) else v)
+    return str(shown.to_csv(index=False))
+
+
+def _harmless(text: str) -> str:
+    line = one_line(text)
+    return f"'{line}" if _FORMULA.match(line) else line
 
 
 def _metric_value(row: Any) -> str:
@@ -200,9 +219,12 @@ def _empty_table(columns: list[tuple[str, bool]]) -> Table:
 
 def markdown_text(text: str) -> str:
     """Return ``text`` with what Markdown and HTML would read as markup made harmless."""
-    harmless = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    harmless = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", harmless)
 
+
+_FORMULA = re.compile(r"[=+@]|-(?![\d.]*\d(e[+-]?\d+)?$)(?=.)")
+"""What a spreadsheet would compute."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -221,7 +243,7 @@ _LATEX = {
 
 def _latex(text: str, number: bool) -> str:
     """Return ``text`` for LaTeX; in numbers ``1.2e-07`` becomes a power of ten."""
-    escaped = "".join(_LATEX.get(c, c) for c in text)
+    escaped = "".join(_LATEX.get(c, c) for c in one_line(text))
     if not number:
         return escaped
     return re.sub(r"(\d\.?\d*)e([+-]\d+)", lambda m: rf"${m[1]}\times10^{{{int(m[2])}}}$", escaped)

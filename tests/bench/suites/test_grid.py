@@ -7,6 +7,8 @@ import pytest
 
 from odegrad.errors import SuiteError
 from odegrad.records.record import Run
+from odegrad.suites.grid import check_count, count_runs, method_cells, solver_cells
+from odegrad.suites.schema import validate
 from odegrad.suites.suite import load_suite
 
 SMALL = """
@@ -167,3 +169,31 @@ def test_later_fields_leave_older_ids_alone():
     old = Run("quick", "digits", "tiny", "naive", "adam", "dopri5", 0, 1e-3, 1e-3, 80, method="naive")
     assert old.run_id == "4936439e15061823"
     assert Run(**{**old.__dict__, "evaluations": 40}).run_id != old.run_id
+
+
+def test_a_grid_is_counted_before_it_is_expanded():
+    """A thousand million runs are refused at once; the count of an ordinary suite is that of its runs."""
+    whole = {
+        "name": "m",
+        "methods": [{"gradient": "interpolation", "gradient_options": {"num_nodes": [4, 8]}}, "naive"],
+    }
+    whole |= {"optimizers": ["adam", {"name": "sgd", "options": {"lr": [0.1, 0.2]}}], "tolerances": [1e-3, 1e-4]}
+    whole |= {"solvers": [{"name": "dopri5"}], "tasks": [{"name": "linear", "size": ["tiny", "default"]}]}
+    content = validate(whole, "m.toml")
+    cells = [cell for place in range(2) for cell in method_cells(content, place)]
+    assert count_runs(content) == len(cells) * len(solver_cells(content)) * 2
+    huge = validate(whole | {"seeds": list(range(1000)), "tolerances": [1e-3 / (i + 1) for i in range(1000)]}, "m.toml")
+    with pytest.raises(SuiteError, match=r"m\.toml: expected at most 1,000,000 runs, got 18,000,000 before include"):
+        check_count(huge, "m.toml")
+
+
+@pytest.mark.parametrize(("key", "value"), [("iterations", 10**10), ("seeds", [2**63]), ("evaluations", 10**400)])
+def test_numbers_have_upper_bounds(key, value):
+    """What cannot end, or fits in no column, is refused with the bound."""
+    whole = {"name": "m", "methods": ["naive"], "solvers": [{"name": "rk4"}], "tasks": [{"name": "linear"}]}
+    if key == "iterations":
+        whole["tasks"][0][key] = value
+    else:
+        whole[key] = value
+    with pytest.raises(SuiteError, match=r"expected a number (of at most 1000000000|less than 9223372036854775808)"):
+        validate(whole, "m.toml")

@@ -11,7 +11,15 @@ from rich.console import Console
 
 from odegrad.records.record import Status
 from odegrad.reports.summary import summary
-from odegrad.reports.tables.table import print_table, to_csv, to_latex, to_markdown
+from odegrad.reports.tables.table import (
+    csv_text,
+    latex_lines,
+    markdown_lines,
+    print_table,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 
 NAIVE = {
     "metric_value": 0.95561, "nfe_forward": 20, "nfe_backward": 0, "gradient_relative_error": 2.41e-4,
@@ -145,3 +153,21 @@ def test_latex_compiles(mixed, frame_of, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+
+
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+1", "@SUM(A1)", "-2+3", "\t=1", "\r=1"])
+def test_no_text_is_a_formula_in_csv(text):
+    """A spreadsheet shows it as text; numbers and dashes stay as they are."""
+    table = pd.DataFrame({"method": [text, "-1.5e-3", "-", "a=b"], "value": [-1.0, 2.0, 3.0, 4.0]})
+    found = pd.read_csv(io.StringIO(csv_text(table)), dtype={"method": str})
+    assert found["method"].tolist() == [f"'{text.strip()}", "-1.5e-3", "-", "a=b"]
+    assert found["value"].tolist() == [-1.0, 2.0, 3.0, 4.0]
+
+
+def test_the_end_of_a_line_in_a_name_ends_no_line():
+    """Neither in LaTeX, where the rest would be live, nor in Markdown."""
+    rows = [["a\n\\input{/etc/passwd}\r\u2028b", "1"]]
+    (line,) = [line for line in latex_lines([("method", False), ("n", True)], rows) if "passwd" in line]
+    assert line.startswith(r"a \textbackslash{}input\{")
+    assert len(markdown_lines([("method", False), ("n", True)], rows)) == 3
+    assert all(len(line.splitlines()) == 1 for line in markdown_lines([("method", False), ("n", True)], rows))
