@@ -35,9 +35,12 @@ def verdict(state):
     return GateVerdict((GateFinding("run", "vjps", state, 1, 2, "why"),), ("run",), 1, 0, {})
 
 
-def comparison(word):
+SPENT = "The budget of 1 s was spent: naive was not measured. A larger budget measures them."
+
+
+def comparison(word, *notes):
     table = Comparison([{"gradient": "naive", "exact": True, "verdict": word}], columns=list(COLUMNS))
-    table.advice = "Take naive."
+    table.advice, table.notes = "Take naive.", list(notes)
     return table
 
 
@@ -83,10 +86,12 @@ CASES = {
     ),
     "compare": Case(
         ["compare", "mine.py:build"], "odegrad.advice.of_users.compare_users",
-        {0: [comparison("accurate"), comparison("refused: no")], 3: [comparison("failed: x")]},
+        {0: [comparison("accurate"), comparison("refused: no"), comparison("accurate", "The reference is known to 1.")],
+         3: [comparison("failed: x"), comparison("failed: x", SPENT)], 4: [comparison("not measured", SPENT)]},
     ),
     "diagnose": Case(
-        ["diagnose", "linear"], "odegrad.advice.of_users.examined", {0: [{"plain": {}, "tables": [], "sentences": []}]}
+        ["diagnose", "linear"], "odegrad.advice.of_users.examined",
+        {code: [{"plain": {"notes": notes}, "tables": [], "sentences": []}] for code, notes in ((0, []), (4, [SPENT]))},
     ),
     "gate": Case(
         ["gate", "gate", "--baseline", "gate.json"], "odegrad.gate.command.run_gate",
