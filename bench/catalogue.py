@@ -58,7 +58,7 @@ def _task(name: str, kind: str, offline: bool, place: str, sentence: str) -> Tas
     return Task(name, kind, sentence, f"odegrad.datasets.tasks.{place}", offline)
 
 
-PEERS = ("torchdiffeq", "torchode", "TorchDiffEqPack", "torchdyn", "xitorch")
+PEERS = ("torchdiffeq", "torchode", "TorchDiffEqPack", "torchdyn", "xitorch", "diffrax")
 """The families of other libraries' methods: each library is one."""
 
 _BACKWARDS = "solves costate and parameter gradient backwards, reads the state from"
@@ -116,6 +116,10 @@ METHODS: tuple[Method, ...] = (
             "torchdyn's ODEProblem with sensitivity interpolated_adjoint, as published"),
     _method("xitorch_adjoint", False, "xitorch", "peers.xitorch:XitorchAdjoint",
             "xitorch.integrate.solve_ivp, as published"),
+    _method("diffrax_checkpointed", True, "diffrax", "peers.diffrax:DiffraxCheckpointed",
+            "diffrax with RecursiveCheckpointAdjoint, compiled by jax"),
+    _method("diffrax_backsolve", False, "diffrax", "peers.diffrax:DiffraxBacksolve",
+            "diffrax with BacksolveAdjoint, compiled by jax"),
 )  # fmt: skip
 """Gradient methods and published pairs, in the order of every table and figure."""
 

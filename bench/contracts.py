@@ -4,7 +4,7 @@
 ``[batch, *state]`` or a tuple of such. Methods and tasks know only this page; neither knows that it is measured.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
@@ -155,6 +155,8 @@ class Peer:
     """Whether it tells an observer of its steps; if not, they are not counted."""
     takes_norm: bool = False
     """Whether it can be told to leave parts of the state out of its error norm."""
+    seen: bool = True
+    """Whether it computes by torch's operators on torch's storages; if not, neither is counted."""
 
 
 @dataclass(frozen=True)
@@ -329,6 +331,31 @@ class PredictsBytes(Protocol):
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost on a problem of these sizes."""
+        ...
+
+
+@runtime_checkable
+class CallsHeard(Protocol):
+    """A field that counts its calls, and is told of those that happen where its own code does not run."""
+
+    inner: Any
+    """The field that is counted."""
+
+    def heard_call(self) -> None:
+        """Count a call."""
+        ...
+
+    def heard_product(self) -> None:
+        """Count a vector-Jacobian product."""
+        ...
+
+
+@runtime_checkable
+class CompilesPrograms(Protocol):
+    """A gradient method that compiles programs of its own for a field."""
+
+    def compile_seconds(self, modules: Iterable[nn.Module]) -> float:
+        """Return the seconds that compiling for fields among ``modules`` has taken in this process."""
         ...
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from odegrad.catalogue import GRADIENTS, OPTIMIZERS, PAIRS, REGULARISERS, SOLVERS, TASKS
 from odegrad.exits import exit_table
+from odegrad.methods.peers.diffrax import DIFFRAX
 from odegrad.methods.peers.mapping import PeerMapping
 from odegrad.methods.peers.torchdiffeq import TORCHDIFFEQ
 from odegrad.methods.peers.torchdiffeqpack import LEAPFROG, TORCHDIFFEQPACK
@@ -110,18 +111,27 @@ that would bring another torch, so it is installed without them:
 `pip install --no-deps torchdyn torchcde torchsde pytorch-lightning lightning-utilities torchmetrics attrs tqdm boltons
 trampoline`.
 
+`pip install -c constraints.txt '.[jax]'` brings diffrax. Its methods translate the field from torch to jax: traced once
+at its shapes, every operator by its counterpart, and held against torch in value and vector-Jacobian product before
+the first solve (1e-12 in float64, 1e-4 in float32; tests hold every task that works offline to 1e-12). An operator
+without a counterpart is named, and the row is a refusal. Solve and pull-back are one compiled program each, on one
+thread; `compile_seconds` is a column of its own, times wait for the result, and f calls and products are counted by
+callbacks from inside the program. What jax computes is not seen by torch's counters: operators, FLOPs and bytes are
+empty, not zero.
+
 ## What is mapped
 
-Times, tolerances and the initial state go to every library as they are; a state of several parts goes to all but
-torchdiffeq as one tensor `[batch, n]`. The step control of all is the elementary one, with safety 0.9 and a step that
-changes by a factor of 0.2 to 10. What is not listed here is refused.
+Times, tolerances and the initial state go to every library as they are; a state of several parts goes to torchode,
+TorchDiffEqPack, torchdyn and xitorch as one tensor `[batch, n]`. The step control of all is the elementary one, with
+safety 0.9 and a step that changes by a factor of 0.2 to 10. What is not listed here is refused.
 
 """
 
 PEER_REFUSED = """
-No library is told `compile`, `sees = "tangent"`, `control = "pi"` or `max_steps`; none but torchdiffeq tells of its
-steps, so that the columns of steps are empty and not zero. A field must have trained parameters only, since the
-libraries differentiate by all that it has.
+No library is told `compile`, `sees = "tangent"` or `control = "pi"`, and `max_steps` only where it is listed. None but
+torchdiffeq tells of its steps, so that the columns of steps are empty and not zero. To all but torchdiffeq a field must
+have trained parameters, and to torchode, TorchDiffEqPack, torchdyn and xitorch no others, since these differentiate by
+all that it has.
 
 ## What is known to be wrong
 
@@ -137,6 +147,7 @@ MAPPINGS: Sequence[tuple[str, PeerMapping]] = (
     ("torchdiffeqpack_mali", LEAPFROG),
     ("torchdyn_*", TORCHDYN),
     ("xitorch_adjoint", XITORCH),
+    ("diffrax_*", DIFFRAX),
 )
 """Methods -> how their library is told of a solver."""
 

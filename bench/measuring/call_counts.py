@@ -20,6 +20,9 @@ from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.reference.subject import Subject
 from odegrad.states import parts
 
+OF_TORCH = ("operators_forward", "operators_backward", "flops_forward", "flops_backward", "host_syncs")
+"""Columns that only torch's own work has."""
+
 Sample = Callable[[Solve], bool]
 """Takes curvature samples by a solve, and says whether it has."""
 
@@ -90,6 +93,8 @@ def count_columns(
     columns |= _systems(counts, method.traits.backward_phase, implicit=solver.implicit)
     with subject.left_as_it_was():
         columns |= _operators(subject, method, solver)
+    if method.traits.peer is not None and not method.traits.peer.seen:
+        columns |= dict.fromkeys(OF_TORCH)
     with subject.left_as_it_was():
         costs = solve_costs(solves, solver, method.traits.backward_phase)
     # what a replay of outputs inside of steps costs more is no part of the model

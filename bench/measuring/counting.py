@@ -101,6 +101,15 @@ class CountedField(nn.Module):
         out = tuple(next(marked) if p.requires_grad else p for p in pieces)
         return out[0] if isinstance(dy, Tensor) else out
 
+    def heard_call(self) -> None:
+        """Count a call that happens where this code does not run: its time is not known."""
+        self.counts.calls[self.counts.phase] += 1
+        self.counts.times_hidden = True
+
+    def heard_product(self) -> None:
+        """Count a vector-Jacobian product there."""
+        self.counts.vjps[self.counts.phase] += 1
+
     def _look_at(self, t: Tensor, interval: Tensor) -> None:
         """Count a ``t`` outside of the interval as its own dtype holds it."""
         ends = interval.to(t.dtype)

@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from odegrad.binding import next_solve, next_tap, samples_by_itself, solve_with
-from odegrad.contracts import Split, equivalent_solver
+from odegrad.contracts import CompilesPrograms, Split, equivalent_solver
 from odegrad.diagnosis.probe import largest_norms
 from odegrad.errors import InfrastructureError, NonFiniteError, UnknownNameError
 from odegrad.machine.conditions import snapshot, taints
@@ -154,6 +154,9 @@ def memory(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # no
 def measure_memory(built: Built) -> dict[str, Any]:
     """Return the columns of the memory pass on what was built."""
     built = built.uncompiled()
+    peer = built.method.traits.peer
+    if peer is not None and not peer.seen:
+        return {"saved_bytes": None, "peak_bytes": None}
     batch, subject = built.problem.batch(0), of_training(built.problem)
     subject.pull_back(subject.loss(solve_with(built.method, built.solver)))
     return measured_bytes(subject, lambda: next_solve(built.optimizer, built.method, built.solver, batch))
@@ -166,6 +169,8 @@ def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  #
     timings = time_iterations(built.problem, built.method, built.solver, built.optimizer, BUDGET_SECONDS)
     after = snapshot(run.device)
     compiling = compile_seconds(built.problem.model.modules()) if built.solver.compile else None
+    if isinstance(built.method, CompilesPrograms):
+        compiling = built.method.compile_seconds(built.problem.model.modules())
     return {
         "compile_seconds": compiling,
         "forward_seconds": statistics.median(timings.forward),

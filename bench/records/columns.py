@@ -285,7 +285,7 @@ COLUMNS: tuple[Column, ...] = (
         "taints", "time", "what disturbed the time pass, with commas: load,throttled; empty: nothing",
         deterministic=False,
     ),
-    _seconds("compile_seconds", "time", "time that compiling the solver's step took, if it is", Compared.RATIO),
+    _seconds("compile_seconds", "time", "time that compiling the step, or a library's programs, took", Compared.RATIO),
     _error(
         "gradient_relative_error", "count", "distance to the float64 reference gradient, relative", "gradient error"
     ),

@@ -90,6 +90,7 @@ FAMILIES = {
     "TorchDiffEqPack": (GREEN, "os"),
     "torchdyn": (RED, "^vD"),
     "xitorch": (SKY, "o"),
+    "diffrax": (PINK, "sD"),
     "adaptive rates": (BLUE, "o<>"),
     "gradient descent": (ORANGE, "s"),
     "curvature": (PINK, "D"),  # a pair and its optimizer have one name, and one look
