@@ -132,6 +132,14 @@ def build_solver(name: str, rtol: float, atol: float, options: Mapping[str, Scal
     return make_solver(name, rtol=rtol, atol=atol, **dict(options or {}))  # type: ignore[arg-type]
 
 
+def solver_for(method: GradientMethod, wanted: OneStepSolver) -> OneStepSolver | None:
+    """Return ``wanted``, or ``alf`` at its tolerances if the method takes no other; None if it takes neither."""
+    if method.refuses(wanted) is None:
+        return wanted
+    other = build_solver("alf", wanted.controller.rtol, wanted.controller.atol)
+    return other if method.refuses(other) is None else None
+
+
 def build_optimizer(name: str, problem: Problem, options: Mapping[str, Scalar] | None = None) -> optim.Optimizer:
     """Return the optimizer ``name`` over ``problem``: the task's own settings for it, overridden by ``options``."""
     factory = optimizers.get(name)

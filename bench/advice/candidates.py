@@ -18,7 +18,7 @@ from odegrad.reference.allowance import Allowance, Tell, in_silence
 from odegrad.reference.reference import Reference
 from odegrad.reference.subject import Subject
 from odegrad.reference.two_ways import relative_distance
-from odegrad.registry import build_gradient, build_solver
+from odegrad.registry import build_gradient, solver_for
 from odegrad.reports.units import count, error, memory
 
 MEASURING_SHARE = 0.7
@@ -49,13 +49,10 @@ def candidate(chosen: str | tuple[str, Mapping[str, Scalar]], solver: OneStepSol
     name, settings = (chosen, {}) if isinstance(chosen, str) else chosen
     method = build_gradient(name, settings)
     row: dict[str, Any] = {"gradient": name, "exact": method.traits.exact}
-    reason = method.refuses(solver)
-    if reason is not None:
-        other = build_solver("alf", solver.controller.rtol, solver.controller.atol)
-        if method.refuses(other) is not None:
-            return Candidate(method, solver, row | {"verdict": f"refused: {reason}"})
-        solver = other
-    return Candidate(method, solver, row)
+    taken = solver_for(method, solver)
+    if taken is None:
+        return Candidate(method, solver, row | {"verdict": f"refused: {method.refuses(solver)}"})
+    return Candidate(method, taken, row)
 
 
 class NaiveGradients:

@@ -23,7 +23,15 @@ from odegrad.measuring.training import evaluation_points
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.records.replacing import replacing
 from odegrad.reference.allowance import Tell, in_silence
-from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported, tasks
+from odegrad.registry import (
+    build_gradient,
+    build_optimizer,
+    build_solver,
+    build_task,
+    check_supported,
+    solver_for,
+    tasks,
+)
 from odegrad.reports.canvas import style
 from odegrad.reports.figures import log_norm
 from odegrad.reports.units import error, significant
@@ -234,9 +242,8 @@ def is_task_class(name: str) -> bool:
 
 def _any_solver(method: str) -> Any:
     """Return a solver that the method takes, dopri5 or alf; dopri5 if it takes neither, for the refusal's reason."""
-    built = build_gradient(method)
-    choice = [build_solver(solver, 1e-5, 1e-6) for solver in ("dopri5", "alf")]
-    return next((s for s in choice if built.refuses(s) is None), choice[0])
+    dopri5 = build_solver("dopri5", 1e-5, 1e-6)
+    return solver_for(build_gradient(method), dopri5) or dopri5
 
 
 def _trained(problem: Problem, iterations: int, rtol: float, atol: float) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from odegrad.registry import (
     check_supported,
     gradients,
     is_foreign,
+    solver_for,
     tasks,
 )
 from odegrad.user.files import load_from_file
@@ -146,8 +147,8 @@ def shared_loop_methods() -> list[str]:
 
 def suitable_solver(method: GradientMethod) -> OneStepSolver:
     """Return the first of dopri5 and alf that ``method`` takes, dopri5 if none."""
-    solvers = [build_solver(name, 1e-7, 1e-9) for name in ("dopri5", "alf")]
-    return next((s for s in solvers if method.refuses(s) is None), solvers[0])
+    dopri5 = build_solver("dopri5", 1e-7, 1e-9)
+    return solver_for(method, dopri5) or dopri5
 
 
 def run_check(check: Callable[..., Iterator[CheckResult]], *subject: Any) -> Iterator[CheckResult]:

@@ -29,7 +29,7 @@ from odegrad.reference.reference import Reference, reference
 from odegrad.reference.sensitivity import sensitivity_error
 from odegrad.reference.subject import Subject, of_model
 from odegrad.reference.two_ways import relative_distance
-from odegrad.registry import build_gradient, build_solver, default_gradients, gradients
+from odegrad.registry import build_gradient, build_solver, default_gradients, gradients, solver_for
 from odegrad.states import flatten, mapped
 from odegrad.user.models import Model
 
@@ -265,9 +265,8 @@ def _observe(
     tell(true.reason or f"the reference is known to {true.error:.1e}")
     seen = []
     for name in names:
-        method, mine = build_gradient(name), solver
-        if method.refuses(solver) is not None:
-            mine = build_solver("alf", solver.controller.rtol, solver.controller.atol)
+        method = build_gradient(name)
+        mine = solver_for(method, solver) or solver
         error, failure = None, f"{UNOBSERVED}: {allowance} was spent"
         if not allowance.over(UNTIL_OBSERVED):
             error, failure = _observed(method, subject, true, mine)
