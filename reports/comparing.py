@@ -14,7 +14,7 @@ from scipy import stats
 
 from odegrad.errors import UsageError
 from odegrad.records.record import Status
-from odegrad.reports.statistics import LEAST, Floats, Interval, MedianInterval, median, median_interval
+from odegrad.reports.statistics import MIN_VALUES, Floats, Interval, MedianInterval, median, median_interval
 from odegrad.reports.summary import Results, Source
 
 BLOCK = ["task", "size", "iterations", "solver", "rtol", "atol", "device", "dtype", "seed"]
@@ -107,8 +107,8 @@ def interquartile_interval(
     """Return the percentile interval of the interquartile mean, seeds resampled within each task.
 
     The stratified bootstrap of Agarwal et al. (2021): the tasks are fixed, the seeds are a sample. It holds the mean
-    less often than ``level`` says: at 0.95 in 0.85 to 0.95 of cases from ``LEAST`` seeds of a task on, in 0.5 to 0.8 of
-    cases from two (simulated in the tests). The ends are NaN where a task has fewer than ``LEAST``.
+    less often than ``level`` says: at 0.95 in 0.85 to 0.95 of cases from ``MIN_VALUES`` seeds of a task on, in 0.5 to
+    0.8 of cases from two (simulated in the tests). The ends are NaN where a task has fewer than ``MIN_VALUES``.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def interquartile_interval(
     tasks = [np.asarray(task, dtype=float) for task in scores]
     if not tasks or any(not task.size or np.isnan(task).any() for task in tasks):
         raise UsageError("scores: expected at least one number in every task and no NaN; give failed runs the worst")
-    if min(task.size for task in tasks) < LEAST:
+    if min(task.size for task in tasks) < MIN_VALUES:
         return Interval(math.nan, math.nan)
     rng = np.random.default_rng(seed)
     drawn = np.concatenate([task[rng.integers(0, task.size, (resamples, task.size))] for task in tasks], axis=1)

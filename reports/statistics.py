@@ -16,7 +16,7 @@ LEVEL = 0.95
 """Least coverage of an interval."""
 ERROR_RATE = 0.05
 """How often a verdict may be wrong where there is no effect."""
-LEAST = 6
+MIN_VALUES = 6
 """Values from which a median has an interval of ``LEVEL``: all of n lie on one side of it with 2 / 2^n, 0.031 of 6."""
 
 Floats = NDArray[np.float64]
@@ -70,7 +70,7 @@ def median_interval(values: Iterable[float | None], level: float = LEVEL) -> Med
     Returns
     -------
     MedianInterval
-        Without ends where no two values reach the level: below ``LEAST`` values at 0.95.
+        Without ends where no two values reach the level: below ``MIN_VALUES`` values at 0.95.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def _place(number: int, level: float) -> tuple[int, float]:
 
 
 def ends(values: Iterable[float | None], what: str) -> tuple[float, float, str]:
-    """Return the interval of the median, or below ``LEAST`` values their range, with what it is.
+    """Return the interval of the median, or below ``MIN_VALUES`` values their range, with what it is.
 
     The text is ``96 % interval of 6 seeds`` or ``range of 3 seeds``; a range has no coverage to speak of. ``what`` is
     the word for the values.
@@ -140,4 +140,4 @@ def holm(p_values: Floats) -> Floats:
 
 def least_seeds(comparisons: int = 1) -> int:
     """Return from how many seeds on so many sign tests can decide together, where every seed says the same."""
-    return max(LEAST, math.ceil(math.log2(max(comparisons, 1) / ERROR_RATE)))
+    return max(MIN_VALUES, math.ceil(math.log2(max(comparisons, 1) / ERROR_RATE)))

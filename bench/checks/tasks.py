@@ -22,9 +22,9 @@ from odegrad.reference.subject import of_problem
 from odegrad.registry import build_gradient, build_optimizer, build_solver
 
 CPU = torch.device("cpu")
-LEAST_ITERATIONS, MOST_ITERATIONS = 15, 50
+MIN_ITERATIONS, MAX_ITERATIONS = 15, 50
 """Training iterations, a tenth of the task's own, after which the loss must have fallen."""
-LEAST_FALL = 0.1
+MIN_FALL = 0.1
 """Part of the first loss by which it must have fallen; half a nat will do too."""
 TASK_MEMBERS = ("info", "training", "build")
 PROBLEM_MEMBERS = ("model", "fields", "training", "batch", "probe_batch", "loss", "evaluate", "dynamics")
@@ -246,7 +246,7 @@ def learning(task: Task) -> Iterator[CheckResult]:
     """T7: within a few iterations of the default optimizer the loss falls and the metric improves."""
     problem, solve = _built(task), solving(_trusted(task))
     of_task = task.training(task.info.sizes[0]).iterations
-    iterations = min(max(LEAST_ITERATIONS, of_task // 10), MOST_ITERATIONS)
+    iterations = min(max(MIN_ITERATIONS, of_task // 10), MAX_ITERATIONS)
     start = problem.evaluate(solve)
     optimizer = build_optimizer(problem.training.default_optimizer, problem)
     losses = []
@@ -258,7 +258,7 @@ def learning(task: Task) -> Iterator[CheckResult]:
         losses.append(loss.item())
     end = sum(losses[-3:]) / 3
     fallen = max(losses[0] - end, 0.0)
-    threshold = min(0.5, LEAST_FALL * abs(losses[0]))
+    threshold = min(0.5, MIN_FALL * abs(losses[0]))
     detail = f"loss {losses[0]:.3g}, and {end:.3g} after {iterations} of {of_task} iterations"
     yield CheckResult("T7 loss falls", fallen > threshold, fallen, threshold, detail)
     metric = problem.evaluate(solve)

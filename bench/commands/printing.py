@@ -13,7 +13,7 @@ from rich.text import Text
 
 PIPE_WIDTH = 250
 """Characters of a line where standard output is no terminal, so that a table in a file or a pipe is not cut."""
-LEAST_WRAPPED = 24
+MIN_WRAPPED = 24
 """Characters of a table's last column where text is wrapped, at least: a narrower one is hard to read."""
 
 
@@ -32,7 +32,7 @@ def print_rows(rows: Sequence[dict[str, Any]], as_json: bool, title: str, wrap: 
         return
     table = Table(title=title, title_justify="left")
     for place, column in enumerate(rows[0] if rows else ()):
-        least = LEAST_WRAPPED if wrap and place == len(rows[0]) - 1 else None
+        least = MIN_WRAPPED if wrap and place == len(rows[0]) - 1 else None
         table.add_column(column.replace("_", " "), no_wrap=place == 0, min_width=least)  # a name is whole to be typed
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))

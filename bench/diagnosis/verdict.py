@@ -10,7 +10,7 @@ STIFF_SHARE = 0.5
 """Stiff: the stability region alone asks for more than this share of the steps taken."""
 BLIND = 0.1
 """From this sensitivity error on a solver's steps are too coarse for the gradient, whatever they are for the state."""
-LEAST_STEPS = 5.0
+MIN_STEPS = 5.0
 """A problem with less than so many steps for stability is not stiff, however few it takes."""
 
 
@@ -32,7 +32,7 @@ def nature(growth: Growth) -> str:
 def is_stiff(diagnosis: Diagnosis) -> bool:
     """Return whether the step size of an explicit method is set by stability rather than by accuracy."""
     wanted = diagnosis.steps_for_stability
-    return wanted >= LEAST_STEPS and wanted > STIFF_SHARE * diagnosis.steps
+    return wanted >= MIN_STEPS and wanted > STIFF_SHARE * diagnosis.steps
 
 
 def sentences(diagnosis: Diagnosis) -> list[str]:

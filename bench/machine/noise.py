@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from odegrad.errors import UsageError
-from odegrad.reports.statistics import LEAST, median, median_interval
+from odegrad.reports.statistics import MIN_VALUES, median, median_interval
 
 SIZE, PRODUCTS, SMALL_OPERATORS = 256, 4, 400
 """Of the kernel: some milliseconds, half in products that arithmetic bounds, half in operators that Python bounds."""
@@ -76,8 +76,10 @@ def noise(ratios: Sequence[float]) -> Noise:
     UsageError
         If they are too few for an interval.
     """
-    if len(ratios) < LEAST:
-        raise UsageError(f"pairs: expected at least {LEAST}, from which a median has an interval, got {len(ratios)}")
+    if len(ratios) < MIN_VALUES:
+        raise UsageError(
+            f"pairs: expected at least {MIN_VALUES}, from which a median has an interval, got {len(ratios)}"
+        )
     interval = median_interval(ratios)
     farther = max(abs(math.log(interval.low)), abs(math.log(interval.high)))
     return Noise(len(ratios), median(ratios), interval.low, interval.high, math.expm1(2 * farther))

@@ -17,7 +17,7 @@ from odegrad.reference.subject import Subject, of_training
 from odegrad.states import put_back
 
 WARM_UPS = 2
-LEAST_REPEATS, MOST_REPEATS = 3, 200
+MIN_REPEATS, MAX_REPEATS = 3, 200
 RELATIVE_INTERVAL = 0.02
 BUDGET_SECONDS = 0.4
 """Of one round; ``odegrad.records.rounds`` says how many a run has."""
@@ -35,10 +35,10 @@ class Timings:
     def relative_interval(self) -> float:
         """Return half the width of the median iteration's 95 % interval (order statistics), relative to the median.
 
-        Infinite before ``LEAST_REPEATS``.
+        Infinite before ``MIN_REPEATS``.
         """
         total = [sum(parts) for parts in zip(self.forward, self.backward, self.update, strict=True)]
-        return relative_interval(total) if len(total) >= LEAST_REPEATS else math.inf
+        return relative_interval(total) if len(total) >= MIN_REPEATS else math.inf
 
     def settled(self) -> bool:
         """Return whether the median iteration is known to ``RELATIVE_INTERVAL``."""
@@ -62,7 +62,7 @@ def time_iterations(
 
     Parameters and optimizer are put back after every update, so that every repeat times the same work. An optimizer
     that learns from curvature samples takes them in the first warm-up; the repeats time its ordinary iteration. Repeats
-    end when the median is settled or ``budget`` seconds are spent, not before ``LEAST_REPEATS``.
+    end when the median is settled or ``budget`` seconds are spent, not before ``MIN_REPEATS``.
     """
     timings, batch, subject = Timings(), problem.batch(0), of_training(problem)
     parameters = [p.detach().clone() for p in problem.model.parameters()]
@@ -72,9 +72,9 @@ def time_iterations(
     gc.disable()
     try:
         started = perf_counter()
-        while len(timings.forward) < MOST_REPEATS and not timings.settled():
+        while len(timings.forward) < MAX_REPEATS and not timings.settled():
             warm = len(timings.warm_up) < WARM_UPS
-            if not warm and perf_counter() - started > budget and len(timings.forward) >= LEAST_REPEATS:
+            if not warm and perf_counter() - started > budget and len(timings.forward) >= MIN_REPEATS:
                 break
             solve = solve_with(method, solver)
             if state is None:

@@ -25,7 +25,7 @@ Labels = npt.NDArray[np.int64]
 NOT_WHAT_IT_SHOULD_BE = (BadGzipFile, zlib.error, EOFError, ValueError, KeyError)
 """What scikit-learn raises of a download that is cut short, has another hash, or is not OpenML's answer."""
 
-LEAST_RATIO = 1.5
+MIN_RATIO = 1.5
 """By how much neighbours must differ more in the wrong layout of colour images than in the right one."""
 LAYOUT_IMAGES = 1_000
 
@@ -165,9 +165,9 @@ def images_of_rows(rows: Pixels, channels: int, side: int, name: str) -> Pixels:
         return planes
     together = rows.reshape(-1, side, side, channels).transpose(0, 3, 1, 2)
     in_planes, in_pixels = _roughness(planes[:LAYOUT_IMAGES]), _roughness(together[:LAYOUT_IMAGES])
-    if in_planes * LEAST_RATIO < in_pixels:
+    if in_planes * MIN_RATIO < in_pixels:
         return planes
-    if in_pixels * LEAST_RATIO < in_planes:
+    if in_pixels * MIN_RATIO < in_planes:
         return np.ascontiguousarray(together)
     raise DataError(
         f"{name}: expected colours in planes or pixel by pixel, got rows of which neighbours do not tell it (mean "

@@ -35,7 +35,7 @@ COLUMN_INCHES = {1: 3.5, 2: 7.2}
 """Width of a figure that spans one or two columns of a page."""
 
 LONGEST_NAME = 28
-_LEAST_RATIO = 8.0
+_MIN_RATIO = 8.0
 """A logarithmic axis spans at least this, so that two labelled ticks lie on it."""
 FONT = "DejaVu Sans"
 """Comes with matplotlib, so figures look the same on every machine."""
@@ -176,7 +176,7 @@ def legend(figure: Figure, methods: Sequence[tuple[str, str]], columns: int) -> 
 def log_axis(axis: Axis, values: pd.Series, name: str, tick: Callable[[float], str]) -> None:
     """Make ``axis`` logarithmic around ``values`` with at least two ticks, written by ``tick``, and name it."""
     low, high = float(values.min()), float(values.max())
-    margin = max(1.4, (high / low) ** 0.06, math.sqrt(_LEAST_RATIO * low / high))
+    margin = max(1.4, (high / low) ** 0.06, math.sqrt(_MIN_RATIO * low / high))
     if isinstance(axis, XAxis):  # limits first: a logarithmic scale cannot find any around values that are all equal
         axis.axes.set(xlim=(low / margin, high * margin), xscale="log", xlabel=name)
     else:

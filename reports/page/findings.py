@@ -13,7 +13,7 @@ from odegrad.records.columns import PARTS
 from odegrad.records.record import Status
 from odegrad.reports import units
 from odegrad.reports.names import joined
-from odegrad.reports.statistics import ERROR_RATE, LEAST, Floats, least_seeds, sign_test
+from odegrad.reports.statistics import ERROR_RATE, MIN_VALUES, Floats, least_seeds, sign_test
 from odegrad.reports.summary import KEY, Results, Source, rows_of, summary
 from odegrad.reports.tables.table import label
 
@@ -130,13 +130,13 @@ def not_beaten(costs: Floats) -> Flags:
     A method is beaten where another costs less on so many of their common seeds that the exact sign test has a p-value
     of at most ``ERROR_RATE`` over the number of methods. The best method, that which has no other below it in the
     median of the differences, is beaten with a probability of less than ``ERROR_RATE``; so a single one that is left is
-    it, but for that probability. Nothing is asked of fewer than ``LEAST`` seeds.
+    it, but for that probability. Nothing is asked of fewer than ``MIN_VALUES`` seeds.
     """
     number = costs.shape[-2]
     mine, other = costs[..., :, None, :], costs[..., None, :, :]
     common = (~np.isnan(mine) & ~np.isnan(other)).sum(-1)
     p_values = sign_test((other < mine).sum(-1), common)
-    beaten = (p_values <= ERROR_RATE / number) & (common >= LEAST)
+    beaten = (p_values <= ERROR_RATE / number) & (common >= MIN_VALUES)
     return np.asarray(~beaten.any(axis=-1), dtype=np.bool_)
 
 

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from odegrad.reports.statistics import ERROR_RATE, LEAST, Floats, holm, least_seeds, sign_test
+from odegrad.reports.statistics import ERROR_RATE, MIN_VALUES, Floats, holm, least_seeds, sign_test
 
 
 class Answer(StrEnum):
@@ -74,7 +74,7 @@ def decide_tasks(counts: SeedCounts) -> Decisions:
     distribution, and what it lacks in power against a signed-rank test, a claim that needs it would not bear anyway.
     """
     tasks = counts.seeds.shape[-1]
-    asked = counts.seeds >= LEAST
+    asked = counts.seeds >= MIN_VALUES
 
     def adjusted(successes: NDArray[np.int64]) -> Floats:
         return holm(np.where(asked, sign_test(successes, counts.seeds), 1.0))

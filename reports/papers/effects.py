@@ -15,7 +15,7 @@ MINE, BASE = "claimed", "baseline"
 POLICY = "t1_policy"
 """The option that makes a run train its end time: an arm that does not name it means runs without it."""
 
-LEAST_RANGE = 2.0
+MIN_RANGE = 2.0
 """By what factor the steps must range before a slope in them is taken."""
 
 
@@ -117,6 +117,6 @@ def _exponent(group: pd.DataFrame, quantity: str) -> float:
     steps, values = known["accepted_steps"].to_numpy(), known[quantity].to_numpy()
     if len(known) and len(ok) < len(group):
         return np.inf
-    if len(known) < 2 or min(steps.min(), values.min()) <= 0 or steps.max() < LEAST_RANGE * steps.min():
+    if len(known) < 2 or min(steps.min(), values.min()) <= 0 or steps.max() < MIN_RANGE * steps.min():
         return np.nan
     return float(np.polyfit(np.log(steps), np.log(values), 1)[0])

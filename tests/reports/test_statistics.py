@@ -9,7 +9,7 @@ from scipy import stats
 from odegrad.errors import UsageError
 from odegrad.reports.statistics import (
     ERROR_RATE,
-    LEAST,
+    MIN_VALUES,
     ends,
     finite,
     holm,
@@ -56,9 +56,9 @@ def test_interval_covers_what_it_says(number, draw):
 
 def test_few_values_have_no_interval():
     """Below six no two values reach 95 %; at a lower level they may."""
-    for number in range(LEAST):
+    for number in range(MIN_VALUES):
         assert math.isnan(median_interval(range(number)).low)
-    assert median_interval(range(LEAST)).low == 0.0
+    assert median_interval(range(MIN_VALUES)).low == 0.0
     assert (median_interval(range(5), level=0.9).low, median_interval(range(5), level=0.9).high) == (0.0, 4.0)
 
 
@@ -107,4 +107,4 @@ def test_least_seeds_can_decide_and_fewer_cannot(comparisons):
     """With every seed on one side the smallest p-value is 2^-n; never below the size that has an interval."""
     number = least_seeds(comparisons)
     assert sign_test(number, number) <= ERROR_RATE / comparisons
-    assert number == LEAST or sign_test(number - 1, number - 1) > ERROR_RATE / comparisons
+    assert number == MIN_VALUES or sign_test(number - 1, number - 1) > ERROR_RATE / comparisons
