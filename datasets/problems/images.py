@@ -63,17 +63,14 @@ class ImageTask(Sized[ImageSettings]):
         """Return the net of that width, whose parameters ``build`` then draws from the seed."""
         return snopt_net(self.table.channels, channels)
 
-    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+    def built(self, s: ImageSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Read the images and build the net.
 
         Raises
         ------
-        UnknownNameError
-            If there is no such size.
         DataError
             If the images are not there and cannot be fetched.
         """
-        s = self.at(size)
         images = self.table.read()
         rows = split_rows(self.table, images)
         levels = scaled_levels(images.pixels[rows[0]])

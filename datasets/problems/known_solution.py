@@ -137,7 +137,7 @@ class ClosedFormSettings:
     training: Training
 
 
-class ClosedForm(ABC, Sized[ClosedFormSettings]):
+class ClosedForm(Sized[ClosedFormSettings]):
     """A solvable equation: a subclass names itself, its settings, the true field and the initial states."""
 
     info: ClassVar[TaskInfo]
@@ -151,15 +151,8 @@ class ClosedForm(ABC, Sized[ClosedFormSettings]):
         """Return the initial states ``[count, dim]`` that standard normal numbers of that shape stand for."""
         return normal
 
-    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
-        """Build the field, its parameters drawn beside the true ones, and its data.
-
-        Raises
-        ------
-        UnknownNameError
-            If there is no such size.
-        """
-        s = self.at(size)
+    def built(self, s: ClosedFormSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+        """Build the field, its parameters drawn beside the true ones, and its data."""
         truth = self.truth(torch.tensor(s.rates, dtype=torch.float64)).requires_grad_(False)
         field, source = copy.deepcopy(truth).requires_grad_(True), generator(seed, PARAMETERS)
         with torch.no_grad():

@@ -1,6 +1,6 @@
 """Two-dimensional densities, drawn without end from a seed, and the continuous normalizing flow trained on them."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -66,7 +66,7 @@ SETTINGS: Mapping[str, FlowSettings] = {
 """Of every density in the plane; the paper's are those of Daulbaev et al., NeurIPS 2020, the default's a fifth."""
 
 
-class ToyDensity(ABC, Sized[FlowSettings]):
+class ToyDensity(Sized[FlowSettings]):
     """A two-dimensional density: a subclass names itself, its settings and how to draw a point."""
 
     info: ClassVar[TaskInfo]
@@ -80,15 +80,8 @@ class ToyDensity(ABC, Sized[FlowSettings]):
     def density(self, points: Array) -> Array:
         """Return the density ``[count]`` at ``points [count, 2]``."""
 
-    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
-        """Build the flow and its data.
-
-        Raises
-        ------
-        UnknownNameError
-            If there is no such size.
-        """
-        s = self.at(size)
+    def built(self, s: FlowSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+        """Build the flow and its data."""
         source = generator(seed, PARAMETERS)
         velocity = seeded_module(lambda: ConcatSquashNet(2, s.hidden), source, device, dtype, scale=TANH_SCALE)
         return ToyDensityProblem(self, s, FlowField(velocity), seed, device, dtype)

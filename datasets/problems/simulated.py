@@ -1,6 +1,6 @@
 """Trajectories simulated by scipy at tight tolerance, and a neural field fitted to pieces of them."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -104,7 +104,7 @@ def cut(trajectories: Tensor, horizon: int) -> Pairs:
     return states[0], states[1:]
 
 
-class Trajectories(ABC, Sized[TrajectorySettings]):
+class Trajectories(Sized[TrajectorySettings]):
     """A simulated equation: a subclass names itself, its settings, the equation, its beginnings and the field.
 
     Trajectories are the same for all seeds, so that errors of different seeds are about the same data.
@@ -128,17 +128,14 @@ class Trajectories(ABC, Sized[TrajectorySettings]):
         """Return the field to be fitted, whose parameters ``build`` then draws from the seed."""
         return AutonomousNet(dim, hidden)
 
-    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+    def built(self, s: TrajectorySettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Simulate the trajectories and build the field.
 
         Raises
         ------
-        UnknownNameError
-            If there is no such size.
         InfrastructureError
             If the simulation fails.
         """
-        s = self.at(size)
 
         def part(count: int, stream: int) -> Pairs:
             return cut(self.simulated(s, count, stream).to(device, dtype), s.horizon)

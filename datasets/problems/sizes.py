@@ -1,9 +1,12 @@
 """A task's sizes: settings by name, and how a model is trained at each."""
 
+import abc
 from collections.abc import Mapping
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from odegrad.contracts import Scalar, TaskInfo, Training
+import torch
+
+from odegrad.contracts import Problem, Scalar, TaskInfo, Training
 from odegrad.errors import UnknownNameError
 
 
@@ -19,7 +22,7 @@ class Settings(Protocol):
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-class Sized(Generic[SettingsT]):
+class Sized(abc.ABC, Generic[SettingsT]):
     """A task whose settings are told by the name of a size."""
 
     info: ClassVar[TaskInfo]
@@ -41,6 +44,22 @@ class Sized(Generic[SettingsT]):
     def training(self, size: str) -> Training:
         """Return how the model is trained at ``size``."""
         return self.at(size).training
+
+    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+        """Build the problem of that size; two builds from one seed are equal bit for bit.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such size.
+        DataError
+            If the task's data are not there and cannot be fetched.
+        """
+        return self.built(self.at(size), seed, device, dtype)
+
+    @abc.abstractmethod
+    def built(self, settings: SettingsT, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+        """Build the problem of these settings."""
 
 
 def trained(

@@ -1,6 +1,6 @@
 """The density of a table of numbers by continuous normalizing flows in a row: what every such task shares."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -42,7 +42,7 @@ class TableFlowSettings:
     """Of the training rows that is used, the first ones."""
 
 
-class TableDensity(ABC, Sized[TableFlowSettings]):
+class TableDensity(Sized[TableFlowSettings]):
     """A table: a subclass names itself, its settings and how to read it."""
 
     info: ClassVar[TaskInfo]
@@ -52,17 +52,14 @@ class TableDensity(ABC, Sized[TableFlowSettings]):
     def read(self) -> Splits:
         """Return the rows for training, validation and test, scaled."""
 
-    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+    def built(self, s: TableFlowSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Read the table and build the flow.
 
         Raises
         ------
-        UnknownNameError
-            If there is no such size.
         DataError
             If the table is not there and cannot be fetched.
         """
-        s = self.at(size)
         splits = self.read()
         splits = splits._replace(train=splits.train[: max(1, int(s.fraction * len(splits.train)))])
         train, validation, test = (torch.from_numpy(np.ascontiguousarray(part)).to(device, dtype) for part in splits)

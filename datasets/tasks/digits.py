@@ -145,15 +145,8 @@ class Digits(Sized[DigitsSettings]):
         """Return the net, whose parameters ``build`` then draws from the seed."""
         return digits_net(settings)
 
-    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
-        """Build the ODE net and its data.
-
-        Raises
-        ------
-        UnknownNameError
-            If there is no such size.
-        """
-        s = self.at(size)
+    def built(self, s: DigitsSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+        """Build the ODE net and its data."""
         net = seeded_module(lambda: self.net(s), generator(seed, PARAMETERS), device, dtype)
         return DigitsProblem(net, digits_split(device, dtype), s, seed)
 

@@ -205,14 +205,7 @@ class LatentSpiral(Sized[SpiralSettings]):
         ),
     }
 
-    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
-        """Build the latent ODE and its spirals.
-
-        Raises
-        ------
-        UnknownNameError
-            If there is no such size.
-        """
-        s = self.at(size)
+    def built(self, s: SpiralSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+        """Build the latent ODE and its spirals."""
         net = seeded_module(lambda: LatentODE(s.latent, s.hidden), generator(seed, PARAMETERS), device, dtype)
         return SpiralProblem(net, s, seed, device, dtype)

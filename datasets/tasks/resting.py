@@ -34,15 +34,9 @@ class Equilibrium(Sized[RestingSettings]):
         for name, stiffness in (("tiny", 5.0), ("default", 10.0), ("paper", 20.0))
     }
 
-    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
-        """Build the field, its centre drawn from the seed, and the targets around 1.
-
-        Raises
-        ------
-        UnknownNameError
-            If there is no such size.
-        """
-        s, wanted = self.at(size), torch.ones(2, dtype=torch.float64)
+    def built(self, s: RestingSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+        """Build the field, its centre drawn from the seed, and the targets around 1."""
+        wanted = torch.ones(2, dtype=torch.float64)
         centre = wanted + torch.randn(s.dim, dtype=torch.float64, generator=generator(seed, PARAMETERS))
         field = ForcedDecay(centre.to(device, dtype), s.stiffness)
         return RestingProblem(field, wanted, NOISE, s, seed)
@@ -69,15 +63,8 @@ class QuietStart(Sized[RestingSettings]):
         for name, least, rate in (("tiny", -9.0, 0.1), ("default", -36.0, 0.3), ("paper", -139.0, 1.0))
     }
 
-    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
-        """Build the field, its weights drawn from the seed, and targets that some biases reach.
-
-        Raises
-        ------
-        UnknownNameError
-            If there is no such size.
-        """
-        s = self.at(size)
+    def built(self, s: RestingSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+        """Build the field, its weights drawn from the seed, and targets that some biases reach."""
         weight = torch.randn(self.hidden, s.dim, dtype=torch.float64, generator=generator(seed, PARAMETERS))
         wanted = torch.tensor([1.0, -1.0, 0.5, -0.5], dtype=torch.float64)
         return RestingProblem(QuietNet(weight, s.stiffness).to(device, dtype), wanted, NOISE, s, seed)

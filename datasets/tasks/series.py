@@ -129,17 +129,14 @@ class SeriesClassification(Sized[SeriesSettings]):
     archive_name: ClassVar[str]
     settings: ClassVar[Mapping[str, SeriesSettings]]
 
-    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+    def built(self, s: SeriesSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Read the series and build the net; a fifth of the archive's training series is for validation.
 
         Raises
         ------
-        UnknownNameError
-            If there is no such size.
         DataError
             If sktime is not installed, or the data set cannot be fetched.
         """
-        s = self.at(size)
         every, test = (series.strided(s.stride) for series in read(self.archive_name))
         if s.dropped > 0.0:
             source = generator(THINNING_SEED)

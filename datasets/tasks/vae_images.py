@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ INK = 0.8
 """Scaled grey level of the digits above which a pixel is ink."""
 
 
-class ImageVAE(ABC, Sized[VAESettings]):
+class ImageVAE(Sized[VAESettings]):
     """A set of images: a subclass names itself, its settings and where its images come from."""
 
     info: ClassVar[TaskInfo]
@@ -37,17 +37,14 @@ class ImageVAE(ABC, Sized[VAESettings]):
             If they cannot be fetched.
         """
 
-    def build(self, size: str, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
+    def built(self, settings: VAESettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Build the VAE and its images.
 
         Raises
         ------
-        UnknownNameError
-            If there is no such size.
         DataError
             If the images cannot be fetched.
         """
-        settings = self.at(size)
         return vae_problem(self.read(), settings, seed, device, dtype)
 
 
