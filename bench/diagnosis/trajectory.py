@@ -166,14 +166,7 @@ def log_norms(
 def max_log_norm(field: VectorField, ts: Tensor, ys: State, *, tolerance: float = 1e-6) -> float:
     """Return the largest ``mu_2`` of ``df/dy`` over times ``ts [K]`` and samples of ``ys [K, batch, ...]``, in 1/time.
 
-    The same as ``log_norms(...).largest()``, without what that does not need.
-
-    Raises
-    ------
-    NonFiniteError
-        If a Jacobian is not finite; the message names time and sample.
-    UsageError
-        If times and states do not fit.
+    The same as ``log_norms(...).largest()``, without what that does not need; it raises what that raises.
     """
     if _is_dense(ts, ys, DENSE_BELOW):
         rows = JacobianRows(field)

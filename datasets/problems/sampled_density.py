@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, VectorField
+from odegrad.contracts import Problem, Solve, State, TaskInfo, Training, VectorField
 from odegrad.datasets.nets.flow import FlowField, initial_state, log_density
 from odegrad.datasets.nets.layers import ConcatSquashNet
+from odegrad.datasets.problems.held_out import LossIsMetric
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.seeding import (
     PARAMETERS,
@@ -87,7 +88,7 @@ class ToyDensity(Sized[FlowSettings]):
         return ToyDensityProblem(self, s, FlowField(velocity), seed, device, dtype)
 
 
-class ToyDensityProblem:
+class ToyDensityProblem(LossIsMetric):
     """A flow with exact trace from the data at t = 0 to a standard normal at ``end_time``; loss and metric in nats.
 
     Parameters
@@ -145,15 +146,6 @@ class ToyDensityProblem:
     def loss(self, solve: Solve, batch: Any) -> Tensor:
         """Return the mean negative log-density of ``batch`` in nats, 0-d."""
         return -log_density(solve, self.field, batch, self.ts).mean()
-
-    def evaluate(self, solve: Solve, split: Split = "test") -> float:
-        """Return the mean negative log-density of held-out points in nats."""
-        with torch.no_grad():
-            return float(self.loss(solve, self.held_out[split]))
-
-    def held_out_loss(self, solve: Solve, split: Split) -> float:
-        """Return the mean negative log-density of held-out points in nats: the metric."""
-        return self.evaluate(solve, split)
 
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
         """Return the flow's vector field, the state that starts at ``batch`` and the times ``[2]``."""

@@ -10,11 +10,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import Problem, Solve, Split, State, Training, VectorField
+from odegrad.contracts import Problem, Solve, State, Training, VectorField
 from odegrad.datasets.nets.amortised_flow import AmortisedFlowField
 from odegrad.datasets.nets.flow import draw_probe, standard_normal_log_density
 from odegrad.datasets.nets.layers import tanh_layers
 from odegrad.datasets.problems.gaussian import log_density_about
+from odegrad.datasets.problems.held_out import LossIsMetric
 from odegrad.datasets.problems.likelihoods import bernoulli, discretized_logistic
 from odegrad.datasets.sources.seeding import (
     PARAMETERS,
@@ -117,8 +118,10 @@ class FlowVAE(nn.Module):
         return likelihood + batch.warmth * (standard_normal_log_density(z) - posterior)
 
 
-class VAEProblem:
+class VAEProblem(LossIsMetric):
     """A flow VAE on images: loss and metric are the negative evidence lower bound in nats an image.
+
+    Held-out images have one sample of noise each, frozen.
 
     Parameters
     ----------
@@ -170,15 +173,6 @@ class VAEProblem:
     def loss(self, solve: Solve, batch: Any) -> Tensor:
         """Return the mean negative evidence lower bound of ``batch`` in nats, 0-d."""
         return -self.net.bound(solve, batch, self.ts).mean()
-
-    def evaluate(self, solve: Solve, split: Split = "test") -> float:
-        """Return the mean negative evidence lower bound of held-out images in nats, one sample an image."""
-        with torch.no_grad():
-            return float(self.loss(solve, self.held_out[split]))
-
-    def held_out_loss(self, solve: Solve, split: Split) -> float:
-        """Return the mean negative evidence lower bound of held-out images in nats, their noise frozen: the metric."""
-        return self.evaluate(solve, split)
 
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
         """Return the first flow's field, its state at the posteriors' means (detached) and the times ``[2]``."""
