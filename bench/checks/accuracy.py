@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
 from odegrad.checks.choice import LOW_ORDER, at_tolerance, fixed_solver, naive_gradient, within_reach
-from odegrad.checks.problems import CLOSED_FORMS, ClosedForm, SmoothNet, gradient, relative, smooth_net_start
+from odegrad.checks.problems import CLOSED_FORMS, SmoothNet, SolvedEquation, gradient, relative, smooth_net_start
 from odegrad.checks.result import CheckResult, at_least, at_most, log_slope
 from odegrad.contracts import GradientMethod
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver
 
-TOLERANCE = 1e-8
+CLOSED_FORM_TOLERANCE = 1e-8
 """Tolerance of the adaptive closed-form checks; the gradient may be off by 100 of it."""
 
 
@@ -25,7 +25,7 @@ def weighted_end(ys: Tensor) -> Tensor:
     return (weights * end).sum() / end.numel() + 0.5 * (end**2).sum()
 
 
-def closed_form_gradient(problem: ClosedForm, field: torch.nn.Module, ts: Tensor) -> Tensor:
+def closed_form_gradient(problem: SolvedEquation, field: torch.nn.Module, ts: Tensor) -> Tensor:
     """Return the true gradient of ``weighted_end`` with respect to (y0, theta, ts)."""
     y0 = problem.start().requires_grad_()
     theta = next(field.parameters())
@@ -37,8 +37,8 @@ def closed_form_gradient(problem: ClosedForm, field: torch.nn.Module, ts: Tensor
 
 def closed_forms(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G1: dL/dy0, dL/dtheta, dL/dT and dL/dt0 against closed forms, in both directions of time."""
-    tolerance = within_reach(solver, TOLERANCE)
-    tight = at_tolerance(solver, TOLERANCE)
+    tolerance = within_reach(solver, CLOSED_FORM_TOLERANCE)
+    tight = at_tolerance(solver, CLOSED_FORM_TOLERANCE)
     for problem in CLOSED_FORMS:
         worst = 0.0
         for interval in ((0.3, 1.5), (1.5, 0.3)):

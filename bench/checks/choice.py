@@ -5,11 +5,12 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from odegrad.checks.problems import Loss, gradient
+from odegrad.checks.problems import gradient
 from odegrad.contracts import GradientMethod, equivalent_solver
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver
+from odegrad.user.models import Loss
 
 LOW_ORDER = 2
 """Up to this order a tight tolerance takes very many steps."""

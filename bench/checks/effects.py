@@ -19,7 +19,7 @@ def _start() -> Tensor:
     return torch.randn(6, 4, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
 
 
-TIMES = (0.0, 0.3, 1.0)
+OUTPUT_TIMES = (0.0, 0.3, 1.0)
 
 
 class _Sampler:
@@ -50,7 +50,7 @@ def taps_only_watch(method: GradientMethod, solver: OneStepSolver) -> Iterator[C
     """
     if not isinstance(method, Tappable):
         return
-    field, tap, ts = SmoothNet(d=4, hidden=12), _Sampler(), torch.tensor(TIMES, dtype=torch.float64)
+    field, tap, ts = SmoothNet(d=4, hidden=12), _Sampler(), torch.tensor(OUTPUT_TIMES, dtype=torch.float64)
     tight = at_tolerance(solver, 1e-6)
 
     def loss(ys: Tensor) -> Tensor:
@@ -60,7 +60,9 @@ def taps_only_watch(method: GradientMethod, solver: OneStepSolver) -> Iterator[C
     watched = gradient(method.with_tap(tap), field, tight, _start(), ts, loss)
     changed = int((watched != plain).sum()) if tap.samples else plain.numel()
     yield at_most("G9 tap", changed, 0, f"numbers of the gradient changed by {tap.samples} samples")
-    yield at_most("G9 tap", abs(tap.length - (TIMES[-1] - TIMES[0])), 1e-12, "sum of the weights, less the interval")
+    yield at_most(
+        "G9 tap", abs(tap.length - (OUTPUT_TIMES[-1] - OUTPUT_TIMES[0])), 1e-12, "sum of the weights, less the interval"
+    )
     of_parameters = plain[_start().numel() :]
     yield at_most("G9 tap", relative(tap.total, of_parameters), 3e-2, "integral of f_theta^T a over the samples")
 
@@ -88,7 +90,7 @@ def side_effects(method: GradientMethod, solver: OneStepSolver) -> Iterator[Chec
     for each, used in ((method, loose), (Naive(), equivalent_solver(method, loose))):
         field, y0 = _Regularised(), _start().requires_grad_()
         torch.manual_seed(3)
-        ys: Any = each(field, used, y0, torch.tensor(TIMES, dtype=torch.float64))
+        ys: Any = each(field, used, y0, torch.tensor(OUTPUT_TIMES, dtype=torch.float64))
         torch.autograd.backward((ys**2).sum())
         buffers = torch.cat([b.double().reshape(-1) for b in field.buffers()])
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in (y0, *field.parameters())]
@@ -118,7 +120,7 @@ class _Partly(nn.Module):
 
 def parameters_of_every_kind(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:
     """G12: an unused parameter gets zeros (or nothing), a frozen one nothing, a hidden one its gradient or an error."""
-    tight, ts = at_tolerance(solver, 1e-6), torch.tensor(TIMES, dtype=torch.float64)
+    tight, ts = at_tolerance(solver, 1e-6), torch.tensor(OUTPUT_TIMES, dtype=torch.float64)
     field = _Partly(None)
     (method(field, tight, _start(), ts) ** 2).sum().backward()  # type: ignore[no-untyped-call]
     unused, frozen = field.unused.grad, field.inner.biases[0].grad

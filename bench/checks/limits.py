@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.checks.choice import at_tolerance, fixed_solver, naive_gradient
-from odegrad.checks.problems import Loss, SmoothNet, gradient, relative, smooth_net_start
+from odegrad.checks.problems import SmoothNet, gradient, relative, smooth_net_start
 from odegrad.checks.result import CheckResult, at_most
 from odegrad.contracts import GradientMethod
 from odegrad.errors import InaccurateGradientWarning
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver
+from odegrad.user.models import Loss
 
 CONTRACTIONS = (2, 5, 10, 20, 30, 40)
 """``lam`` of the contracting problem."""

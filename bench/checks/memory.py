@@ -13,7 +13,7 @@ from odegrad.measuring.cost import SolveCost, graph_bytes, predicted_bytes, size
 from odegrad.measuring.meters import memory_meter
 from odegrad.methods.solvers.solver import OneStepSolver
 
-STEPS = (4, 8, 16, 32, 64)
+CHECKED_STEPS = (4, 8, 16, 32, 64)
 BATCH = 64
 
 
@@ -22,10 +22,10 @@ def memory_slopes(method: GradientMethod, solver: OneStepSolver) -> Iterator[Che
     fixed = fixed_solver(method, solver, 1)
     if not isinstance(method, PredictsBytes) or method.refuses(fixed) is not None:
         return
-    found = [saved_bytes(method, fixed_solver(method, solver, n), outputs=2) for n in STEPS]
+    found = [saved_bytes(method, fixed_solver(method, solver, n), outputs=2) for n in CHECKED_STEPS]
     wrong = sum(abs((measured - found[0][0]) - (predicted - found[0][1])) for measured, predicted in found[1:])
-    slope = (found[-1][0] - found[0][0]) / (STEPS[-1] - STEPS[0])
-    yield at_most("G7 memory slope", wrong, 0, f"{fixed.name}, {STEPS} steps: {slope:g} bytes a step, saved")
+    slope = (found[-1][0] - found[0][0]) / (CHECKED_STEPS[-1] - CHECKED_STEPS[0])
+    yield at_most("G7 memory slope", wrong, 0, f"{fixed.name}, {CHECKED_STEPS} steps: {slope:g} bytes a step, saved")
 
 
 def predicted_memory(method: GradientMethod, solver: OneStepSolver) -> Iterator[CheckResult]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import GradientMethod, ImplicitWork
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.user.models import Loss
 
 Solution = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """``(theta, y0, t0, t1) -> y(t1)``, differentiable in all four."""
@@ -28,7 +29,7 @@ class _Scalar(nn.Module):
 
 
 @dataclass(frozen=True)
-class ClosedForm:
+class SolvedEquation:
     """An initial value problem whose solution, and so whose gradient, is known in closed form."""
 
     name: str
@@ -46,31 +47,31 @@ class ClosedForm:
 
 
 CLOSED_FORMS = (
-    ClosedForm(
+    SolvedEquation(
         "growth: y' = theta y",
         -0.8,
         lambda th, _t, y: th * y,
         lambda th, y0, t0, t1: y0 * torch.exp(th * (t1 - t0)),
     ),
-    ClosedForm(
+    SolvedEquation(
         "linear: y' = A y",
         ((-0.5, 1.2), (-1.0, -0.3)),
         lambda th, _t, y: y @ th.T,
         lambda th, y0, t0, t1: y0 @ torch.linalg.matrix_exp(th * (t1 - t0)).T,
     ),
-    ClosedForm(
+    SolvedEquation(
         "logistic: y' = theta y (1 - y)",
         1.3,
         lambda th, _t, y: th * y * (1 - y),
         lambda th, y0, t0, t1: 1 / (1 + (1 / y0 - 1) * torch.exp(-th * (t1 - t0))),
     ),
-    ClosedForm(
+    SolvedEquation(
         "cubic: y' = -theta y^3 / 2",
         1.0,
         lambda th, _t, y: -0.5 * th * y**3,
         lambda th, y0, t0, t1: y0 / torch.sqrt(1 + th * y0**2 * (t1 - t0)),
     ),
-    ClosedForm(
+    SolvedEquation(
         "forced: y' = theta cos(t) y",
         0.9,
         lambda th, t, y: th * torch.cos(t) * y,
@@ -147,9 +148,6 @@ class StepLog:
     def worked(self, work: ImplicitWork) -> None:
         """Note the work of an implicit step."""
         self.works.append(work)
-
-
-Loss = Callable[[Any], Tensor]
 
 
 def gradient(

@@ -21,7 +21,7 @@ from odegrad.reference.sensitivity import sensitivity_error
 from odegrad.reference.subject import of_problem
 from odegrad.registry import build_gradient, build_optimizer, build_solver
 
-CPU = torch.device("cpu")
+ON_CPU = torch.device("cpu")
 MIN_ITERATIONS, MAX_ITERATIONS = 15, 50
 """Training iterations, a tenth of the task's own, after which the loss must have fallen."""
 MIN_FALL = 0.1
@@ -33,7 +33,7 @@ MAX_SENSITIVITY_ERROR = 0.5
 """Naive is not trained with where halving every step changes its gradient by more than this share."""
 SEED, OTHER_SEED = 0, 1
 SPLITS: tuple[Split, ...] = get_args(Split)
-KINDS: tuple[str, ...] = get_args(get_type_hints(TaskInfo)["kind"])
+TASK_KINDS: tuple[str, ...] = get_args(get_type_hints(TaskInfo)["kind"])
 
 TaskCheck = Callable[[Task], Iterator[CheckResult]]
 
@@ -57,7 +57,7 @@ def solving(name: str = "naive") -> Solve:
 
 
 def _built(task: Task, seed: int = SEED, dtype: torch.dtype = torch.float32, size: str = "") -> Problem:
-    return task.build(size or task.info.sizes[0], seed, CPU, dtype)
+    return task.build(size or task.info.sizes[0], seed, ON_CPU, dtype)
 
 
 def _everything(problem: Problem) -> list[Tensor]:
@@ -102,7 +102,7 @@ def missing_members(task: Task) -> list[str]:
 def statement(task: Task) -> Iterator[CheckResult]:
     """T1: the task says what it is, and its sizes, targets and trainings go together."""
     info = task.info
-    wrong = [f"kind {info.kind!r} is none of {', '.join(KINDS)}"] if info.kind not in KINDS else []
+    wrong = [f"kind {info.kind!r} is none of {', '.join(TASK_KINDS)}"] if info.kind not in TASK_KINDS else []
     texts = ("name", "summary", "metric_name", "citation", "licence")
     wrong += [f"{name} is empty" for name in texts if not str(getattr(info, name)).strip()]
     wrong += [f"target for {size!r}, which is no size" for size in info.target if size not in info.sizes]

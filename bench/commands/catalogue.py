@@ -47,17 +47,17 @@ def list_names(
 
 def _print_details(kinds: list[str], as_json: bool, keyed: bool) -> None:
     """Print what each thing states about itself; as JSON ``keyed`` by kind."""
-    from odegrad.commands.details import LEGENDS, LISTINGS, SHOWN, UNLOADABLE
+    from odegrad.commands.details import DETAILED_LEGENDS, DETAILED_LISTINGS, SHOWN, UNLOADABLE
 
     with redirect_stdout(sys.stderr):
-        rows = {kind: LISTINGS[kind]() for kind in kinds}
+        rows = {kind: DETAILED_LISTINGS[kind]() for kind in kinds}
     if as_json:
         typer.echo(json.dumps(rows if keyed else rows[kinds[0]], indent=2))
     else:
         for name, each in rows.items():
             print_rows([{column: row[column] for column in SHOWN[name]} for row in each], False, name, wrap=True)
-            if name in LEGENDS:
-                typer.echo(LEGENDS[name])
+            if name in DETAILED_LEGENDS:
+                typer.echo(DETAILED_LEGENDS[name])
     broken = [row for each in rows.values() for row in each if str(row.get("summary")).startswith(UNLOADABLE)]
     for row in broken:
         _log.error("%s: %s", row["name"], row["summary"])

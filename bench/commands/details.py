@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from odegrad.catalogue import METHODS, OPTIMIZERS, PAIRS, REGULARISERS
-from odegrad.commands.listing import Row, suites
+from odegrad.commands.listing import ListedRow, suites
 from odegrad.contracts import TaskInfo, Traits
 from odegrad.errors import DataError, OdegradError
 from odegrad.methods.regularisers.regularised import OPTIONS
@@ -22,7 +22,7 @@ FOREIGN_SECONDS = 60.0
 UNLOADABLE = "cannot be loaded:"
 """What the summary of a thing begins with that cannot be asked."""
 
-LEGENDS: Mapping[str, str] = {
+DETAILED_LEGENDS: Mapping[str, str] = {
     "methods": "N accepted and R rejected steps of s f calls (N', R' in the backward solve), K outputs, d numbers in a "
     "state, p parameters, n nodes, M blocks, A the graph of one f call, F an f call, B a vector-Jacobian product. "
     "--json tells the options, too.",
@@ -35,7 +35,7 @@ LEGENDS: Mapping[str, str] = {
 """What stands under a listing."""
 
 
-def methods() -> list[Row]:
+def methods() -> list[ListedRow]:
     """Return one row for every gradient method and published pair."""
     rows = _rows("methods", gradients.names())
     by_name = {row["name"]: row for row in rows}
@@ -46,7 +46,7 @@ def methods() -> list[Row]:
     return [by_name[name] for name in order]
 
 
-def _method(name: str) -> Row:
+def _method(name: str) -> ListedRow:
     families = {entry.name: entry.family for entry in METHODS}
     traits: Traits = gradients.get(name).traits
     return {
@@ -64,12 +64,12 @@ def _method(name: str) -> Row:
     }
 
 
-def optimizer_rows() -> list[Row]:
+def optimizer_rows() -> list[ListedRow]:
     """Return one row for every optimizer."""
     return _rows("optimizers", optimizers.names())
 
 
-def _optimizer(name: str) -> Row:
+def _optimizer(name: str) -> ListedRow:
     sentences = {entry.name: entry.sentence for entry in OPTIMIZERS}
     return {
         "name": name,
@@ -78,7 +78,7 @@ def _optimizer(name: str) -> Row:
     }
 
 
-def regulariser_rows() -> list[Row]:
+def regulariser_rows() -> list[ListedRow]:
     """Return one row for every regulariser."""
     return [
         {
@@ -100,7 +100,7 @@ def _options(factory: Any, given: int = 0) -> Mapping[str, Any]:
     }
 
 
-def solvers() -> list[Row]:
+def solvers() -> list[ListedRow]:
     """Return one row for every solver."""
     return [
         {
@@ -115,12 +115,12 @@ def solvers() -> list[Row]:
     ]
 
 
-def task_rows() -> list[Row]:
+def task_rows() -> list[ListedRow]:
     """Return one row for every task."""
     return _rows("tasks", tasks.names())
 
 
-def _task(name: str) -> Row:
+def _task(name: str) -> ListedRow:
     info: TaskInfo = tasks.get(name).info
     shape = _shape(name) if info.offline else {}
     return {
@@ -139,27 +139,27 @@ def _task(name: str) -> Row:
     }
 
 
-_ROW: Mapping[str, Callable[[str], Row]] = {"methods": _method, "optimizers": _optimizer, "tasks": _task}
+_ROW: Mapping[str, Callable[[str], ListedRow]] = {"methods": _method, "optimizers": _optimizer, "tasks": _task}
 
 
-def _rows(kind: str, names: Sequence[str]) -> list[Row]:
+def _rows(kind: str, names: Sequence[str]) -> list[ListedRow]:
     """Return the row of every name; what other packages offer is asked in a measuring process."""
     own = [_ROW[kind](name) for name in names if not is_foreign(name)]
     return own + [_foreign_row(kind, name, own[0]) for name in names if is_foreign(name)]
 
 
-def _foreign_row(kind: str, name: str, like: Row) -> Row:
+def _foreign_row(kind: str, name: str, like: ListedRow) -> ListedRow:
     """Return the row of another package's thing, or one that says why it cannot be loaded."""
     try:
-        found: Row = guarded(f"{__name__}:row_of", kind, name, what=f"{kind} {name}", timeout=FOREIGN_SECONDS)
+        found: ListedRow = guarded(f"{__name__}:row_of", kind, name, what=f"{kind} {name}", timeout=FOREIGN_SECONDS)
     except OdegradError as error:
         return dict.fromkeys(like) | {"name": name, "summary": f"{UNLOADABLE} {error}"}
     return found
 
 
-def row_of(kind: str, name: str, _progress: object) -> Row:
+def row_of(kind: str, name: str, _progress: object) -> ListedRow:
     """Return the row of one thing as plain data; called in a measuring process."""
-    plain: Row = json.loads(json.dumps(_ROW[kind](name), default=str))
+    plain: ListedRow = json.loads(json.dumps(_ROW[kind](name), default=str))
     return plain
 
 
@@ -181,7 +181,7 @@ def _first_line(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").split("\n", 1)[0].replace("``", "").removeprefix("Return ")
 
 
-LISTINGS: Mapping[str, Callable[[], list[Row]]] = {
+DETAILED_LISTINGS: Mapping[str, Callable[[], list[ListedRow]]] = {
     "methods": methods,
     "optimizers": optimizer_rows,
     "regularisers": regulariser_rows,

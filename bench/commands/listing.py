@@ -6,43 +6,43 @@ from typing import Any
 from odegrad.catalogue import METHODS, OPTIMIZERS, REGULARISERS, SOLVERS, TASKS, offered
 from odegrad.suites.shipped import suite_description, suite_names
 
-Row = dict[str, Any]
+ListedRow = dict[str, Any]
 
 
-def methods() -> list[Row]:
+def methods() -> list[ListedRow]:
     """Return one row for every gradient method and published pair; of another package's it is not known if exact."""
     rows = [{"name": e.name, "family": e.family, "exact": e.exact, "summary": e.sentence} for e in METHODS]
     return rows + _of_others("methods", "family", "exact")
 
 
-def optimizers() -> list[Row]:
+def optimizers() -> list[ListedRow]:
     """Return one row for every optimizer."""
     rows = [{"name": e.name, "family": e.family, "summary": e.sentence} for e in OPTIMIZERS]
     return rows + _of_others("optimizers", "family")
 
 
-def regularisers() -> list[Row]:
+def regularisers() -> list[ListedRow]:
     """Return one row for every regulariser."""
     return [{"name": e.name, "kind": e.family, "summary": e.sentence} for e in REGULARISERS]
 
 
-def solvers() -> list[Row]:
+def solvers() -> list[ListedRow]:
     """Return one row for every solver."""
     return [{"name": e.name, "family": e.family, "summary": e.sentence} for e in SOLVERS]
 
 
-def tasks() -> list[Row]:
+def tasks() -> list[ListedRow]:
     """Return one row for every task; of another package's it is not known if it works offline."""
     rows = [{"name": e.name, "kind": e.family, "offline": e.offline, "summary": e.sentence} for e in TASKS]
     return rows + _of_others("tasks", "kind", "offline")
 
 
-def suites() -> list[Row]:
+def suites() -> list[ListedRow]:
     """Return one row for every suite that comes with odegrad."""
     return [{"name": name, "description": suite_description(name)} for name in suite_names()]
 
 
-def _of_others(kind: str, *unknown: str) -> list[Row]:
+def _of_others(kind: str, *unknown: str) -> list[ListedRow]:
     """Return a row for each thing that another package offers; it is not imported, so columns are ``unknown``."""
     return [
         {"name": entry.name, **dict.fromkeys(unknown), "summary": f"of another package: {entry.value}"}
@@ -50,7 +50,7 @@ def _of_others(kind: str, *unknown: str) -> list[Row]:
     ]
 
 
-LISTINGS: Mapping[str, Callable[[], list[Row]]] = {
+LISTINGS: Mapping[str, Callable[[], list[ListedRow]]] = {
     "methods": methods,
     "optimizers": optimizers,
     "regularisers": regularisers,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from odegrad.diagnosis.costates import TOLERANCE, FlatField, Segment, interpolated, solved
+from odegrad.diagnosis.costates import TOLERANCE, BatchedField, Segment, interpolated, solved
 from odegrad.diagnosis.growth import (
     accumulated_backward,
     costate_defect,
@@ -68,7 +68,7 @@ class Bound:
 class _Costate(nn.Module):
     """``da/ds = J(z^(t))^T a`` backward in ``s = t1 - t``, along an interpolant."""
 
-    def __init__(self, field: FlatField, nodes: ChebyshevNodes, values: Tensor) -> None:
+    def __init__(self, field: BatchedField, nodes: ChebyshevNodes, values: Tensor) -> None:
         super().__init__()
         self.field, self.nodes, self.values = field, nodes, values
 
@@ -83,7 +83,7 @@ class _Costate(nn.Module):
 
 
 def interpolation_bounds(
-    field: FlatField, pieces: Sequence[Segment], norms: Sequence[TrajectoryNorms], num_nodes: int
+    field: BatchedField, pieces: Sequence[Segment], norms: Sequence[TrajectoryNorms], num_nodes: int
 ) -> tuple[Bound, ...]:
     """Return (A), (C), (D) and (E) on one problem with ``num_nodes`` Chebyshev extrema in every output interval.
 
@@ -143,7 +143,7 @@ def _tightest(letter: Letter, num_nodes: int, bound: Tensor, observed: Tensor, s
     return Bound(letter, num_nodes, float((bound / size)[place]), float((observed / size)[place]), holds)
 
 
-def _interpolated_costates(field: FlatField, pieces: Sequence[Segment], num_nodes: int) -> list[Tensor]:
+def _interpolated_costates(field: BatchedField, pieces: Sequence[Segment], num_nodes: int) -> list[Tensor]:
     """Return ``a^ [M, batch, n]`` of every interval, from the same end values as the exact costate."""
     solver = make_solver("dopri8", rtol=TOLERANCE, atol=TOLERANCE)
     found: list[Tensor] = []
@@ -162,7 +162,7 @@ def _interpolated_costates(field: FlatField, pieces: Sequence[Segment], num_node
 
 
 def _of_costate(
-    field: FlatField,
+    field: BatchedField,
     pieces: Sequence[Segment],
     near: Sequence[Tensor],
     mu_near: Sequence[Tensor],
@@ -181,7 +181,7 @@ def _of_costate(
 
 
 def _by_lipschitz(
-    field: FlatField, piece: Segment, near: Tensor, mu_max: Tensor, costates: Tensor, num_nodes: int
+    field: BatchedField, piece: Segment, near: Tensor, mu_max: Tensor, costates: Tensor, num_nodes: int
 ) -> Bound:
     """Return (C)."""
     eps = _size(near - piece.states).amax(0)
@@ -194,7 +194,7 @@ def _by_lipschitz(
 
 
 def _of_parameters(
-    field: FlatField, pieces: Sequence[Segment], near: Sequence[Tensor], costates: Sequence[Tensor], num_nodes: int
+    field: BatchedField, pieces: Sequence[Segment], near: Sequence[Tensor], costates: Sequence[Tensor], num_nodes: int
 ) -> Bound:
     """Return (D): the batch's parameter gradient as a whole, intervals added up."""
     bound, exact, error = (torch.zeros(1, dtype=torch.float64) for _ in range(3))
@@ -210,13 +210,13 @@ def _of_parameters(
     return _tightest("D", num_nodes, bound, error.norm()[None], exact.norm()[None])
 
 
-def _parameter_integral(field: FlatField, times: Tensor, states: Tensor, costates: Tensor) -> Tensor:
+def _parameter_integral(field: BatchedField, times: Tensor, states: Tensor, costates: Tensor) -> Tensor:
     """Return ``int f_theta^T a |dt|``, one vector on the CPU."""
     rows = torch.stack([_pulled(field, t, z, a) for t, z, a in zip(times, states, costates, strict=True)])
     return torch.trapezoid(rows, (times - times[0]).abs(), dim=0).cpu()
 
 
-def _pulled(field: FlatField, t: Tensor, z: Tensor, a: Tensor) -> Tensor:
+def _pulled(field: BatchedField, t: Tensor, z: Tensor, a: Tensor) -> Tensor:
     """Return ``f_theta^T a`` summed over samples, one vector."""
     parameters = [p for p in field.parameters() if p.requires_grad]
     with torch.enable_grad():
@@ -224,7 +224,7 @@ def _pulled(field: FlatField, t: Tensor, z: Tensor, a: Tensor) -> Tensor:
     return torch.cat([g.reshape(-1) for g in grads])
 
 
-def _of_states(field: FlatField, pieces: Sequence[Segment], near: Sequence[Tensor], num_nodes: int) -> Bound:
+def _of_states(field: BatchedField, pieces: Sequence[Segment], near: Sequence[Tensor], num_nodes: int) -> Bound:
     """Return (E): the largest distance of interpolant and trajectory, the tightest interval of some."""
     found = []
     every = math.ceil(len(pieces) / STATE_INTERVALS)

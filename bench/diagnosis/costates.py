@@ -32,7 +32,7 @@ class Segment:
     """``dL/dy`` just before the output at the end adds its own part, at the last time with it."""
 
 
-class FlatField(nn.Module):
+class BatchedField(nn.Module):
     """A field on states ``[batch, n]``: the parts of a tuple side by side."""
 
     def __init__(self, field: nn.Module, like: State) -> None:
@@ -56,7 +56,7 @@ class FlatField(nn.Module):
         return out[0] if self._single else out
 
 
-def segments(field: FlatField, y0: Tensor, ts: Tensor, loss: Callable[[Any], Tensor], points: int) -> list[Segment]:
+def segments(field: BatchedField, y0: Tensor, ts: Tensor, loss: Callable[[Any], Tensor], points: int) -> list[Segment]:
     """Return states and costates of ``y' = field(t, y)``, ``y(ts[0]) = y0 [batch, n]`` in every output interval.
 
     Parameters
@@ -104,7 +104,7 @@ def segments(field: FlatField, y0: Tensor, ts: Tensor, loss: Callable[[Any], Ten
     return out[::-1]
 
 
-def interpolated(field: FlatField, segment: Segment, num_nodes: int) -> Tensor:
+def interpolated(field: BatchedField, segment: Segment, num_nodes: int) -> Tensor:
     """Return the interpolant in Chebyshev extrema of the segment's trajectory at its times, ``[M, batch, n]``.
 
     The interpolation method's ``z^``, from exact node states.
@@ -116,7 +116,7 @@ def interpolated(field: FlatField, segment: Segment, num_nodes: int) -> Tensor:
     return values.reshape(segment.states.shape)
 
 
-def solved(field: FlatField, y0: Tensor, times: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
+def solved(field: BatchedField, y0: Tensor, times: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
     """Return the solution ``[m, batch, n]`` from ``y0`` at ``times [m]``, without a graph."""
     solver = make_solver("dopri8", rtol=TOLERANCE, atol=TOLERANCE)
     with torch.no_grad():

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from odegrad.diagnosis.costates import FlatField
+from odegrad.diagnosis.costates import BatchedField
 from odegrad.diagnosis.jacobian import jacobian_products
 from odegrad.errors import UsageError
 from odegrad.states import undisturbed
@@ -18,7 +18,7 @@ AGREES = 1e-3
 COUPLED = 1e-9
 
 
-def check_field(field: FlatField, t: Tensor, y0: Tensor) -> None:
+def check_field(field: BatchedField, t: Tensor, y0: Tensor) -> None:
     """Check that the field is a function of time and state, sample by sample, with the derivative that autograd takes.
 
     Parameters

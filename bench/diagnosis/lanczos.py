@@ -23,7 +23,7 @@ CLUSTER = 4
 """So many Ritz values nearest to an end may count as one."""
 CHECK_EVERY = 3
 """Products between looks at convergence, which cost about one product each on a small net."""
-SETTLED = 6
+SETTLED_EIGENVALUE = 6
 """So many products must not have moved a value by more than the tolerance."""
 RESIDUAL_MARGIN = 10.0
 SMALL_EIGENVALUE = 1e-3
@@ -143,7 +143,7 @@ def extreme_eigenvalues(
         if not (exhausted or over or full or space.products % CHECK_EVERY == 0):
             continue
         ritz = space.ritz(exhausted=exhausted)
-        before = next((r for r in reversed(seen) if r.products <= ritz.products - SETTLED), None)
+        before = next((r for r in reversed(seen) if r.products <= ritz.products - SETTLED_EIGENVALUE), None)
         converged = ritz.error(-1) <= 0 if before is None else ritz.converged(before, tolerance, ends)
         converged |= exhausted
         settled = converged if all_samples or before is None else converged | ritz.beaten()

@@ -18,7 +18,7 @@ from torch import Tensor
 from odegrad.binding import solve_with
 from odegrad.contracts import GradientMethod, Problem, VectorField
 from odegrad.diagnosis.bounds import LOOSE, Bound, costate_bound, interpolation_bounds
-from odegrad.diagnosis.costates import FlatField, segments
+from odegrad.diagnosis.costates import BatchedField, segments
 from odegrad.diagnosis.field_checks import check_field
 from odegrad.diagnosis.trajectory import TrajectoryNorms, log_norms
 from odegrad.errors import InaccurateGradientWarning, OdegradError, UsageError
@@ -37,7 +37,7 @@ TIGHT_TOLERANCE = 1e-13
 """Of the solves of a loss behind its first one."""
 STABILITY = 3.3
 """Length of dopri5's stability region on the negative real axis (Hairer and Wanner, Solving ODEs II, figure IV.2.1)."""
-NODES = (8, 16)
+BOUND_NODES = (8, 16)
 """Numbers of interpolation nodes whose bounds are told."""
 MANY_OUTPUTS = 4
 """From so many output intervals on, the least number of nodes only, and fewer times."""
@@ -183,13 +183,13 @@ def diagnose(
     if budget is not None and not budget > 0:
         raise UsageError(f"budget: expected a positive number of seconds or None, got {budget!r}")
     allowance, subject = Allowance(budget), of_model(model)
-    field = FlatField(model.field, model.y0)
+    field = BatchedField(model.field, model.y0)
     y0, ts = flatten(model.y0).detach(), model.ts
     check_field(field, ts[0].to(y0.device), y0)
     solver = build_solver("dopri5", rtol, atol)
     seen = _observe(subject, methods or _default_methods(), solver, wanted, allowance, tell)
     many = len(ts) > MANY_OUTPUTS
-    numbers = NODES[:1] if many else NODES
+    numbers = BOUND_NODES[:1] if many else BOUND_NODES
     tell(f"solving the trajectory, {len(ts) - 1} intervals between outputs")
     pieces = segments(field, y0, ts, model.loss, POINTS_A_NODE[many] * max(numbers) + 1)
     tell("taking logarithmic norms along it")

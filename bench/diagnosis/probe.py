@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from odegrad.contracts import Problem
-from odegrad.diagnosis.costates import FlatField
+from odegrad.diagnosis.costates import BatchedField
 from odegrad.diagnosis.trajectory import log_norms
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import make_solver
@@ -13,7 +13,7 @@ from odegrad.states import flatten
 
 TIMES = 5
 """Times along the trajectory, its ends among them."""
-SOLVE_TOLERANCE = 1e-6
+PROBE_TOLERANCE = 1e-6
 NORM_TOLERANCE = 1e-3
 """Relative accuracy of norms that are found from products."""
 
@@ -39,9 +39,9 @@ def largest_norms(problem: Problem) -> LargestNorms:
         If a Jacobian is not finite; the message names time and sample.
     """
     field, y0, ts = problem.dynamics(problem.probe_batch())
-    flat = FlatField(field, y0)  # type: ignore[arg-type]
+    flat = BatchedField(field, y0)  # type: ignore[arg-type]
     times = torch.linspace(float(ts[0]), float(ts[-1]), TIMES, dtype=torch.float64, device=ts.device)
-    solver = make_solver("dopri5", rtol=SOLVE_TOLERANCE, atol=SOLVE_TOLERANCE)
+    solver = make_solver("dopri5", rtol=PROBE_TOLERANCE, atol=PROBE_TOLERANCE)
     with torch.no_grad():
         ys = Naive()(flat, solver, flatten(y0), times)
     norms = log_norms(flat, times, ys, tolerance=NORM_TOLERANCE, with_norm=False)

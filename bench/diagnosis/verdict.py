@@ -8,7 +8,7 @@ NEUTRAL = 0.5
 """Integrals of logarithmic norms within this of zero: differences change by less than exp(0.5) = 1.65 times."""
 STIFF_SHARE = 0.5
 """Stiff: the stability region alone asks for more than this share of the steps taken."""
-BLIND = 0.1
+BLIND_SENSITIVITY = 0.1
 """From this sensitivity error on a solver's steps are too coarse for the gradient, whatever they are for the state."""
 MIN_STEPS = 5.0
 """A problem with less than so many steps for stability is not stiff, however few it takes."""
@@ -56,7 +56,7 @@ def sentences(diagnosis: Diagnosis) -> list[str]:
         f"They are {stiff} for an explicit method: stability alone asks for {asked} steps of dopri5, "
         f"{diagnosis.steps} are taken at rtol {diagnosis.rtol:g}."
     )
-    if diagnosis.sensitivity_error > BLIND:
+    if diagnosis.sensitivity_error > BLIND_SENSITIVITY:
         out.append(
             "The step control is blind to the gradient: the state hardly moves, and halving every step changes naive's "
             f"gradient by {diagnosis.sensitivity_error:.0%}; take adjoint or interpolation_dense, or bound the steps."

@@ -54,7 +54,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Examination:
+class MachineFindings:
     """All findings, the noise (None if no process could measure it) and the machine as a worker sees it."""
 
     findings: list[Finding]
@@ -71,7 +71,7 @@ class Examination:
         return {"findings": self.rows(), "noise": told, "machine": dict(self.machine)}
 
 
-def examine_machine(pairs: int = 30, seed: int = 0) -> Examination:
+def examine_machine(pairs: int = 30, seed: int = 0) -> MachineFindings:
     """Look at the machine for about a second, time the kernel in ``pairs`` in a fresh process, and return all of it."""
     cores = psutil.cpu_count() or 1
     before = snapshot()
@@ -86,7 +86,7 @@ def examine_machine(pairs: int = 30, seed: int = 0) -> Examination:
     swap = psutil.swap_memory()
     battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     there = torch.cuda.is_available()
-    return Examination(
+    return MachineFindings(
         [
             of_load(before, after, cores),
             of_steal(before, after, cores),

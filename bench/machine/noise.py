@@ -14,7 +14,7 @@ from odegrad.reports.statistics import MIN_VALUES, median, median_interval
 SIZE, PRODUCTS, SMALL_OPERATORS = 256, 4, 400
 """Of the kernel: some milliseconds, half in products that arithmetic bounds, half in operators that Python bounds."""
 
-WARM_UPS = 3
+UNTIMED_PAIRS = 3
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def paired_ratios(
 def measured_ratios(pairs: int, seed: int, _progress: Callable[[Mapping[str, Any]], None]) -> list[float]:
     """Return the ratios of the kernel to itself in this process; to be called in a fresh one, as passes are."""
     work = kernel(seed)
-    for _ in range(WARM_UPS):
+    for _ in range(UNTIMED_PAIRS):
         work()
     return paired_ratios(work, work, pairs)
 

@@ -14,7 +14,7 @@ from odegrad.registry import build_gradient, build_optimizer, build_solver, buil
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
-State = Mapping[str, torch.Tensor]
+ModelState = Mapping[str, torch.Tensor]
 """A model's state dictionary."""
 
 
@@ -34,7 +34,7 @@ class Built:
         """Return the same without compiled steps, in which function calls and allocations would not be seen."""
         return dataclasses.replace(self, solver=self.solver.uncompiled())
 
-    def problem_in_float64(self, state: State) -> Problem:
+    def problem_in_float64(self, state: ModelState) -> Problem:
         """Build the run's problem anew in float64, with the parameters of ``state``."""
         run = self.run
         problem = self.task.build(run.size, run.seed, torch.device(run.device), torch.float64)
@@ -72,6 +72,6 @@ def build(run: Run, gradient: str | Callable[..., GradientMethod] = "", task: st
     return Built(run, made, problem, method, solver, optimizer, regularisers)
 
 
-def set_state(problem: Problem, state: State) -> None:
+def set_state(problem: Problem, state: ModelState) -> None:
     """Give a float64 problem's model the parameters of ``state``."""
     problem.model.load_state_dict({k: v.double() if v.is_floating_point() else v for k, v in state.items()})

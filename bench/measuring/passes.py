@@ -21,11 +21,11 @@ from odegrad.diagnosis.probe import largest_norms
 from odegrad.errors import InfrastructureError, NonFiniteError, UnknownNameError
 from odegrad.machine.conditions import snapshot, taints
 from odegrad.machine.description import package_version
-from odegrad.measuring.building import Built, State, build, set_state
+from odegrad.measuring.building import Built, ModelState, build, set_state
 from odegrad.measuring.call_counts import calls_of_an_iteration, count_columns
 from odegrad.measuring.canary import check_instruments, seal
 from odegrad.measuring.memory import measured_bytes
-from odegrad.measuring.timing import BUDGET_SECONDS, time_iterations
+from odegrad.measuring.timing import PASS_SECONDS, time_iterations
 from odegrad.measuring.training import Progress, train
 from odegrad.measuring.untouched import untouched
 from odegrad.methods.regularisers.regularised import RegularisedSolve
@@ -108,7 +108,7 @@ def _library(built: Built) -> dict[str, Any]:
     return {"library": name, "library_version": package_version(name) or "" if name else ""}
 
 
-def _certificate(built: Built, state: State, references: Path) -> dict[str, Any]:
+def _certificate(built: Built, state: ModelState, references: Path) -> dict[str, Any]:
     run, smooth = built.run, built.task.info.smooth
 
     def afresh() -> Subject:
@@ -166,7 +166,7 @@ def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  #
     """Time forward, backward and update apart, with a bare field, and say what disturbed the machine meanwhile."""
     built = build(run)
     before = snapshot(run.device)
-    timings = time_iterations(built.problem, built.method, built.solver, built.optimizer, BUDGET_SECONDS)
+    timings = time_iterations(built.problem, built.method, built.solver, built.optimizer, PASS_SECONDS)
     after = snapshot(run.device)
     compiling = compile_seconds(built.problem.model.modules()) if built.solver.compile else None
     if isinstance(built.method, CompilesPrograms):

@@ -19,7 +19,7 @@ from odegrad.states import put_back
 WARM_UPS = 2
 MIN_REPEATS, MAX_REPEATS = 3, 200
 RELATIVE_INTERVAL = 0.02
-BUDGET_SECONDS = 0.4
+PASS_SECONDS = 0.4
 """Of one round; ``odegrad.records.rounds`` says how many a run has."""
 
 

@@ -14,7 +14,7 @@ from odegrad.reference.grids import Budget
 from odegrad.reference.subject import Subject
 from odegrad.states import put_back
 
-TOLERANCE = 1e-12
+REFEREE_TOLERANCE = 1e-12
 STEPS = (1e-3, 1e-5)
 """Lengths of a difference, relative to the size of all inputs."""
 DIRECTIONS = 2
@@ -66,7 +66,7 @@ def _extrapolated(subject: Subject, direction: Tensor, length: float, budget: Bu
 
 
 def _slope(subject: Subject, direction: Tensor, length: float, budget: Budget) -> float:
-    bound = solve_with(Naive(), make_solver("dopri8", rtol=TOLERANCE, atol=TOLERANCE))
+    bound = solve_with(Naive(), make_solver("dopri8", rtol=REFEREE_TOLERANCE, atol=REFEREE_TOLERANCE))
     ends = []
     for sign in (1.0, -1.0):
         with _moved(subject, sign * length * direction):

@@ -11,9 +11,9 @@ import math
 import numpy as np
 from torch import Tensor
 
-SIZE = 64
+SKETCH_SIZE = 64
 """Numbers of a sketch: the bits of the one random word that each parameter has."""
-SEED = 20_260_101
+SKETCH_SEED = 20_260_101
 _CHUNK = 2**16
 """Parameters whose signs are unpacked at a time: 34 MB."""
 
@@ -24,10 +24,10 @@ def sketch(vector: Tensor) -> list[float]:
     The signs depend on the number of parameters alone, the same on every machine.
     """
     values = vector.numpy()
-    words = np.random.PCG64([SEED, values.size])
-    out = np.zeros(SIZE)
+    words = np.random.PCG64([SKETCH_SEED, values.size])
+    out = np.zeros(SKETCH_SIZE)
     for start in range(0, values.size, _CHUNK):
         part = values[start : start + _CHUNK]
         bits = np.unpackbits(words.random_raw(part.size).astype("<u8").view(np.uint8).reshape(-1, 8), axis=1)
         out += part @ (2.0 * bits - 1.0)
-    return [float(value) for value in out / math.sqrt(SIZE)]
+    return [float(value) for value in out / math.sqrt(SKETCH_SIZE)]

@@ -35,7 +35,7 @@ class SolvableField(nn.Module, ABC):
         """Return the solution ``[time, batch, dim]`` from ``y0 [batch, dim]`` at ``ts[0]``, with its autograd graph."""
 
 
-class LinearField(SolvableField):
+class LinearEquation(SolvableField):
     """``y' = A y``, solved by the matrix exponential: ``y(t) = exp(A t) y(0)``."""
 
     def __init__(self, matrix: Tensor) -> None:

@@ -41,7 +41,7 @@ class FlowSettings:
     training: Training
 
 
-SETTINGS: Mapping[str, FlowSettings] = {
+PLANE_SETTINGS: Mapping[str, FlowSettings] = {
     "tiny": FlowSettings(
         hidden=(32, 32),
         end_time=0.5,
@@ -71,7 +71,7 @@ class ToyDensity(Sized[FlowSettings]):
     """A two-dimensional density: a subclass names itself, its settings and how to draw a point."""
 
     info: ClassVar[TaskInfo]
-    settings: ClassVar[Mapping[str, FlowSettings]] = SETTINGS
+    settings: ClassVar[Mapping[str, FlowSettings]] = PLANE_SETTINGS
 
     @abstractmethod
     def sample(self, count: int, source: torch.Generator) -> Tensor:

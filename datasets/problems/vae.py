@@ -35,7 +35,7 @@ LIKELIHOODS: Mapping[Likelihood, tuple[int, Callable[[Tensor, Tensor], Tensor]]]
     "discretized_logistic": (2, discretized_logistic),
 }
 """The decoder's scores for a pixel, and the log-likelihood of an image given them."""
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "softplus": nn.functional.softplus}
+DECODER_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "softplus": nn.functional.softplus}
 
 NOISE_STREAM = 7
 """Beside an iteration's batch, its noise and probe."""
@@ -81,7 +81,7 @@ class FlowVAE(nn.Module):
         super().__init__()
         self.latent = settings.latent
         scores, self.log_likelihood = LIKELIHOODS[settings.likelihood]
-        activation = ACTIVATIONS[settings.activation]
+        activation = DECODER_ACTIVATIONS[settings.activation]
         self.flows = nn.ModuleList(
             AmortisedFlowField(settings.latent, settings.flow_hidden, settings.rank, activation)
             for _ in range(settings.blocks)

@@ -52,7 +52,7 @@ class DataFile:
                 if path.exists() and not self._intact(path):
                     keep_aside(path)
                 if not path.exists():
-                    with Progress(self.name, self.megabytes) as shown:
+                    with FetchProgress(self.name, self.megabytes) as shown:
                         to = pooch.HTTPDownloader(progressbar=shown)
                         pooch.retrieve(self.url, self.known_hash, fname=self.name, path=folder, downloader=to)
         except ValueError as error:
@@ -73,7 +73,7 @@ class DataFile:
         return bool(pooch.file_hash(str(path), alg=algorithm) == wanted)
 
 
-class Progress:
+class FetchProgress:
     """How far a download is: a bar on a terminal, elsewhere a line of the logger ``odegrad`` every tenth.
 
     ``total``, ``update``, ``reset`` and ``close`` are what pooch calls.

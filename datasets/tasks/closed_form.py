@@ -11,7 +11,7 @@ from odegrad.contracts import TaskInfo
 from odegrad.datasets.problems.known_solution import (
     ClosedForm,
     ClosedFormSettings,
-    LinearField,
+    LinearEquation,
     LogisticField,
     RotationField,
     SolvableField,
@@ -69,7 +69,7 @@ class Linear(ClosedForm):
     def truth(self, rates: Tensor) -> SolvableField:
         """Return the chain ``A``: ``-damping`` on the diagonal, ``rates`` above it and ``-rates`` below."""
         chain = torch.diag(rates, 1) - torch.diag(rates, -1)
-        return LinearField(chain - self.damping * torch.eye(len(chain), dtype=rates.dtype))
+        return LinearEquation(chain - self.damping * torch.eye(len(chain), dtype=rates.dtype))
 
 
 class Rotation(ClosedForm):
@@ -233,4 +233,4 @@ class Contracting(ClosedForm):
         """Return the symmetric field whose eigenvalues are minus the two ``rates``, the axes turned by ``angle``."""
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         axes = torch.tensor([[cos, -sin], [sin, cos]], dtype=rates.dtype)
-        return LinearField(-axes @ torch.diag(rates) @ axes.T)
+        return LinearEquation(-axes @ torch.diag(rates) @ axes.T)

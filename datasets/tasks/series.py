@@ -150,11 +150,11 @@ class SeriesClassification(Sized[SeriesSettings]):
         return SeriesProblem(net, scaled[0], {"validation": scaled[1], "test": scaled[2]}, s, seed)
 
 
-SIZES = ("tiny", "default", "paper")
+EVERY_SIZE = ("tiny", "default", "paper")
 
 
 def series_info(
-    name: str, archive_name: str, summary: str, target: Mapping[str, float], sizes: tuple[str, ...] = SIZES
+    name: str, archive_name: str, summary: str, target: Mapping[str, float], sizes: tuple[str, ...] = EVERY_SIZE
 ) -> TaskInfo:
     """Return what a data set of the archive states about itself."""
     return TaskInfo(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from odegrad.diagnosis.costates import FlatField
+from odegrad.diagnosis.costates import BatchedField
 from odegrad.diagnosis.field_checks import check_field
 from odegrad.errors import UsageError
 from odegrad.registry import build_task
@@ -14,7 +14,7 @@ Y = torch.tensor([[1.0, 0.5], [-0.3, 0.8], [0.1, 2.0]], dtype=torch.float64)
 
 
 def checked(field: nn.Module, y: Tensor = Y) -> None:
-    check_field(FlatField(field.double(), y), T, y.reshape(len(y), -1))
+    check_field(BatchedField(field.double(), y), T, y.reshape(len(y), -1))
 
 
 class Base(nn.Module):
@@ -84,7 +84,7 @@ def test_fields_of_tasks_pass(name: str) -> None:
     problem = build_task(name).build("tiny", 0, torch.device("cpu"), torch.float64)
     field, y0, ts = problem.dynamics(problem.probe_batch())
     flat = torch.cat([p.reshape(len(p), -1) for p in ((y0,) if isinstance(y0, Tensor) else y0)], dim=1)
-    check_field(FlatField(field, y0), ts[0], flat)  # type: ignore[arg-type]
+    check_field(BatchedField(field, y0), ts[0], flat)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from odegrad.binding import solve_with
 from odegrad.checks.limits import contraction_error
 from odegrad.checks.problems import SmoothNet, smooth_net_start
 from odegrad.diagnosis.bounds import interpolation_bounds
-from odegrad.diagnosis.costates import FlatField, interpolated, segments, solved
+from odegrad.diagnosis.costates import BatchedField, interpolated, segments, solved
 from odegrad.diagnosis.prediction import Diagnosis, diagnose, first_solve
 from odegrad.diagnosis.trajectory import log_norms
 from odegrad.diagnosis.verdict import is_stiff, nature, sentences
@@ -148,7 +148,7 @@ def test_stiff_is_what_stability_asks_steps_for(rate: float, stiff: bool) -> Non
 def test_costates_and_jumps_are_the_matrix_exponential() -> None:
     """``a(t) = exp(A^T (t_k - t)) a(t_k)`` within an interval, and each output adds its own part."""
     field, ts = Linear(-1.0, 0.5), torch.tensor([0.2, 0.7, 1.0], dtype=torch.float64)
-    flat = FlatField(field, Y0)
+    flat = BatchedField(field, Y0)
     pieces = segments(flat, Y0, ts, lambda ys: (ys[1] * WEIGHTS).sum() + ys[2].square().sum(), 9)
     matrix = field.matrix.detach()
     last = Y0 @ torch.linalg.matrix_exp(0.8 * matrix).T
@@ -162,7 +162,7 @@ def test_costates_and_jumps_are_the_matrix_exponential() -> None:
 
 
 def test_interpolant_is_scipys_through_the_same_nodes() -> None:
-    field = FlatField(Linear(-1.0, -8.0), Y0)
+    field = BatchedField(Linear(-1.0, -8.0), Y0)
     (piece,) = segments(field, Y0, torch.tensor([0.0, 1.0], dtype=torch.float64), lambda ys: ys[-1].sum(), 21)
     nodes = 0.5 - 0.5 * np.cos(np.arange(6) * math.pi / 5)
     values = solved(field, Y0, nodes).reshape(6, -1).numpy()
@@ -174,7 +174,7 @@ def test_interpolant_is_scipys_through_the_same_nodes() -> None:
 def test_every_bound_holds_on_the_smooth_net(num_nodes: int) -> None:
     """(A), (C), (D) and (E) for every sample; the gradient's error by (D)'s observed is the quoted one."""
     y0, target = smooth_net_start()
-    field = FlatField(SmoothNet(), y0)
+    field = BatchedField(SmoothNet(), y0)
     ts = torch.tensor([0.0, 1.0], dtype=torch.float64)
     pieces = segments(field, y0, ts, lambda ys: 0.5 * (ys[-1] - target).square().sum(-1).mean(), 161)
     norms = [log_norms(field, p.times, p.states) for p in pieces]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from odegrad.reference.sketch import SEED, SIZE, sketch
+from odegrad.reference.sketch import SKETCH_SEED, SKETCH_SIZE, sketch
 
 
 def _vector(size, seed):
@@ -15,7 +15,7 @@ def test_sketch_is_the_product_with_signs():
     """The matrix, column by column from unit vectors, holds only +1/8 and -1/8, and the sketch is linear."""
     size = 12
     matrix = np.array([sketch(row) for row in torch.eye(size, dtype=torch.float64)]).T
-    assert matrix.shape == (SIZE, size)
+    assert matrix.shape == (SKETCH_SIZE, size)
     assert set(np.abs(matrix).ravel()) == {0.125}
     vector = _vector(size, 0)
     np.testing.assert_allclose(sketch(vector), matrix @ vector.numpy(), rtol=1e-13)
@@ -24,11 +24,11 @@ def test_sketch_is_the_product_with_signs():
 def test_signs_are_the_bits_of_one_generator():
     """Bit b of a parameter's random word is the sign of row b: the same on every machine, also across chunks."""
     size = 2**16 + 3
-    words = np.random.PCG64([SEED, size]).random_raw(size)
+    words = np.random.PCG64([SKETCH_SEED, size]).random_raw(size)
     for place in (0, 2**16 - 1, 2**16, size - 1):
         unit = torch.zeros(size, dtype=torch.float64)
         unit[place] = 8.0
-        bytes_of = [(int(words[place]) >> (8 * (row // 8))) & 0xFF for row in range(SIZE)]
+        bytes_of = [(int(words[place]) >> (8 * (row // 8))) & 0xFF for row in range(SKETCH_SIZE)]
         signs = [1.0 if (byte >> (7 - row % 8)) & 1 else -1.0 for row, byte in enumerate(bytes_of)]
         assert sketch(unit) == signs
 
@@ -42,7 +42,7 @@ def test_distances_are_kept_to_nine_percent():
         apart = np.linalg.norm(np.array(sketch(first + step)) - np.array(sketch(first)))
         ratios.append(apart / float(torch.linalg.vector_norm(first + step - first)))
     assert np.mean(ratios) == pytest.approx(1.0, abs=0.03)
-    assert np.std(ratios) == pytest.approx(1.0 / np.sqrt(2.0 * SIZE), rel=0.2)
+    assert np.std(ratios) == pytest.approx(1.0 / np.sqrt(2.0 * SKETCH_SIZE), rel=0.2)
     assert max(abs(np.array(ratios) - 1.0)) < 0.4
 
 
