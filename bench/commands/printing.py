@@ -52,7 +52,7 @@ def _least_width(rows: Sequence[Mapping[str, Any]], of_words: int) -> int:
         return of_words
     name = list(rows[0])[-1]
     words = " ".join([name.replace("_", " "), *(_cell(row[name]) for row in rows)]).split()
-    return of_words + max(0, LEAST_WRAPPED - max(map(len, words), default=0))
+    return of_words + max(0, MIN_WRAPPED - max(map(len, words), default=0))
 
 
 def _block(row: Mapping[str, Any]) -> Table:

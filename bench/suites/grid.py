@@ -64,7 +64,7 @@ class TaskCell:
     """Of its entry in the suite file."""
 
 
-MAX_RUNS = 1_000_000
+MAX_SUITE_RUNS = 1_000_000
 """Of a suite; a larger grid is a slip of the pen."""
 
 
@@ -88,13 +88,13 @@ def check_count(content: SuiteFile, source: str) -> None:
     Raises
     ------
     SuiteError
-        If there are more than ``MAX_RUNS``.
+        If there are more than ``MAX_SUITE_RUNS``.
     """
     count = count_runs(content)
-    if count > MAX_RUNS:
+    if count > MAX_SUITE_RUNS:
         raise SuiteError(
-            f"{source}: expected at most {MAX_RUNS:,} runs, got {count:,} before include and exclude; shorten the "
-            "lists of options, seeds, tolerances or sizes"
+            f"{source}: expected at most {MAX_SUITE_RUNS:,} runs, got {count:,} before include and exclude; shorten "
+            "the lists of options, seeds, tolerances or sizes"
         )
 
 

@@ -9,7 +9,7 @@ import torchdiffeq
 from torch import nn
 
 import odegrad
-from odegrad.errors import UnknownNameError, UnsupportedError, UsageError
+from odegrad.errors import InaccurateGradientWarning, UnknownNameError, UnsupportedError, UsageError
 from odegrad.registry import default_gradients
 
 
@@ -118,12 +118,14 @@ def test_odeint_adjoint_takes_torchdiffeqs_arguments(arguments):
 
 
 def test_adjoint_method_is_the_backward_solver():
-    """A backward solve by Euler's method, one step an interval, is that far off; forward stays exact."""
+    """A backward solve by Euler's method, one step an interval, is that far off, and says so; forward stays exact."""
     field = Field()
     good = odegrad.odeint_adjoint(field, Y0, TIMES, rtol=1e-9, atol=1e-10)
     bad = odegrad.odeint_adjoint(field, Y0, TIMES, rtol=1e-9, atol=1e-10, adjoint_method="euler")
     assert torch.equal(good, bad)
-    a, b = loss_gradient(good, field), loss_gradient(bad, field)
+    a = loss_gradient(good, field)
+    with pytest.warns(InaccurateGradientWarning, match="the state that the backward pass used is off by 2.5e-02"):
+        b = loss_gradient(bad, field)
     assert 1e-3 < float((a - b).norm() / a.norm()) < 1.0
 
 

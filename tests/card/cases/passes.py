@@ -37,7 +37,7 @@ def _columns(device: str, folder: Path) -> dict[str, Any]:
 
 
 def test_every_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "LEAST_REPEATS", 2)
+    monkeypatch.setattr(timing, "MIN_REPEATS", 2)
     monkeypatch.setattr(measuring, "BUDGET_SECONDS", 0.0)
     on_cpu, on_card = _columns("cpu", tmp_path), _columns("cuda", tmp_path)
     assert on_card["host_syncs"] == 0
