@@ -75,6 +75,7 @@ def test_draws_move_the_stream_from_solve_to_solve(solving, net, start):
             assert not torch.equal(solving(field, start()), solving(field, start()))
 
 
+@pytest.mark.filterwarnings("ignore::odegrad.errors.InaccurateGradientWarning")
 def test_draws_of_the_backward_pass_alone_are_refused(solving, net, start):
     """A field that begins to draw after the solve is another field on the way back."""
     calls = {"so far": 0, "quiet": 10**9}
