@@ -86,7 +86,7 @@ class HeldStates:
         interval.sizes.append(abs(step.h))
         if not (self._has_ends and step.t_next == self.nodes[self._at].t1):
             # A Runge-Kutta method carries the state alone; a slice of it would be an operator per step.
-            interval.hold(step.t_next, step.x_next)
+            interval.hold(step.t_next, step.x_next if step.x_next.numel() == step.d else step.y_next)
 
     def _interval(self, t: float, h: float) -> _Interval:
         while (t - self.nodes[self._at].t1) * h > 0:

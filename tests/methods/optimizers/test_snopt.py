@@ -162,6 +162,7 @@ def _train(field, optimizer, first, last):
     return losses
 
 
+@pytest.mark.filterwarnings("ignore::odegrad.errors.InaccurateGradientWarning")
 def test_state_dict_continues_bit_for_bit():
     """S10: saved in the middle of a refresh period and loaded into a new optimizer, training goes on the same."""
     field = _Net()
@@ -247,6 +248,7 @@ def test_layers_outside_of_the_ode():
     assert torch.equal(model.head.weight.grad, plain)
 
 
+@pytest.mark.filterwarnings("ignore::odegrad.errors.InaccurateGradientWarning")
 def test_training_lowers_the_loss_and_follows_a_schedule():
     """End to end on the adjoint method, with a torch scheduler on the shared parameter groups."""
     field = _Net()

@@ -152,7 +152,7 @@ def test_a_plain_function_and_other_schemes_are_refused():
         StepCompiler(FlatField(lambda _t, y: -y, Layout.of(torch.ones(2))), TABLEAUS["euler"])
     with pytest.raises(UnsupportedError, match="leave out compile, or take aca"):
         odegrad.odeint(Net(), torch.ones(1, 3), torch.tensor([0.0, 1.0]), **solve)
-    with pytest.raises(UsageError, match="compile: solver alf is no Runge-Kutta method"):
+    with pytest.raises(UsageError, match="compile: solver alf is no explicit Runge-Kutta method"):
         make_solver("alf", compile=True)
     with pytest.raises(UsageError, match="compile: expected True or False, got 'yes'"):
         make_solver("dopri5", compile="yes")

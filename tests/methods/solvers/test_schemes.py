@@ -156,5 +156,5 @@ def test_wrong_options_name_what_is_expected():
         make_solver("rk4", coupling=1.5)
     with pytest.raises(UsageError, match="coupling: expected none with solver alf"):
         make_solver("alf", coupling=0.9)
-    with pytest.raises(UsageError, match="control: expected 'elementary' or 'pi'"):
+    with pytest.raises(UsageError, match="control: expected 'elementary', 'pi' or 'pi34'"):
         make_solver("dopri5", control="pid")
