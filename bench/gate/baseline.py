@@ -117,10 +117,10 @@ def differing_metrics(first: Record, second: Record) -> list[str]:
 def baseline_of(
     suite: str, pairs: Mapping[str, tuple[Record, Record]], old: Baseline | None, reason: Reason
 ) -> Baseline:
-    """Return the baseline of runs that were measured twice; bands and reasons of ``old`` are kept, new figures get theirs."""
+    """Return the baseline of runs that were measured twice; bands and reasons of ``old`` are kept."""
     machine = next(iter(pairs.values()))[0].machine
     runs = {name: entry_of(*both) for name, both in pairs.items()}
-    bands = default_bands() | dict(old.bands if old else {})
+    bands = default_bands() if old is None else old.bands
     return Baseline(suite, machine_class(machine), runs, bands, (*(old.reasons if old else ()), reason))
 
 
