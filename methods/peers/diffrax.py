@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import CallsHeard, Solver, State, StateT, Traits, VectorField, unjudged_parts
 from odegrad.errors import UnsupportedError
-from odegrad.methods.peers.jax_field import Held, JaxField, array, exchanged, tensor, translated
+from odegrad.methods.peers.jax_field import HeldArrays, JaxField, array, exchanged, tensor, translated
 from odegrad.methods.peers.jax_operators import Array
 from odegrad.methods.peers.mapping import PeerMapping
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -153,7 +153,7 @@ def _telling(jax: Any, heard: CallsHeard) -> Callable[[Any], Any]:
 
 def _program(solve: _Solve, vector_field: nn.Module, y0: State, ts: Tensor, kept: _Kept) -> _Program:
     """Return the programs for this field and these shapes."""
-    inner, places = translated(vector_field, ts[0].detach(), y0, solve.jax), Held.by(vector_field).trained
+    inner, places = translated(vector_field, ts[0].detach(), y0, solve.jax), HeldArrays.by(vector_field).trained
 
     def value(y0: Any, ts: Array, held: Any) -> Any:
         return solve.states(inner, y0, ts, held)
@@ -171,7 +171,7 @@ def _program(solve: _Solve, vector_field: nn.Module, y0: State, ts: Tensor, kept
     return _Program(solve.jax, solve.solver, {"value": value, "forward": forward, "backward": backward}, kept)
 
 
-def _found(solve: _Solve, vector_field: nn.Module, held: Held, y0: State, ts: Tensor) -> _Program:
+def _found(solve: _Solve, vector_field: nn.Module, held: HeldArrays, y0: State, ts: Tensor) -> _Program:
     """Return the programs for this field, made once for all that it has in common with an earlier one."""
     if not held.trained:
         raise UnsupportedError("diffrax: expected a field with trained parameters, got one without")
@@ -193,7 +193,7 @@ class _Bridge(torch.autograd.Function):
     """A solve by diffrax: state parts and trained parameters in, the solution's parts out."""
 
     @staticmethod
-    def forward(ctx: Any, program: _Program, name: str, ts: Tensor, held: Held, n: int, *inputs: Tensor) -> Any:
+    def forward(ctx: Any, program: _Program, name: str, ts: Tensor, held: HeldArrays, n: int, *inputs: Tensor) -> Any:
         jax = program.jax
         given = [array(p, jax) for p in inputs[:n]], array(ts, jax), [array(x, jax) for x in held.tensors]
         ys, reached, *pull = program.run(name, *given)
@@ -249,7 +249,7 @@ class DiffraxCheckpointed:
                 "diffrax judges its steps by every part of the state here, and this field carries some that no step is "
                 "judged by; leave out the regulariser, or use another method"
             )
-        held = Held.by(inner)
+        held = HeldArrays.by(inner)
         program = _found(_Solve(_jax(), taken, scheme, self.adjoint, heard), inner, held, y0, ts)
         pieces = parts(y0)
         inputs = (*pieces, *(held.tensors[i] for i in held.trained))

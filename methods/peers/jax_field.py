@@ -25,14 +25,14 @@ LARGEST_DIFFERENCE = {torch.float64: 1e-12, torch.float32: 1e-4}
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldArrays:
     """The tensors that a field holds: parameters, buffers and plain attributes, each by its place."""
 
     names: tuple[str, ...]
     tensors: tuple[Tensor, ...]
 
     @classmethod
-    def by(cls, field: nn.Module) -> "Held":
+    def by(cls, field: nn.Module) -> "HeldArrays":
         """Return those of ``field`` and its modules."""
         found: dict[str, Tensor] = dict(field.named_parameters()) | dict(field.named_buffers())
         for place, module in field.named_modules():
@@ -107,7 +107,7 @@ def translated(field: nn.Module, t: Tensor, y: State, jax: Any) -> JaxField:
     UnsupportedError
         If it uses an operator that is not translated, branches on numbers, draws random ones, or differs in jax.
     """
-    held, pieces = Held.by(field), parts(y)
+    held, pieces = HeldArrays.by(field), parts(y)
 
     def called(t: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad(), _holding(field, dict(zip(held.names, tensors[len(pieces) :], strict=True))):
@@ -162,7 +162,7 @@ def _check_agreement(field: nn.Module, found: JaxField, t: Tensor, y: State, jax
 
 def disagreement(field: nn.Module, found: JaxField, t: Tensor, y: State, jax: Any) -> float:
     """Return the largest difference of value and product by state and parameters, relative to torch's own."""
-    held, pieces = Held.by(field), parts(y)
+    held, pieces = HeldArrays.by(field), parts(y)
     leaves = [x.detach().requires_grad_() for x in pieces]
     with torch.enable_grad():
         ours = parts(field(t.detach(), leaves[0] if isinstance(y, Tensor) else tuple(leaves)))

@@ -16,7 +16,7 @@ from odegrad.checks.problems import SmoothNet
 from odegrad.errors import SolverError, UnsupportedError
 from odegrad.measuring.call_counts import count_columns
 from odegrad.methods.peers.diffrax import DiffraxCheckpointed, _jax
-from odegrad.methods.peers.jax_field import Held, _check_operators, _holding, array, disagreement, translated
+from odegrad.methods.peers.jax_field import HeldArrays, _check_operators, _holding, array, disagreement, translated
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.reference.reference import reference
 from odegrad.reference.subject import Subject, of_problem
@@ -72,7 +72,7 @@ def _statistics(field, tolerance):
     import diffrax
 
     jax = _jax()
-    inner, held = translated(field, TS[0], Y0, jax), [array(x, jax) for x in Held.by(field).tensors]
+    inner, held = translated(field, TS[0], Y0, jax), [array(x, jax) for x in HeldArrays.by(field).tensors]
     control = diffrax.PIDController(rtol=tolerance, atol=tolerance, safety=0.9, factormin=0.2, factormax=10.0)
     term = diffrax.ODETerm(lambda t, y, _: inner(t, y, held))
     start = (array(Y0, jax),)
@@ -136,13 +136,13 @@ def test_every_tensor_of_a_field_is_held():
     """Parameters, buffers and plain attributes, as a flow's probe, of all its modules; they come back after a trace."""
     field = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     field[0].probe = torch.ones(3)
-    held = Held.by(field)
+    held = HeldArrays.by(field)
     assert {"0.weight", "0.bias", "1.running_mean", "0.probe"} <= set(held.names)
     assert [held.names[i] for i in held.trained] == [name for name, _ in field.named_parameters()]
     before = dict(zip(held.names, held.tensors, strict=True))
     with _holding(field, {name: torch.zeros_like(x) for name, x in before.items()}):
-        assert not any(x.any() for x in Held.by(field).tensors)
-    assert all(now is before[name] for name, now in zip(held.names, Held.by(field).tensors, strict=True))
+        assert not any(x.any() for x in HeldArrays.by(field).tensors)
+    assert all(now is before[name] for name, now in zip(held.names, HeldArrays.by(field).tensors, strict=True))
 
 
 @needs_jax
