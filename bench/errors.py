@@ -74,7 +74,11 @@ class UnknownNameError(UsageError):
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-        lists = [f"odegrad list {listed}" for word, listed in _LISTS.items() if not of and word in kind.split()]
+        lists = [
+            f"odegrad list {listed}"
+            for word, listed in _LISTS.items()
+            if not of and word in kind.partition(" of ")[0].split()
+        ]
         told = f"known are {', '.join(known)}" if known else "there are none"
         if lists:
             told = f"{' and '.join(lists)} {'tell' if len(lists) > 1 else 'tells'} all {len(known)}"

@@ -16,6 +16,7 @@ from odegrad.methods.backward.reconstruction import relative_error
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import AcceptedStep
+from odegrad.states import sent_to
 
 HELD_STATES = 16
 """The most states that are held of a solve with few output intervals."""
@@ -109,10 +110,11 @@ class HeldStates:
             [nodes.coefficients(kept.times) for nodes, kept in zip(self.nodes, self.kept, strict=True) if kept.times]
         )
         flat = torch.from_numpy(weights.reshape(len(states), -1)).to(values.dtype)
-        off = torch.addmm(torch.stack(states), flat.to(values.device), values.flatten(0, 1), alpha=-1.0)
+        off = torch.addmm(torch.stack(states), sent_to(values.device, flat), values.flatten(0, 1), alpha=-1.0)
         sizes = torch.linalg.vector_norm(values, dim=2).amax(1)
         if len(self.kept) > 1:
-            sizes = sizes[of]
+            # A GPU would wait for a list of indices, which is copied from memory that is not pinned.
+            sizes = sizes[of] if sizes.device.type == "cpu" else sizes[sent_to(sizes.device, torch.tensor(of))]
         return relative_error(torch.linalg.vector_norm(off, dim=1), sizes, smallest)
 
     def enough_nodes(self, solver: OneStepSolver) -> int:

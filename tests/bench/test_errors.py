@@ -5,7 +5,7 @@ import torch
 
 from odegrad.checks.problems import SmoothNet, gradient
 from odegrad.errors import is_out_of_memory
-from odegrad.methods.gradients import forward_sensitivity
+from odegrad.methods.backward import products
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 
@@ -23,7 +23,7 @@ def test_what_is_out_of_memory():
 @pytest.mark.parametrize(("raised", "goes_on"), [(torch.OutOfMemoryError, False), (RuntimeError, True)])
 def test_sensitivities_column_by_column_only_where_batches_are_not_known(monkeypatch, raised, goes_on):
     """Where memory is short, a solve in a hundredth of the speed is not what was asked for."""
-    one = forward_sensitivity._derivative
+    one = products._derivative
 
     def refusing(outputs, u, vectors, *, batched):
         if batched:
@@ -33,7 +33,7 @@ def test_sensitivities_column_by_column_only_where_batches_are_not_known(monkeyp
     field, y0 = SmoothNet(d=1, hidden=2), torch.ones(1, 1, dtype=torch.float64)
     call = (field, make_solver("euler", num_steps=1), y0, torch.tensor([0.0, 1.0]).double(), torch.sum)
     expected = gradient(build_gradient("naive"), *call)
-    monkeypatch.setattr(forward_sensitivity, "_derivative", refusing)
+    monkeypatch.setattr(products, "_derivative", refusing)
     method = build_gradient("forward_sensitivity")
     if goes_on:
         assert torch.allclose(gradient(method, *call), expected, rtol=1e-12)

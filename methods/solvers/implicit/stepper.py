@@ -18,6 +18,7 @@ from odegrad.methods.solvers.implicit.pullback import tell
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitWeights
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import AcceptedStep, Stepper
+from odegrad.states import sent_to
 
 
 class ImplicitStepper(Stepper):
@@ -201,7 +202,7 @@ def hermite_weights(h: float, thetas: Sequence[float], like: Tensor) -> Tensor:
     """Return the weights ``[m, 3]`` of ``y' - y``, ``k`` and ``k'`` in the Hermite polynomial, like ``like``."""
     # In float64 on the host, as the weights of the explicit methods.
     rows = [(t * t * (3 - 2 * t), h * t * (1 - t) ** 2, h * t * t * (t - 1)) for t in thetas]
-    return torch.tensor(rows, dtype=torch.float64).to(like.dtype).to(like.device, non_blocking=True)
+    return sent_to(like.device, torch.tensor(rows, dtype=torch.float64), like.dtype)
 
 
 def hermite_polynomial(x: Tensor, x_next: Tensor, h: float) -> Tensor:

@@ -38,7 +38,7 @@ def _columns(device: str, folder: Path) -> dict[str, Any]:
 
 def test_every_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "MIN_REPEATS", 2)
-    monkeypatch.setattr(measuring, "BUDGET_SECONDS", 0.0)
+    monkeypatch.setattr(measuring, "PASS_SECONDS", 0.0)
     on_cpu, on_card = _columns("cpu", tmp_path), _columns("cuda", tmp_path)
     assert on_card["host_syncs"] == 0
     assert on_cpu["host_syncs"] is None
@@ -105,8 +105,8 @@ def test_diagnosis(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds, predictions and observed errors, with the checks of the field; times on the CPU."""
     ts, y0 = torch.tensor([0.0, 0.5], dtype=torch.float64), torch.tensor([[1.0, 0.2]], dtype=torch.float64)
     methods = ["naive", "adjoint"]
-    monkeypatch.setattr(prediction, "NODES", (4,))
-    monkeypatch.setattr(prediction, "POINTS_A_NODE", 3)
+    monkeypatch.setattr(prediction, "BOUND_NODES", (4,))
+    monkeypatch.setattr(prediction, "POINTS_A_NODE", {False: 3, True: 3})
     with card.away():
         on_cpu = diagnose("mine", Model(Field(), y0, ts, half_mean_square), methods=methods)
     on_card = diagnose("mine", Model(Field().cuda(), y0.cuda(), ts, half_mean_square), methods=methods)

@@ -84,17 +84,18 @@ def test_a_copy_that_blocks(card: Card, monkeypatch: pytest.MonkeyPatch) -> None
     field, y0 = _problem()
     card.forget()
     _solve("interpolation", field, y0)
-    assert not card.waits
+    # The one number that says how far the state of the backward pass was off.
+    assert card.waits == {"_local_scalar_dense.default": 1}
     assert not card.pageable
+    card.forget()
     monkeypatch.setattr(chebyshev, "sent_to", lambda device, x, dtype: x.to(device, dtype))
     _solve("interpolation", field, y0)
-    (place,) = card.places
-    assert place.startswith("copy to the card at ")
+    (place,) = (each for each in card.places if each.startswith("copy to the card at "))
     assert "chebyshev.py" in place
     card.forget()
     monkeypatch.setattr(chebyshev, "sent_to", lambda device, x, dtype: x.to(device, dtype, non_blocking=True))
     _solve("interpolation", field, y0)
-    assert not card.waits
+    assert card.waits == {"_local_scalar_dense.default": 1}
     assert card.pageable
     card.forget()
 

@@ -47,9 +47,12 @@ def _counted(name: str, kind: str, card: Card) -> dict[str, int] | None:
 @pytest.mark.parametrize("name", [n for n in gradients.names() if build_gradient(n).traits.shared_loop])
 def test_waits_are_the_baselines(name: str, card: Card) -> None:
     found = {kind: counts for kind in SOLVERS if (counts := _counted(name, kind, card)) is not None}
+    # Who does not keep the state reads one number more, which says how far it was off.
+    state_from = build_gradient(name).traits.state_from
     for counts in found.values():
         for way in ("forward", "backward"):
-            assert counts[f"waits {way}"] <= counts[f"attempts {way}"] + 2
+            told = int(way == "backward" and state_from in ("solve", "inverse", "interpolant"))
+            assert counts[f"waits {way}"] <= counts[f"attempts {way}"] + 2 + told
     kept: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
     if os.environ.get(UPDATE):
         FILE.write_text(json.dumps({**kept, name: found}, indent=1, sort_keys=True) + "\n")

@@ -60,14 +60,19 @@ def _waits(name, solver):
     return waits.count, len(log.ends) + log.rejections
 
 
+def _reads(name):
+    """Return the reads of one number that says how far the state of a backward pass was off."""
+    return int(build_gradient(name).traits.state_from in ("solve", "inverse", "interpolant"))
+
+
 @pytest.mark.parametrize(("name", "solver"), _pairs(OURS, FIXED))
 def test_fixed_steps_never_wait_for_the_device(name, solver):
-    """The host runs ahead: no read inside of a solve on a fixed grid, forward or backward."""
-    assert _waits(name, make_solver(solver, **FIXED[solver]))[0] == 0
+    """The host runs ahead: no read inside of a solve on a fixed grid; one per backward pass that tells what it lost."""
+    assert _waits(name, make_solver(solver, **FIXED[solver]))[0] <= _reads(name)
 
 
 @pytest.mark.parametrize(("name", "solver"), _pairs(OURS, ADAPTIVE))
 def test_adaptive_steps_wait_once_an_attempt(name, solver):
     """One read an attempted step, and two that choose the first one, each way."""
     waits, attempts = _waits(name, make_solver(solver, **ADAPTIVE[solver]))
-    assert waits <= attempts + 4
+    assert waits <= attempts + 4 + _reads(name)
