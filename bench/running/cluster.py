@@ -179,8 +179,8 @@ def on_this_machine(workers: int, device: str, worker: Worker, preload: Sequence
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),  # it would change this process's environment
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", resources=resources,
-            silence_logs=logging.ERROR, protocol="tls://", security=Security.temporary(),
+            n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1",
+            resources=resources, silence_logs=logging.ERROR, protocol="tls://", security=Security.temporary(),
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):  # fmt: skip
