@@ -49,7 +49,7 @@ class GraphImplicitStepper(ImplicitStepper):
         """Return ``f(t, y0)``, with no graph of the field to outlive what the steps' pull-backs do to its buffers."""
         with torch.no_grad():
             value = self.field(t, y0.detach())
-        out: Tensor = _Rate.apply(self, t, value, y0, *self.back.parameters)  # type: ignore[no-untyped-call]
+        out: Tensor = _Rate.apply(self.field, t, value, y0, *self.back.parameters)  # type: ignore[no-untyped-call]
         return out
 
     def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:
@@ -117,7 +117,7 @@ class _Step(torch.autograd.Function):
 
 
 class _RateContext(Context, Protocol):
-    stepper: GraphImplicitStepper
+    field: FlatField
     t: float
 
 
@@ -125,17 +125,15 @@ class _Rate(torch.autograd.Function):
     """``f(t, y)`` whose value is already known: one f call and one product on the way back."""
 
     @staticmethod
-    def forward(
-        ctx: _RateContext, stepper: GraphImplicitStepper, t: float, value: Tensor, y: Tensor, *parameters: Tensor
-    ) -> Tensor:
-        ctx.stepper, ctx.t = stepper, t
+    def forward(ctx: _RateContext, field: FlatField, t: float, value: Tensor, y: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.field, ctx.t = field, t
         ctx.save_for_backward(y, *parameters)
         return value
 
     @staticmethod
     def backward(ctx: _RateContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, *parameters = ctx.saved_tensors
-        field = ctx.stepper.field
+        field = ctx.field
         with torch.enable_grad(), field.undisturbed():
             leaf = y.detach().requires_grad_()
             rate = field(ctx.t, leaf)
