@@ -85,7 +85,15 @@ class CarriesMore(Protocol):
 
 def unjudged_parts(field: object) -> int:
     """Return how many of the last parts of the state are outside of the error norm on ``field``."""
-    return field.unjudged if isinstance(field, CarriesMore) else 0
+    # Not isinstance, which looks the protocol's members up at every solve.
+    return int(getattr(field, "unjudged", 0))
+
+
+def pass_on(field: object, wrapper: object) -> None:
+    """Let ``wrapper``, a field that calls ``field``, say the same of its state: else its steps are judged otherwise."""
+    for name in ("moving", "unjudged"):
+        if hasattr(field, name):
+            setattr(wrapper, name, getattr(field, name))
 
 
 class StepObserver(Protocol):

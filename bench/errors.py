@@ -63,7 +63,7 @@ class DataError(OdegradError):
 
 _LISTS = {"method": "methods", "optimizer": "optimizers", "solver": "solvers", "task": "tasks", "suite": "suites"}
 """Last word of a kind -> what ``odegrad list`` lists it under."""
-_FEW = 20
+_FEW = 24
 """So many names are all told; of more, those that are near, and the command that lists all."""
 
 

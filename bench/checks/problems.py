@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import GradientMethod, ImplicitWork
+from odegrad.contracts import GradientMethod, ImplicitWork, pass_on
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.user.models import Loss
 
@@ -122,6 +122,7 @@ class Recorded(nn.Module):
         super().__init__()
         self.field = field
         self.times: list[float] = []
+        pass_on(field, self)
 
     def forward(self, t: Tensor, y: Any) -> Any:
         """Return what the field returns."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import ImplicitWork, State, Tap, VectorField
+from odegrad.contracts import ImplicitWork, State, Tap, VectorField, pass_on
 from odegrad.states import parts
 
 
@@ -84,6 +84,7 @@ class CountedField(nn.Module):
         self.inner = inner
         self.counts = counts
         self.interval = None if interval is None else interval.detach()
+        pass_on(inner, self)
 
     def forward(self, t: Tensor, y: State) -> Any:
         """Return ``inner(t, y)``."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import GradientMethod, Solve, VectorField
+from odegrad.contracts import GradientMethod, Solve, VectorField, pass_on
 from odegrad.errors import SolverError
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import mapped
@@ -57,6 +57,7 @@ class _Watched(nn.Module):
     def __init__(self, inner: VectorField, budget: Budget) -> None:
         super().__init__()
         self.inner, self.budget = inner, budget
+        pass_on(inner, self)
 
     def forward(self, t: Tensor, y: Any) -> Any:
         self.budget.spend()

@@ -16,6 +16,7 @@ from rich.console import Console
 
 import odegrad.checks.conformance
 import odegrad.running.runner
+from odegrad.catalogue import METHODS, TASKS
 from odegrad.checks.result import CheckResult, at_most
 from odegrad.commands import listing
 from odegrad.commands.printing import print_rows
@@ -101,8 +102,8 @@ def test_version_is_the_distributions(run_main):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["check", "niave"], "did you mean 'naive'{near}? odegrad list methods and odegrad list tasks tell all "),
-        (["diagnose", "digit"], "did you mean 'digits'{near}? odegrad list tasks tells all "),
+        (["check", "niave"], "did you mean 'naive'{near}? odegrad list methods and odegrad list tasks tell all {all}"),
+        (["diagnose", "digit"], "did you mean 'digits'{near}? odegrad list tasks tells all {tasks}"),
         (["list", "method"], "did you mean 'methods'? known are methods, optimizers, "),
     ],
 )
@@ -110,6 +111,7 @@ def test_unknown_names_are_answered_with_the_nearest_and_not_with_all(run_main, 
     """At most three names, and the command that tells the others; few are all told."""
     code, _, error = run_main(*arguments)
     start, _, rest = message.partition("{near}")
+    rest = rest.format(all=len(METHODS) + len(TASKS), tasks=len(TASKS))
     assert code == 2
     assert start in error
     assert rest in error

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from odegrad.checks.problems import SmoothNet
+from odegrad.checks.problems import Recorded, SmoothNet, StepLog
 from odegrad.measuring.counting import CountedField, CountedTap, Counts
 from odegrad.methods.solvers.solver import make_solver
+from odegrad.reference.grids import Budget
 from odegrad.registry import build_gradient
 
 METHODS = ["naive", "anode", "aca", "symplectic_adjoint", "adjoint", "interpolation", "torchdiffeq_naive"]
@@ -142,3 +143,33 @@ def test_the_largest_error_of_a_state_counts(told):
         assert math.isnan(counts.reconstruction_error)
     else:
         assert counts.reconstruction_error == max(told)
+
+
+class _WithIntegral(nn.Module):
+    """Decay, and beside it an integral that no step is judged by: it is a million times as large."""
+
+    moving, unjudged = 1, 1
+
+    def __init__(self):
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(-1.0, dtype=torch.float64))
+
+    def forward(self, t, y):
+        return self.rate * y[0], 1e6 * torch.sin(50 * t) * y[0]
+
+
+@pytest.mark.parametrize("wrapped", [lambda f: CountedField(f, Counts()), Recorded, Budget().watched])
+def test_a_watched_field_takes_the_steps_of_the_bare_one(wrapped):
+    """What the field says of its state is said of the wrapper's too; without it the integral would set the steps."""
+    y0 = (torch.ones(2, 1, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64))
+    ts = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    taken = {}
+    for name, field in (("bare", _WithIntegral()), ("watched", wrapped(_WithIntegral()))):
+        log = StepLog()
+        build_gradient("naive")(field, make_solver("dopri5", rtol=1e-4, atol=1e-4).observed_by(log), y0, ts)
+        taken[name] = log.ends
+    assert taken["watched"] == taken["bare"]
+    judged = _WithIntegral()
+    judged.unjudged, log = 0, StepLog()
+    build_gradient("naive")(judged, make_solver("dopri5", rtol=1e-4, atol=1e-4).observed_by(log), y0, ts)
+    assert len(log.ends) > 2 * len(taken["bare"])
