@@ -113,7 +113,9 @@ def _start(process: ForkServerProcess, threads: int) -> Reply | None:
             if process.pid is not None:
                 _measuring.add(process.pid)
     except (OSError, EOFError) as error:
-        return Reply(Status.INFRASTRUCTURE, f"no process could be started: {type(error).__name__}: {error}")
+        # The fork server's socket lies in the folder of temporary files, and its address holds 107 characters.
+        hint = "; set TMPDIR to a folder with a shorter path, as /tmp" if "AF_UNIX" in str(error) else ""
+        return Reply(Status.INFRASTRUCTURE, f"no process could be started: {type(error).__name__}: {error}{hint}")
     return None
 
 
