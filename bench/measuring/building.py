@@ -28,7 +28,8 @@ class Built:
     method: GradientMethod
     solver: OneStepSolver
     optimizer: torch.optim.Optimizer
-    regularisers: Regularisers
+    regularised: RegularisedSolve | None
+    """What it is trained with where there are regularisers."""
 
     def uncompiled(self) -> "Built":
         """Return the same without compiled steps, in which function calls and allocations would not be seen."""
@@ -68,8 +69,8 @@ def build(run: Run, gradient: str | Callable[..., GradientMethod] = "", task: st
     problem = made.build(run.size, run.seed, torch.device(run.device), DTYPES[run.dtype])
     optimizer = build_optimizer(run.optimizer, problem, dict(run.optimizer_options))
     regularisers = Regularisers.of(dict(run.regulariser_options))
-    RegularisedSolve(method, solver, regularisers)
-    return Built(run, made, problem, method, solver, optimizer, regularisers)
+    regularised = RegularisedSolve(method, solver, regularisers, run.seed) if regularisers.weights else None
+    return Built(run, made, problem, method, solver, optimizer, regularised)
 
 
 def set_state(problem: Problem, state: ModelState) -> None:

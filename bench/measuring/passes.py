@@ -28,7 +28,6 @@ from odegrad.measuring.memory import measured_bytes
 from odegrad.measuring.timing import PASS_SECONDS, time_iterations
 from odegrad.measuring.training import Progress, train
 from odegrad.measuring.untouched import untouched
-from odegrad.methods.regularisers.regularised import RegularisedSolve
 from odegrad.methods.solvers.compiled import compile_seconds
 from odegrad.records.record import PASSES, TUNING, Run
 from odegrad.reference.certificate import certify
@@ -196,12 +195,9 @@ def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
             calls.append(calls_of_an_iteration(of_training(built.problem), built.method, uncompiled.solver))
 
     split: Split = "validation" if run.stage == TUNING else "test"
-    regularised = None
-    if built.regularisers.weights:
-        regularised = RegularisedSolve(built.method, built.solver, built.regularisers, run.seed)
     trace = train(
         built.problem, built.method, built.solver, built.optimizer, run.iterations, progress, keep,
-        evaluations=run.evaluations, split=split, regularised=regularised,
+        evaluations=run.evaluations, split=split, regularised=built.regularised,
     )  # fmt: skip
     info = built.task.info
     target, value = info.target.get(run.size), trace.metrics[-1]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import CarriesMore, State, VectorField, unjudged_parts
+from odegrad.contracts import State, VectorField, unjudged_parts
 from odegrad.states import parts
 
 
@@ -123,7 +123,6 @@ class PenalisedField(nn.Module):
         self.direction = direction
         self.more = (1 if integrands else 0) + (1 if sums else 0)
         self.unjudged = self.more + unjudged_parts(field)
-        self.moving = moving_parts(field, None)
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Yield what the user's field says that it depends on."""
@@ -153,7 +152,7 @@ class PenalisedField(nn.Module):
             zero = zero_of(y[0])
             time = t + zero
             dy = parts(self.field(time, self._user_state(y)))
-            count = self.moving or len(y)
+            count = moving_parts(self.field, len(y))
             call = FieldCall(time, y[:count], linked(dy[:count], zero), self.probe, zero)
             values = torch.stack([integrand(call) for integrand in self.integrands], dim=1)
         if not wanted:
@@ -161,9 +160,9 @@ class PenalisedField(nn.Module):
         return dy, values * self.direction
 
 
-def moving_parts(field: object, default: int | None) -> int | None:
-    """Return how many of the first parts of the state move, as the field says, else ``default``."""
-    return field.moving if isinstance(field, CarriesMore) else default
+def moving_parts(field: object, count: int) -> int:
+    """Return how many of the first parts of a state of ``count`` move: all of them unless the field says otherwise."""
+    return int(getattr(field, "moving", count))
 
 
 def zero_of(y: Tensor) -> Tensor:

@@ -238,7 +238,7 @@ class _OneSolve:
         return low + (high - low) * float(torch.rand((), generator=self.generator, dtype=torch.float64))
 
     def _signs(self) -> list[Tensor]:
-        count = moving_parts(self.field, len(self.start)) or len(self.start)
+        count = moving_parts(self.field, len(self.start))
         draws = (torch.randint(0, 2, p.shape, generator=self.generator) for p in self.start[:count])
         return [d.mul(2).sub(1).to(p) for d, p in zip(draws, self.start, strict=False)]
 

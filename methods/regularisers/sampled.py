@@ -50,7 +50,7 @@ def growth(field: VectorField, y: State, t: Tensor, signs: Sequence[Tensor], *, 
     ``mu_2(A)`` is the largest eigenvalue of ``(A + A^T) / 2``; its derivative is that of ``v^T A v`` at the eigenvector
     v, which a Krylov space from ``signs`` finds: one f call, two pull-backs per dimension of the space.
     """
-    count = moving_parts(field, len(parts(y))) or 1
+    count = moving_parts(field, len(parts(y)))
     sign = -1.0 if backward else 1.0
     with torch.enable_grad():
         state = [p.view_as(p) if p.requires_grad else p.detach().requires_grad_() for p in parts(y)]
