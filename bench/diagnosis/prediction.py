@@ -7,7 +7,6 @@ inverting steps, its rounding; one that is read from an interpolant makes the co
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,21 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odegrad.binding import solve_with
 from odegrad.contracts import GradientMethod, Problem, VectorField
 from odegrad.diagnosis.bounds import LOOSE, Bound, costate_bound, interpolation_bounds
 from odegrad.diagnosis.costates import BatchedField, segments
 from odegrad.diagnosis.field_checks import check_field
+from odegrad.diagnosis.observation import UNOBSERVED, Observations, Observed, observe
 from odegrad.diagnosis.trajectory import TrajectoryNorms, log_norms
-from odegrad.errors import InaccurateGradientWarning, OdegradError, UsageError
-from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.reference.accuracy import DECIDING, enough
+from odegrad.errors import UsageError
 from odegrad.reference.allowance import Allowance, Tell, in_silence
-from odegrad.reference.reference import Reference, reference
+from odegrad.reference.reference import Reference
 from odegrad.reference.sensitivity import sensitivity_error
-from odegrad.reference.subject import Subject, of_model
-from odegrad.reference.two_ways import relative_distance
-from odegrad.registry import build_gradient, build_solver, default_gradients, gradients, solver_for
+from odegrad.reference.subject import of_model
+from odegrad.registry import build_gradient, build_solver, default_gradients, gradients
 from odegrad.states import flatten, mapped
 from odegrad.user.models import Model
 
@@ -44,8 +40,8 @@ MANY_OUTPUTS = 4
 POINTS_A_NODE = {False: 4, True: 2}
 """Times at which the bounds' integrals are taken: between nodes the interpolation error goes up and down once. Fewer
 where there are many output intervals, each of them short."""
-UNTIL_REFERENCE, UNTIL_OBSERVED, UNTIL_BOUNDS = 0.3, 0.5, 0.7
-"""Of the time that a diagnosis may take: when the reference ends, and behind which no gradient and no bound begins."""
+UNTIL_BOUNDS = 0.7
+"""Of the time that a diagnosis may take: behind it no bound begins."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +183,7 @@ def diagnose(
     y0, ts = flatten(model.y0).detach(), model.ts
     check_field(field, ts[0].to(y0.device), y0)
     solver = build_solver("dopri5", rtol, atol)
-    seen = _observe(subject, methods or _default_methods(), solver, wanted, allowance, tell)
+    seen = observe(subject, methods or _default_methods(), solver, wanted, allowance, tell)
     many = len(ts) > MANY_OUTPUTS
     numbers = BOUND_NODES[:1] if many else BOUND_NODES
     tell(f"solving the trajectory, {len(ts) - 1} intervals between outputs")
@@ -222,60 +218,7 @@ def diagnose(
     )
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """One method with its solver, and what was observed of it."""
-
-    name: str
-    method: GradientMethod
-    solver: OneStepSolver
-    error: float | None
-    failure: str
-
-
-@dataclass(frozen=True)
-class _Observations:
-    """The reference, and what was observed of every method."""
-
-    true: Reference
-    methods: list[_Seen]
-
-    @property
-    def missing(self) -> list[str]:
-        """Return the methods for which there was no time."""
-        return [each.name for each in self.methods if each.failure.startswith(UNOBSERVED)]
-
-
-UNOBSERVED = "not observed"
-"""What stands for an error for which there was no time."""
-
-
-def _observe(
-    subject: Subject,
-    names: Sequence[str],
-    solver: OneStepSolver,
-    wanted: float,
-    allowance: Allowance,
-    tell: Tell,
-) -> _Observations:
-    """Return every method's error against a reference that is as good as the verdicts need, and tell each."""
-    tell("solving for the float64 reference")
-    close = min(wanted / DECIDING, enough(solver.controller.rtol))
-    true = reference(subject, wanted=close, seconds=allowance.left(UNTIL_REFERENCE))
-    tell(true.reason or f"the reference is known to {true.error:.1e}")
-    seen = []
-    for name in names:
-        method = build_gradient(name)
-        mine = solver_for(method, solver) or solver
-        error, failure = None, f"{UNOBSERVED}: {allowance} was spent"
-        if not allowance.over(UNTIL_OBSERVED):
-            error, failure = _observed(method, subject, true, mine)
-        tell(f"{name}: {failure or ('no reference' if error is None else f'off by {error:.1e}')}")
-        seen.append(_Seen(name, method, mine, error, failure))
-    return _Observations(true, seen)
-
-
-def _notes(seen: _Observations, without_bounds: bool, allowance: Allowance) -> tuple[str, ...]:
+def _notes(seen: Observations, without_bounds: bool, allowance: Allowance) -> tuple[str, ...]:
     """Return what there was no time for, in a sentence; nothing where there was enough."""
     said = [f"the error of {', '.join(seen.missing)} was not observed"] if seen.missing else []
     said += ["the bounds on the interpolation's errors were not taken"] if without_bounds else []
@@ -323,7 +266,7 @@ def _decay(norms: TrajectoryNorms) -> float:
 
 
 def _outcome(
-    seen: _Seen,
+    seen: Observed,
     true: Reference,
     grown: Growth,
     bounds: dict[int, tuple[Bound, ...]],
@@ -376,17 +319,3 @@ def _of_nodes(method: GradientMethod, bounds: dict[int, tuple[Bound, ...]]) -> f
         return None
     (of_costate,) = (b for b in bounds[max(n for n in bounds if n <= number)] if b.letter == "A")
     return of_costate.bound
-
-
-def _observed(
-    method: GradientMethod, subject: Subject, true: Reference, solver: OneStepSolver
-) -> tuple[float | None, str]:
-    """Return the relative error of the gradient, None where nothing is known to hold it against, and what it raised."""
-    try:
-        with warnings.catch_warnings(action="ignore", category=InaccurateGradientWarning):
-            found = subject.gradient(solve_with(method, solver))
-    except (OdegradError, RuntimeError) as error:
-        return None, str(error).splitlines()[0]
-    if not bool(torch.isfinite(found).all()):
-        return None, "its gradient is not finite"
-    return (None if true.gradient is None else relative_distance(found, true.gradient)), ""
