@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from odegrad.methods.fields.held import hooks_at_rest
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.implicit.linear import Jacobians
 from odegrad.methods.solvers.implicit.pullback import StagePullback
@@ -101,14 +102,16 @@ class _Step(torch.autograd.Function):
     def forward(ctx: _StepContext, step: _Taken, value: Tensor, x: Tensor, count: int, *rest: Tensor) -> Tensor:
         ctx.step = step
         ctx.count = count
-        ctx.save_for_backward(x, value, *rest[:count])
+        # The parameters too, since autograd knows whether one has been changed in place when it hands them out again.
+        ctx.save_for_backward(x, value, *rest)
         return value
 
     @staticmethod
     def backward(ctx: _StepContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, x_next, *kept = ctx.saved_tensors
-        step = ctx.step
-        with torch.no_grad(), step.field.undisturbed():
+        x, x_next, *rest = ctx.saved_tensors
+        step, kept = ctx.step, rest[: ctx.count]
+        # Hooks on parameters are for the whole gradient, and not for each step's part of it.
+        with torch.no_grad(), step.field.undisturbed(), hooks_at_rest(step.back.parameters):
             of_x, pulled = step.pull_back(x_next.detach(), kept, grads[0].contiguous())
         parameters = step.back.parameters
         present = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, pulled, strict=True)]
@@ -134,7 +137,7 @@ class _Rate(torch.autograd.Function):
     def backward(ctx: _RateContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, *parameters = ctx.saved_tensors
         field = ctx.field
-        with torch.enable_grad(), field.undisturbed():
+        with torch.enable_grad(), field.undisturbed(), hooks_at_rest(parameters):
             leaf = y.detach().requires_grad_()
             rate = field(ctx.t, leaf)
             pulled: Sequence[Tensor | None] = [None] * (1 + len(parameters))
