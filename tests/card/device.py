@@ -11,6 +11,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from tests.card.rules import COPIES, READS, Facts, aten, checks_errors, index_waits, refuse_mixture, tensors
 
 DEVICE = torch.device("cuda", 0)
+TESTS = f"{Path(__file__).parents[1]}/"
 ROOMS = ("/bench/", "/methods/", "/datasets/", "/reports/", "/odegrad/")
 """Parts of the paths of files that a wait may be laid to."""
 BLOCK_BYTES = 512
@@ -280,7 +282,8 @@ def _line() -> str:
     """Return the innermost line of the package on the stack."""
     for frame in reversed(traceback.extract_stack()):
         room = next((r for r in ROOMS if r in frame.filename), None)
-        if room is not None and "/tests/" not in frame.filename:
+        # Not any folder of that name: the package may well be installed in an environment called tests.
+        if room is not None and not frame.filename.startswith(TESTS):
             return f"{room[1:]}{frame.filename.rpartition(room)[2]}:{frame.lineno}"
     return "elsewhere"
 
