@@ -11,7 +11,7 @@ from odegrad.contracts import Scalar, State, Tap
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.regularisers.regularised import RegularisedSolve, Regularisers
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.registry import build_gradient, build_solver
+from odegrad.registry import build_gradient, odeint_solver
 
 RENAMED = {"ifactor": "max_factor", "dfactor": "min_factor", "max_num_steps": "max_steps"}
 """torchdiffeq's names of solver options -> ours; the others are called the same."""
@@ -19,11 +19,11 @@ RENAMED = {"ifactor": "max_factor", "dfactor": "min_factor", "max_num_steps": "m
 ELSEWHERE = {
     "min_step": "leave it out, and loosen rtol and atol where steps get too small to move the time, which raises",
     "norm": "the error norm is the largest root mean square over the parts of the state; use torchdiffeq for another",
-    "step_t": "every output time ends a step already; add output times to land on more",
+    "step_t": "give outputs='step_ends', and add output times to land on more",
     "jump_t": "solve from jump to jump, one odeint call for each interval",
     "dtype": "times and step sizes are float64 on the host whatever the state is; leave it out",
     "grid_constructor": "give step_size, or num_steps for each output interval",
-    "interp": "give outputs='dense' to read outputs from the dense output of the solver",
+    "interp": "the solver's own dense output is read; give outputs='step_ends' to end a step at each output",
     "perturb": "f is never called outside the interval, so there is nothing to perturb; leave it out",
 }
 """Options of torchdiffeq that there is no need for here, and what to do instead."""
@@ -64,7 +64,9 @@ def odeint(
         ``t`` unless ``step_size`` or ``num_steps`` says otherwise.
     options
         The solver's: ``first_step``, ``max_step``, ``step_size``, ``safety``, ``ifactor``, ``dfactor``,
-        ``max_num_steps`` as there; ``num_steps``, ``outputs``, ``control``, ``sees``, ``tangent_seed``, ``compile``,
+        ``max_num_steps`` as there; ``outputs`` (``auto``: outputs inside the interval are read from the dense output
+        where that is as good as the steps, as ``dopri5``'s is; ``step_ends``: each ends a step, which is more exact and
+        costs more; ``dense``), ``num_steps``, ``control``, ``sees``, ``tangent_seed``, ``compile``,
         ``coupling`` and ``eta`` of our own (see ``make_solver``).
     event_fn
         Not supported.
@@ -238,4 +240,4 @@ def _solver(method: str | None, rtol: Any, atol: Any, options: Mapping[str, Any]
         renamed[RENAMED.get(key, key)] = plain
     if isinstance(renamed.get("max_steps"), float):
         renamed["max_steps"] = int(renamed["max_steps"])
-    return build_solver(method or "dopri5", float(rtol), float(atol), renamed)
+    return odeint_solver(method or "dopri5", float(rtol), float(atol), renamed)

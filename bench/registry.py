@@ -132,6 +132,15 @@ def build_solver(name: str, rtol: float, atol: float, options: Mapping[str, Scal
     return make_solver(name, rtol=rtol, atol=atol, **dict(options or {}))  # type: ignore[arg-type]
 
 
+def odeint_solver(name: str, rtol: float, atol: float, options: Mapping[str, Scalar] | None = None) -> OneStepSolver:
+    """Return the solver that ``odegrad.odeint`` takes: as ``build_solver``, with ``outputs = "auto"`` unless said.
+
+    A suite states how its solver meets the outputs, step ends by default; who gives a model many output times and
+    nothing else means them as torchdiffeq does.
+    """
+    return build_solver(name, rtol, atol, {"outputs": "auto", **(options or {})})
+
+
 def solver_for(method: GradientMethod, wanted: OneStepSolver) -> OneStepSolver | None:
     """Return ``wanted``, or ``alf`` at its tolerances if the method takes no other; None if it takes neither."""
     if method.refuses(wanted) is None:

@@ -21,7 +21,7 @@ from odegrad.reference.allowance import Allowance, Tell, in_silence
 from odegrad.reference.reference import Reference, reference
 from odegrad.reference.sensitivity import sensitivity_error
 from odegrad.reference.subject import in_float64, of_model
-from odegrad.registry import build_gradient, build_solver, default_gradients
+from odegrad.registry import build_gradient, default_gradients, odeint_solver
 from odegrad.reports.units import count, error, memory, seconds_together
 from odegrad.states import undisturbed
 from odegrad.user.models import Loss, Model, half_mean_square
@@ -152,7 +152,7 @@ def compare_gradients(
         raise UsageError(f"budget: expected a positive number of seconds or None, got {budget!r}")
     allowance = Allowance(budget)
     model = Model(func, y0, t, loss or half_mean_square)
-    solver = build_solver(method, rtol, atol, options)
+    solver = odeint_solver(method, rtol, atol, options)
     candidates = [candidate(chosen, solver) for chosen in _names(gradients)]
     subject = of_model(model)
     model.check_loss(build_gradient("naive"), solver.uncompiled())

@@ -25,7 +25,7 @@ from odegrad.reference.allowance import Allowance, Tell, in_silence
 from odegrad.reference.reference import Reference
 from odegrad.reference.sensitivity import sensitivity_error
 from odegrad.reference.subject import of_model
-from odegrad.registry import build_gradient, build_solver, default_gradients, gradients
+from odegrad.registry import build_gradient, build_solver, default_gradients, gradients, odeint_solver
 from odegrad.states import flatten, mapped
 from odegrad.user.models import Model
 
@@ -182,7 +182,7 @@ def diagnose(
     field = BatchedField(model.field, model.y0)
     y0, ts = flatten(model.y0).detach(), model.ts
     check_field(field, ts[0].to(y0.device), y0)
-    solver = build_solver("dopri5", rtol, atol)
+    solver = odeint_solver("dopri5", rtol, atol)
     seen = observe(subject, methods or _default_methods(), solver, wanted, allowance, tell)
     many = len(ts) > MANY_OUTPUTS
     numbers = BOUND_NODES[:1] if many else BOUND_NODES

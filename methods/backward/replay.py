@@ -22,7 +22,7 @@ from odegrad.methods.solvers.steppers import graph_stepper
 class BlockReplayNode(StepwiseNode):
     """Keeps the carried vector at the start of each block of steps, ``kept[i]``, and redoes the block from it.
 
-    A block ends at an output that ends a step, or after ``steps_per_block`` steps.
+    A block ends with a step that reaches an output, or after ``steps_per_block`` steps.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class BlockReplayNode(StepwiseNode):
             if at_end:
                 starts.append(step.x)
                 self.firsts.append(n)
-            at_end = step.grid_step.ends_at_output or n + 1 - self.firsts[-1] == self.steps_per_block
+            at_end = bool(step.grid_step.outputs) or n + 1 - self.firsts[-1] == self.steps_per_block
             ys += step.ys
         return torch.cat(ys), tuple(starts)
 

@@ -29,8 +29,9 @@ from odegrad.methods.solvers.solver import OneStepSolver
 class Anode(TappableMethod):
     """Store each block's first state and its accepted steps; redo the block with a graph (Gholami et al. 2019).
 
-    A block is the interval between two outputs, or at most ``steps_per_block`` accepted steps of it. The replay takes
-    the recorded steps, so the gradient is naive's; one engine call a block.
+    A block is the interval between two outputs, or at most ``steps_per_block`` accepted steps of it; where outputs are
+    read inside of steps, it ends with the step that reaches one. The replay takes the recorded steps, so the gradient
+    is naive's; one engine call per block.
 
     Parameters
     ----------

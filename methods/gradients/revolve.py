@@ -132,7 +132,7 @@ class _CheckpointedNode(StepwiseNode):
         return torch.cat(ys), (*(states[n] for n in self.checkpoints), x)
 
     def _fixed_steps(self) -> int:
-        times = self.times if self.solver.outputs == "step_ends" else [self.times[0], self.times[-1]]
+        times = [self.times[0], self.times[-1]] if self.solver.reads_inside_steps else self.times
         return sum(self.solver.steps_between(a, b) for a, b in itertools.pairwise(times))
 
     def walk_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> WalkBack:

@@ -131,7 +131,7 @@ class _Loop(abc.ABC):
     def steps(self, y0: Tensor) -> Iterator[AcceptedStep]:
         """Yield the accepted steps from ``y0`` to the last output time."""
         t, x = self.ts[0], self.stepper.start(self.ts[0], y0)
-        for t_end in self.ts[1:] if self.solver.outputs == "step_ends" else self.ts[-1:]:
+        for t_end in self.ts[-1:] if self.solver.reads_inside_steps else self.ts[1:]:
             x = yield from self.advance(t, t_end, x)
             t = t_end
 

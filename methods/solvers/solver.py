@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from odegrad.contracts import ImplicitWork, Solver, StepCounts, StepObserver
 from odegrad.errors import UnsupportedError, UsageError
@@ -18,8 +18,10 @@ from odegrad.methods.solvers.tableaus import TABLEAUS
 Sees = Literal["state", "tangent"]
 """What the step control looks at: the state's error, or also that of a random tangent solved along."""
 
-Outputs = Literal["step_ends", "dense"]
-"""How output times inside the interval are met: each ends a step, or is read from the dense output."""
+Outputs = Literal["step_ends", "dense", "auto"]
+"""How output times inside the interval are met: each ends a step, or is read from the dense output, or either."""
+
+OUTPUTS: tuple[Outputs, ...] = get_args(Outputs)
 
 
 NO_ONE_STEP_SOLVER = "it takes the steps itself, with a solver of this package; make one with make_solver"
@@ -51,7 +53,9 @@ class OneStepSolver(Solver):
         Most attempted steps of one solve.
     outputs
         ``step_ends``: every output time is the end of a step. ``dense``: only the last one is; those inside are read
-        from the scheme's continuous extension, so that many outputs cost no steps.
+        from the scheme's continuous extension, so that many outputs cost no steps. ``auto``:
+        ``dense`` where the steps are adaptive and the continuous extension is as good as they are, ``step_ends``
+        elsewhere (``reads_inside_steps``).
     compile
         Compile whole steps of the field with ``torch.compile``, which takes seconds once and pays where the field is
         small: a Runge-Kutta method, a field without side effects. Backward solves of continuous methods are not.
@@ -100,8 +104,8 @@ class OneStepSolver(Solver):
         for name in ("num_steps", "max_steps"):
             if not isinstance(getattr(self, name), (int, type(None))):
                 raise UsageError(f"{name}: expected a whole number, got {getattr(self, name)!r}")
-        if self.outputs not in ("step_ends", "dense"):
-            raise UsageError(f"outputs: expected 'step_ends' or 'dense', got {self.outputs!r}")
+        if self.outputs not in OUTPUTS:
+            raise UsageError(f"outputs: expected 'step_ends', 'dense' or 'auto', got {self.outputs!r}")
         if self.outputs == "dense" and not self.has_dense_output:
             raise UsageError(f"outputs: solver {self.name} has no dense output; use 'step_ends', or dopri5 or tsit5")
         if not isinstance(self.compile, bool):
@@ -173,6 +177,25 @@ class OneStepSolver(Solver):
             return self.scheme.carries_rate
         tableau = self._stepped
         return tableau is not None and tableau.dense is not None
+
+    @property
+    def reads_inside_steps(self) -> bool:
+        """Return whether outputs inside the interval are read from the dense output, and end no steps.
+
+        ``auto`` does so with adaptive steps if the dense output's polynomial has at least the degree of the result
+        whose error the step control holds: both errors then have at least that power of the step, plus one.
+        """
+        if self.outputs == "auto":
+            return self.adaptive and self.dense_degree >= self._judged_order
+        return self.outputs == "dense"
+
+    @property
+    def _judged_order(self) -> int:
+        """Return the order of the result whose error the step control estimates."""
+        scheme = self.scheme
+        if isinstance(scheme, Implicit) and scheme.tableau.embedded_order:
+            return min(scheme.order, scheme.tableau.embedded_order)
+        return scheme.order - 1
 
     @property
     def _stepped(self) -> Tableau | None:
