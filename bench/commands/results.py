@@ -115,6 +115,7 @@ def write_report(
     """
     from odegrad.reports.frame import load
     from odegrad.reports.page import build
+    from odegrad.reports.page.answers import answers
     from odegrad.reports.tables.table import print_table
 
     frame = load(*folders, across_machines=across_machines)
@@ -125,4 +126,6 @@ def write_report(
         verdicts, exhibits, sources = read.verdicts, read.exhibits, read.sources
     written = build.write_report(frame, out or folders[0], verdicts, exhibits, sources)
     print_table(frame, output())
+    for task, answer in answers(frame).items():
+        output().print(f"{task}: {answer.take}", markup=False, highlight=False, soft_wrap=True)
     _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, written[-1].parent)

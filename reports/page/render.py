@@ -17,6 +17,7 @@ from odegrad.reports import units
 from odegrad.reports.figures.drawing import Drawn, draw_all
 from odegrad.reports.machines import disturbed
 from odegrad.reports.names import joined
+from odegrad.reports.page.answers import answers
 from odegrad.reports.page.findings import findings, outcome
 from odegrad.reports.papers.exhibits import Shown
 from odegrad.reports.papers.table import claims_table, interval, target
@@ -38,6 +39,8 @@ from odegrad.reports.tables.row_texts import interval_text, metric_ends
 from odegrad.reports.tables.table import NOTE, label
 from odegrad.reports.tables.tuning import trials
 
+LEAD = "work_precision"
+"""The figure that stands with the answers: what no method beats in time and error is seen in it."""
 MAX_RUNS = 2000
 """Runs that the page lists; a browser sorts more than that only slowly."""
 
@@ -104,6 +107,7 @@ def page(
         .render(
             suites=joined(suites) or "no runs",
             commands=_commands(every, verdicts),
+            answers=answers(results),
             outcome=outcome(results),
             disturbed=disturbed(results.cells),
             findings=findings(results),
@@ -125,7 +129,8 @@ def page(
             tuning=page_table(TRIALS_SHOWN, trials(every)),
             runs=_runs(results.cells.head(MAX_RUNS)),
             left_out=max(0, len(results.cells) - MAX_RUNS),
-            figures=[_figure(each) for each in figures if each.files],
+            lead=[_figure(each) for each in figures if each.files and each.name == LEAD],
+            figures=[_figure(each) for each in figures if each.files and each.name != LEAD],
             not_drawn=[
                 f"{each.title}: {each.why_not}"
                 for each in (*(shown.figures if shown else ()), *figures)
