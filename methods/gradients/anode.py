@@ -20,8 +20,11 @@ from odegrad.methods.backward.entry import (
     stage_products,
     with_systems,
 )
+from odegrad.methods.backward.per_sample.replay import BlockReplayRowsNode
 from odegrad.methods.backward.replay import BlockReplayNode
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
@@ -83,3 +86,11 @@ class Anode(TappableMethod):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays block by block."""
         return BlockReplayNode(field, solver, times, self.tap, self.steps_per_block).apply(y0)
+
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return None: every sample may have steps of its own."""
+        return None
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with one node that replays block by block, by rank."""
+        return BlockReplayRowsNode(field, solver, times, self.steps_per_block).apply(y0)

@@ -17,9 +17,12 @@ from odegrad.methods.backward.entry import (
     stage_products,
     with_systems,
 )
+from odegrad.methods.backward.per_sample.naive import solved_with_graph
 from odegrad.methods.backward.step_ends import StepEnd, StepEndSampler
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.loop import integrate_with_graph, steps_with_graph
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import GridStep
 
@@ -71,6 +74,14 @@ class Naive(TappableMethod):
         if self.tap is None or not torch.is_grad_enabled():
             return integrate_with_graph(field, solver, y0, times)
         return _Watched(self.tap, field, solver).solve(y0, times)
+
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return None: every sample may have steps of its own."""
+        return None
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with the graph of the accepted steps, by rank."""
+        return solved_with_graph(field, solver, y0, times)
 
 
 class _Watched:

@@ -30,10 +30,13 @@ from odegrad.methods.backward.entry import (
     stage_products,
     with_systems,
 )
+from odegrad.methods.backward.per_sample.checkpoints import CheckpointedRowsNode
 from odegrad.methods.backward.replay import ReplayPullback
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import replay
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
@@ -101,6 +104,14 @@ class Revolve(TappableMethod):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that walks the checkpoints back."""
         return _CheckpointedNode(field, solver, times, self.tap, self.checkpoints).apply(y0)
+
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return None: every sample may have steps of its own."""
+        return None
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with one node that walks checkpoints of ranks back."""
+        return CheckpointedRowsNode(field, solver, times, self.checkpoints).apply(y0)
 
 
 class _CheckpointedNode(StepwiseNode):

@@ -20,12 +20,15 @@ from odegrad.methods.backward.entry import (
     with_systems,
 )
 from odegrad.methods.backward.implicit_steps import ImplicitPartnerNode
+from odegrad.methods.backward.per_sample.partner import PartnerRowsNode
 from odegrad.methods.backward.pullback import pull_call
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.schemes import ExtendedTableau, Scheme, StepSeen
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import StageBuffer
 from odegrad.methods.solvers.stepper import GridStep
@@ -113,6 +116,14 @@ class SymplecticAdjoint(TappableMethod):
             keep = self.keep_stages
             return ImplicitPartnerNode(field, solver, solver.scheme, times, self.tap, keep_stages=keep).apply(y0)
         return _SymplecticPartner(field, solver, times, self.tap).apply(y0)
+
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return None: every sample may have steps of its own."""
+        return None
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with one node that walks the symplectic partner back, by rank."""
+        return PartnerRowsNode(field, solver, times).apply(y0)
 
 
 class _SymplecticPartner(StepwiseNode):

@@ -90,6 +90,8 @@ class PeerMapping:
             return f"{name}'s steps are run as published; leave out compile"
         if solver.sees != "state":
             return f"{name}'s step control sees the state; use sees = 'state'"
+        if solver.per_sample:
+            return f"{name}'s steps are run as published, and measured on shared ones; use batch = 'joint'"
         if control.control != _USUAL.control:
             return f"{name}'s step control is the elementary one here; use control = 'elementary'"
         factors = (control.safety, control.max_factor, control.min_factor)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from odegrad.contracts import ImplicitWork, Solver, StepCounts, StepObserver
+from odegrad.contracts import ImplicitWork, RowCounts, Solver, StepCounts, StepObserver
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.control import Control, Controller
 from odegrad.methods.solvers.implicit.tableau import Implicit, LinearSolve
@@ -21,6 +21,12 @@ Sees = Literal["state", "tangent"]
 Outputs = Literal["step_ends", "dense"]
 """How output times inside the interval are met: each ends a step, or is read from the dense output."""
 
+
+Batch = Literal["joint", "per_sample"]
+"""Whether the samples of a batch share their steps, or each has its own."""
+
+Compaction = Literal["none", "each", "halving"]
+"""When rows of samples that have come to their end are dropped: never, at once, or when they are half of the rows."""
 
 NO_ONE_STEP_SOLVER = "it takes the steps itself, with a solver of this package; make one with make_solver"
 """Why a method refuses a solver that is no ``OneStepSolver``."""
@@ -61,6 +67,12 @@ class OneStepSolver(Solver):
         pulled back twice, at no f call more per step. What is recorded are the steps: nothing is done on the way back.
     tangent_seed
         Draws ``v0`` and ``u``.
+    batch
+        ``joint``: the samples of a batch share their steps, which their mean error chooses. ``per_sample``: each has
+        its own times, steps and error; an explicit Runge-Kutta method with step control.
+    compaction
+        When samples that have come to their end leave a ``per_sample`` batch: ``none``, ``each`` (at once), or
+        ``halving`` (when at most half of the rows are still on their way).
     observer
         Hears of every attempted step.
 
@@ -81,6 +93,8 @@ class OneStepSolver(Solver):
     compile: bool = False
     sees: Sees = "state"
     tangent_seed: int = 0
+    batch: Batch = "joint"
+    compaction: Compaction = "halving"
     observer: StepObserver | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -110,7 +124,28 @@ class OneStepSolver(Solver):
             raise UsageError(
                 f"compile: solver {self.name} is no explicit Runge-Kutta method; leave it out, or use dopri5"
             )
+        if self.batch not in ("joint", "per_sample"):
+            raise UsageError(f"batch: expected 'joint' or 'per_sample', got {self.batch!r}")
+        if self.compaction not in ("none", "each", "halving"):
+            raise UsageError(f"compaction: expected 'none', 'each' or 'halving', got {self.compaction!r}")
         self._check_sees()
+
+    @property
+    def per_sample(self) -> bool:
+        """Return whether every sample has its own steps."""
+        return self.batch == "per_sample"
+
+    @property
+    def refuses_per_sample(self) -> str | None:
+        """Return why samples cannot have steps of their own, None if they can."""
+        if not isinstance(self.scheme, Tableau):
+            return f"samples have steps of their own on explicit Runge-Kutta methods, which {self.name} is not"
+        if not self.adaptive:
+            return f"the steps of solver {self.name} are fixed here, and the same for every sample"
+        for option, other in (("compile", False), ("sees", "state"), ("outputs", "step_ends")):
+            if getattr(self, option) != other:
+                return f"it does not go with {option} = {getattr(self, option)!r}; leave that out"
+        return None
 
     def _check_sees(self) -> None:
         if self.sees not in ("state", "tangent"):
@@ -195,10 +230,12 @@ class OneStepSolver(Solver):
         forward: tuple[int, int] = (0, 0),
         backward: tuple[int, int] = (0, 0),
         works: Sequence[ImplicitWork] = (),
+        rounds: tuple[Sequence[RowCounts], Sequence[RowCounts]] = ((), ()),
     ) -> StepCounts:
         """Return the step counts of a solve over ``intervals`` with these accepted and rejected steps each way.
 
-        ``works`` is what an observer has heard of the forward pass's implicit steps, in its order.
+        ``works`` is what an observer has heard of the forward pass's implicit steps, in its order; ``rounds`` of the
+        rounds each way where samples have steps of their own.
         """
         scheme = self.scheme
         carries_rate = isinstance(scheme, Implicit) and scheme.carries_rate
@@ -219,6 +256,8 @@ class OneStepSolver(Solver):
             node_states=scheme.node_states if isinstance(scheme, Implicit) else 0,
             work=sum(works, ImplicitWork()),
             newton_by_step=tuple(work.newton for work in works if work.newton),
+            rounds_forward=tuple(rounds[0]),
+            rounds_backward=tuple(rounds[1]),
         )
 
     @property
@@ -328,6 +367,12 @@ def make_solver(
                 f"{option}: it is for adaptive steps, and those of solver {name} are fixed here; leave it out, give "
                 "step_size for smaller fixed steps, or use dopri5 without num_steps and step_size"
             )
+    if not solver.per_sample and solver.compaction != "halving":
+        raise UsageError("compaction: it is for batch = 'per_sample', whose rows it drops; leave it out")
+    if solver.per_sample and solver.refuses_per_sample is not None:
+        raise UsageError(
+            f"batch: {solver.refuses_per_sample}; take batch = 'joint', or an adaptive solver such as dopri5"
+        )
     return solver
 
 

@@ -43,16 +43,20 @@ def start_depends_on_time(y0: Tensor, ts: Tensor, times: list[float], field: Fla
     with torch.no_grad():
         f0 = field(times[0], y0.detach()).detach()
     beside = ts[:1].to(y0.device)  # times may lie elsewhere, and autograd hands their gradient back there
-    out: Tensor = _MovesWithTime.apply(y0[None], beside, -f0[None])  # type: ignore[no-untyped-call]
-    return out[0]
+    return moves_with_time(y0[None], beside, -f0[None])[0]
 
 
 def outputs_depend_on_time(ys: Tensor, ts: Tensor, times: list[float], field: FlatField) -> Tensor:
     """Return ``ys [K, d]``, from which autograd sees ``dL/dt_k = f(t_k, y_k) . dL/dy_k``, k >= 1; K - 1 f calls."""
     with torch.no_grad():
         f = torch.stack([field(t, y).detach() for t, y in zip(times[1:], ys.detach()[1:], strict=True)])
-    moved: Tensor = _MovesWithTime.apply(ys[1:], ts[1:].to(ys.device), f)  # type: ignore[no-untyped-call]
-    return torch.cat([ys[:1], moved])
+    return torch.cat([ys[:1], moves_with_time(ys[1:], ts[1:].to(ys.device), f)])
+
+
+def moves_with_time(y: Tensor, t: Tensor, f: Tensor) -> Tensor:
+    """Return ``y [m, d]``, which autograd sees move with the times ``t [m]`` at the known speed ``f [m, d]``."""
+    out: Tensor = _MovesWithTime.apply(y, t, f)  # type: ignore[no-untyped-call]
+    return out
 
 
 class _MovesWithTime(torch.autograd.Function):
