@@ -27,6 +27,7 @@ from odegrad.methods.backward.entry import (
     forward_calls,
 )
 from odegrad.methods.backward.node import Gradients, SolveNode
+from odegrad.methods.backward.per_sample.continuous import BackwardSteps
 from odegrad.methods.backward.reconstruction import Limits
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
@@ -92,6 +93,23 @@ class ContinuousMethod(TappableMethod):
         if self.reads_inside_steps and (solver.tableau if self.solver is None else TABLEAUS[self.solver]).dense is None:
             return "it reads the backward solve from dense output, which it does not have; use dopri5, bosh3 or rk4"
         return None
+
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot give every sample steps of its own, or None if it can."""
+        if self.parameters == "state":
+            return (
+                "with steps of each sample's own a parameter gradient in the solved state would be one for each sample, "
+                "batch times p numbers; use parameters = 'quadrature'"
+            )
+        tableau = self.backward_steps(solver).tableau
+        if tableau.error is None:
+            return f"the backward solve by {tableau.name} has fixed steps, the same for every sample; use dopri5 for it"
+        return None
+
+    def backward_steps(self, solver: OneStepSolver) -> BackwardSteps:
+        """Return how the backward solve of samples with steps of their own goes."""
+        tableau = solver.tableau if self.solver is None else TABLEAUS[self.solver]
+        return BackwardSteps(tableau, self.rtol, self.atol, self.normalize_costate)
 
     @property
     def reads_inside_steps(self) -> bool:

@@ -31,7 +31,7 @@ class CheckpointedRowsNode(RecordedNode):
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep at most C ranks."""
         keeping = _KeepingRanks(len(y0), self.slots)
-        ys = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, keeping.see)
+        ys, _ = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, keeping.see)
         last = max(keeping.pieces, default=0)
         self.checkpoints = [rank for rank in [0, *sorted(keeping.pieces)] if rank != last or rank == 0]
         ranks = self.ledger.ranks()

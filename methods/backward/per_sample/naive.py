@@ -21,7 +21,7 @@ def solved_with_graph(field: RowField, solver: OneStepSolver, y0: Tensor, times:
     rejected in one sample and accepted in its mates, and what overflows in them would come back as NaN.
     """
     ledger = Ledger(len(y0))
-    ys = walked(field, solver, y0.detach(), times, ledger.note)
+    ys, _ = walked(field, solver, y0.detach(), times, ledger.note)
     if not torch.is_grad_enabled():
         return ys
     ranks, stepper = ledger.ranks(), GraphRowStepper(field, solver.tableau)

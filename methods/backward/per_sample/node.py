@@ -19,15 +19,18 @@ from odegrad.states import sent_to
 
 def walked(
     field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes, *sees: Callable[[AcceptedRows], None]
-) -> Tensor:
-    """Solve from ``y0 [batch, n]`` without a graph, let ``sees`` see the accepted steps; return ``[K, batch, n]``."""
+) -> tuple[Tensor, Integers]:
+    """Solve from ``y0 [batch, n]`` without a graph, and let ``sees`` see the accepted steps.
+
+    Return the states ``[K, batch, n]``, and the last output ``[batch]`` that each sample has come to.
+    """
     rounds, outputs = Rounds(FieldDynamics(field), solver, y0, times), OutputRows(y0, times)
     for seen in rounds.walk():
         outputs.put(seen)
         for see in sees:
             see(seen)
     rounds.failures.warn()
-    return outputs.all()
+    return outputs.all(), rounds.at - 1
 
 
 class RowsNode(SolveNode):

@@ -16,7 +16,7 @@ class PartnerRowsNode(RecordedNode):
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep the accepted states."""
         keeping = KeepingStarts(len(y0))
-        ys = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, keeping.see)
+        ys, _ = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, keeping.see)
         self.places = keeping.places
         return ys, (y0, *keeping.pieces)
 

@@ -68,7 +68,7 @@ class StepReplayNode(RecordedNode):
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep where each step begins."""
         keeping = KeepingStarts(len(y0))
-        ys = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, keeping.see)
+        ys, _ = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, keeping.see)
         self.places = keeping.places
         return ys, (y0, *keeping.pieces)
 
@@ -113,7 +113,7 @@ class BlockReplayRowsNode(RecordedNode):
         """Solve, and keep where each block begins."""
         counting = _SinceOutput(len(y0), self.steps_per_block)
         keeping = KeepingStarts(len(y0), counting.begins_block)
-        ys = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, keeping.see)
+        ys, _ = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, keeping.see)
         self.places = keeping.places
         return ys, (y0, *keeping.pieces)
 

@@ -66,6 +66,10 @@ class AcceptedRows:
         """Return the continuous extensions' coefficients ``[q + 1, a, n]`` in powers of ``(time - t) / h``."""
         return self._of(self.stages.polynomial(self.x), 1)
 
+    def of_rows(self, x: Tensor) -> Tensor:
+        """Return the rows of ``x [rows, ...]`` whose steps these are, ``[a, ...]``."""
+        return self._of(x, 0)
+
     def _of(self, x: Tensor, dim: int) -> Tensor:
         return x if self.rows is None else x.index_select(dim, self.rows)
 
