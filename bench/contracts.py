@@ -331,6 +331,8 @@ class StepCounts:
     """The work of the forward pass's implicit steps."""
     newton_by_step: tuple[int, ...] = ()
     """Newton iterations of every accepted implicit step."""
+    weights: tuple[float, ...] = ()
+    """The weights ``b`` of an explicit step's stages; empty of others."""
     rounds_forward: tuple[RowCounts, ...] = ()
     """The solve's rounds where every sample has its own steps; empty where they share them."""
     rounds_backward: tuple[RowCounts, ...] = ()

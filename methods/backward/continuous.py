@@ -28,6 +28,7 @@ from odegrad.methods.backward.entry import (
 )
 from odegrad.methods.backward.node import Gradients, SolveNode
 from odegrad.methods.backward.per_sample.continuous import BackwardSteps
+from odegrad.methods.backward.per_sample.cost import solved_back_calls
 from odegrad.methods.backward.reconstruction import Limits
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
@@ -118,6 +119,8 @@ class ContinuousMethod(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
+        if steps.rounds is not None:
+            return self._calls_of_rows(steps, self._backward(steps).evaluations)
         backward = self._backward(steps)
         calls = costate_calls(backward)
         predicted = Calls(forward_calls(steps), calls, calls)
@@ -132,6 +135,11 @@ class ContinuousMethod(TappableMethod):
             factorisations=systems,
             solves=systems + (attempts if steps.adaptive else 0),
         )
+
+    def _calls_of_rows(self, steps: StepCounts, s: int) -> Calls:
+        """Return the calls where samples have steps of their own, ``s`` a backward step."""
+        b = steps.weights if self.solver is None else TABLEAUS[self.solver].b
+        return solved_back_calls(steps, s, sum(w != 0.0 for w in b))
 
     def _backward(self, steps: StepCounts) -> StepCounts:
         """Return ``steps`` as the backward solve takes them: it chooses its first step, and may have its own solver."""

@@ -18,6 +18,7 @@ from odegrad.methods.backward.entry import (
     stage_products,
     with_systems,
 )
+from odegrad.methods.backward.per_sample.cost import bytes_of_replay, kept_starts, replayed_calls
 from odegrad.methods.backward.per_sample.replay import StepReplayNode
 from odegrad.methods.backward.replay import BlockReplayNode
 from odegrad.methods.solvers.dynamics import FlatField
@@ -49,12 +50,16 @@ class Aca(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
+        if steps.rounds is not None:
+            return replayed_calls(steps, steps.rounds)
         calls = replay_calls(steps) + stage_calls(steps) + steps.carried
         predicted = Calls(forward_calls(steps), calls, stage_products(steps) + steps.carried)
         return with_systems(predicted, steps, redone=steps.accepted, newton=steps.work.newton)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
+        if steps.rounds is not None:
+            return bytes_of_replay(steps, sizes, kept_starts(steps.rounds))
         saved = (kept_vectors(steps, steps.accepted) + sizes.outputs) * sizes.state_bytes
         return Bytes(saved, saved + graph_of_steps(steps, sizes, 1) + pullback_peak(steps, sizes))
 

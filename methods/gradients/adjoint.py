@@ -10,6 +10,7 @@ from torch import Tensor
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
 from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
 from odegrad.methods.backward.node import Gradients
+from odegrad.methods.backward.per_sample.cost import bytes_solved_back
 from odegrad.methods.backward.per_sample.solved_back import SolvedBackRowsNode
 from odegrad.methods.backward.reconstruction import relative_error, smallest_size, tell
 from odegrad.methods.solvers.dynamics import FlatField
@@ -47,6 +48,8 @@ class Adjoint(ContinuousMethod):
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
         saved = sizes.outputs * sizes.state_bytes
+        if steps.rounds is not None:
+            return bytes_solved_back(steps, sizes, saved, 2)
         stages = steps.evaluations + steps.restart
         solved = 2 * sizes.state_bytes + (0 if self.parameters == "quadrature" else sizes.parameter_bytes)
         gathered = (stages + 1) * sizes.parameter_bytes if self.parameters == "quadrature" else sizes.parameter_bytes

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -19,6 +19,13 @@ from odegrad.methods.backward.entry import (
     stage_calls,
     stage_products,
     with_systems,
+)
+from odegrad.methods.backward.per_sample.cost import (
+    block_starts,
+    bytes_of_replay,
+    largest_block,
+    ranks_between,
+    replayed_calls,
 )
 from odegrad.methods.backward.per_sample.replay import BlockReplayRowsNode
 from odegrad.methods.backward.replay import BlockReplayNode
@@ -70,12 +77,18 @@ class Anode(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
+        if steps.rounds is not None:
+            again = steps.evaluations * ranks_between(steps.rounds)
+            return replace(replayed_calls(steps, steps.rounds), backward=again, vjps=again)
         calls = replay_calls(steps) + stage_calls(steps) + steps.carried
         predicted = Calls(forward_calls(steps), calls, stage_products(steps) + steps.carried)
         return with_systems(predicted, steps, redone=steps.accepted, newton=steps.work.newton)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
+        if steps.rounds is not None:
+            graph = largest_block(steps, sizes, steps.rounds, self.steps_per_block)
+            return bytes_of_replay(steps, sizes, block_starts(steps.rounds, self.steps_per_block), graph)
         n, blocks = steps.accepted, steps.intervals
         if self.steps_per_block is not None:
             blocks = max(blocks, math.ceil(n / self.steps_per_block))

@@ -12,6 +12,7 @@ from odegrad.contracts import Calls, StepCounts, Traits
 from odegrad.errors import UsageError
 from odegrad.methods.backward.continuous import stages_of
 from odegrad.methods.backward.costate import CostateDynamics
+from odegrad.methods.backward.per_sample.cost import solved_back_calls
 from odegrad.methods.backward.per_sample.gauss import GaussRowsNode
 from odegrad.methods.backward.pullback import add_to
 from odegrad.methods.gradients.interpolation import InterpolatedNode, Interpolation
@@ -75,6 +76,8 @@ class GaussAdjoint(Interpolation):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
+        if steps.rounds is not None:
+            return solved_back_calls(steps, self._backward(steps).evaluations, self.points)
         solved, extra = super().predicted_calls(steps), self.points * steps.accepted_backward
         return dataclasses.replace(solved, backward=solved.backward + extra, vjps=solved.vjps + extra)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
 from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
 from odegrad.methods.backward.interpolant_error import MAX_NODES, HeldStates
+from odegrad.methods.backward.per_sample.cost import bytes_solved_back
 from odegrad.methods.backward.per_sample.interpolated import InterpolatedRowsNode
 from odegrad.methods.backward.reconstruction import smallest_size, tell
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes, Kind, check_nodes
@@ -76,6 +77,8 @@ class Interpolation(ContinuousMethod):
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
         saved = (sizes.outputs + self.num_nodes * steps.intervals) * sizes.state_bytes + sizes.item_bytes
+        if steps.rounds is not None:
+            return bytes_solved_back(steps, sizes, saved, 1)
         stages = steps.evaluations + steps.restart
         return Bytes(
             saved, saved + stages * sizes.state_bytes + (stages + 1) * sizes.parameter_bytes + sizes.graph_bytes

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
 from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
+from odegrad.methods.backward.per_sample.cost import bytes_solved_back
 from odegrad.methods.backward.per_sample.dense import DenseRowsNode
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import steps
@@ -49,6 +50,9 @@ class InterpolationDense(ContinuousMethod):
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
+        if steps.rounds is not None:
+            kept = sum(steps.rounds.steps) * (steps.dense_degree + 1) * sizes.row_bytes
+            return bytes_solved_back(steps, sizes, kept + sizes.outputs * sizes.state_bytes, 1)
         saved = (sizes.outputs + steps.accepted * (steps.dense_degree + 1)) * sizes.state_bytes
         stages = steps.evaluations + steps.restart
         return Bytes(

@@ -20,6 +20,7 @@ from odegrad.methods.backward.entry import (
     with_systems,
 )
 from odegrad.methods.backward.implicit_steps import ImplicitPartnerNode
+from odegrad.methods.backward.per_sample.cost import bytes_of_replay, kept_starts, replayed_calls
 from odegrad.methods.backward.per_sample.partner import PartnerRowsNode
 from odegrad.methods.backward.pullback import pull_call
 from odegrad.methods.backward.step_ends import StepEnd
@@ -90,6 +91,8 @@ class SymplecticAdjoint(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
+        if steps.rounds is not None:
+            return replayed_calls(steps, steps.rounds, per_stage=2, again=1)
         s, n = steps.evaluations, steps.accepted
         if steps.implicit:
             redone, newton = (0, 0) if self.keep_stages else (n, steps.work.newton)
@@ -100,6 +103,9 @@ class SymplecticAdjoint(TappableMethod):
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
+        if steps.rounds is not None:
+            graph = 2 * steps.evaluations * sizes.state_bytes + sizes.graph_bytes_of(1, sizes.batch)
+            return bytes_of_replay(steps, sizes, kept_starts(steps.rounds), graph)
         if steps.implicit:
             kept = kept_vectors(steps, steps.accepted)
             if self.keep_stages:

@@ -256,6 +256,7 @@ class OneStepSolver(Solver):
             node_states=scheme.node_states if isinstance(scheme, Implicit) else 0,
             work=sum(works, ImplicitWork()),
             newton_by_step=tuple(work.newton for work in works if work.newton),
+            weights=scheme.b if isinstance(scheme, Tableau) else (),
             rounds_forward=tuple(rounds[0]),
             rounds_backward=tuple(rounds[1]),
         )

@@ -29,11 +29,10 @@ def solved_with_graph(field: RowField, solver: OneStepSolver, y0: Tensor, times:
     ends: list[Tensor] = []
     ended: list[Rank] = []
     for rank in ranks:
-        x = stepper.step(rank.steps, x, rank.going_on)
+        end, x = stepper.step(rank.steps, x, rank.going_on)
         if len(rank.ended[0]):
-            ends.append(x)
+            ends.append(end)
             ended.append(rank)
-        x = x[: rank.going_on]
     places, of = times.repeats()
     out: Tensor = _Outputs.apply(ys, places, of, ended, y0, *ends)  # type: ignore[no-untyped-call]
     return out

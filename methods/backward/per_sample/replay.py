@@ -46,14 +46,13 @@ class RankPullback:
             for j in range(first, stop):
                 rank = ranks[j]
                 going_on = rank.going_on if j + 1 < stop else 0
-                z = stepper.step(rank.steps, z, going_on)
-                behind = a[: len(z)]
+                end, z = stepper.step(rank.steps, z, going_on)
+                behind = a[: len(end)]
                 if going_on:
-                    behind = torch.cat([torch.zeros_like(a[:going_on]), a[going_on : len(z)]])
-                if going_on < len(z) or len(rank.ended[0]):
-                    ends.append(z)
+                    behind = torch.cat([torch.zeros_like(a[:going_on]), a[going_on : len(end)]])
+                if going_on < len(end) or len(rank.ended[0]):
+                    ends.append(end)
                     of_ends.append(with_outputs(behind, rank, self.grads))
-                z = z[:going_on]
         of_start, *pulled = pulled_through(self.node.field, ends, (leaf, *self.node.parameters), of_ends)
         for i, p in enumerate(pulled):
             if p is not None:

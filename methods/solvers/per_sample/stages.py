@@ -185,8 +185,8 @@ class GraphRowStepper:
         self.tableau = tableau
         self.first: Tensor | None = None
 
-    def step(self, steps: RowSteps, x: Tensor, going_on: int) -> Tensor:
-        """Return the states ``[rows, n]`` after a step from ``x``; the first ``going_on`` rows take another one."""
+    def step(self, steps: RowSteps, x: Tensor, going_on: int) -> tuple[Tensor, Tensor]:
+        """Return the states ``[rows, n]`` after a step from ``x``, and the first ``going_on``, which take another one."""
         tableau, stages = self.tableau, RowStages(self.tableau, x.detach())
         times, h = steps.sent(tableau, x)
         stages.set_sizes(h, steps.h)
@@ -206,8 +206,10 @@ class GraphRowStepper:
             z = _RowCombination.apply(value, weights, h, x, *[ks[j] for j in used])  # type: ignore[no-untyped-call]
             if i < tableau.stages - 1:
                 keep(self.field.at(times[i], z))
-        self.first = self.field.at(times[-1, :going_on], z[:going_on]) if going_on else None
-        return z
+        # Rows that go on are taken out, so that the graph of what follows holds none of those that do not.
+        onward = z if going_on == len(z) else z[:going_on].clone()
+        self.first = self.field.at(times[-1, :going_on], onward) if going_on else None
+        return z, onward
 
 
 class _RowContext(Protocol):
