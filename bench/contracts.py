@@ -32,8 +32,8 @@ Scalar = str | int | float | bool
 class VectorField(Protocol):
     """The dynamics ``f(t, y) -> dy/dt``, an ``nn.Module``: ``t`` is a 0-d tensor, ``y`` and ``dy/dt`` are states.
 
-    A field with an attribute ``sample_time = True`` takes ``t`` as ``[batch, 1, ..., 1]`` too, with as many dimensions as
-    ``y``: where samples have steps of their own it is called so, on any number of them.
+    A field with an attribute ``sample_time = True`` takes ``t`` as ``[batch, 1, ..., 1]`` too, with as many dimensions
+    as ``y``: where samples have steps of their own it is called so, on any number of them.
     """
 
     def __call__(self, t: Tensor, y: StateT, /) -> StateT:

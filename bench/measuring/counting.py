@@ -83,8 +83,8 @@ class CountedField(nn.Module):
     counts
         Where to count.
     interval
-        The first and the last output time of the solve, or of each sample, in any order, to count the calls outside of it; each
-        call then waits for the device.
+        The first and the last output time of the solve, or of each sample, in any order, to count the calls outside of
+        it; each call then waits for the device.
     """
 
     def __init__(self, inner: VectorField, counts: Counts, interval: Tensor | None = None) -> None:

@@ -99,7 +99,7 @@ class ContinuousMethod(TappableMethod):
         """Return why this method cannot give every sample steps of its own, or None if it can."""
         if self.parameters == "state":
             return (
-                "with steps of each sample's own a parameter gradient in the solved state would be one for each sample, "
+                "with batch = 'per_sample' a parameter gradient in the solved state would be one for each sample, "
                 "batch times p numbers; use parameters = 'quadrature'"
             )
         tableau = self.backward_steps(solver).tableau

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from odegrad.contracts import Calls, Sizes, Solver, StateT, StepCounts, Tap, Traits, VectorField, unjudged_parts
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
-from odegrad.methods.fields.draws import OF_OTHERS, Draws
 from odegrad.methods.backward.per_sample.entry import solve_samples
+from odegrad.methods.fields.draws import OF_OTHERS, Draws
 from odegrad.methods.fields.surroundings import autocast_off
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.per_sample.rows import RowField
@@ -115,7 +115,13 @@ class SharedLoopMethod(abc.ABC):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` at ``times`` from ``y0 [d]``, with the graph that is the method."""
 
-    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+    def solve_rows(
+        self,
+        field: RowField,  # noqa: ARG002
+        solver: OneStepSolver,
+        y0: Tensor,  # noqa: ARG002
+        times: SampleTimes,  # noqa: ARG002
+    ) -> Tensor:
         """Return the states ``[K, batch, n]`` from ``y0 [batch, n]``, each sample by its own steps, with the graph.
 
         Raises

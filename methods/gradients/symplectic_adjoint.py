@@ -27,9 +27,9 @@ from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit
-from odegrad.methods.solvers.schemes import ExtendedTableau, Scheme, StepSeen
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes
+from odegrad.methods.solvers.schemes import ExtendedTableau, Scheme, StepSeen
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import StageBuffer
 from odegrad.methods.solvers.stepper import GridStep

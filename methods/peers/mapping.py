@@ -73,6 +73,8 @@ class PeerMapping:
             return NO_ONE_STEP_SOLVER
         if find_spec(self.library) is None:
             return f"{self.distribution} is not installed; {self.install}"
+        if solver.per_sample:
+            return f"{self.distribution}'s steps are run as published, on batches that share them; use batch = 'joint'"
         return self._unmapped_steps(solver) or self._unmapped_option(solver)
 
     def _unmapped_steps(self, solver: OneStepSolver) -> str | None:
@@ -90,8 +92,6 @@ class PeerMapping:
             return f"{name}'s steps are run as published; leave out compile"
         if solver.sees != "state":
             return f"{name}'s step control sees the state; use sees = 'state'"
-        if solver.per_sample:
-            return f"{name}'s steps are run as published, and measured on shared ones; use batch = 'joint'"
         if control.control != _USUAL.control:
             return f"{name}'s step control is the elementary one here; use control = 'elementary'"
         factors = (control.safety, control.max_factor, control.min_factor)

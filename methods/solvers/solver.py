@@ -22,7 +22,7 @@ Outputs = Literal["step_ends", "dense"]
 """How output times inside the interval are met: each ends a step, or is read from the dense output."""
 
 
-Batch = Literal["joint", "per_sample"]
+BatchSteps = Literal["joint", "per_sample"]
 """Whether the samples of a batch share their steps, or each has its own."""
 
 Compaction = Literal["none", "each", "halving"]
@@ -93,7 +93,7 @@ class OneStepSolver(Solver):
     compile: bool = False
     sees: Sees = "state"
     tangent_seed: int = 0
-    batch: Batch = "joint"
+    batch: BatchSteps = "joint"
     compaction: Compaction = "halving"
     observer: StepObserver | None = field(default=None, compare=False)
 
@@ -124,11 +124,14 @@ class OneStepSolver(Solver):
             raise UsageError(
                 f"compile: solver {self.name} is no explicit Runge-Kutta method; leave it out, or use dopri5"
             )
+        self._check_sees()
+        self._check_batch()
+
+    def _check_batch(self) -> None:
         if self.batch not in ("joint", "per_sample"):
             raise UsageError(f"batch: expected 'joint' or 'per_sample', got {self.batch!r}")
         if self.compaction not in ("none", "each", "halving"):
             raise UsageError(f"compaction: expected 'none', 'each' or 'halving', got {self.compaction!r}")
-        self._check_sees()
 
     @property
     def per_sample(self) -> bool:

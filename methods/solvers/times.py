@@ -21,7 +21,8 @@ def checked_times(ts: object) -> list[float]:
     """
     if not isinstance(ts, Tensor) or ts.dim() != 1 or not ts.is_floating_point():
         got = f"shape {tuple(ts.shape)} of {ts.dtype}" if isinstance(ts, Tensor) else type(ts).__name__
-        raise UsageError(f"ts: expected a 1-d floating-point tensor of output times, got {got}")
+        own = "; times of each sample's own, [batch, K], need batch = 'per_sample'" if _is_table(ts) else ""
+        raise UsageError(f"ts: expected a 1-d floating-point tensor of output times, got {got}{own}")
     times: list[float] = ts.detach().tolist()
     if len(times) < 2:
         raise UsageError(f"ts: expected at least two times (start and end), got {len(times)}")
@@ -35,6 +36,10 @@ def checked_times(ts: object) -> list[float]:
             f"at position {k}; sort them and remove repeated ones"
         )
     return times
+
+
+def _is_table(ts: object) -> bool:
+    return isinstance(ts, Tensor) and ts.dim() == 2
 
 
 def start_depends_on_time(y0: Tensor, ts: Tensor, times: list[float], field: FlatField) -> Tensor:

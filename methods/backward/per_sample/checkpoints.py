@@ -12,7 +12,7 @@ from odegrad.methods.solvers.per_sample.ledger import Ranks
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.stages import FieldDynamics, PlainRowStepper
-from odegrad.methods.solvers.per_sample.times import Integers, SampleTimes
+from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
@@ -83,7 +83,7 @@ class _KeepingRanks:
     def __init__(self, batch: int, slots: int) -> None:
         self.online = OnlineCheckpoints(slots)
         self.done = np.zeros(batch, dtype=np.int64)
-        self.pieces: dict[int, list[tuple[Integers, Tensor]]] = {}
+        self.pieces: dict[int, list[tuple[HostIntegers, Tensor]]] = {}
         self._reached = 0
 
     def see(self, seen: AcceptedRows) -> None:

@@ -14,7 +14,7 @@ from odegrad.methods.backward.per_sample.node import RowsNode, at
 from odegrad.methods.backward.reconstruction import Limits
 from odegrad.methods.solvers.per_sample.loop import OutputRows, Rounds
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.times import Integers, SampleTimes
+from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
 
@@ -32,7 +32,7 @@ class BackwardSteps:
 class BackwardRowsNode(RowsNode):
     """The pull-back that solves every sample's costate equation from each output to the one before."""
 
-    reached: Integers
+    reached: HostIntegers
     """``[batch]``: the last output that the forward solve has come to."""
 
     def __init__(self, field: RowField, solver: OneStepSolver, times: SampleTimes, back: BackwardSteps) -> None:
@@ -40,10 +40,10 @@ class BackwardRowsNode(RowsNode):
         self.back = back
 
     @abc.abstractmethod
-    def state(self, k: int, samples: Integers, kept: tuple[Tensor, ...]) -> Tensor | RowTrajectory:
+    def state(self, k: int, samples: HostIntegers, kept: tuple[Tensor, ...]) -> Tensor | RowTrajectory:
         """Return how ``y`` is known between outputs k - 1 and k: ``y(t_k) [m, n]`` of ``samples``, or a trajectory."""
 
-    def arrive(self, k: int, samples: Integers, y: Tensor, kept: tuple[Tensor, ...]) -> None:
+    def arrive(self, k: int, samples: HostIntegers, y: Tensor, kept: tuple[Tensor, ...]) -> None:
         """Hear that ``samples`` have been solved back to ``y [m, n]`` at their outputs k."""
 
     def arrived(self, kept: tuple[Tensor, ...]) -> None:
@@ -95,7 +95,7 @@ class BackwardRowsNode(RowsNode):
         self.arrived(kept)
         return a * scale + grads[0], dynamics.total
 
-    def _interval(self, k: int) -> tuple[Integers, SampleTimes]:
+    def _interval(self, k: int) -> tuple[HostIntegers, SampleTimes]:
         """Return the samples that were solved to output k, and their times from there to the one before."""
         samples, times = self.sample_times.interval(k)
         solved = np.flatnonzero(self.reached[samples] >= k)

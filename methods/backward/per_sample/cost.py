@@ -20,9 +20,7 @@ def replayed_calls(steps: StepCounts, rounds: RowCounts, *, per_stage: int = 1, 
     """
     s, ranks, taken = steps.evaluations, max(rounds.steps), sum(rounds.steps)
     each = per_stage * s - again
-    return Calls(
-        rounds.calls(s), each * ranks, s * ranks, forward_rows=rounds.rows(s), backward_rows=each * taken
-    )
+    return Calls(rounds.calls(s), each * ranks, s * ranks, forward_rows=rounds.rows(s), backward_rows=each * taken)
 
 
 def ranks_between(rounds: RowCounts) -> int:

@@ -15,20 +15,22 @@ from odegrad.methods.backward.per_sample.entry import on_device
 from odegrad.methods.backward.pullback import add_to, pulled_through
 from odegrad.methods.solvers.per_sample.loop import TRIAL_STAGE, AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.times import Floats, Integers
+from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers
 from odegrad.methods.solvers.tableau import Tableau
 
 
 class RowTrajectory(Protocol):
     """Stored solutions of samples."""
 
-    def at(self, samples: Integers, times: Floats) -> Tensor:
+    def at(self, samples: HostIntegers, times: HostFloats) -> Tensor:
         """Return the states ``[m, w, n]`` of ``samples [w]`` at ``times [m, w]``."""
         ...
 
 
 class RowCostate:
-    """The right-hand side of the backward solve over rows ``x = (y?, a)``; ``y`` is in ``x`` unless there is a trajectory.
+    """The right-hand side of the backward solve over rows ``x = (y?, a)``.
+
+    ``y`` is in ``x`` unless there is a trajectory.
 
     Parameters
     ----------
@@ -47,7 +49,7 @@ class RowCostate:
         self._states: Tensor | None = None
         self._inputs: list[Tensor | None] = [None] * tableau.stages
 
-    def prepare(self, samples: Integers, times: Floats) -> None:
+    def prepare(self, samples: HostIntegers, times: HostFloats) -> None:
         """Read the states of all coming stages in one product."""
         self._states = None if self.trajectory is None else self.trajectory.at(samples, times)
 
@@ -79,7 +81,7 @@ class RowCostate:
         norms = rows.norms(self.costate(x))
         return norms if self.trajectory is not None else torch.maximum(norms, rows.norms(x[:, : rows.n]))
 
-    def collect(self, seen: AcceptedRows, samples: Integers, scale: Tensor) -> None:  # noqa: ARG002
+    def collect(self, seen: AcceptedRows, samples: HostIntegers, scale: Tensor) -> None:  # noqa: ARG002
         """Add accepted steps: ``g -= sum_i h_i sum_j b_j f_theta^T a_ij``; one call and product for each weight.
 
         ``samples [a]`` are the steps', and ``scale [a, 1]`` what their costates are in units of.

@@ -11,7 +11,7 @@ from odegrad.methods.backward.per_sample.node import at, walked
 from odegrad.methods.solvers.per_sample.ledger import Ledger
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.times import Floats, Integers, SampleTimes
+from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
 ROUNDS_PER_PIECE = 16
@@ -50,7 +50,7 @@ class PiecewiseRows:
         self._first, self._last = np.cumsum(counts) - counts, np.cumsum(counts) - 1
         self._t, self._h = t[self._order], h[self._order]
 
-    def at(self, samples: Integers, times: Floats) -> Tensor:
+    def at(self, samples: HostIntegers, times: HostFloats) -> Tensor:
         """Return the states ``[m, w, n]`` of ``samples [w]`` at ``times [m, w]``."""
         steps = np.stack([self._steps(int(i), times[:, row]) for row, i in enumerate(samples)], axis=1).reshape(-1)
         theta = (times.reshape(-1) - self._t[steps]) / self._h[steps]
@@ -58,7 +58,7 @@ class PiecewiseRows:
         powers = on_device(theta[None] ** np.arange(len(found))[:, None], found)
         return (found * powers[:, :, None]).sum(0).view(*times.shape, -1)
 
-    def _steps(self, sample: int, times: Floats) -> Integers:
+    def _steps(self, sample: int, times: HostFloats) -> HostIntegers:
         """Return the steps of ``sample`` that ``times`` lie in."""
         first, last = int(self._first[sample]), int(self._last[sample])
         keys, sign = self._t[first : last + 1], 1.0 if self._h[first] > 0 else -1.0
@@ -66,12 +66,12 @@ class PiecewiseRows:
         places = np.searchsorted(sign * keys, sign * times, side="right") - 1
         return first + np.maximum(places, 0)
 
-    def _of(self, entries: Integers) -> Tensor:
+    def _of(self, entries: HostIntegers) -> Tensor:
         """Return the polynomials ``[q + 1, m, n]`` of these accepted steps."""
         pieces = np.searchsorted(self._edges, entries, side="right") - 1
         touched = np.unique(pieces).tolist()
         if len(touched) == 1:
-            only = self.pieces[touched[0]]
+            only: Tensor = self.pieces[touched[0]]
             return only.index_select(1, at(entries - self._edges[touched[0]], only))
         like = self.pieces[touched[0]]
         out = like.new_empty((len(like), len(entries), like.shape[2]))
@@ -92,12 +92,10 @@ class DenseRowsNode(BackwardRowsNode):
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep every step's polynomial."""
         polynomials = PolynomialRows()
-        ys, self.reached = walked(
-            self.field, self.solver, y0, self.sample_times, self.ledger.note, polynomials.see
-        )
+        ys, self.reached = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, polynomials.see)
         polynomials.finish()
         return ys, tuple(polynomials.pieces)
 
-    def state(self, k: int, samples: Integers, kept: tuple[Tensor, ...]) -> RowTrajectory:  # noqa: ARG002
+    def state(self, k: int, samples: HostIntegers, kept: tuple[Tensor, ...]) -> RowTrajectory:  # noqa: ARG002
         """Return the stored polynomials."""
         return PiecewiseRows(self.ledger, kept)

@@ -12,7 +12,7 @@ from odegrad.errors import UnsupportedError
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
 from odegrad.methods.fields.surroundings import autocast_off
 from odegrad.methods.solvers.per_sample.rows import DRAWS, RowField
-from odegrad.methods.solvers.per_sample.times import Floats, SampleTimes, checked_sample_times
+from odegrad.methods.solvers.per_sample.times import HostFloats, SampleTimes, checked_sample_times
 from odegrad.methods.solvers.times import moves_with_time
 from odegrad.states import Layout, parts, sent_to
 
@@ -49,7 +49,7 @@ def solve_samples(solve: SolveRows, field: VectorField, layout: Layout, y0: Stat
     return cast("StateT", rows.split(ys))
 
 
-def on_device(numbers: Floats, like: Tensor) -> Tensor:
+def on_device(numbers: HostFloats, like: Tensor) -> Tensor:
     """Return the host's ``numbers`` beside ``like`` and in its type."""
     return sent_to(like.device, torch.from_numpy(np.ascontiguousarray(numbers)), like.dtype)
 

@@ -12,7 +12,7 @@ from odegrad.methods.backward.per_sample.interpolated import InterpolatedRowsNod
 from odegrad.methods.solvers.chebyshev import Kind
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.times import Integers, SampleTimes
+from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
 
@@ -46,7 +46,7 @@ class _GaussCostate(RowCostate):
         # From [-1, 1] to fractions of a step.
         self.nodes, self.weights = (nodes + 1) / 2, weights / 2
 
-    def collect(self, seen: AcceptedRows, samples: Integers, scale: Tensor) -> None:
+    def collect(self, seen: AcceptedRows, samples: HostIntegers, scale: Tensor) -> None:
         """Add ``-h_i sum_q w_q f_theta^T a`` at the Gauss points of each accepted step; see ``RowCostate``."""
         if self.trajectory is None:
             return

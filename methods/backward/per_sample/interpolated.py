@@ -15,7 +15,7 @@ from odegrad.methods.backward.reconstruction import relative_error, smallest_siz
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes, Kind
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.times import Floats, Integers, SampleTimes
+from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
 HELD_ROUNDS = 16
@@ -60,15 +60,15 @@ class Interpolants:
     """The states of samples between two outputs."""
 
     unit: ChebyshevNodes
-    start: Floats
-    end: Floats
+    start: HostFloats
+    end: HostFloats
     """``[batch]``: where the interval of each sample begins and ends."""
     values: Tensor
     """``[batch, nodes, n]``."""
-    _samples: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    _samples: HostIntegers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _chosen: Tensor | None = None
 
-    def at(self, samples: Integers, times: Floats) -> Tensor:
+    def at(self, samples: HostIntegers, times: HostFloats) -> Tensor:
         """Return the states ``[m, w, n]`` of ``samples [w]`` at ``times [m, w]``, by one product."""
         start, end = self.start[samples], self.end[samples]
         theta = ((times - start) / (end - start)).T
@@ -76,7 +76,7 @@ class Interpolants:
         # [rows, stages, nodes]: every row has its own times in its own interval.
         return torch.bmm(on_device(weights, self.values), self._of(samples)).transpose(0, 1)
 
-    def _of(self, samples: Integers) -> Tensor:
+    def _of(self, samples: HostIntegers) -> Tensor:
         if self._chosen is None or not np.array_equal(samples, self._samples):
             self._samples = samples.copy()
             self._chosen = self.values.index_select(0, at(samples, self.values))
@@ -89,7 +89,7 @@ class HeldRounds:
     def __init__(self, *, middles: bool) -> None:
         self.middles = middles
         """Whether middles of steps are held, not ends: nodes that are too few for one step miss what is inside it."""
-        self.kept: list[tuple[Integers, Integers, Floats, Tensor]] = []
+        self.kept: list[tuple[HostIntegers, HostIntegers, HostFloats, Tensor]] = []
         self._seen, self._stride = 0, 1
 
     def hold(self, seen: AcceptedRows) -> None:
@@ -99,7 +99,7 @@ class HeldRounds:
             return
         if self.middles:
             pieces = seen.polynomial()
-            powers = on_device(0.5 ** np.arange(len(pieces)), seen.x)[:, None, None]
+            powers = on_device(np.float64(0.5) ** np.arange(len(pieces)), seen.x)[:, None, None]
             middle = seen.steps.t + 0.5 * seen.steps.h
             self.kept.append((seen.samples, seen.towards, middle, (pieces * powers).sum(0)))
         else:
@@ -109,7 +109,7 @@ class HeldRounds:
             self._stride *= 2
 
     @torch.no_grad()
-    def error(self, intervals: Sequence[Interpolants], reached: Integers, smallest: float) -> Tensor:
+    def error(self, intervals: Sequence[Interpolants], reached: HostIntegers, smallest: float) -> Tensor:
         """Return the largest error of the interpolants relative to their sample's largest node, a 0-d tensor.
 
         ``reached [batch]`` are the last outputs that the samples have come to; intervals behind have no nodes.
@@ -144,14 +144,15 @@ class InterpolatedRowsNode(BackwardRowsNode):
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep the states at the nodes."""
-        nodes, held = NodeRows(y0, self.sample_times, self.unit), HeldRounds(middles=self.unit.n <= self.solver.dense_degree)
+        nodes = NodeRows(y0, self.sample_times, self.unit)
+        held = HeldRounds(middles=self.unit.n <= self.solver.dense_degree)
         ys, self.reached = walked(self.field, self.solver, y0, self.sample_times, nodes.fill, held.hold)
         nodes.finish(ys)
         values = nodes.values
         intervals = [self._between(k, values) for k in range(1, len(ys))]
         return ys, (values, held.error(intervals, self.reached, smallest_size(self.solver, y0.shape[1])))
 
-    def state(self, k: int, samples: Integers, kept: tuple[Tensor, ...]) -> RowTrajectory:  # noqa: ARG002
+    def state(self, k: int, samples: HostIntegers, kept: tuple[Tensor, ...]) -> RowTrajectory:  # noqa: ARG002
         """Return the interpolants between the two outputs."""
         return self._between(k, kept[0])
 

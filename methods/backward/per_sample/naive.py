@@ -10,7 +10,7 @@ from odegrad.methods.backward.per_sample.node import at, walked
 from odegrad.methods.solvers.per_sample.ledger import Ledger, Rank
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.stages import GraphRowStepper
-from odegrad.methods.solvers.per_sample.times import Integers, SampleTimes
+from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
@@ -39,7 +39,7 @@ def solved_with_graph(field: RowField, solver: OneStepSolver, y0: Tensor, times:
 
 
 class _OrderContext(Protocol):
-    samples: Integers
+    samples: HostIntegers
     batch: int
 
 
@@ -47,7 +47,7 @@ class _Ordered(torch.autograd.Function):
     """The rows of these samples, in this order: an index that nothing has to be saved for."""
 
     @staticmethod
-    def forward(ctx: _OrderContext, y: Tensor, samples: Integers) -> Tensor:
+    def forward(ctx: _OrderContext, y: Tensor, samples: HostIntegers) -> Tensor:
         ctx.samples, ctx.batch = samples, len(y)
         return y.index_select(0, at(samples, y))
 
@@ -58,8 +58,8 @@ class _Ordered(torch.autograd.Function):
 
 
 class _OutputsContext(Protocol):
-    places: Integers
-    of: Integers
+    places: HostIntegers
+    of: HostIntegers
     ended: Sequence[Rank]
 
 
@@ -68,7 +68,12 @@ class _Outputs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: _OutputsContext, ys: Tensor, places: Integers, of: Integers, ended: Sequence[Rank], *ends: Tensor  # noqa: ARG004
+        ctx: _OutputsContext,
+        ys: Tensor,
+        places: HostIntegers,
+        of: HostIntegers,
+        ended: Sequence[Rank],
+        *ends: Tensor,  # noqa: ARG004
     ) -> Tensor:
         ctx.places, ctx.of, ctx.ended = places, of, ended
         return ys

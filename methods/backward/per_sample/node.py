@@ -12,14 +12,14 @@ from odegrad.methods.solvers.per_sample.ledger import KeptRows, Ledger, Rank
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows, OutputRows, Rounds, Truths
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.stages import FieldDynamics
-from odegrad.methods.solvers.per_sample.times import Integers, SampleTimes
+from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import sent_to
 
 
 def walked(
     field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes, *sees: Callable[[AcceptedRows], None]
-) -> tuple[Tensor, Integers]:
+) -> tuple[Tensor, HostIntegers]:
     """Solve from ``y0 [batch, n]`` without a graph, and let ``sees`` see the accepted steps.
 
     Return the states ``[K, batch, n]``, and the last output ``[batch]`` that each sample has come to.
@@ -63,12 +63,12 @@ class RecordedNode(RowsNode):
         super().__init__(field, solver, times)
         self.ledger = Ledger(len(times.table))
 
-    def to_start(self, grads: Tensor, samples: Integers, a: Tensor) -> Tensor:
+    def to_start(self, grads: Tensor, samples: HostIntegers, a: Tensor) -> Tensor:
         """Return ``dL/dy0 [batch, n]`` from the cotangents ``a`` of the first states of ``samples``."""
         return grads[0].index_add(0, at(samples, a), a)
 
 
-Wanted = Callable[[AcceptedRows, Integers], Truths]
+Wanted = Callable[[AcceptedRows, HostIntegers], Truths]
 """Says which of a round's steps, by the number of their samples' steps before, ``[a]``."""
 
 
@@ -82,7 +82,7 @@ class KeepingStarts:
         self.wanted = wanted
         self.done = np.zeros(batch, dtype=np.int64)
         self.pieces: list[Tensor] = []
-        self._places: list[Integers] = []
+        self._places: list[HostIntegers] = []
         self._count = 0
 
     def see(self, seen: AcceptedRows) -> None:
@@ -101,7 +101,7 @@ class KeepingStarts:
         self.done[seen.samples] += 1
 
     @property
-    def places(self) -> Integers:
+    def places(self) -> HostIntegers:
         """Return where each accepted step's state stands among the pieces, -1 where it is not kept."""
         return np.concatenate(self._places)
 
@@ -109,7 +109,7 @@ class KeepingStarts:
 class Starts:
     """The states at the starts of steps: ``y0`` for first ones, what was kept for others."""
 
-    def __init__(self, y0: Tensor, pieces: "tuple[Tensor, ...]", places: Integers) -> None:
+    def __init__(self, y0: Tensor, pieces: "tuple[Tensor, ...]", places: HostIntegers) -> None:
         self.y0 = y0
         self.kept = KeptRows(pieces, places)
 
@@ -125,7 +125,7 @@ class Starts:
         return out.index_copy(0, at(rows, out), self.kept.of(rank.entries[rows]))
 
 
-def at(places: Integers, like: Tensor) -> Tensor:
+def at(places: HostIntegers, like: Tensor) -> Tensor:
     """Return the host's ``places`` beside ``like``, to index it by."""
     return sent_to(like.device, torch.from_numpy(places))
 

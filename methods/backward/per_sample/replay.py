@@ -22,7 +22,7 @@ from odegrad.methods.solvers.per_sample.ledger import Ranks
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows, Truths
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.stages import GraphRowStepper
-from odegrad.methods.solvers.per_sample.times import Integers, SampleTimes
+from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
@@ -89,11 +89,11 @@ class _SinceOutput:
         self.since = np.zeros(batch, dtype=np.int64)
         self.size = steps_per_block
 
-    def begins_block(self, seen: AcceptedRows, before: Integers) -> Truths:  # noqa: ARG002
+    def begins_block(self, seen: AcceptedRows, before: HostIntegers) -> Truths:  # noqa: ARG002
         """Return which of the accepted steps begin a block, ``[a]``."""
         since = self.since[seen.samples]
         self.since[seen.samples] = np.where(seen.outputs >= 0, 0, since + 1)
-        return since == 0 if self.size is None else since % self.size == 0
+        return np.asarray(since == 0 if self.size is None else since % self.size == 0)
 
 
 class BlockReplayRowsNode(RecordedNode):
@@ -102,9 +102,7 @@ class BlockReplayRowsNode(RecordedNode):
     A block ends at a sample's output, or after ``steps_per_block`` of its steps.
     """
 
-    def __init__(
-        self, field: RowField, solver: OneStepSolver, times: SampleTimes, steps_per_block: int | None
-    ) -> None:
+    def __init__(self, field: RowField, solver: OneStepSolver, times: SampleTimes, steps_per_block: int | None) -> None:
         super().__init__(field, solver, times)
         self.steps_per_block = steps_per_block
 

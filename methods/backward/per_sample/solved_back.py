@@ -10,7 +10,7 @@ from odegrad.methods.backward.per_sample.continuous import BackwardRowsNode, Bac
 from odegrad.methods.backward.per_sample.node import at, walked
 from odegrad.methods.backward.reconstruction import relative_error, smallest_size, tell
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.times import Integers, SampleTimes
+from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
@@ -41,11 +41,11 @@ class SolvedBackRowsNode(BackwardRowsNode):
         self.off = []
         return super().pull_back(grads, kept)
 
-    def state(self, k: int, samples: Integers, kept: tuple[Tensor, ...]) -> Tensor:
+    def state(self, k: int, samples: HostIntegers, kept: tuple[Tensor, ...]) -> Tensor:
         """Return the stored outputs."""
         return kept[0][k].index_select(0, at(samples, kept[0]))
 
-    def arrive(self, k: int, samples: Integers, y: Tensor, kept: tuple[Tensor, ...]) -> None:
+    def arrive(self, k: int, samples: HostIntegers, y: Tensor, kept: tuple[Tensor, ...]) -> None:
         """Note how far ``y [m, n]`` is from the stored outputs, sample by sample."""
         place = at(samples, y)
         here, there = (kept[0][i].index_select(0, place) for i in (k, k + 1))

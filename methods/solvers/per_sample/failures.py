@@ -11,10 +11,10 @@ from odegrad.errors import (
     StepSizeUnderflowError,
     TooManyStepsError,
 )
-from odegrad.methods.solvers.per_sample.times import Floats, Integers
+from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers
 from odegrad.methods.solvers.solver import OneStepSolver
 
-TOLD = 8
+TOLD_SAMPLES = 8
 """The most samples that a message tells of one by one."""
 
 
@@ -29,12 +29,12 @@ class Failures:
         What the samples are called, ``[m]``.
     """
 
-    def __init__(self, solver: OneStepSolver, names: Integers) -> None:
+    def __init__(self, solver: OneStepSolver, names: HostIntegers) -> None:
         self.solver = solver
         self.names = names
         self.errors: dict[int, SolverError] = {}
 
-    def none_of(self, samples: Integers) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    def none_of(self, samples: HostIntegers) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
         """Return which of ``samples`` have not failed."""
         return np.asarray([int(i) not in self.errors for i in samples], dtype=np.bool_)
 
@@ -57,7 +57,13 @@ class Failures:
         )
 
     def look_at(
-        self, samples: Integers, t: Floats, h: Floats, ends: Floats, ratios: Floats, attempts: Integers
+        self,
+        samples: HostIntegers,
+        t: HostFloats,
+        h: HostFloats,
+        ends: HostFloats,
+        ratios: HostFloats,
+        attempts: HostIntegers,
     ) -> None:
         """Note which of ``samples``, after attempts of size ``h`` towards ``ends``, cannot go on."""
         # The joint loop's rules: a step of this size does not overflow by its size.
@@ -93,13 +99,13 @@ class Failures:
         if not self.errors:
             return
         names = sorted(self.errors)
-        told = "; ".join(str(self.errors[i]) for i in names[:TOLD])
-        more = f"; and {len(names) - TOLD} more" if len(names) > TOLD else ""
+        told = "; ".join(str(self.errors[i]) for i in names[:TOLD_SAMPLES])
+        more = f"; and {len(names) - TOLD_SAMPLES} more" if len(names) > TOLD_SAMPLES else ""
         warnings.warn(
             FailedSamplesWarning(
-                f"{len(names)} of {len(self.names)} samples could not be solved: {told}{more}; their outputs from there "
-                "on are NaN, and those of the others are what they are without them: leave NaN out of the loss, or the "
-                "samples out of the batch",
+                f"{len(names)} of {len(self.names)} samples could not be solved: {told}{more}; their outputs from "
+                "there on are NaN, and those of the others are what they are without them: leave NaN out of the loss, "
+                "or the samples out of the batch",
                 tuple(int(self.names[i]) for i in names),
             ),
             stacklevel=2,

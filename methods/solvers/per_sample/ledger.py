@@ -5,6 +5,7 @@ none by a step that is not its own. Samples with more steps come first, so that 
 the rank before, and nothing is gathered from rank to rank.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows
 from odegrad.methods.solvers.per_sample.stages import RowSteps
-from odegrad.methods.solvers.per_sample.times import Floats, Integers
+from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,18 @@ class Rank:
     """The j-th steps of the samples that have one."""
 
     number: int
-    samples: Integers
+    samples: HostIntegers
     """``[w]``: whose they are, those with more steps first."""
     going_on: int
     """How many of the first ones have another step."""
     steps: RowSteps
-    outputs: Integers
+    outputs: HostIntegers
     """``[w]``: the output at the end of each, -1 where there is none."""
-    entries: Integers
+    entries: HostIntegers
     """``[w]``: where each stands among all accepted steps, in the order in which they were accepted."""
 
     @property
-    def ended(self) -> tuple[Integers, Integers]:
+    def ended(self) -> tuple[HostIntegers, HostIntegers]:
         """Return the rows whose steps end at an output, and the outputs."""
         rows = np.flatnonzero(self.outputs >= 0)
         return rows, self.outputs[rows]
@@ -47,7 +48,7 @@ class Ledger:
         self.batch = batch
         self.sizes: list[int] = []
         """The steps of each round that accepted any."""
-        self._columns: list[tuple[Integers | Floats, ...]] = []
+        self._columns: list[tuple[HostIntegers | HostFloats, ...]] = []
 
     def note(self, seen: AcceptedRows) -> None:
         """Keep the steps of a round."""
@@ -56,9 +57,9 @@ class Ledger:
         self._columns.append((seen.samples, steps.t, steps.h, steps.t_next, seen.outputs, seen.towards))
 
     @cached_property
-    def columns(self) -> tuple[Integers, Floats, Floats, Floats, Integers, Integers]:
+    def columns(self) -> tuple[HostIntegers, HostFloats, HostFloats, HostFloats, HostIntegers, HostIntegers]:
         """Return sample, start, size, end, output and next output of every accepted step, each ``[steps]``."""
-        joined: tuple[Integers, Floats, Floats, Floats, Integers, Integers] = tuple(
+        joined: tuple[HostIntegers, HostFloats, HostFloats, HostFloats, HostIntegers, HostIntegers] = tuple(
             np.concatenate(column) for column in zip(*self._columns, strict=True)
         )  # type: ignore[assignment]
         return joined
@@ -73,14 +74,14 @@ class Ledger:
 class Ranks:
     """Steps of a ledger by rank."""
 
-    def __init__(self, ledger: Ledger, chosen: Integers) -> None:
+    def __init__(self, ledger: Ledger, chosen: HostIntegers) -> None:
         samples, self._t, self._h, self._t_next, self._outputs, _ = ledger.columns
         # Rounds are in order, so the steps of one sample are, too: sorted by sample they stand one behind the other.
         self._entries = chosen[np.argsort(samples[chosen], kind="stable")]
         counts = np.bincount(samples[chosen], minlength=ledger.batch)
         self._first = np.cumsum(counts) - counts
         order = np.argsort(-counts, kind="stable")
-        self.samples: Integers = order[: int((counts > 0).sum())]
+        self.samples: HostIntegers = order[: int((counts > 0).sum())]
         """Those that have a step, the ones with more of them first."""
         self._sorted = counts[self.samples]
 
@@ -119,12 +120,12 @@ class KeptRows:
         ``[steps]``: where each accepted step's state stands in the pieces laid side by side, -1 where none is kept.
     """
 
-    def __init__(self, pieces: Sequence[Tensor], places: Integers) -> None:
+    def __init__(self, pieces: Sequence[Tensor], places: HostIntegers) -> None:
         self.pieces = pieces
         self.places = places
         self._starts = np.cumsum([0, *[len(p) for p in pieces]])
 
-    def of(self, entries: Integers) -> Tensor:
+    def of(self, entries: HostIntegers) -> Tensor:
         """Return the states ``[w, n]`` of these accepted steps."""
         places = self.places[entries]
         pieces = np.searchsorted(self._starts, places, side="right") - 1
@@ -133,7 +134,7 @@ class KeptRows:
         breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(pieces) != 0)) + 1
         edges = [0, *breaks.tolist(), len(places)]
         found = []
-        for first, stop in zip(edges[:-1], edges[1:], strict=True):
+        for first, stop in itertools.pairwise(edges):
             row = int(rows[first])
             found.append(self.pieces[int(pieces[first])][row : row + stop - first])
         return torch.cat(found) if len(found) > 1 else found[0]

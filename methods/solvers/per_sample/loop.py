@@ -25,7 +25,7 @@ from odegrad.methods.solvers.per_sample.control import (
 )
 from odegrad.methods.solvers.per_sample.failures import Failures
 from odegrad.methods.solvers.per_sample.stages import PlainRowStepper, RowDynamics, RowStages, RowSteps
-from odegrad.methods.solvers.per_sample.times import Floats, Integers, SampleTimes
+from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import sent_to
 
@@ -36,22 +36,22 @@ Truths = npt.NDArray[np.bool_]
 class AcceptedRows:
     """The steps that a round accepts, as seen while the loop stands on them."""
 
-    samples: Integers
+    samples: HostIntegers
     """``[a]``: whose they are."""
     steps: RowSteps
-    outputs: Integers
+    outputs: HostIntegers
     """``[a]``: the output that ends each step, -1 where none does."""
-    towards: Integers
+    towards: HostIntegers
     """``[a]``: the next output, which each step goes towards or ends at."""
     x: Tensor
     x_next: Tensor
     stages: RowStages
-    positions: Integers
+    positions: HostIntegers
     """``[a]``: where they lie among the rows of the round."""
     rows: Tensor | None
     """The same on the device; None where they are all of the rows."""
 
-    def starts(self, chosen: Integers | None = None) -> Tensor:
+    def starts(self, chosen: HostIntegers | None = None) -> Tensor:
         """Return the states ``[a, n]`` at the starts, or those of some of the steps."""
         if chosen is None:
             return self._of(self.x, 0)
@@ -97,8 +97,8 @@ class Rounds:
         solver: OneStepSolver,
         x0: Tensor,
         times: SampleTimes,
-        samples: Integers | None = None,
-        sizes: Floats | None = None,
+        samples: HostIntegers | None = None,
+        sizes: HostFloats | None = None,
     ) -> None:
         count = len(x0)
         self.dynamics, self.solver, self.times, self.x0 = dynamics, solver, times, x0
@@ -155,7 +155,7 @@ class Rounds:
         elif len(unknown):
             self._choose(unknown, spans[unknown], x, f0)
 
-    def _choose(self, unknown: Integers, spans: Floats, x: Tensor, f0: Tensor) -> None:
+    def _choose(self, unknown: HostIntegers, spans: HostFloats, x: Tensor, f0: Tensor) -> None:
         control, norms, order = self.solver.controller, self.dynamics.norms, self.solver.control_order
         x, f0 = _chosen(x, unknown), _chosen(f0, unknown)
         scale, d0, d1 = starting_norms(control, norms, x, f0)
@@ -178,7 +178,7 @@ class Rounds:
         sizes = first_steps(order, h0, d1[good], changes(norms, f1, f0, scale))
         self.h[unknown] = np.copysign(sizes, spans[good])
 
-    def _planned(self, rows: Integers, going: Truths) -> RowSteps:
+    def _planned(self, rows: HostIntegers, going: Truths) -> RowSteps:
         """Return the steps of all rows, cut to end at the next outputs; rows that rest have steps of size 0.
 
         A sample whose step no longer moves the time fails, and goes no further.
@@ -196,7 +196,7 @@ class Rounds:
         return RowSteps(t, np.where(going, h, 0.0), np.where(going, t_next, t))
 
     def _seen(
-        self, rows: Integers, steps: RowSteps, accepted: Truths, stepper: PlainRowStepper, x: Tensor, x_next: Tensor
+        self, rows: HostIntegers, steps: RowSteps, accepted: Truths, stepper: PlainRowStepper, x: Tensor, x_next: Tensor
     ) -> AcceptedRows:
         """Return the accepted steps, and note that they are."""
         at = np.flatnonzero(accepted)
@@ -209,7 +209,7 @@ class Rounds:
         self.accepted[towards - 1, samples] += 1
         return AcceptedRows(samples, own, outputs, towards, x, x_next, stepper.stages, at, place)
 
-    def _judge(self, rows: Integers, steps: RowSteps, going: Truths, accepted: Truths, ratios: Floats) -> None:
+    def _judge(self, rows: HostIntegers, steps: RowSteps, going: Truths, accepted: Truths, ratios: HostFloats) -> None:
         """Move the accepted samples on, choose all next steps, and find samples that cannot go on or have ended."""
         solver, live = self.solver, np.flatnonzero(going)
         samples = rows[live]
@@ -232,8 +232,8 @@ class Rounds:
         going[live] = (self.at[samples] <= self.times.last[samples]) & self.failures.none_of(samples)
 
     def _moved(
-        self, rows: Integers, going: Truths, accepted: Truths, stepper: PlainRowStepper, x: Tensor, x_next: Tensor
-    ) -> tuple[Tensor, Integers, Truths]:
+        self, rows: HostIntegers, going: Truths, accepted: Truths, stepper: PlainRowStepper, x: Tensor, x_next: Tensor
+    ) -> tuple[Tensor, HostIntegers, Truths]:
         """Return the states of the coming round, its samples, and which of them have steps to take."""
         live = int(going.sum())
         drops = {"none": False, "each": live < len(rows), "halving": 2 * live <= len(rows)}[self.solver.compaction]
@@ -274,7 +274,7 @@ TRIAL_STAGE = -1
 """The stage of the f call that chooses the first steps."""
 
 
-def _chosen(x: Tensor, rows: Integers) -> Tensor:
+def _chosen(x: Tensor, rows: HostIntegers) -> Tensor:
     """Return these rows of ``x``, itself if they are all."""
     if len(rows) == len(x):
         return x
@@ -303,7 +303,5 @@ class OutputRows:
         places, of = (torch.from_numpy(x) for x in self.times.repeats())
         if len(places):
             flat = self.ys.view(-1, self.ys.shape[-1])
-            flat.index_copy_(
-                0, sent_to(flat.device, places), flat.index_select(0, sent_to(flat.device, of))
-            )
+            flat.index_copy_(0, sent_to(flat.device, places), flat.index_select(0, sent_to(flat.device, of)))
         return self.ys

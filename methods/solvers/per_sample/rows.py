@@ -97,10 +97,7 @@ class RowField(FlatField):
     def at(self, t: Tensor, y: Tensor) -> Tensor:
         """Return ``dy/dt [rows, n]`` at ``(t [rows], y [rows, n])``; under ``enable_grad`` it carries the graph."""
         count, state = len(y), self.rows.split(y)
-        if self.sample_time:
-            time = t.view(count, *[1] * (parts(state)[0].dim() - 1))
-        else:
-            time = t[0] if count == 1 else t
+        time = t.view(count, *([1] * (parts(state)[0].dim() - 1))) if self.sample_time else t[0] if count == 1 else t
         dy = self._call(time, state)
         if self.draws:
             raise UnsupportedError(DRAWS)
@@ -191,7 +188,7 @@ class _BareRows(RowField):
     """The same field without what counts its calls."""
 
     def __init__(self, rows: RowField, field: nn.Module) -> None:
-        super().__init__(field, rows.layout)  # type: ignore[arg-type]
+        super().__init__(field, rows.layout)
         self.sample_time = rows.sample_time
 
 
@@ -205,8 +202,8 @@ def bare(field: object) -> object:
 def _not_vectorised(error: Exception) -> str:
     return (
         f"field: torch.func.vmap cannot vectorise it over samples ({_first_line(error)}), as it cannot what draws "
-        "random numbers, changes buffers or branches on numbers; let forward(t, y) take t of shape [batch, 1, ...] and "
-        "set sample_time = True on it, or use batch = 'joint'"
+        "random numbers, changes buffers, branches on numbers or calls requires_grad_() inside; let forward(t, y) take "
+        "t of shape [batch, 1, ...] and set sample_time = True on it, or use batch = 'joint'"
     )
 
 

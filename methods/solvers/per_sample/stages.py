@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.times import Floats, Integers
+from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers
 from odegrad.methods.solvers.step import StageBuffer
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.states import sent_to
@@ -18,7 +18,7 @@ from odegrad.states import sent_to
 class RowDynamics(Protocol):
     """The right-hand side of a solve on rows of samples."""
 
-    def prepare(self, samples: Integers, times: Floats) -> None:
+    def prepare(self, samples: HostIntegers, times: HostFloats) -> None:
         """Hear of the samples of the rows, and of the times ``[m, rows]`` of the coming stages."""
         ...
 
@@ -37,7 +37,7 @@ class FieldDynamics:
 
     field: RowField
 
-    def prepare(self, samples: Integers, times: Floats) -> None:
+    def prepare(self, samples: HostIntegers, times: HostFloats) -> None:
         """Need nothing before a step."""
 
     def write(self, t: Tensor, y: Tensor, out: Tensor, stage: int) -> None:  # noqa: ARG002
@@ -53,15 +53,15 @@ class FieldDynamics:
 class RowSteps:
     """A step of every row: where it begins, its signed size, where it ends; all ``[rows]``."""
 
-    t: Floats
-    h: Floats
-    t_next: Floats
+    t: HostFloats
+    h: HostFloats
+    t_next: HostFloats
 
     def first(self, rows: int) -> "RowSteps":
         """Return the steps of the first so many rows."""
         return RowSteps(self.t[:rows], self.h[:rows], self.t_next[:rows])
 
-    def times(self, tableau: Tableau) -> Floats:
+    def times(self, tableau: Tableau) -> HostFloats:
         """Return the stages' times ``[s, rows]``; those at a step's end are exactly its end."""
         return np.stack([self.t_next if c == 1.0 else self.t + c * self.h for c in tableau.c])
 
@@ -82,7 +82,7 @@ class RowStages:
         self.h = like.new_zeros((len(like), 1))
         self._only = 0.0
 
-    def set_sizes(self, h: Tensor, known: Floats) -> None:
+    def set_sizes(self, h: Tensor, known: HostFloats) -> None:
         """Take the step sizes ``h [rows, 1]``, which the host knows too."""
         self.h = h
         self._only = float(known[0])
@@ -131,14 +131,14 @@ class PlainRowStepper:
         self.tableau = tableau
         self.stages = RowStages(tableau, like)
 
-    def rate(self, samples: Integers, t: Floats, y: Tensor) -> Tensor:
+    def rate(self, samples: HostIntegers, t: HostFloats, y: Tensor) -> Tensor:
         """Evaluate the first stage at ``(t, y)`` and return it, ``[rows, n]``."""
         self.dynamics.prepare(samples, t[None])
         first = self.stages.k[0]
         self.dynamics.write(sent_to(y.device, torch.from_numpy(t), y.dtype), y, first, 0)
         return first
 
-    def attempt(self, samples: Integers, steps: RowSteps, x: Tensor, going_on: int | None = None) -> Tensor:
+    def attempt(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int | None = None) -> Tensor:
         """Return the states ``[rows, n]`` after a step from ``x``, whose first stage is known.
 
         The last stage, at the new state, is evaluated for the first ``going_on`` rows; for all if None.
@@ -186,7 +186,7 @@ class GraphRowStepper:
         self.first: Tensor | None = None
 
     def step(self, steps: RowSteps, x: Tensor, going_on: int) -> tuple[Tensor, Tensor]:
-        """Return the states ``[rows, n]`` after a step from ``x``, and the first ``going_on``, which take another one."""
+        """Return the states ``[rows, n]`` after a step from ``x``; and the first ``going_on``, which have another."""
         tableau, stages = self.tableau, RowStages(self.tableau, x.detach())
         times, h = steps.sent(tableau, x)
         stages.set_sizes(h, steps.h)
@@ -222,7 +222,12 @@ class _RowCombination(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: _RowContext, value: Tensor, weights: Sequence[float], h: Tensor, y: Tensor, *ks: Tensor  # noqa: ARG004
+        ctx: _RowContext,
+        value: Tensor,
+        weights: Sequence[float],
+        h: Tensor,
+        y: Tensor,  # noqa: ARG004
+        *ks: Tensor,  # noqa: ARG004
     ) -> Tensor:
         ctx.weights, ctx.h = weights, h
         return value

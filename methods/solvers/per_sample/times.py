@@ -10,42 +10,42 @@ from torch import Tensor
 from odegrad.errors import UsageError
 from odegrad.methods.solvers.times import checked_times
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+HostFloats = npt.NDArray[np.float64]
+HostIntegers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class SampleTimes:
     """The output times of every sample."""
 
-    table: Floats
+    table: HostFloats
     """``[batch, K]``; behind its last time a row repeats it."""
-    last: Integers
+    last: HostIntegers
     """``[batch]``: the position of the last time of each row, before its repeats."""
 
     @property
     def outputs(self) -> int:
         """Return K, the output times of a row, the initial one and repeats included."""
-        return self.table.shape[1]
+        return int(self.table.shape[1])
 
     @property
-    def start(self) -> Floats:
+    def start(self) -> HostFloats:
         """Return the initial times ``[batch]``."""
         return self.table[:, 0]
 
     @property
-    def end(self) -> Floats:
+    def end(self) -> HostFloats:
         """Return the last times ``[batch]``."""
         return self.table[:, -1]
 
-    def interval(self, k: int) -> "tuple[Integers, SampleTimes]":
+    def interval(self, k: int) -> "tuple[HostIntegers, SampleTimes]":
         """Return the samples that have an interval from output k back to k - 1, and these times of them."""
         samples = np.flatnonzero(self.last >= k)
         table = self.table[samples][:, [k, k - 1]]
         return samples, SampleTimes(table, np.ones(len(samples), dtype=np.int64))
 
-    def repeats(self) -> tuple[Integers, Integers]:
-        """Return where ``[K batch]`` rows of outputs repeat another one: their places, and those of what they repeat."""
+    def repeats(self) -> tuple[HostIntegers, HostIntegers]:
+        """Return where rows of the outputs ``[K batch]`` repeat another one: their places, and those of the others."""
         batch = len(self.last)
         k, sample = np.nonzero(np.arange(self.outputs)[:, None] > self.last[None, :])
         return k * batch + sample, self.last[sample] * batch + sample
@@ -82,7 +82,7 @@ def checked_sample_times(ts: object, batch: int) -> SampleTimes:
     return SampleTimes(table, last)
 
 
-def _last(i: int, row: Floats) -> int:
+def _last(i: int, row: HostFloats) -> int:
     """Return the position of the last time of row ``i`` before its repeats."""
     if not np.isfinite(row).all():
         raise UsageError(f"ts: expected finite times, got {row.tolist()} in row {i}; fill short rows with their last")
@@ -93,7 +93,7 @@ def _last(i: int, row: Floats) -> int:
             f"ts: expected at least two times in every row, got row {i} that holds {float(row[0])!r} alone; leave this "
             "sample out, which has nothing to solve"
         )
-    wrong = np.flatnonzero(np.sign(moves[:steps]) != np.sign(moves[0] if moves[0] else row[-1] - row[0]))
+    wrong = np.flatnonzero(np.sign(moves[:steps]) != np.sign(moves[0] or row[-1] - row[0]))
     if len(wrong):
         k = int(wrong[0])
         raise UsageError(

@@ -10,6 +10,7 @@ from torch import nn
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 
+
 class UnlikeNet(nn.Module):
     """``y' = W2 tanh(W1 [t, y])`` scaled by 3: larger states take more steps. Any kind of time."""
 
@@ -33,7 +34,7 @@ class Sinh(nn.Module):
         super().__init__()
         self.w = nn.Parameter(torch.tensor(w, dtype=torch.float64))
 
-    def forward(self, t, y):  # noqa: ARG002
+    def forward(self, t, y):
         return self.w * torch.sinh(y)
 
 
@@ -46,7 +47,7 @@ class SpreadVanDerPol(nn.Module):
         super().__init__()
         self.k = nn.Parameter(torch.ones((), dtype=torch.float64))
 
-    def forward(self, t, y):  # noqa: ARG002
+    def forward(self, t, y):
         (x, v), mu = y[0].split(1, dim=-1), y[1]
         return torch.cat([v, self.k * mu * (1 - x * x) * v - x], -1), torch.zeros_like(mu)
 
@@ -94,7 +95,7 @@ def kit():
 
 @pytest.fixture
 def unlike():
-    """A field and eight starts, from 0.1 to 4 in size."""
+    """Return a field and eight starts, from 0.1 to 4 in size."""
     generator = torch.Generator().manual_seed(1)
     sizes = torch.linspace(0.1, 4.0, 8, dtype=torch.float64)[:, None]
     return UnlikeNet(), torch.randn(8, 3, generator=generator, dtype=torch.float64) * sizes

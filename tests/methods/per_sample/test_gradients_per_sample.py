@@ -13,7 +13,7 @@ from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 
 TS = torch.tensor([0.0, 0.7, 2.0], dtype=torch.float64)
-EXACT = (
+EXACT: tuple[tuple[str, dict[str, object]], ...] = (
     ("naive", {}),
     ("aca", {}),
     ("anode", {}),
@@ -24,7 +24,7 @@ EXACT = (
 )
 """Methods whose gradient is that of the computed loss, with options."""
 
-CONTINUOUS = (
+CONTINUOUS: tuple[tuple[str, dict[str, object]], ...] = (
     ("adjoint", {}),
     ("adjoint", {"solver": "tsit5"}),
     ("adjoint_seminorm", {}),
@@ -69,7 +69,9 @@ def test_continuous_methods_converge_to_it(kit, unlike, method, options):
         given = options if "num_nodes" not in options else {**options, "num_nodes": 48}
         found = kit.solved(method, kit.per_sample(rtol=rtol, atol=rtol / 100), field, y0, ts, options=given)
         errors.append(found.furthest_from(true))
-    assert errors[0] < 1e-3 and errors[1] < 1e-7 and errors[1] < 1e-2 * errors[0]
+    assert errors[0] < 1e-3
+    assert errors[1] < 1e-7
+    assert errors[1] < 1e-2 * errors[0]
 
 
 @pytest.mark.parametrize("sample_time", [True, False])
@@ -204,7 +206,7 @@ def test_a_linear_field_has_its_closed_form(kit):
             super().__init__()
             self.theta = nn.Parameter(torch.tensor(-0.7, dtype=torch.float64))
 
-        def forward(self, t, y):  # noqa: ARG002
+        def forward(self, t, y):
             return self.theta * y
 
     y0 = torch.tensor([[1.0], [2.0], [-3.0]], dtype=torch.float64)
@@ -261,7 +263,8 @@ def test_tuples_and_wide_states(kit, method, options):
     parts = y0[:, :2].reshape(3, 2, 1).requires_grad_(), y0[:, 2:].clone().requires_grad_()
     solver = kit.per_sample(rtol=1e-8, atol=1e-10)
     a, b = build_gradient(method, options)(Parts(inner), solver, parts, ts)
-    assert a.shape == (2, 3, 2, 1) and b.shape == (2, 3, 1)
+    assert a.shape == (2, 3, 2, 1)
+    assert b.shape == (2, 3, 1)
     grads = torch.autograd.grad(a[1].sum() + 2 * b[1].sum(), [*parts, *inner.parameters()])
     weights = torch.zeros(2, 3, 3, dtype=torch.float64)
     weights[1] = torch.tensor([1.0, 1.0, 2.0])

@@ -1,5 +1,6 @@
 """Rounds of steps of each sample's own: grids, counts, reads, compaction, and samples that fail."""
 
+import itertools
 import re
 
 import numpy as np
@@ -53,7 +54,8 @@ def test_one_sample_takes_the_joint_loops_steps_bit_for_bit(kit, unlike, name, o
     for ts in (TS, TS.flip(0)):
         alone, counts, log = walked(kit.per_sample(name, **options), field, y0[5:6], ts)
         joint, counted, heard = walked(make_solver(name, rtol=1e-6, atol=1e-8, **options), field, y0[5:6], ts)
-        assert log.steps == heard.steps and log.rejections == heard.rejections
+        assert log.steps == heard.steps
+        assert log.rejections == heard.rejections
         assert counts.calls == counted.calls
         assert torch.equal(alone, joint)
 
@@ -104,8 +106,9 @@ def test_calls_rows_and_reads_are_what_the_steps_say(kit, unlike, compaction, mo
     widths = {"none": [batch] * most, "each": live, "halving": _halved(live)}[compaction]
     assert counts.rows["forward"] == 2 * batch + s * sum(widths) == rounds.rows(s)
     assert rounds.useful_rows(s) == 2 * batch + s * sum(attempts)
-    assert sum(a != b for a, b in zip(widths, widths[1:], strict=False)) <= (3 if compaction == "halving" else batch)
-    assert len(reads) == 2 + most and others.count == 0
+    assert sum(a != b for a, b in itertools.pairwise(widths)) <= (3 if compaction == "halving" else batch)
+    assert len(reads) == 2 + most
+    assert others.count == 0
 
 
 def _halved(live):
@@ -128,7 +131,7 @@ class _HostReads(TorchDispatchMode):
     def _should_skip_dynamo(cls):
         return False  # torch need not import its compiler to keep it out of these lines
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += func is torch.ops.aten._local_scalar_dense.default
         return func(*args, **(kwargs or {}))
 
@@ -157,9 +160,11 @@ def test_one_stiff_sample_costs_its_own_rows_and_meets_its_tolerance(kit, one_st
         rows = counts.rows["forward"]
         found[batch] = rows, float(np.sqrt(np.mean(off**2))), counts.calls["forward"], log
     rows, error, calls, log = found["per_sample"]
-    assert rows <= 1.05 * 43_472 and error <= 1.0
+    assert rows <= 1.05 * 43_472
+    assert error <= 1.0
     joint_rows, joint_error, joint_calls, _ = found["joint"]
-    assert joint_rows > 9 * rows and joint_error > 1.5 > error
+    assert joint_rows > 9 * rows
+    assert joint_error > 1.5 > error
     assert abs(calls - joint_calls) < 0.02 * joint_calls, "the calls hardly move: rows are saved"
     assert max(log.rounds[0].steps) > 8 * sorted(log.rounds[0].steps)[-2]
 
@@ -169,7 +174,7 @@ class _Square(nn.Module):
 
     sample_time = True
 
-    def forward(self, t, y):  # noqa: ARG002
+    def forward(self, t, y):
         return y * y
 
 
@@ -178,7 +183,7 @@ class _Poisoned(nn.Module):
 
     sample_time = True
 
-    def forward(self, t, y):  # noqa: ARG002
+    def forward(self, t, y):
         return -y + torch.where(y > 2.0, torch.nan, 0.0)
 
 
@@ -223,7 +228,16 @@ def test_a_failed_sample_leaves_its_mates_gradients_alone(kit):
     """Every method: NaN of the failed sample is left out of the loss, and nothing of it comes back."""
     y0 = torch.tensor([[0.3], [1.0], [0.45]], dtype=torch.float64)
     ts = torch.tensor([0.0, 0.5, 1.2], dtype=torch.float64)
-    for method in ("naive", "aca", "anode", "revolve", "symplectic_adjoint", "adjoint", "interpolation", "gauss_adjoint"):
+    for method in (
+        "naive",
+        "aca",
+        "anode",
+        "revolve",
+        "symplectic_adjoint",
+        "adjoint",
+        "interpolation",
+        "gauss_adjoint",
+    ):
         found = []
         for start in (y0, y0[[0, 2]]):
             field, y = kit.Sinh(1.0), start.clone().requires_grad_()
@@ -232,7 +246,8 @@ def test_a_failed_sample_leaves_its_mates_gradients_alone(kit):
             ys[ys.detach().isfinite()].sum().backward()
             found.append((y.grad[[0, -1]], field.w.grad))
         # The failed sample has an output of its own at 0.5, which the parameter's gradient is by, too.
-        assert found[0][0].isfinite().all() and found[0][1].isfinite()
+        assert found[0][0].isfinite().all()
+        assert found[0][1].isfinite()
         torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-12, atol=0)
 
 
