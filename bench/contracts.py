@@ -30,7 +30,11 @@ Scalar = str | int | float | bool
 
 @runtime_checkable
 class VectorField(Protocol):
-    """The dynamics ``f(t, y) -> dy/dt``, an ``nn.Module``: ``t`` is a 0-d tensor, ``y`` and ``dy/dt`` are states."""
+    """The dynamics ``f(t, y) -> dy/dt``, an ``nn.Module``: ``t`` is a 0-d tensor, ``y`` and ``dy/dt`` are states.
+
+    A field with an attribute ``sample_time = True`` takes ``t`` as ``[batch, 1, ..., 1]`` too, with as many dimensions
+    as ``y``: where samples have steps of their own it is called so, on any number of them.
+    """
 
     def __call__(self, t: Tensor, y: StateT, /) -> StateT:
         """Return ``dy/dt`` with the structure and shapes of ``y``."""
@@ -83,6 +87,55 @@ class CarriesMore(Protocol):
     """How many of the last parts no step is judged by: what is only measured must not move the accepted grid."""
 
 
+@dataclass(frozen=True)
+class RowCounts:
+    """The rounds of one solve in which every sample has its own steps; a row is a sample in one f call."""
+
+    start_calls: int
+    """The f calls before the first round."""
+    start_rows: int
+    """Their rows."""
+    widths: tuple[int, ...]
+    """The rows of each round, those of samples that rest included."""
+    accepting_rounds: int
+    """Rounds in which a step was accepted."""
+    accepted: tuple[tuple[int, ...], ...]
+    """``[K - 1][batch]``: the accepted steps of each interval between outputs, of each sample."""
+    attempted: tuple[int, ...]
+    """``[batch]``: the attempted steps of each sample, ``M_i``."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Return the accepted steps of each sample, ``N_i``."""
+        return tuple(map(sum, zip(*self.accepted, strict=True)))
+
+    @property
+    def rounds(self) -> int:
+        """Return the rounds: the most steps that a sample has attempted."""
+        return len(self.widths)
+
+    def calls(self, s: int) -> int:
+        """Return the f calls, of ``s`` stages a round."""
+        return self.start_calls + s * self.rounds
+
+    def rows(self, s: int) -> int:
+        """Return the rows of all f calls."""
+        return self.start_rows + s * sum(self.widths)
+
+    def useful_rows(self, s: int) -> int:
+        """Return the rows of samples that had a step to take."""
+        return self.start_rows + s * sum(self.attempted)
+
+
+@runtime_checkable
+class RowObserver(Protocol):
+    """An observer of steps that also hears of the rounds of a solve whose samples have steps of their own."""
+
+    def solved_in_rounds(self, counts: RowCounts) -> None:
+        """Hear of a solve that has ended."""
+        ...
+
+
 def unjudged_parts(field: object) -> int:
     """Return how many of the last parts of the state are outside of the error norm on ``field``."""
     # Not isinstance, which looks the protocol's members up at every solve.
@@ -90,8 +143,8 @@ def unjudged_parts(field: object) -> int:
 
 
 def pass_on(field: object, wrapper: object) -> None:
-    """Let ``wrapper``, a field that calls ``field``, say the same of its state: else its steps are judged otherwise."""
-    for name in ("moving", "unjudged"):
+    """Let ``wrapper``, a field that calls ``field``, say the same of its state and time: else its steps are others."""
+    for name in ("moving", "unjudged", "sample_time"):
         if hasattr(field, name):
             setattr(wrapper, name, getattr(field, name))
 
@@ -278,6 +331,17 @@ class StepCounts:
     """The work of the forward pass's implicit steps."""
     newton_by_step: tuple[int, ...] = ()
     """Newton iterations of every accepted implicit step."""
+    weights: tuple[float, ...] = ()
+    """The weights ``b`` of an explicit step's stages; empty of others."""
+    rounds_forward: tuple[RowCounts, ...] = ()
+    """The solve's rounds where every sample has its own steps; empty where they share them."""
+    rounds_backward: tuple[RowCounts, ...] = ()
+    """The rounds of each interval's backward solve."""
+
+    @property
+    def rounds(self) -> RowCounts | None:
+        """Return the rounds of the forward solve where every sample has its own steps; None where they share them."""
+        return self.rounds_forward[0] if self.rounds_forward else None
 
     @property
     def products(self) -> int:
@@ -297,6 +361,9 @@ class Calls:
     factorisations: int = 0
     solves: int = 0
     """Linear systems that the backward pass factorises and right-hand sides that it solves for."""
+    forward_rows: int = 0
+    backward_rows: int = 0
+    """The rows of all f calls where every sample has its own steps."""
 
 
 @runtime_checkable
@@ -321,6 +388,20 @@ class Sizes:
     """Output times K, the initial one included."""
     item_bytes: int
     """Bytes of one number of the state."""
+    batch: int = 1
+    """Samples of the state, where each has its own steps."""
+    graph_bytes_of_rows: tuple[int, int] = (0, 0)
+    """What the graph of one f call on some of the samples holds: bytes of the call, and of each row."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Return the bytes of one sample's state."""
+        return self.state_bytes // self.batch
+
+    def graph_bytes_of(self, calls: int, rows: int) -> int:
+        """Return the bytes of the graphs of so many f calls with so many rows in all."""
+        of_call, of_row = self.graph_bytes_of_rows
+        return of_call * calls + of_row * rows
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ Two are said and not raised, for a gradient that was computed all the same::
 
     InaccurateGradientWarning (UserWarning)  the backward pass used a state that is not the forward pass's
     └── MissedToleranceWarning               the same, off by less, but by far more than the tolerance asked for
+
+One is said and not raised, for a batch of which some samples were solved all the same::
+
+    FailedSamplesWarning (UserWarning)       samples with steps of their own that could not be solved to their end
 """
 
 import difflib
@@ -122,6 +126,15 @@ class InaccurateGradientWarning(UserWarning):
 
 class MissedToleranceWarning(InaccurateGradientWarning):
     """A backward pass used a state that is close to the forward pass's, but not to the tolerance that was asked for."""
+
+
+class FailedSamplesWarning(UserWarning):
+    """Samples of a batch with steps of their own could not be solved to their end; the others were."""
+
+    def __init__(self, message: str, samples: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.samples = samples
+        """Which ones."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

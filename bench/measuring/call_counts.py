@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from odegrad.binding import solve_with, tapped
-from odegrad.contracts import GradientMethod, ImplicitWork, Solve, State, Tap, Traits
-from odegrad.measuring.cost import SolveCost, graph_bytes, predicted_columns, sizes_of
+from odegrad.contracts import GradientMethod, ImplicitWork, RowCounts, Solve, State, Tap, Traits
+from odegrad.measuring.cost import SolveCost, graph_sizes, predicted_columns, sizes_of
 from odegrad.measuring.counting import CountedField, CountedTap, Counts
 from odegrad.measuring.meters import HostWaits
 from odegrad.measuring.operators import OperatorCount
@@ -38,7 +38,18 @@ class SolveLog:
     accepted_steps: Counter[str] = field(default_factory=Counter)
     rejected_steps: Counter[str] = field(default_factory=Counter)
     works: dict[str, list[ImplicitWork]] = field(default_factory=dict)
+    rounds: dict[str, list[RowCounts]] = field(default_factory=dict)
     pulled_back: bool = False
+
+    @property
+    def outputs(self) -> int:
+        """Return K, the output times."""
+        return self.ts.shape[-1]
+
+    def solved_in_rounds(self, counts: RowCounts) -> None:
+        """Note the rounds of a solve whose samples have steps of their own."""
+        self.counts.solved_in_rounds(counts)
+        self.rounds.setdefault(self.counts.phase, []).append(counts)
 
     def worked(self, work: ImplicitWork) -> None:
         """Note the work of an implicit step."""
@@ -91,6 +102,7 @@ def count_columns(
         counts, solves = counted_iteration(subject, method, solver, tap, sample)
     columns = _calls(counts, method.traits)
     columns |= _systems(counts, method.traits.backward_phase, implicit=solver.implicit)
+    columns |= _rows(counts, method.traits.backward_phase, solver)
     with subject.left_as_it_was():
         columns |= _operators(subject, method, solver)
     if method.traits.peer is not None and not method.traits.peer.seen:
@@ -129,7 +141,7 @@ def counted_iteration(
     def counted(method: GradientMethod) -> Solve:
         def solve(f: Any, y0: Any, ts: Tensor) -> Any:
             log = SolveLog(counts, f, y0, ts)
-            ys = method(CountedField(f, counts, ts[:: len(ts) - 1]), solver.observed_by(log), y0, ts)
+            ys = method(CountedField(f, counts, ts[..., :: ts.shape[-1] - 1]), solver.observed_by(log), y0, ts)
             log.watch(ys)
             solves.append(log)
             return ys
@@ -183,6 +195,21 @@ def _systems(counts: Counts, back: str, *, implicit: bool) -> dict[str, Any]:
     return columns if implicit else dict.fromkeys(columns)
 
 
+def _rows(counts: Counts, back: str, solver: OneStepSolver) -> dict[str, Any]:
+    """Return the columns of samples with steps of their own; None where they share them."""
+    there, again = counts.rounds.get("forward", []), counts.rounds.get(back, [])
+    s = solver.scheme.evaluations
+    made = sum(each.rows(s) for each in there)
+    columns = {
+        "sample_evaluations": counts.rows["forward"],
+        "sample_evaluations_backward": counts.rows[back],
+        "useful_fraction": sum(each.useful_rows(s) for each in there) / made if made else None,
+        "rounds": sum(each.rounds for each in there),
+        "rounds_backward": sum(each.rounds for each in again),
+    }
+    return columns if solver.per_sample else dict.fromkeys(columns)
+
+
 def _operators(subject: Subject, method: GradientMethod, solver: OneStepSolver) -> dict[str, Any]:
     """Return the columns of operators and host waits, with the bare field, after one iteration has warmed up."""
     with HostWaits(subject.device) as waits:
@@ -201,18 +228,19 @@ def _operators(subject: Subject, method: GradientMethod, solver: OneStepSolver) 
 
 def solve_costs(solves: list[SolveLog], solver: OneStepSolver, back: str) -> list[SolveCost]:
     """Return what the cost of each solve depends on; calls each field once for every shape of its state."""
-    known: dict[Any, int] = {}
+    known: dict[Any, int | tuple[int, int]] = {}
     costs = []
     for log in solves:
         pieces = parts(log.y0)
         kind = (id(log.vector_field), *(p.shape for p in pieces))
         if kind not in known:
-            known[kind] = graph_bytes(log.vector_field, log.ts[0].detach().to(pieces[0]), log.y0)
+            known[kind] = graph_sizes(log.vector_field, log.ts, log.y0, per_sample=solver.per_sample)
         steps = solver.counted(
-            len(log.ts) - 1,
+            log.outputs - 1,
             (log.accepted_steps["forward"], log.rejected_steps["forward"]),
             (log.accepted_steps[back], log.rejected_steps[back]),
             log.works.get("forward", ()),
+            (log.rounds.get("forward", ()), log.rounds.get(back, ())),
         )
-        costs.append(SolveCost(steps, sizes_of(log.vector_field, log.y0, len(log.ts), known[kind]), log.pulled_back))
+        costs.append(SolveCost(steps, sizes_of(log.vector_field, log.y0, log.outputs, known[kind]), log.pulled_back))
     return costs

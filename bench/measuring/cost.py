@@ -7,9 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import Bytes, Calls, GradientMethod, PredictsBytes, PredictsCalls, Sizes, State, StepCounts
+from odegrad.contracts import (
+    Bytes,
+    Calls,
+    GradientMethod,
+    PredictsBytes,
+    PredictsCalls,
+    Sizes,
+    State,
+    StepCounts,
+    unjudged_parts,
+)
 from odegrad.measuring.meters import memory_meter
-from odegrad.states import parts
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.states import Layout, parts
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,7 @@ def predicted_columns(method: GradientMethod, solves: Sequence[SolveCost]) -> di
         "predicted_nfe_backward": None if calls is None else calls.backward,
         "predicted_vjps": None if calls is None else calls.vjps,
         **_predicted_systems(calls, solves),
+        **_predicted_rows(calls, solves),
         "predicted_saved_bytes": None if sizes is None else sizes.saved,
         "predicted_peak_bytes": None if sizes is None else sizes.peak,
     }
@@ -48,6 +60,14 @@ def _predicted_systems(calls: Calls | None, solves: Sequence[SolveCost]) -> dict
     }
 
 
+def _predicted_rows(calls: Calls | None, solves: Sequence[SolveCost]) -> dict[str, int | None]:
+    apart = calls is not None and any(solve.steps.rounds is not None for solve in solves)
+    return {
+        "predicted_sample_evaluations": calls.forward_rows if calls is not None and apart else None,
+        "predicted_sample_evaluations_backward": calls.backward_rows if calls is not None and apart else None,
+    }
+
+
 def predicted_calls(method: GradientMethod, solves: Sequence[SolveCost]) -> Calls | None:
     """Return the sum of the calls over ``solves``; None if the method predicts none."""
     if not isinstance(method, PredictsCalls):
@@ -55,7 +75,7 @@ def predicted_calls(method: GradientMethod, solves: Sequence[SolveCost]) -> Call
     total = Calls(0, 0, 0)
     for solve in solves:
         calls = method.predicted_calls(solve.steps)
-        total = _sum(total, calls if solve.pulled_back else Calls(calls.forward, 0, 0))
+        total = _sum(total, calls if solve.pulled_back else Calls(calls.forward, 0, 0, forward_rows=calls.forward_rows))
     return total
 
 
@@ -79,16 +99,54 @@ def predicted_bytes(method: GradientMethod, solves: Sequence[SolveCost]) -> Byte
     return Bytes(saved, peak)
 
 
-def sizes_of(field: nn.Module, y0: State, outputs: int, graph: int) -> Sizes:
-    """Return the sizes of a solve from ``y0`` to ``outputs`` times K, whose f call's graph holds ``graph`` bytes."""
+def sizes_of(field: nn.Module, y0: State, outputs: int, graph: int | tuple[int, int]) -> Sizes:
+    """Return the sizes of a solve from ``y0`` to ``outputs`` times K, whose f call's graph holds ``graph`` bytes.
+
+    Where samples have steps of their own ``graph`` are the bytes of a call and of each row.
+    """
     pieces = parts(y0)
+    rows = graph if isinstance(graph, tuple) else (0, 0)
+    batch = len(pieces[0]) if isinstance(graph, tuple) else 1
     return Sizes(
         state_bytes=sum(p.numel() * p.element_size() for p in pieces),
         parameter_bytes=sum(p.numel() * p.element_size() for p in field.parameters() if p.requires_grad),
-        graph_bytes=graph,
+        graph_bytes=rows[0] + batch * rows[1] if isinstance(graph, tuple) else graph,
         outputs=outputs,
         item_bytes=pieces[0].element_size(),
+        batch=batch,
+        graph_bytes_of_rows=rows,
     )
+
+
+def graph_sizes(field: Any, ts: Tensor, y0: State, *, per_sample: bool) -> int | tuple[int, int]:
+    """Return the bytes that the graph of an f call holds; where samples have steps of their own, of call and row."""
+    first = ts.detach()[..., 0].to(parts(y0)[0])
+    if not per_sample:
+        return graph_bytes(field, first, y0)
+    rows = RowField(field, Layout.of(y0, unjudged_parts(field)))
+    start = rows.rows.joined(tuple(parts(y0))).detach()
+    times = first.expand(len(start))
+    # Affine in the rows, so two calls tell: one row is called as it is, so two and four are looked at where there are
+    # as many, the first ones again where there are not.
+    few, more = (start[:1].expand(count, -1) for count in (2, 4))
+    small = _rows_graph_bytes(rows, times[:1].expand(2), few)
+    large = _rows_graph_bytes(rows, times[:1].expand(4), more)
+    of_row = (large - small) // 2
+    return small - 2 * of_row, of_row
+
+
+def _rows_graph_bytes(field: RowField, t: Tensor, y: Tensor) -> int:
+    """Return the bytes that the graph of one f call on rows holds, its output left out."""
+    leaf = y.clone().requires_grad_()
+    with torch.enable_grad(), memory_meter(leaf.device) as meter:
+        # The stage's own state is counted where the graph holds it: every stage stands on one of its own.
+        own = leaf.clone()
+        dy = field.at(t, own)
+        graph = dy.grad_fn
+        del dy, own
+        held = meter.current_bytes()
+    del graph
+    return held
 
 
 def graph_bytes(field: Any, t: Tensor, y0: State) -> int:

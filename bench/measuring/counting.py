@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import ImplicitWork, State, Tap, VectorField, pass_on
+from odegrad.contracts import ImplicitWork, RowCounts, State, Tap, VectorField, pass_on
 from odegrad.states import parts
 
 
@@ -21,6 +21,10 @@ class Counts:
     phase: str = "forward"
     calls: Counter[str] = field(default_factory=Counter)
     graph_calls: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    """The samples that were called, where each has its own steps."""
+    rounds: dict[str, list[RowCounts]] = field(default_factory=dict)
+    """The rounds of every solve whose samples have their own steps."""
     vjps: Counter[str] = field(default_factory=Counter)
     accepted_steps: Counter[str] = field(default_factory=Counter)
     rejected_steps: Counter[str] = field(default_factory=Counter)
@@ -37,6 +41,10 @@ class Counts:
     def worked(self, work: ImplicitWork) -> None:
         """Add the work of an implicit step."""
         self.work[self.phase] = self.work.get(self.phase, ImplicitWork()) + work
+
+    def solved_in_rounds(self, counts: RowCounts) -> None:
+        """Keep the rounds of a solve."""
+        self.rounds.setdefault(self.phase, []).append(counts)
 
     def accepted(self, t: float, h: float) -> None:  # noqa: ARG002
         """Count an accepted step."""
@@ -75,8 +83,8 @@ class CountedField(nn.Module):
     counts
         Where to count.
     interval
-        The first and the last output time ``[2]`` of the solve, in any order, to count the calls outside of it; each
-        call then waits for the device.
+        The first and the last output time of the solve, or of each sample, in any order, to count the calls outside of
+        it; each call then waits for the device.
     """
 
     def __init__(self, inner: VectorField, counts: Counts, interval: Tensor | None = None) -> None:
@@ -90,16 +98,17 @@ class CountedField(nn.Module):
         """Return ``inner(t, y)``."""
         counts = self.counts
         counts.calls[counts.phase] += 1
+        counts.rows[counts.phase] += rows_of(y)
         if self.interval is not None and not counts.times_hidden:
             self._look_at(t.detach(), self.interval)
         dy = self.inner(t, y)
         pieces = parts(dy)
-        with_graph = [p for p in pieces if p.requires_grad]
+        with_graph = [p for p in pieces if _has_graph(p)]
         if not (torch.is_grad_enabled() and with_graph):
             return dy
         counts.graph_calls[counts.phase] += 1
         marked = iter(_CountPulls.apply(counts, *with_graph))  # type: ignore[no-untyped-call]
-        out = tuple(next(marked) if p.requires_grad else p for p in pieces)
+        out = tuple(next(marked) if _has_graph(p) else p for p in pieces)
         return out[0] if isinstance(dy, Tensor) else out
 
     def heard_call(self) -> None:
@@ -114,11 +123,30 @@ class CountedField(nn.Module):
     def _look_at(self, t: Tensor, interval: Tensor) -> None:
         """Count a ``t`` outside of the interval as its own dtype holds it."""
         ends = interval.to(t.dtype)
-        outside = (t < ends.amin()) | (t > ends.amax())
+        outside = ((t < ends.amin()) | (t > ends.amax())).any()
         try:
             self.counts.outside[self.counts.phase] += bool(outside)
         except RuntimeError:  # torch.func's answer where the value of a vectorised tensor is asked for
             self.counts.times_hidden = True
+
+
+def _has_graph(x: Tensor) -> bool:
+    """Return whether ``x`` has a graph, or what a transform of ``torch.func`` has made a batch of."""
+    functorch = torch._C._functorch
+    while not x.requires_grad and functorch.is_batchedtensor(x):
+        x = functorch.get_unwrapped(x)
+    return x.requires_grad
+
+
+def rows_of(y: State) -> int:
+    """Return how many samples ``y`` holds; those that a transform of ``torch.func`` has taken out of it included."""
+    first = parts(y)[0]
+    rows, functorch = len(first) if first.dim() else 1, torch._C._functorch
+    while functorch.is_batchedtensor(first):
+        place = functorch.maybe_get_bdim(first)
+        first = functorch.get_unwrapped(first)
+        rows *= first.shape[place]
+    return rows
 
 
 class CountedTap:

@@ -220,6 +220,26 @@ COLUMNS: tuple[Column, ...] = (
     _count("predicted_nfe_backward", "count", "nfe_backward as the method predicts it from the steps", **_PREDICTED),
     _count("predicted_vjps", "count", "vjps as the method predicts them from the steps", **_PREDICTED),
     _count(
+        "sample_evaluations", "count",
+        "samples that the f calls of one forward pass were made on, where each has its own steps", "rows",
+        summarised=True,
+    ),
+    _count("sample_evaluations_backward", "count", "the same of one backward pass", "rows", summarised=True),
+    _number(
+        "useful_fraction", "count", "share of them in the forward solve of samples that had a step to take",
+        compared=Compared.EXACT, band=0.1, higher_is_better=True,
+    ),
+    _count("rounds", "count", "rounds of steps of one forward pass: the most that a sample has attempted", "rounds"),
+    _count("rounds_backward", "count", "the same of one backward solve, summed over intervals", "rounds"),
+    _count(
+        "predicted_sample_evaluations", "count", "sample_evaluations as the method predicts them", "rows",
+        **_PREDICTED,
+    ),
+    _count(
+        "predicted_sample_evaluations_backward", "count", "sample_evaluations_backward as the method predicts them",
+        "rows", **_PREDICTED,
+    ),
+    _count(
         "newton_iterations", "count", "Newton iterations of accepted implicit steps of one forward pass, a call each",
         "iterations",
     ),

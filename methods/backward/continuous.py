@@ -27,6 +27,8 @@ from odegrad.methods.backward.entry import (
     forward_calls,
 )
 from odegrad.methods.backward.node import Gradients, SolveNode
+from odegrad.methods.backward.per_sample.continuous import BackwardSteps
+from odegrad.methods.backward.per_sample.cost import solved_back_calls
 from odegrad.methods.backward.reconstruction import Limits
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
@@ -93,6 +95,23 @@ class ContinuousMethod(TappableMethod):
             return "it reads the backward solve from dense output, which it does not have; use dopri5, bosh3 or rk4"
         return None
 
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot give every sample steps of its own, or None if it can."""
+        if self.parameters == "state":
+            return (
+                "with batch = 'per_sample' a parameter gradient in the solved state would be one for each sample, "
+                "batch times p numbers; use parameters = 'quadrature'"
+            )
+        tableau = self.backward_steps(solver).tableau
+        if tableau.error is None:
+            return f"the backward solve by {tableau.name} has fixed steps, the same for every sample; use dopri5 for it"
+        return None
+
+    def backward_steps(self, solver: OneStepSolver) -> BackwardSteps:
+        """Return how the backward solve of samples with steps of their own goes."""
+        tableau = solver.tableau if self.solver is None else TABLEAUS[self.solver]
+        return BackwardSteps(tableau, self.rtol, self.atol, self.normalize_costate)
+
     @property
     def reads_inside_steps(self) -> bool:
         """Return whether the backward solve is read between the ends of its steps."""
@@ -100,6 +119,8 @@ class ContinuousMethod(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
+        if steps.rounds is not None:
+            return self._calls_of_rows(steps, self._backward(steps).evaluations)
         backward = self._backward(steps)
         calls = costate_calls(backward)
         predicted = Calls(forward_calls(steps), calls, calls)
@@ -114,6 +135,11 @@ class ContinuousMethod(TappableMethod):
             factorisations=systems,
             solves=systems + (attempts if steps.adaptive else 0),
         )
+
+    def _calls_of_rows(self, steps: StepCounts, s: int) -> Calls:
+        """Return the calls where samples have steps of their own, ``s`` a backward step."""
+        b = steps.weights if self.solver is None else TABLEAUS[self.solver].b
+        return solved_back_calls(steps, s, sum(w != 0.0 for w in b))
 
     def _backward(self, steps: StepCounts) -> StepCounts:
         """Return ``steps`` as the backward solve takes them: it chooses its first step, and may have its own solver."""

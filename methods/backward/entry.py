@@ -14,9 +14,12 @@ from torch import Tensor
 
 from odegrad.contracts import Calls, Sizes, Solver, StateT, StepCounts, Tap, Traits, VectorField, unjudged_parts
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
+from odegrad.methods.backward.per_sample.entry import solve_samples
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
 from odegrad.methods.fields.surroundings import autocast_off
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
 from odegrad.methods.solvers.times import checked_times, outputs_depend_on_time, start_depends_on_time
 from odegrad.states import Layout
@@ -51,6 +54,8 @@ class SharedLoopMethod(abc.ABC):
             raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {why}")
         refuse_transforms()
         refuse_callbacks(field)
+        if solver.per_sample:
+            return self._samples_solved(field, solver, y0, ts)
         times = checked_times(ts)
         layout = Layout.of(y0, unjudged_parts(field))
         start = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))
@@ -81,9 +86,22 @@ class SharedLoopMethod(abc.ABC):
             return outputs_depend_on_time(torch.cat([start[None], ys[1:]]), ts, times, field)
         return self.solve(field, solver, start, times)
 
+    def _samples_solved(self, field: VectorField, solver: OneStepSolver, y0: StateT, ts: Tensor) -> StateT:
+        """Solve with steps of each sample's own."""
+        layout = Layout.of(y0, unjudged_parts(field))
+        _warn_of_tolerance(solver, layout.dtype)
+        return solve_samples(lambda *given: self.solve_rows(given[0], solver, *given[1:]), field, layout, y0, ts)
+
     def refuses(self, solver: Solver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
-        return self.cannot_use(solver) if isinstance(solver, OneStepSolver) else NO_ONE_STEP_SOLVER
+        if not isinstance(solver, OneStepSolver):
+            return NO_ONE_STEP_SOLVER
+        reason = solver.refuses_per_sample or self.refuses_rows(solver) if solver.per_sample else None
+        return reason or self.cannot_use(solver)
+
+    def refuses_rows(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return why this method cannot give every sample steps of its own, or None if it can."""
+        return f"{SHARED_STEPS}; use batch = 'joint', or aca"
 
     def cannot_use(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
@@ -97,12 +115,43 @@ class SharedLoopMethod(abc.ABC):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` at ``times`` from ``y0 [d]``, with the graph that is the method."""
 
+    def solve_rows(
+        self,
+        field: RowField,  # noqa: ARG002
+        solver: OneStepSolver,
+        y0: Tensor,  # noqa: ARG002
+        times: SampleTimes,  # noqa: ARG002
+    ) -> Tensor:
+        """Return the states ``[K, batch, n]`` from ``y0 [batch, n]``, each sample by its own steps, with the graph.
+
+        Raises
+        ------
+        UnsupportedError
+            If the method cannot.
+        """
+        raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {self.refuses_rows(solver)}")
+
+
+SHARED_STEPS = "all samples of a batch share its steps, and batch = 'per_sample' gives each its own"
+"""Why a method cannot give samples steps of their own."""
+
+ONE_TIME = "a tap is shown one time for the whole batch, and with batch = 'per_sample' each sample has its own"
+"""Why a method does not go with a tap there."""
+
 
 @dataclass(frozen=True)
 class TappableMethod(SharedLoopMethod):
     """A method that offers taps: where, ``traits.taps`` says. A tap is an object, so it is none of the options."""
 
     tap: Tap | None = dataclasses.field(default=None, compare=False, init=False)
+
+    def refuses_rows(self, solver: OneStepSolver) -> str | None:
+        """Return why this method cannot give every sample steps of its own, or None if it can."""
+        return f"{ONE_TIME}; use batch = 'joint'" if self.tap is not None else self.refuses_rows_untapped(solver)
+
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:
+        """Return the same where nothing watches."""
+        return super().refuses_rows(solver)
 
     def with_tap(self, tap: Tap) -> Self:
         """Return the same method with ``tap`` watching its backward pass."""
@@ -223,19 +272,24 @@ def _check_numbers(solver: OneStepSolver, y0: Tensor) -> None:
     # On a GPU this would be a read of its own; an adaptive solve's first norms find it out there.
     if y0.device.type == "cpu" and not bool(torch.isfinite(y0.detach()).all()):
         raise NonFiniteError("y0: expected finite numbers, got NaN or infinity; check what computes the initial state")
-    eps = torch.finfo(y0.dtype).eps
+    _warn_of_tolerance(solver, y0.dtype)
+
+
+def _warn_of_tolerance(solver: OneStepSolver, dtype: torch.dtype) -> None:
+    """Warn of a tolerance that ``dtype`` cannot hold."""
+    eps = torch.finfo(dtype).eps
     rtol = solver.controller.rtol
     if solver.adaptive and solver.implicit and 4 * eps <= rtol < 80 * eps:
         warnings.warn(
             f"rtol = {rtol:g}: the linear systems of solver {solver.name} are known to about {40 * eps:.1g} in "
-            f"{y0.dtype}, so a tolerance below {80 * eps:.1g} gains nothing: use float64 or loosen rtol",
-            stacklevel=3,
+            f"{dtype}, so a tolerance below {80 * eps:.1g} gains nothing: use float64 or loosen rtol",
+            stacklevel=4,
         )
     if solver.adaptive and rtol < 4 * eps:
         warnings.warn(
-            f"rtol = {rtol:g} is below what {y0.dtype} can hold (4 eps = {4 * eps:.2g}); "
+            f"rtol = {rtol:g} is below what {dtype} can hold (4 eps = {4 * eps:.2g}); "
             "the step size will collapse: use float64 or loosen rtol",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

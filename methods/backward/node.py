@@ -72,6 +72,10 @@ class SolveNode(abc.ABC):
         self.held.settle(self.inputs)
         return out
 
+    def first_call(self, y0: Tensor) -> Tensor:
+        """Return f at the start, ``y0`` in the form that the node solves from."""
+        return self.field(self.times[0], y0)
+
     @property
     def held(self) -> Held:
         """Return what the field holds; that it is a module has been checked."""
@@ -111,7 +115,7 @@ class SolveNode(abc.ABC):
         computed = [x for x in (*self.inputs, *found) if not x.is_leaf]
         self.stand_ins = {id(x): x.detach().requires_grad_() for x in computed}
         with self.field_as_held(), self.field.undisturbed(), torch.enable_grad():
-            dy = self.field(self.times[0], y0.detach().requires_grad_())
+            dy = self.first_call(y0.detach().requires_grad_())
             reached = {id(leaf) for leaf in leaves([dy])}
         read = {id(x) for x in computed if id(self.stand_ins[id(x)]) in reached}
         # A parameter that f has from elsewhere (adjoint_params of a function) cannot be stood in for.

@@ -18,8 +18,12 @@ from odegrad.methods.backward.entry import (
     stage_products,
     with_systems,
 )
+from odegrad.methods.backward.per_sample.cost import bytes_of_replay, kept_starts, replayed_calls
+from odegrad.methods.backward.per_sample.replay import StepReplayNode
 from odegrad.methods.backward.replay import BlockReplayNode
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
@@ -46,15 +50,27 @@ class Aca(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
+        if steps.rounds is not None:
+            return replayed_calls(steps, steps.rounds)
         calls = replay_calls(steps) + stage_calls(steps) + steps.carried
         predicted = Calls(forward_calls(steps), calls, stage_products(steps) + steps.carried)
         return with_systems(predicted, steps, redone=steps.accepted, newton=steps.work.newton)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
+        if steps.rounds is not None:
+            return bytes_of_replay(steps, sizes, kept_starts(steps.rounds))
         saved = (kept_vectors(steps, steps.accepted) + sizes.outputs) * sizes.state_bytes
         return Bytes(saved, saved + graph_of_steps(steps, sizes, 1) + pullback_peak(steps, sizes))
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays step by step."""
         return BlockReplayNode(field, solver, times, self.tap, 1).apply(y0)
+
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return None: every sample may have steps of its own."""
+        return None
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with one node that replays rank by rank."""
+        return StepReplayNode(field, solver, times).apply(y0)

@@ -1,6 +1,6 @@
 """The adjoint method: a second solve, backwards, over state, costate and parameter gradient."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +10,13 @@ from torch import Tensor
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
 from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
 from odegrad.methods.backward.node import Gradients
+from odegrad.methods.backward.per_sample.cost import bytes_solved_back
+from odegrad.methods.backward.per_sample.solved_back import SolvedBackRowsNode
 from odegrad.methods.backward.reconstruction import relative_error, smallest_size, tell
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import integrate
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
 LOST = 0.3
@@ -44,6 +48,8 @@ class Adjoint(ContinuousMethod):
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
         saved = sizes.outputs * sizes.state_bytes
+        if steps.rounds is not None:
+            return bytes_solved_back(steps, sizes, saved, 2)
         stages = steps.evaluations + steps.restart
         solved = 2 * sizes.state_bytes + (0 if self.parameters == "quadrature" else sizes.parameter_bytes)
         gathered = (stages + 1) * sizes.parameter_bytes if self.parameters == "quadrature" else sizes.parameter_bytes
@@ -52,6 +58,11 @@ class Adjoint(ContinuousMethod):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back."""
         return _AdjointNode(field, solver, times, self).apply(y0)
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with one node that solves every sample back by its own steps."""
+        back, remedy = self.backward_steps(solver), _remedy(solver, self, y0.dtype)
+        return SolvedBackRowsNode(field, solver, times, back, remedy).apply(y0)
 
 
 class _AdjointNode(BackwardSolveNode):
@@ -84,20 +95,22 @@ class _AdjointNode(BackwardSolveNode):
         ends = torch.linalg.vector_norm(kept[0], dim=1)
         sizes = torch.maximum(ends[:-1], ends[1:])
         figure = relative_error(torch.stack(self.off[::-1]), sizes, smallest_size(self.solver, kept[0].shape[1]))
-        tell(figure, self.solver, self.limits(), self._remedy)
+        tell(figure, self.solver, self.limits(), _remedy(self.solver, self.options, kept[0].dtype))
 
-    def _remedy(self, error: float, limit: float) -> str:
-        """Return what helps: a tighter tolerance, as long as the numbers hold it; another method always does."""
-        control = self.solver.controller
+
+def _remedy(solver: OneStepSolver, options: ContinuousMethod, dtype: torch.dtype) -> Callable[[float, float], str]:
+    """Return what helps: a tighter tolerance, as long as the numbers hold it; another method always does."""
+
+    def told(error: float, limit: float) -> str:
+        control = solver.controller
         advice = "take aca or anode, which keep or replay the steps"
         grown = "solved back, it has lost much more than the tolerance, as it does where the dynamics contract"
         # The error is the tolerance's times a growth that the tolerance does not change, until the state is lost. It is
         # of both solves: what the forward one is off by at its end grows on the way back, too.
         factor = limit / error / 2
-        rtol, atol = (
-            max(control.rtol, self.options.rtol or 0) * factor,
-            max(control.atol, self.options.atol or 0) * factor,
-        )
-        if not self.solver.adaptive or not error <= LOST or not rtol >= 10 * torch.finfo(self.off[0].dtype).eps:
+        rtol, atol = max(control.rtol, options.rtol or 0) * factor, max(control.atol, options.atol or 0) * factor
+        if not solver.adaptive or not error <= LOST or not rtol >= 10 * torch.finfo(dtype).eps:
             return f"{grown}; {advice}"
         return f"{grown}; solve both ways with rtol = {rtol:.0e} and atol = {atol:.0e} or less, or {advice}"
+
+    return told

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -20,8 +20,18 @@ from odegrad.methods.backward.entry import (
     stage_products,
     with_systems,
 )
+from odegrad.methods.backward.per_sample.cost import (
+    block_starts,
+    bytes_of_replay,
+    largest_block,
+    ranks_between,
+    replayed_calls,
+)
+from odegrad.methods.backward.per_sample.replay import BlockReplayRowsNode
 from odegrad.methods.backward.replay import BlockReplayNode
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
@@ -68,12 +78,18 @@ class Anode(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
+        if steps.rounds is not None:
+            again = steps.evaluations * ranks_between(steps.rounds)
+            return replace(replayed_calls(steps, steps.rounds), backward=again, vjps=again)
         calls = replay_calls(steps) + stage_calls(steps) + steps.carried
         predicted = Calls(forward_calls(steps), calls, stage_products(steps) + steps.carried)
         return with_systems(predicted, steps, redone=steps.accepted, newton=steps.work.newton)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
+        if steps.rounds is not None:
+            graph = largest_block(steps, sizes, steps.rounds, self.steps_per_block)
+            return bytes_of_replay(steps, sizes, block_starts(steps.rounds, self.steps_per_block), graph)
         n, blocks = steps.accepted, steps.intervals
         if self.steps_per_block is not None:
             blocks = max(blocks, math.ceil(n / self.steps_per_block))
@@ -84,3 +100,11 @@ class Anode(TappableMethod):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays block by block."""
         return BlockReplayNode(field, solver, times, self.tap, self.steps_per_block).apply(y0)
+
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return None: every sample may have steps of its own."""
+        return None
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with one node that replays block by block, by rank."""
+        return BlockReplayRowsNode(field, solver, times, self.steps_per_block).apply(y0)

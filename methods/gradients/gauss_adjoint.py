@@ -12,10 +12,14 @@ from odegrad.contracts import Calls, StepCounts, Traits
 from odegrad.errors import UsageError
 from odegrad.methods.backward.continuous import stages_of
 from odegrad.methods.backward.costate import CostateDynamics
+from odegrad.methods.backward.per_sample.cost import solved_back_calls
+from odegrad.methods.backward.per_sample.gauss import GaussRowsNode
 from odegrad.methods.backward.pullback import add_to
 from odegrad.methods.gradients.interpolation import InterpolatedNode, Interpolation
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import ImplicitTableau
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import AcceptedStep
 from odegrad.methods.solvers.tableau import Tableau
@@ -72,12 +76,19 @@ class GaussAdjoint(Interpolation):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
+        if steps.rounds is not None:
+            return solved_back_calls(steps, self._backward(steps).evaluations, self.points)
         solved, extra = super().predicted_calls(steps), self.points * steps.accepted_backward
         return dataclasses.replace(solved, backward=solved.backward + extra, vjps=solved.vjps + extra)
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored nodes."""
         return _GaussNode(field, solver, times, self).apply(y0)
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with one node that solves every sample back over its own nodes."""
+        nodes = (self.num_nodes, self.kind)
+        return GaussRowsNode(field, solver, times, self.backward_steps(solver), nodes, self.points).apply(y0)
 
 
 class _GaussNode(InterpolatedNode):

@@ -11,10 +11,14 @@ from torch import Tensor
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
 from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
 from odegrad.methods.backward.interpolant_error import MAX_NODES, HeldStates
+from odegrad.methods.backward.per_sample.cost import bytes_solved_back
+from odegrad.methods.backward.per_sample.interpolated import InterpolatedRowsNode
 from odegrad.methods.backward.reconstruction import smallest_size, tell
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes, Kind, check_nodes
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import steps
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import AcceptedStep
 
@@ -73,6 +77,8 @@ class Interpolation(ContinuousMethod):
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
         saved = (sizes.outputs + self.num_nodes * steps.intervals) * sizes.state_bytes + sizes.item_bytes
+        if steps.rounds is not None:
+            return bytes_solved_back(steps, sizes, saved, 1)
         stages = steps.evaluations + steps.restart
         return Bytes(
             saved, saved + stages * sizes.state_bytes + (stages + 1) * sizes.parameter_bytes + sizes.graph_bytes
@@ -81,6 +87,11 @@ class Interpolation(ContinuousMethod):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored nodes."""
         return InterpolatedNode(field, solver, times, self).apply(y0)
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with one node that solves every sample back over its own nodes."""
+        nodes = (self.num_nodes, self.kind)
+        return InterpolatedRowsNode(field, solver, times, self.backward_steps(solver), nodes).apply(y0)
 
 
 class _NodeFiller:

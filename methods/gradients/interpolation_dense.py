@@ -10,8 +10,12 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
 from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
+from odegrad.methods.backward.per_sample.cost import bytes_solved_back
+from odegrad.methods.backward.per_sample.dense import DenseRowsNode
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import steps
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import sent_to
 
@@ -46,6 +50,9 @@ class InterpolationDense(ContinuousMethod):
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
+        if steps.rounds is not None:
+            kept = sum(steps.rounds.steps) * (steps.dense_degree + 1) * sizes.row_bytes
+            return bytes_solved_back(steps, sizes, kept + sizes.outputs * sizes.state_bytes, 1)
         saved = (sizes.outputs + steps.accepted * (steps.dense_degree + 1)) * sizes.state_bytes
         stages = steps.evaluations + steps.restart
         return Bytes(
@@ -55,6 +62,10 @@ class InterpolationDense(ContinuousMethod):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored steps."""
         return _DenseNode(field, solver, times, self).apply(y0)
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with one node that solves every sample back over its own steps."""
+        return DenseRowsNode(field, solver, times, self.backward_steps(solver)).apply(y0)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,13 @@ from odegrad.methods.backward.entry import (
     stage_products,
     with_systems,
 )
+from odegrad.methods.backward.per_sample.cost import bytes_of_graph, replayed_calls
+from odegrad.methods.backward.per_sample.naive import solved_with_graph
 from odegrad.methods.backward.step_ends import StepEnd, StepEndSampler
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.loop import integrate_with_graph, steps_with_graph
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import GridStep
 
@@ -54,6 +58,11 @@ class Naive(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
+        if steps.rounds is not None:
+            calls = replayed_calls(steps, steps.rounds)
+            return Calls(
+                calls.forward + calls.backward, 0, calls.vjps, forward_rows=calls.forward_rows + calls.backward_rows
+            )
         # Of an implicit solve the first rate is called again on the way back.
         again = steps.carried if steps.implicit else 0
         calls = Calls(forward_calls(steps), stage_calls(steps) + again, stage_products(steps) + steps.carried)
@@ -61,6 +70,8 @@ class Naive(TappableMethod):
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
+        if steps.rounds is not None:
+            return bytes_of_graph(steps, sizes, steps.rounds)
         saved = graph_of_steps(steps, sizes, steps.accepted) + sizes.outputs * sizes.state_bytes
         if steps.implicit:
             saved += steps.carried * steps.carried_states * sizes.state_bytes
@@ -71,6 +82,14 @@ class Naive(TappableMethod):
         if self.tap is None or not torch.is_grad_enabled():
             return integrate_with_graph(field, solver, y0, times)
         return _Watched(self.tap, field, solver).solve(y0, times)
+
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return None: every sample may have steps of its own."""
+        return None
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with the graph of the accepted steps, by rank."""
+        return solved_with_graph(field, solver, y0, times)
 
 
 class _Watched:

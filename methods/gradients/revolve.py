@@ -2,13 +2,13 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Tap, Traits
+from odegrad.contracts import Bytes, Calls, RowCounts, Sizes, StepCounts, Tap, Traits
 from odegrad.errors import UsageError
 from odegrad.methods.backward.checkpointing import (
     Advance,
@@ -30,10 +30,14 @@ from odegrad.methods.backward.entry import (
     stage_products,
     with_systems,
 )
+from odegrad.methods.backward.per_sample.checkpoints import CheckpointedRowsNode
+from odegrad.methods.backward.per_sample.cost import bytes_of_replay, replayed_calls, widths
 from odegrad.methods.backward.replay import ReplayPullback
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.loop import replay
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
@@ -81,6 +85,8 @@ class Revolve(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
+        if steps.rounds is not None:
+            return self._calls_of_ranks(steps, steps.rounds)
         n, chosen = steps.accepted, online_checkpoints if steps.adaptive else offline_checkpoints
         actions = reversal(n, chosen(n, self.checkpoints), self.checkpoints)
         again = advanced(actions)
@@ -91,8 +97,23 @@ class Revolve(TappableMethod):
         predicted = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
         return with_systems(predicted, steps, n + len(again), newton + steps.work.newton)
 
+    def _calls_of_ranks(self, steps: StepCounts, rounds: RowCounts) -> Calls:
+        """Return the calls where a step is a rank of all samples."""
+        n, once = max(rounds.steps), replayed_calls(steps, rounds)
+        again = advanced(reversal(n, online_checkpoints(n, self.checkpoints), self.checkpoints))
+        s = steps.evaluations
+        return replace(
+            once,
+            backward=once.backward + s * len(again),
+            backward_rows=once.backward_rows + s * widths(rounds, again),
+        )
+
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
+        if steps.rounds is not None:
+            n = max(steps.rounds.steps)
+            ranks = {*online_checkpoints(n, self.checkpoints), n - 1} - {0}
+            return bytes_of_replay(steps, sizes, widths(steps.rounds, ranks))
         n, chosen = steps.accepted, online_checkpoints if steps.adaptive else offline_checkpoints
         kept = {*chosen(n, self.checkpoints), n - 1} - {0}
         saved = (kept_vectors(steps, len(kept) + 1) + sizes.outputs) * sizes.state_bytes
@@ -101,6 +122,14 @@ class Revolve(TappableMethod):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that walks the checkpoints back."""
         return _CheckpointedNode(field, solver, times, self.tap, self.checkpoints).apply(y0)
+
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return None: every sample may have steps of its own."""
+        return None
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with one node that walks checkpoints of ranks back."""
+        return CheckpointedRowsNode(field, solver, times, self.checkpoints).apply(y0)
 
 
 class _CheckpointedNode(StepwiseNode):

@@ -20,11 +20,15 @@ from odegrad.methods.backward.entry import (
     with_systems,
 )
 from odegrad.methods.backward.implicit_steps import ImplicitPartnerNode
+from odegrad.methods.backward.per_sample.cost import bytes_of_replay, kept_starts, replayed_calls
+from odegrad.methods.backward.per_sample.partner import PartnerRowsNode
 from odegrad.methods.backward.pullback import pull_call
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.schemes import ExtendedTableau, Scheme, StepSeen
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import StageBuffer
@@ -87,6 +91,8 @@ class SymplecticAdjoint(TappableMethod):
 
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
+        if steps.rounds is not None:
+            return replayed_calls(steps, steps.rounds, per_stage=2, again=1)
         s, n = steps.evaluations, steps.accepted
         if steps.implicit:
             redone, newton = (0, 0) if self.keep_stages else (n, steps.work.newton)
@@ -97,6 +103,9 @@ class SymplecticAdjoint(TappableMethod):
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
+        if steps.rounds is not None:
+            graph = 2 * steps.evaluations * sizes.state_bytes + sizes.graph_bytes_of(1, sizes.batch)
+            return bytes_of_replay(steps, sizes, kept_starts(steps.rounds), graph)
         if steps.implicit:
             kept = kept_vectors(steps, steps.accepted)
             if self.keep_stages:
@@ -113,6 +122,14 @@ class SymplecticAdjoint(TappableMethod):
             keep = self.keep_stages
             return ImplicitPartnerNode(field, solver, solver.scheme, times, self.tap, keep_stages=keep).apply(y0)
         return _SymplecticPartner(field, solver, times, self.tap).apply(y0)
+
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return None: every sample may have steps of its own."""
+        return None
+
+    def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+        """Return the states ``[K, batch, n]`` with one node that walks the symplectic partner back, by rank."""
+        return PartnerRowsNode(field, solver, times).apply(y0)
 
 
 class _SymplecticPartner(StepwiseNode):

@@ -73,6 +73,8 @@ class PeerMapping:
             return NO_ONE_STEP_SOLVER
         if find_spec(self.library) is None:
             return f"{self.distribution} is not installed; {self.install}"
+        if solver.per_sample:
+            return f"{self.distribution}'s steps are run as published, on batches that share them; use batch = 'joint'"
         return self._unmapped_steps(solver) or self._unmapped_option(solver)
 
     def _unmapped_steps(self, solver: OneStepSolver) -> str | None:

@@ -96,19 +96,29 @@ class Controller:
                 f"field: {'y0' if not math.isfinite(d0) else 'f(t0, y0)'} is not finite at t = {t:g}, before the first "
                 "step; check the parameters and the initial state for NaN or infinity"
             )
-        # A trial that moves the state by a hundredth of its size; where either vanishes, their ratio says nothing.
-        h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-        h0 = min(h0, abs(span))
+        h0 = trial_step(d0, d1, span)
         signed = math.copysign(h0, span)
         f1 = torch.empty_like(f0)
         dynamics.prepare([t + signed])
         dynamics.write(t + signed, torch.add(y, f0, alpha=signed), f1, TRIAL)
-        d2 = float(dynamics.norm((f1 - f0) / scale)) / h0
-        # The first step's error is about h^order max(d1, d2), in units of the tolerance: a hundredth is wanted.
-        if d1 <= 1e-15 and d2 <= 1e-15:
-            h1 = max(1e-6, h0 * 1e-3)
-        elif math.isfinite(d2):
-            h1 = (0.01 / max(d1, d2)) ** (1.0 / order)
-        else:
-            h1 = 1e-3 * h0
-        return min(100.0 * h0, h1)
+        return step_after_trial(h0, d1, float(dynamics.norm((f1 - f0) / scale)), order)
+
+
+def trial_step(d0: float, d1: float, span: float) -> float:
+    """Return the unsigned size of the trial step, from the norms of state and rate in units of the tolerance."""
+    # A trial that moves the state by a hundredth of its size; where either vanishes, their ratio says nothing.
+    h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+    return min(h0, abs(span))
+
+
+def step_after_trial(h0: float, d1: float, change: float, order: int) -> float:
+    """Return the unsigned size of the first step after a trial of size ``h0``, which has changed the rate so much."""
+    d2 = change / h0
+    # The first step's error is about h^order max(d1, d2), in units of the tolerance: a hundredth is wanted.
+    if d1 <= 1e-15 and d2 <= 1e-15:
+        h1 = max(1e-6, h0 * 1e-3)
+    elif math.isfinite(d2):
+        h1 = (0.01 / max(d1, d2)) ** (1.0 / order)
+    else:
+        h1 = 1e-3 * h0
+    return min(100.0 * h0, h1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self, get_args
 
-from odegrad.contracts import ImplicitWork, Solver, StepCounts, StepObserver
+from odegrad.contracts import ImplicitWork, RowCounts, Solver, StepCounts, StepObserver
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.control import Control, Controller
 from odegrad.methods.solvers.implicit.tableau import Implicit, LinearSolve
@@ -23,6 +23,12 @@ Outputs = Literal["step_ends", "dense", "auto"]
 
 OUTPUTS: tuple[Outputs, ...] = get_args(Outputs)
 
+
+BatchSteps = Literal["joint", "per_sample"]
+"""Whether the samples of a batch share their steps, or each has its own."""
+
+Compaction = Literal["none", "each", "halving"]
+"""When rows of samples that have come to their end are dropped: never, at once, or when they are half of the rows."""
 
 NO_ONE_STEP_SOLVER = "it takes the steps itself, with a solver of this package; make one with make_solver"
 """Why a method refuses a solver that is no ``OneStepSolver``."""
@@ -65,6 +71,12 @@ class OneStepSolver(Solver):
         pulled back twice, at no f call more per step. What is recorded are the steps: nothing is done on the way back.
     tangent_seed
         Draws ``v0`` and ``u``.
+    batch
+        ``joint``: the samples of a batch share their steps, which their mean error chooses. ``per_sample``: each has
+        its own times, steps and error; an explicit Runge-Kutta method with step control.
+    compaction
+        When samples that have come to their end leave a ``per_sample`` batch: ``none``, ``each`` (at once), or
+        ``halving`` (when at most half of the rows are still on their way).
     observer
         Hears of every attempted step.
 
@@ -85,6 +97,8 @@ class OneStepSolver(Solver):
     compile: bool = False
     sees: Sees = "state"
     tangent_seed: int = 0
+    batch: BatchSteps = "joint"
+    compaction: Compaction = "halving"
     observer: StepObserver | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -115,6 +129,30 @@ class OneStepSolver(Solver):
                 f"compile: solver {self.name} is no explicit Runge-Kutta method; leave it out, or use dopri5"
             )
         self._check_sees()
+        self._check_batch()
+
+    def _check_batch(self) -> None:
+        if self.batch not in ("joint", "per_sample"):
+            raise UsageError(f"batch: expected 'joint' or 'per_sample', got {self.batch!r}")
+        if self.compaction not in ("none", "each", "halving"):
+            raise UsageError(f"compaction: expected 'none', 'each' or 'halving', got {self.compaction!r}")
+
+    @property
+    def per_sample(self) -> bool:
+        """Return whether every sample has its own steps."""
+        return self.batch == "per_sample"
+
+    @property
+    def refuses_per_sample(self) -> str | None:
+        """Return why samples cannot have steps of their own, None if they can."""
+        if not isinstance(self.scheme, Tableau):
+            return f"samples have steps of their own on explicit Runge-Kutta methods, which {self.name} is not"
+        if not self.adaptive:
+            return f"the steps of solver {self.name} are fixed here, and the same for every sample"
+        for option, other in (("compile", False), ("sees", "state"), ("outputs", "step_ends")):
+            if getattr(self, option) != other:
+                return f"it does not go with {option} = {getattr(self, option)!r}; leave that out"
+        return None
 
     def _check_sees(self) -> None:
         if self.sees not in ("state", "tangent"):
@@ -218,10 +256,12 @@ class OneStepSolver(Solver):
         forward: tuple[int, int] = (0, 0),
         backward: tuple[int, int] = (0, 0),
         works: Sequence[ImplicitWork] = (),
+        rounds: tuple[Sequence[RowCounts], Sequence[RowCounts]] = ((), ()),
     ) -> StepCounts:
         """Return the step counts of a solve over ``intervals`` with these accepted and rejected steps each way.
 
-        ``works`` is what an observer has heard of the forward pass's implicit steps, in its order.
+        ``works`` is what an observer has heard of the forward pass's implicit steps, in its order; ``rounds`` of the
+        rounds each way where samples have steps of their own.
         """
         scheme = self.scheme
         carries_rate = isinstance(scheme, Implicit) and scheme.carries_rate
@@ -242,6 +282,9 @@ class OneStepSolver(Solver):
             node_states=scheme.node_states if isinstance(scheme, Implicit) else 0,
             work=sum(works, ImplicitWork()),
             newton_by_step=tuple(work.newton for work in works if work.newton),
+            weights=scheme.b if isinstance(scheme, Tableau) else (),
+            rounds_forward=tuple(rounds[0]),
+            rounds_backward=tuple(rounds[1]),
         )
 
     @property
@@ -351,6 +394,12 @@ def make_solver(
                 f"{option}: it is for adaptive steps, and those of solver {name} are fixed here; leave it out, give "
                 "step_size for smaller fixed steps, or use dopri5 without num_steps and step_size"
             )
+    if not solver.per_sample and solver.compaction != "halving":
+        raise UsageError("compaction: it is for batch = 'per_sample', whose rows it drops; leave it out")
+    if solver.per_sample and solver.refuses_per_sample is not None:
+        raise UsageError(
+            f"batch: {solver.refuses_per_sample}; take batch = 'joint', or an adaptive solver such as dopri5"
+        )
     return solver
 
 

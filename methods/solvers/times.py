@@ -21,7 +21,8 @@ def checked_times(ts: object) -> list[float]:
     """
     if not isinstance(ts, Tensor) or ts.dim() != 1 or not ts.is_floating_point():
         got = f"shape {tuple(ts.shape)} of {ts.dtype}" if isinstance(ts, Tensor) else type(ts).__name__
-        raise UsageError(f"ts: expected a 1-d floating-point tensor of output times, got {got}")
+        own = "; times of each sample's own, [batch, K], need batch = 'per_sample'" if _is_table(ts) else ""
+        raise UsageError(f"ts: expected a 1-d floating-point tensor of output times, got {got}{own}")
     times: list[float] = ts.detach().tolist()
     if len(times) < 2:
         raise UsageError(f"ts: expected at least two times (start and end), got {len(times)}")
@@ -37,22 +38,30 @@ def checked_times(ts: object) -> list[float]:
     return times
 
 
+def _is_table(ts: object) -> bool:
+    return isinstance(ts, Tensor) and ts.dim() == 2
+
+
 def start_depends_on_time(y0: Tensor, ts: Tensor, times: list[float], field: FlatField) -> Tensor:
     """Return ``y0 [d]``, from which autograd sees ``dL/dt0 = -f(t0, y0) . dL/dy0``; one f call."""
     # A later start leaves less time to flow: y0 given at t0 moves against f.
     with torch.no_grad():
         f0 = field(times[0], y0.detach()).detach()
     beside = ts[:1].to(y0.device)  # times may lie elsewhere, and autograd hands their gradient back there
-    out: Tensor = _MovesWithTime.apply(y0[None], beside, -f0[None])  # type: ignore[no-untyped-call]
-    return out[0]
+    return moves_with_time(y0[None], beside, -f0[None])[0]
 
 
 def outputs_depend_on_time(ys: Tensor, ts: Tensor, times: list[float], field: FlatField) -> Tensor:
     """Return ``ys [K, d]``, from which autograd sees ``dL/dt_k = f(t_k, y_k) . dL/dy_k``, k >= 1; K - 1 f calls."""
     with torch.no_grad():
         f = torch.stack([field(t, y).detach() for t, y in zip(times[1:], ys.detach()[1:], strict=True)])
-    moved: Tensor = _MovesWithTime.apply(ys[1:], ts[1:].to(ys.device), f)  # type: ignore[no-untyped-call]
-    return torch.cat([ys[:1], moved])
+    return torch.cat([ys[:1], moves_with_time(ys[1:], ts[1:].to(ys.device), f)])
+
+
+def moves_with_time(y: Tensor, t: Tensor, f: Tensor) -> Tensor:
+    """Return ``y [m, d]``, which autograd sees move with the times ``t [m]`` at the known speed ``f [m, d]``."""
+    out: Tensor = _MovesWithTime.apply(y, t, f)  # type: ignore[no-untyped-call]
+    return out
 
 
 class _MovesWithTime(torch.autograd.Function):

@@ -189,6 +189,8 @@ def test_several_solves_add_up_and_are_freed_one_after_the_other():
         "predicted_jacobians_backward": None,
         "predicted_factorisations_backward": None,
         "predicted_linear_solves_backward": None,
+        "predicted_sample_evaluations": None,
+        "predicted_sample_evaluations_backward": None,
         "predicted_saved_bytes": 110,
         "predicted_peak_bytes": 150,
     }

@@ -1,0 +1,108 @@
+"""The costate equation on rows: every sample is solved back by its own steps, from its own outputs.
+
+A round's pull-backs give each row its own ``f_y^T a``; a parameter's gradient they would give summed over rows, before
+it is known which rows are accepted, and per row it would be ``rows p`` numbers. So the stages leave the parameters out,
+and behind a round the accepted rows alone are pulled back to them once more, with the weights of their steps.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from odegrad.methods.backward.per_sample.entry import on_device
+from odegrad.methods.backward.pullback import add_to, pulled_through
+from odegrad.methods.solvers.per_sample.loop import TRIAL_STAGE, AcceptedRows
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers
+from odegrad.methods.solvers.tableau import Tableau
+
+
+class RowTrajectory(Protocol):
+    """Stored solutions of samples."""
+
+    def at(self, samples: HostIntegers, times: HostFloats) -> Tensor:
+        """Return the states ``[m, w, n]`` of ``samples [w]`` at ``times [m, w]``."""
+        ...
+
+
+class RowCostate:
+    """The right-hand side of the backward solve over rows ``x = (y?, a)``.
+
+    ``y`` is in ``x`` unless there is a trajectory.
+
+    Parameters
+    ----------
+    field, parameters
+        The user's field, and what its gradient is wanted by.
+    tableau
+        Of the backward solve.
+    """
+
+    def __init__(self, field: RowField, parameters: Sequence[Tensor], tableau: Tableau) -> None:
+        self.field = field
+        self.parameters = tuple(parameters)
+        self.tableau = tableau
+        self.trajectory: RowTrajectory | None = None
+        self.total = [torch.zeros_like(p) for p in self.parameters]
+        self._states: Tensor | None = None
+        self._inputs: list[Tensor | None] = [None] * tableau.stages
+
+    def prepare(self, samples: HostIntegers, times: HostFloats) -> None:
+        """Read the states of all coming stages in one product."""
+        self._states = None if self.trajectory is None else self.trajectory.at(samples, times)
+
+    def write(self, t: Tensor, x: Tensor, out: Tensor, stage: int) -> None:
+        """Write ``dx/dt [rows, ...]``: one f call and one vector-Jacobian product, to the state alone."""
+        n = self.field.rows.n
+        y, a = self._parts(x, max(stage, 0))
+        if stage != TRIAL_STAGE:
+            self._inputs[stage] = x
+        with torch.enable_grad():
+            leaf = y.detach().requires_grad_()
+            dy = self.field.at(t, leaf)
+        pulled = pulled_through(self.field, [dy], (leaf,), [a])[0] if dy.requires_grad else None
+        if self.trajectory is None:
+            out[:, :n].copy_(dy.detach())
+        slot = self.costate(out)
+        if pulled is None:
+            slot.zero_()
+        else:
+            torch.neg(pulled, out=slot)
+
+    def costate(self, x: Tensor) -> Tensor:
+        """Return the costate part ``[..., n]`` of ``x``."""
+        return x if self.trajectory is not None else x[..., self.field.rows.n :]
+
+    def norms(self, x: Tensor) -> Tensor:
+        """Return the largest root mean square over the parts of state and costate, row by row."""
+        rows = self.field.rows
+        norms = rows.norms(self.costate(x))
+        return norms if self.trajectory is not None else torch.maximum(norms, rows.norms(x[:, : rows.n]))
+
+    def collect(self, seen: AcceptedRows, samples: HostIntegers, scale: Tensor) -> None:  # noqa: ARG002
+        """Add accepted steps: ``g -= sum_i h_i sum_j b_j f_theta^T a_ij``; one call and product for each weight.
+
+        ``samples [a]`` are the steps', and ``scale [a, 1]`` what their costates are in units of.
+        """
+        h = on_device(seen.steps.h, seen.x)[:, None] * scale
+        times = on_device(seen.steps.times(self.tableau), seen.x)
+        for j, b in enumerate(self.tableau.b):
+            if b == 0.0:
+                continue
+            x = seen.x if j == 0 else self._inputs[j]
+            if x is not None:
+                y, a = (seen.of_rows(part) for part in self._parts(x, j))
+                self.pull_to_parameters(times[j], y, a * h * -b)
+
+    def pull_to_parameters(self, t: Tensor, y: Tensor, a: Tensor) -> None:
+        """Add ``f_theta^T a``, summed over rows, at ``(t [rows], y [rows, n])``: one call and one product."""
+        with torch.enable_grad():
+            dy = self.field.at(t, y.detach())
+        if dy.requires_grad and self.parameters:
+            add_to(self.total, pulled_through(self.field, [dy], self.parameters, [a]))
+
+    def _parts(self, x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
+        n = self.field.rows.n
+        return (x[:, :n], x[:, n:]) if self._states is None else (self._states[stage], x)

@@ -1,0 +1,96 @@
+"""Naive backprop where samples have steps of their own: solve without a graph, then go through the ranks with one."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from odegrad.methods.backward.per_sample.node import at, walked
+from odegrad.methods.solvers.per_sample.ledger import Ledger, Rank
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.stages import GraphRowStepper
+from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
+from odegrad.methods.solvers.solver import OneStepSolver
+
+
+def solved_with_graph(field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
+    """Return ``[K, batch, n]`` with the graph of every accepted step, and of nothing else.
+
+    The steps are chosen first, without a graph: a graph of the rounds themselves would hold the attempts that were
+    rejected in one sample and accepted in its mates, and what overflows in them would come back as NaN.
+    """
+    ledger = Ledger(len(y0))
+    ys, _ = walked(field, solver, y0.detach(), times, ledger.note)
+    if not torch.is_grad_enabled():
+        return ys
+    ranks, stepper = ledger.ranks(), GraphRowStepper(field, solver.tableau)
+    x: Tensor = _Ordered.apply(y0, ranks.samples)  # type: ignore[no-untyped-call]
+    ends: list[Tensor] = []
+    ended: list[Rank] = []
+    for rank in ranks:
+        end, x = stepper.step(rank.steps, x, rank.going_on)
+        if len(rank.ended[0]):
+            ends.append(end)
+            ended.append(rank)
+    places, of = times.repeats()
+    out: Tensor = _Outputs.apply(ys, places, of, ended, y0, *ends)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _OrderContext(Protocol):
+    samples: HostIntegers
+    batch: int
+
+
+class _Ordered(torch.autograd.Function):
+    """The rows of these samples, in this order: an index that nothing has to be saved for."""
+
+    @staticmethod
+    def forward(ctx: _OrderContext, y: Tensor, samples: HostIntegers) -> Tensor:
+        ctx.samples, ctx.batch = samples, len(y)
+        return y.index_select(0, at(samples, y))
+
+    @staticmethod
+    def backward(ctx: _OrderContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        return grad.new_zeros((ctx.batch, grad.shape[1])).index_add(0, at(ctx.samples, grad), grad), None
+
+
+class _OutputsContext(Protocol):
+    places: HostIntegers
+    of: HostIntegers
+    ended: Sequence[Rank]
+
+
+class _Outputs(torch.autograd.Function):
+    """The states at the outputs, whose values are known: only the way back to the ends of steps is left to do."""
+
+    @staticmethod
+    def forward(
+        ctx: _OutputsContext,
+        ys: Tensor,
+        places: HostIntegers,
+        of: HostIntegers,
+        ended: Sequence[Rank],
+        *ends: Tensor,  # noqa: ARG004
+    ) -> Tensor:
+        ctx.places, ctx.of, ctx.ended = places, of, ended
+        return ys
+
+    @staticmethod
+    def backward(ctx: _OutputsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        batch, n = grad.shape[1:]
+        flat = grad.reshape(-1, n)
+        if len(ctx.places):
+            flat = flat.index_add(0, at(ctx.of, flat), flat.index_select(0, at(ctx.places, flat)))
+        of_ends = []
+        for rank in ctx.ended:
+            rows, outputs = rank.ended
+            own = flat.index_select(0, at(outputs * batch + rank.samples[rows], flat))
+            if len(rows) == len(rank.samples):
+                of_ends.append(own)
+            else:
+                of_ends.append(flat.new_zeros((len(rank.samples), n)).index_add(0, at(rows, flat), own))
+        return None, None, None, None, grad[0], *of_ends

@@ -1,0 +1,66 @@
+"""The symplectic partner on rows: by rank, stage by stage, one f call's graph at a time."""
+
+import torch
+from torch import Tensor
+
+from odegrad.methods.backward.node import Gradients
+from odegrad.methods.backward.per_sample.node import KeepingStarts, RecordedNode, Starts, walked, with_outputs
+from odegrad.methods.backward.pullback import add_to, pulled_through
+from odegrad.methods.solvers.per_sample.ledger import Rank
+from odegrad.methods.solvers.per_sample.stages import RowStages
+
+
+class PartnerRowsNode(RecordedNode):
+    """Keeps the first state of every accepted step; see ``SymplecticAdjoint`` for the formulas, ``h`` is a column."""
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Solve, and keep the accepted states."""
+        keeping = KeepingStarts(len(y0))
+        ys, _ = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, keeping.see)
+        self.places = keeping.places
+        return ys, (y0, *keeping.pieces)
+
+    def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> Gradients:
+        """Walk the ranks from the last to the first."""
+        grads = self.folded(grads)
+        ranks, starts = self.ledger.ranks(), Starts(kept[0], kept[1:], self.places)
+        a = grads.new_zeros((len(ranks.samples), grads.shape[-1]))
+        total = [torch.zeros_like(p) for p in self.parameters]
+        for rank in ranks.backwards():
+            w = len(rank.samples)
+            a[:w] = self._rank_back(starts.of(rank), rank, with_outputs(a[:w], rank, grads), total)
+        return self.to_start(grads, ranks.samples, a), total
+
+    def _rank_back(self, y: Tensor, rank: Rank, a: Tensor, total: list[Tensor]) -> Tensor:
+        """Return the cotangents ``[w, n]`` of the steps' first states; add to ``total`` the parameters' part."""
+        tableau = self.solver.tableau
+        stages = RowStages(tableau, y)
+        # The last stage, at the new state, has no weight in the step.
+        count = tableau.evaluations
+        times, h = rank.steps.sent(tableau, y)
+        stages.set_sizes(h, rank.steps.h)
+        inputs = [y]
+        for i in range(1, count):
+            self.field.write_rows(times[i - 1], inputs[-1], stages.k[i - 1])
+            inputs.append(stages.combine(y, i - 1))
+        weights, scaled = stages.buffer.weights, a * h
+        pulled = y.new_zeros((count, *y.shape))
+        for i in range(count - 1, -1, -1):
+            cotangent = scaled * tableau.b[i]
+            if i + 1 < count:
+                column = weights.columns[i][: count - i - 1]
+                later = torch.mv(pulled[i + 1 :].reshape(len(column), -1).t(), column).view_as(y)
+                cotangent = torch.addcmul(cotangent, later, h)
+            pulled[i] = self._pull_stage(times[i], inputs[i], cotangent, total)
+        return a + pulled.sum(0)
+
+    def _pull_stage(self, t: Tensor, y: Tensor, a: Tensor, total: list[Tensor]) -> Tensor:
+        """Return ``f_y^T a [w, n]``, and add ``f_theta^T a`` to ``total``: one call with a graph."""
+        with torch.enable_grad():
+            leaf = y.detach().requires_grad_()
+            dy = self.field.at(t, leaf)
+        if not dy.requires_grad:
+            return torch.zeros_like(y)
+        of_state, *of_parameters = pulled_through(self.field, [dy], (leaf, *self.parameters), [a])
+        add_to(total, of_parameters)
+        return torch.zeros_like(y) if of_state is None else of_state

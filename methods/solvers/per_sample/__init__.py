@@ -1,0 +1,1 @@
+"""Per-sample steps: every sample of a batch has its own time, step size, acceptance and error norm."""

@@ -1,0 +1,307 @@
+"""The rounds of steps of many samples, each at its own pace; one read of the device per round.
+
+In a round every row attempts one step. Rows of samples that have come to their end are dropped by gathers, never masked
+out of an arithmetic: a graph is made of accepted steps alone, so that no rejected attempt, which may overflow, is ever
+pulled back.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from odegrad.contracts import RowCounts, RowObserver
+from odegrad.methods.solvers.per_sample.control import (
+    changes,
+    error_ratios,
+    first_steps,
+    next_steps,
+    starting_norms,
+    trial_steps,
+)
+from odegrad.methods.solvers.per_sample.failures import Failures
+from odegrad.methods.solvers.per_sample.stages import PlainRowStepper, RowDynamics, RowStages, RowSteps
+from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, SampleTimes
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.states import sent_to
+
+Truths = npt.NDArray[np.bool_]
+
+
+@dataclass
+class AcceptedRows:
+    """The steps that a round accepts, as seen while the loop stands on them."""
+
+    samples: HostIntegers
+    """``[a]``: whose they are."""
+    steps: RowSteps
+    outputs: HostIntegers
+    """``[a]``: the output that ends each step, -1 where none does."""
+    towards: HostIntegers
+    """``[a]``: the next output, which each step goes towards or ends at."""
+    x: Tensor
+    x_next: Tensor
+    stages: RowStages
+    positions: HostIntegers
+    """``[a]``: where they lie among the rows of the round."""
+    rows: Tensor | None
+    """The same on the device; None where they are all of the rows."""
+
+    def starts(self, chosen: HostIntegers | None = None) -> Tensor:
+        """Return the states ``[a, n]`` at the starts, or those of some of the steps."""
+        if chosen is None:
+            return self._of(self.x, 0)
+        at = chosen if self.rows is None else self.positions[chosen]
+        return _chosen(self.x, at)
+
+    def ends(self) -> Tensor:
+        """Return the states ``[a, n]`` at the ends."""
+        return self._of(self.x_next, 0)
+
+    def polynomial(self) -> Tensor:
+        """Return the continuous extensions' coefficients ``[q + 1, a, n]`` in powers of ``(time - t) / h``."""
+        return self._of(self.stages.polynomial(self.x), 1)
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        """Return the rows of ``x [rows, ...]`` whose steps these are, ``[a, ...]``."""
+        return self._of(x, 0)
+
+    def _of(self, x: Tensor, dim: int) -> Tensor:
+        return x if self.rows is None else x.index_select(dim, self.rows)
+
+
+class Rounds:
+    """A solve of samples, each from its own time to its own, without a graph.
+
+    Parameters
+    ----------
+    dynamics, solver
+        The right-hand side, and the explicit adaptive solver.
+    x0
+        Where they start, ``[m, n]``.
+    times
+        Their output times.
+    samples
+        What to call them, ``[m]``; 0, 1, ... if None.
+    sizes
+        Signed sizes of the first steps by these names, NaN where not known; those after the last steps are left in it.
+    """
+
+    def __init__(
+        self,
+        dynamics: RowDynamics,
+        solver: OneStepSolver,
+        x0: Tensor,
+        times: SampleTimes,
+        samples: HostIntegers | None = None,
+        sizes: HostFloats | None = None,
+    ) -> None:
+        count = len(x0)
+        self.dynamics, self.solver, self.times, self.x0 = dynamics, solver, times, x0
+        self.samples = np.arange(count) if samples is None else samples
+        self.sizes = np.full(count, math.nan) if sizes is None else sizes
+        self.failures = Failures(solver, self.samples)
+        self.t = times.start.copy()
+        self.h = self.sizes[self.samples]
+        self.at = np.ones(count, dtype=np.int64)
+        """The next output of each."""
+        self.previous: list[float | None] = [None] * count
+        self.accepted = np.zeros((times.outputs - 1, count), dtype=np.int64)
+        self.attempts = np.zeros(count, dtype=np.int64)
+        self.widths: list[int] = []
+        self.accepting = 0
+        self.start: tuple[int, int] = (0, 0)
+
+    @torch.no_grad()
+    def walk(self) -> Iterator[AcceptedRows]:
+        """Yield the accepted steps of every round that accepts any.
+
+        Raises
+        ------
+        SolverError
+            If no sample can be solved; ``failures`` tells of those that could not.
+        """
+        x, rows = self.x0, np.arange(len(self.x0))
+        stepper = PlainRowStepper(self.dynamics, self.solver.tableau, x)
+        self._begin(stepper, x)
+        going = self.failures.none_of(rows)
+        while True:
+            steps = self._planned(rows, going)
+            if not going.any():
+                break
+            x_next = stepper.attempt(self.samples[rows], steps, x)
+            ratios = error_ratios(self.solver.controller, self.dynamics.norms, stepper.stages.error(), x, x_next)
+            accepted = going & (ratios <= 1.0)
+            self.widths.append(len(rows))
+            if accepted.any():
+                self.accepting += 1
+                yield self._seen(rows, steps, accepted, stepper, x, x_next)
+            self._judge(rows, steps, going, accepted, ratios)
+            x, rows, going = self._moved(rows, going, accepted, stepper, x, x_next)
+        self._end()
+
+    def _begin(self, stepper: PlainRowStepper, x: Tensor) -> None:
+        """Evaluate the first stage, and choose the first steps that are not known."""
+        f0 = stepper.rate(self.samples, self.t, x)
+        self.start = 1, len(x)
+        unknown = np.flatnonzero(np.isnan(self.h))
+        spans = self.times.end - self.t
+        if self.solver.first_step is not None:
+            self.h[unknown] = np.copysign(self.solver.first_step, spans[unknown])
+        elif len(unknown):
+            self._choose(unknown, spans[unknown], x, f0)
+
+    def _choose(self, unknown: HostIntegers, spans: HostFloats, x: Tensor, f0: Tensor) -> None:
+        control, norms, order = self.solver.controller, self.dynamics.norms, self.solver.control_order
+        x, f0 = _chosen(x, unknown), _chosen(f0, unknown)
+        scale, d0, d1 = starting_norms(control, norms, x, f0)
+        finite = np.isfinite(d0) & np.isfinite(d1)
+        for row in np.flatnonzero(~finite):
+            sample = unknown[row]
+            self.failures.not_finite_at_start(sample, self.t[sample], "y0" if not np.isfinite(d0[row]) else "f(t0, y0)")
+        good = np.flatnonzero(finite)
+        if not len(good):
+            return
+        h0 = trial_steps(d0[good], d1[good], spans[good])
+        signed = np.copysign(h0, spans[good])
+        x, f0, scale, unknown = _chosen(x, good), _chosen(f0, good), _chosen(scale, good), unknown[good]
+        f1, moved = torch.empty_like(f0), sent_to(x.device, torch.from_numpy(signed), x.dtype)[:, None]
+        trial = self.t[unknown] + signed
+        self.dynamics.prepare(self.samples[unknown], trial[None])
+        ahead = torch.add(x[0], f0[0], alpha=float(signed[0]))[None] if len(x) == 1 else torch.addcmul(x, f0, moved)
+        self.dynamics.write(sent_to(x.device, torch.from_numpy(trial), x.dtype), ahead, f1, TRIAL_STAGE)
+        self.start = 2, self.start[1] + len(good)
+        sizes = first_steps(order, h0, d1[good], changes(norms, f1, f0, scale))
+        self.h[unknown] = np.copysign(sizes, spans[good])
+
+    def _planned(self, rows: HostIntegers, going: Truths) -> RowSteps:
+        """Return the steps of all rows, cut to end at the next outputs; rows that rest have steps of size 0.
+
+        A sample whose step no longer moves the time fails, and goes no further.
+        """
+        t, h = self.t[rows], self.h[rows]
+        if self.solver.max_step is not None:
+            h = np.copysign(np.minimum(np.abs(h), self.solver.max_step), h)
+        end = self.times.table[rows, np.minimum(self.at[rows], self.times.last[rows])]
+        lands = np.abs(h) >= np.abs(end - t)
+        h = np.where(lands, end - t, h)
+        t_next = np.where(lands, end, t + h)
+        for row in np.flatnonzero(going & (t_next == t)):
+            self.failures.underflow(rows[row], t[row], h[row])
+            going[row] = False
+        return RowSteps(t, np.where(going, h, 0.0), np.where(going, t_next, t))
+
+    def _seen(
+        self, rows: HostIntegers, steps: RowSteps, accepted: Truths, stepper: PlainRowStepper, x: Tensor, x_next: Tensor
+    ) -> AcceptedRows:
+        """Return the accepted steps, and note that they are."""
+        at = np.flatnonzero(accepted)
+        samples = rows[at]
+        towards = self.at[samples]
+        landed = steps.t_next[at] == self.times.table[samples, towards]
+        place = None if len(at) == len(rows) else sent_to(x.device, torch.from_numpy(at))
+        own = RowSteps(steps.t[at], steps.h[at], steps.t_next[at])
+        outputs = np.where(landed, towards, -1)
+        self.accepted[towards - 1, samples] += 1
+        return AcceptedRows(samples, own, outputs, towards, x, x_next, stepper.stages, at, place)
+
+    def _judge(self, rows: HostIntegers, steps: RowSteps, going: Truths, accepted: Truths, ratios: HostFloats) -> None:
+        """Move the accepted samples on, choose all next steps, and find samples that cannot go on or have ended."""
+        solver, live = self.solver, np.flatnonzero(going)
+        samples = rows[live]
+        self.attempts[samples] += 1
+        if solver.observer is not None:
+            for row in live:
+                told = solver.observer.accepted if accepted[row] else solver.observer.rejected
+                told(float(steps.t[row]), float(steps.h[row]))
+        ends = self.times.table[samples, self.at[samples]]
+        moved = rows[np.flatnonzero(accepted)]
+        self.t[moved] = steps.t_next[accepted]
+        self.at[moved] += self.t[moved] == self.times.table[moved, self.at[moved]]
+        sizes, errors = steps.h[live], ratios[live]
+        self.h[samples] = next_steps(
+            solver.controller, sizes, errors, solver.control_order, [self.previous[i] for i in samples]
+        )
+        for i, error, good in zip(samples.tolist(), errors.tolist(), accepted[live].tolist(), strict=True):
+            self.previous[i] = error if good else None
+        self.failures.look_at(samples, self.t[samples], sizes, ends, errors, self.attempts[samples])
+        going[live] = (self.at[samples] <= self.times.last[samples]) & self.failures.none_of(samples)
+
+    def _moved(
+        self, rows: HostIntegers, going: Truths, accepted: Truths, stepper: PlainRowStepper, x: Tensor, x_next: Tensor
+    ) -> tuple[Tensor, HostIntegers, Truths]:
+        """Return the states of the coming round, its samples, and which of them have steps to take."""
+        live = int(going.sum())
+        drops = {"none": False, "each": live < len(rows), "halving": 2 * live <= len(rows)}[self.solver.compaction]
+        if not live:
+            return x, rows, going
+        if not drops and accepted.all():
+            stepper.roll()
+            return x_next, rows, going
+        keeps = np.flatnonzero(going) if drops else np.arange(len(rows))
+        if not drops and not accepted.any():
+            return x, rows, going
+        # One gather takes the new state where the step is good, the old one where it is not, and drops what has ended.
+        source = sent_to(x.device, torch.from_numpy(keeps + len(rows) * accepted[keeps]))
+        x = torch.cat([x, x_next]).index_select(0, source)
+        stepper.take(source, x)
+        return x, rows[keeps], going[keeps]
+
+    def _end(self) -> None:
+        self.sizes[self.samples] = self.h
+        observer: object = self.solver.observer
+        if isinstance(observer, RowObserver):
+            observer.solved_in_rounds(self.counts())
+        self.failures.raise_if_all()
+
+    def counts(self) -> RowCounts:
+        """Return what the rounds were."""
+        return RowCounts(
+            start_calls=self.start[0],
+            start_rows=self.start[1],
+            widths=tuple(self.widths),
+            accepting_rounds=self.accepting,
+            accepted=tuple(map(tuple, self.accepted.tolist())),
+            attempted=tuple(self.attempts.tolist()),
+        )
+
+
+TRIAL_STAGE = -1
+"""The stage of the f call that chooses the first steps."""
+
+
+def _chosen(x: Tensor, rows: HostIntegers) -> Tensor:
+    """Return these rows of ``x``, itself if they are all."""
+    if len(rows) == len(x):
+        return x
+    return x.index_select(0, sent_to(x.device, torch.from_numpy(rows)))
+
+
+class OutputRows:
+    """The states at the output times, ``[K, batch, n]``, as the rounds reach them; NaN where they do not."""
+
+    def __init__(self, y0: Tensor, times: SampleTimes) -> None:
+        self.times = times
+        self.ys = torch.full((times.outputs, *y0.shape), math.nan, dtype=y0.dtype, device=y0.device)
+        self.ys[0].copy_(y0)
+
+    def put(self, seen: AcceptedRows) -> None:
+        """Take the ends of steps that are at outputs."""
+        ended = np.flatnonzero(seen.outputs >= 0)
+        if not len(ended):
+            return
+        places = sent_to(self.ys.device, torch.from_numpy(seen.outputs[ended] * len(self.ys[0]) + seen.samples[ended]))
+        ends = seen.ends()
+        self.ys.view(-1, ends.shape[1]).index_copy_(0, places, _chosen(ends, ended))
+
+    def all(self) -> Tensor:
+        """Return them, with what repeats filled in."""
+        places, of = (torch.from_numpy(x) for x in self.times.repeats())
+        if len(places):
+            flat = self.ys.view(-1, self.ys.shape[-1])
+            flat.index_copy_(0, sent_to(flat.device, places), flat.index_select(0, sent_to(flat.device, of)))
+        return self.ys

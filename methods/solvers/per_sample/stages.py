@@ -1,0 +1,239 @@
+"""Stages of a Runge-Kutta step on rows, each with a time and a step size of its own; without a graph or with one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odegrad.methods.solvers.per_sample.rows import RowField
+from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers
+from odegrad.methods.solvers.step import StageBuffer
+from odegrad.methods.solvers.tableau import Tableau
+from odegrad.states import sent_to
+
+
+class RowDynamics(Protocol):
+    """The right-hand side of a solve on rows of samples."""
+
+    def prepare(self, samples: HostIntegers, times: HostFloats) -> None:
+        """Hear of the samples of the rows, and of the times ``[m, rows]`` of the coming stages."""
+        ...
+
+    def write(self, t: Tensor, y: Tensor, out: Tensor, stage: int) -> None:
+        """Write ``dy/dt`` at ``(t [rows], y [rows, n])`` into ``out [rows, n]``, without a graph."""
+        ...
+
+    def norms(self, x: Tensor) -> Tensor:
+        """Return the error norm of each row of ``x [rows, n]``, ``[rows]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class FieldDynamics:
+    """The user's field as the right-hand side."""
+
+    field: RowField
+
+    def prepare(self, samples: HostIntegers, times: HostFloats) -> None:
+        """Need nothing before a step."""
+
+    def write(self, t: Tensor, y: Tensor, out: Tensor, stage: int) -> None:  # noqa: ARG002
+        """Write ``dy/dt`` at ``(t [rows], y [rows, n])`` into ``out [rows, n]``."""
+        self.field.write_rows(t, y, out)
+
+    def norms(self, x: Tensor) -> Tensor:
+        """Return the largest root mean square over the state's parts, row by row."""
+        return self.field.rows.norms(x)
+
+
+@dataclass(frozen=True)
+class RowSteps:
+    """A step of every row: where it begins, its signed size, where it ends; all ``[rows]``."""
+
+    t: HostFloats
+    h: HostFloats
+    t_next: HostFloats
+
+    def first(self, rows: int) -> "RowSteps":
+        """Return the steps of the first so many rows."""
+        return RowSteps(self.t[:rows], self.h[:rows], self.t_next[:rows])
+
+    def times(self, tableau: Tableau) -> HostFloats:
+        """Return the stages' times ``[s, rows]``; those at a step's end are exactly its end."""
+        return np.stack([self.t_next if c == 1.0 else self.t + c * self.h for c in tableau.c])
+
+    def sent(self, tableau: Tableau, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the stages' times ``[s, rows]`` and the sizes ``[rows, 1]`` beside ``like``, in one copy."""
+        numbers = torch.from_numpy(np.concatenate([self.times(tableau), self.h[None]]))
+        numbers = sent_to(like.device, numbers, like.dtype)
+        return numbers[:-1], numbers[-1][:, None]
+
+
+class RowStages:
+    """The stages ``k [s, rows, n]`` of a step and their combinations: with or without a graph the same bits."""
+
+    def __init__(self, tableau: Tableau, like: Tensor) -> None:
+        self.tableau = tableau
+        self.buffer = StageBuffer(tableau, like)
+        self.k = self.buffer.k.view(tableau.stages, *like.shape)
+        self.h = like.new_zeros((len(like), 1))
+        self._only = 0.0
+
+    def set_sizes(self, h: Tensor, known: HostFloats) -> None:
+        """Take the step sizes ``h [rows, 1]``, which the host knows too."""
+        self.h = h
+        self._only = float(known[0])
+
+    def combine(self, y: Tensor, row: int) -> Tensor:
+        """Return ``y + h sum_j w_j k_j [rows, n]``; ``row`` i is the input of stage i + 1, the last the new state."""
+        buffer = self.buffer
+        if len(y) == 1:
+            # One row is the joint loop's vector, and takes its arithmetic: the same bits.
+            return buffer.combine(y[0], row, self._only)[None]
+        weights = buffer.weights.rows[row]
+        if not buffer.chained:
+            return torch.addcmul(y, torch.mv(buffer.k[: len(weights)].t(), weights).view_as(y), self.h)
+        total: Tensor | None = None
+        numbers = [*self.tableau.a[1:], self.tableau.b][row]
+        for j in buffer.weights.used[row]:
+            total = self.k[j] * numbers[j] if total is None else total.add_(self.k[j], alpha=numbers[j])
+        return y.clone() if total is None else torch.addcmul(y, total, self.h)
+
+    def error(self) -> Tensor:
+        """Return the estimates of the steps' errors ``h sum_i e_i k_i [rows, n]``."""
+        if len(self.h) == 1:
+            return self.buffer.error(self._only)[None]
+        error = torch.mv(self.buffer.k.t(), self.buffer.weights.error)  # type: ignore[arg-type]
+        return error.view_as(self.k[0]).mul_(self.h)
+
+    def polynomial(self, y: Tensor) -> Tensor:
+        """Return the coefficients ``[q + 1, rows, n]`` of the continuous extension in powers of theta.
+
+        Raises
+        ------
+        UsageError
+            If the tableau has no continuous extension.
+        """
+        self.tableau.weights_at(1.0)
+        weights = torch.tensor(self.tableau.dense, dtype=torch.float64).t()
+        powers = (sent_to(y.device, weights, y.dtype) @ self.buffer.k).view(-1, *y.shape)
+        return torch.cat([y[None], powers.mul_(self.h)])
+
+
+class PlainRowStepper:
+    """Makes steps without a graph; the first stage is the last one of the step before."""
+
+    def __init__(self, dynamics: RowDynamics, tableau: Tableau, like: Tensor) -> None:
+        self.dynamics = dynamics
+        self.tableau = tableau
+        self.stages = RowStages(tableau, like)
+
+    def rate(self, samples: HostIntegers, t: HostFloats, y: Tensor) -> Tensor:
+        """Evaluate the first stage at ``(t, y)`` and return it, ``[rows, n]``."""
+        self.dynamics.prepare(samples, t[None])
+        first = self.stages.k[0]
+        self.dynamics.write(sent_to(y.device, torch.from_numpy(t), y.dtype), y, first, 0)
+        return first
+
+    def attempt(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int | None = None) -> Tensor:
+        """Return the states ``[rows, n]`` after a step from ``x``, whose first stage is known.
+
+        The last stage, at the new state, is evaluated for the first ``going_on`` rows; for all if None.
+        """
+        tableau, stages = self.tableau, self.stages
+        self.dynamics.prepare(samples, steps.times(tableau))
+        times, h = steps.sent(tableau, x)
+        stages.set_sizes(h, steps.h)
+        z = x
+        last = tableau.stages - 1
+        for i in range(1, tableau.stages):
+            z = stages.combine(x, i - 1)
+            count = len(x) if i < last or going_on is None else going_on
+            if count:
+                self.dynamics.write(times[i, :count], z[:count], stages.k[i, :count], i)
+        return z
+
+    def roll(self) -> None:
+        """Make the last stage the first, for all rows."""
+        self.stages.k[0].copy_(self.stages.k[-1])
+
+    def take(self, source: Tensor, like: Tensor) -> None:
+        """Make a selection of the first and the last stages ``[2 rows]`` the first ones of rows like ``like``."""
+        chosen = torch.cat([self.stages.k[0], self.stages.k[-1]]).index_select(0, source)
+        if len(source) != len(self.stages.k[0]):
+            self.stages = RowStages(self.tableau, like)
+        self.stages.k[0].copy_(chosen)
+
+    def narrow(self, rows: int) -> None:
+        """Make the last stages of the first so many rows the first ones."""
+        last = self.stages.k[-1, :rows]
+        if rows == len(self.stages.k[0]):
+            self.roll()
+            return
+        self.stages = RowStages(self.tableau, last)
+        self.stages.k[0].copy_(last)
+
+
+class GraphRowStepper:
+    """Makes steps with a graph, of rows that get fewer from the end."""
+
+    def __init__(self, field: RowField, tableau: Tableau) -> None:
+        self.field = field
+        self.tableau = tableau
+        self.first: Tensor | None = None
+
+    def step(self, steps: RowSteps, x: Tensor, going_on: int) -> tuple[Tensor, Tensor]:
+        """Return the states ``[rows, n]`` after a step from ``x``; and the first ``going_on``, which have another."""
+        tableau, stages = self.tableau, RowStages(self.tableau, x.detach())
+        times, h = steps.sent(tableau, x)
+        stages.set_sizes(h, steps.h)
+        ks: list[Tensor] = []
+
+        def keep(k: Tensor) -> None:
+            stages.k[len(ks)].copy_(k.detach())
+            ks.append(k)
+
+        keep(self.field.at(times[0], x) if self.first is None else self.first)
+        z = x
+        for i in range(1, tableau.stages):
+            with torch.no_grad():
+                value = stages.combine(x.detach(), i - 1)
+            used = stages.buffer.weights.used[i - 1]
+            weights = [([*tableau.a[1:], tableau.b][i - 1])[j] for j in used]
+            z = _RowCombination.apply(value, weights, h, x, *[ks[j] for j in used])  # type: ignore[no-untyped-call]
+            if i < tableau.stages - 1:
+                keep(self.field.at(times[i], z))
+        # Rows that go on are taken out, so that the graph of what follows holds none of those that do not.
+        onward = z if going_on == len(z) else z[:going_on].clone()
+        self.first = self.field.at(times[-1, :going_on], onward) if going_on else None
+        return z, onward
+
+
+class _RowContext(Protocol):
+    weights: Sequence[float]
+    h: Tensor
+
+
+class _RowCombination(torch.autograd.Function):
+    """``y + h sum_j w_j k_j`` with a size ``h`` for each row, whose value is already known."""
+
+    @staticmethod
+    def forward(
+        ctx: _RowContext,
+        value: Tensor,
+        weights: Sequence[float],
+        h: Tensor,
+        y: Tensor,  # noqa: ARG004
+        *ks: Tensor,  # noqa: ARG004
+    ) -> Tensor:
+        ctx.weights, ctx.h = weights, h
+        return value
+
+    @staticmethod
+    def backward(ctx: _RowContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        scaled = grad * ctx.h
+        return None, None, None, grad, *[scaled * w for w in ctx.weights]
