@@ -154,7 +154,6 @@ def test_times_and_tuples():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"event_fn": lambda t, y: y}, UnsupportedError, "event_fn: expected None"),
         ({"options": {"norm": max}}, UnsupportedError, "'norm' of torchdiffeq is not an option here"),
         ({"options": {"perturb": True}}, UnsupportedError, "'perturb' of torchdiffeq is not an option here"),
         ({"options": {"stepsize": 1}}, UsageError, "unknown option 'stepsize'"),
