@@ -17,7 +17,7 @@ ELSEWHERE = {
     "min_step": "leave it out, and loosen rtol and atol where steps get too small to move the time, which raises",
     "norm": "the error norm is the largest root mean square over the parts of the state; use torchdiffeq for another",
     "step_t": "every output time ends a step already; add output times to land on more",
-    "jump_t": "solve from jump to jump, one odeint call for each interval",
+    "jump_t": "it is an option of odeint and odeint_adjoint only",
     "dtype": "times and step sizes are float64 on the host whatever the state is; leave it out",
     "grid_constructor": "give step_size, or num_steps for each output interval",
     "interp": "give outputs='dense' to read outputs from the dense output of the solver",

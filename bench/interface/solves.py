@@ -1,6 +1,6 @@
 """``odeint`` and ``odeint_adjoint`` with torchdiffeq's arguments, on odegrad's solvers and gradient methods."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from odegrad.contracts import EndsAtEvents, GradientMethod, Scalar, State, Tap
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.interface.arguments import Func, WithParameters, field_of, solver_of
 from odegrad.methods.events.event import Event, EventFn
+from odegrad.methods.events.jumps import Reset, field_jumps, resets, solve_over_jumps
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.times import checked_times
 from odegrad.registry import build_gradient
@@ -34,6 +35,7 @@ def odeint(
     method: str | None = None,
     options: Mapping[str, Any] | None = None,
     event_fn: EventFn | None = None,
+    jumps: Iterable[tuple[float | Tensor, Reset]] = (),
     gradient: str = "naive",
     gradient_options: Mapping[str, Scalar] | None = None,
     tap: Tap | None = None,
@@ -56,12 +58,16 @@ def odeint(
         rule), ``midpoint``, ``heun``, ``euler``, ``alf``. A method of fixed steps takes one step for each interval of
         ``t`` unless ``step_size`` or ``num_steps`` says otherwise.
     options
+        ``jump_t``: times at which ``func`` jumps, the state does not; steps end there, and see the limits of ``func``.
         The solver's: ``first_step``, ``max_step``, ``step_size``, ``safety``, ``ifactor``, ``dfactor``,
         ``max_num_steps`` as there; ``num_steps``, ``outputs``, ``control``, ``sees``, ``tangent_seed``, ``compile``,
         ``coupling`` and ``eta`` of our own (see ``make_solver``).
     event_fn
         Ends the solve where ``event_fn(t, y)``, one number, crosses zero; ``t`` is then start and way, ``[2]``. As in
         torchdiffeq the event's time has no gradient here: see ``odeint_event``.
+    jumps
+        Pairs of a time, a number or a tensor that may require a gradient, and a function: ``reset(t, y)`` replaces the
+        state there. An output at this time is the state before.
     gradient
         The gradient method, one of ``odegrad list methods``.
     gradient_options
@@ -83,7 +89,15 @@ def odeint(
         If the solve cannot go on.
     """
     found = tapped(build_gradient(gradient, gradient_options), tap)
-    field, solver = field_of(func), solver_of(method, rtol, atol, options)
+    others = dict(options or {})
+    times = [*field_jumps(others.pop("jump_t", ())), *resets(jumps)]
+    field, solver = field_of(func), solver_of(method, rtol, atol, others)
+    if event_fn is not None and times:
+        raise UnsupportedError(
+            "event_fn: a solve to an event takes no jump_t and no jumps; solve from jump to jump, each up to t_max"
+        )
+    if times:
+        return solve_over_jumps(found, field, solver, y0, t, times)
     if event_fn is not None:
         return cast("State", _until(found, field, solver, y0, t, event_fn))
     solution: State = found(field, solver, y0, t)
@@ -119,6 +133,7 @@ def odeint_adjoint(
     method: str | None = None,
     options: Mapping[str, Any] | None = None,
     event_fn: EventFn | None = None,
+    jumps: Iterable[tuple[float | Tensor, Reset]] = (),
     adjoint_rtol: float | None = None,
     adjoint_atol: float | None = None,
     adjoint_method: str | None = None,
@@ -129,7 +144,7 @@ def odeint_adjoint(
 
     Parameters
     ----------
-    func, y0, t, rtol, atol, method, options, event_fn
+    func, y0, t, rtol, atol, method, options, event_fn, jumps
         See ``odeint``.
     adjoint_rtol, adjoint_atol
         Tolerances of the backward solve; those of the forward one if None.
@@ -169,6 +184,7 @@ def odeint_adjoint(
         method=method,
         options=options,
         event_fn=event_fn,
+        jumps=jumps,
         gradient="adjoint" if seminorm is None else "adjoint_seminorm",
         gradient_options={k: v for k, v in backward.items() if v is not None},
     )

@@ -66,6 +66,8 @@ class SharedLoopMethod(abc.ABC):
         times = checked_times(ts)
 
         def solved(flat_field: FlatField, checked: OneStepSolver, start: Tensor) -> Tensor:
+            if checked.one_sided:
+                flat_field.see_inside(checked.one_sided, times[0], times[-1])
             return self._solved(flat_field, checked, start, ts, times)
 
         layout, ys = self._on_flat_states(field, solver, y0, solved)

@@ -16,19 +16,13 @@ import torch
 from torch import Tensor
 
 from odegrad.errors import NewtonError, NonFiniteError, StepSizeUnderflowError, TooManyStepsError
+from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.ends.landing import Landing, OpenTimes, begin, landed, open_grid
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import AcceptedStep, GridStep, Stepper
 from odegrad.methods.solvers.steppers import graph_stepper, plain_stepper
 from odegrad.methods.solvers.tangent import controlled_stepper
-
-
-@dataclass
-class StepSize:
-    """The signed size of the next step, carried from one solve to the next; None before the first."""
-
-    h: float | None = None
 
 
 def integrate(dynamics: Dynamics, solver: OneStepSolver, y0: Tensor, ts: Sequence[float]) -> Tensor:
@@ -113,7 +107,7 @@ def _loop(
     size: StepSize | None,
 ) -> Iterator[AcceptedStep]:
     kind = _AdaptiveLoop if solver.adaptive else _FixedLoop
-    return kind(stepper, dynamics, solver, y0.numel(), ts, size or StepSize()).steps(y0)
+    return kind(stepper, dynamics, solver, y0.numel(), ts, size or solver.carried or StepSize()).steps(y0)
 
 
 @dataclass

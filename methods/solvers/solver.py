@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from odegrad.contracts import ImplicitWork, Solver, StepCounts, StepObserver
 from odegrad.errors import UnsupportedError, UsageError
-from odegrad.methods.solvers.control import Control, Controller
+from odegrad.methods.solvers.control import Control, Controller, StepSize
 from odegrad.methods.solvers.implicit.tableau import Implicit, LinearSolve
 from odegrad.methods.solvers.implicit.tableaus import IMPLICIT_TABLEAUS
 from odegrad.methods.solvers.schemes import ExtendedTableau, Leapfrog, Reversible, Scheme
@@ -21,6 +21,9 @@ Sees = Literal["state", "tangent"]
 Outputs = Literal["step_ends", "dense"]
 """How output times inside the interval are met: each ends a step, or is read from the dense output."""
 
+
+NO_OPTIONS = {"scheme", "controller", "one_sided", "carried", "observer"}
+"""What belongs to a solver and is no option of ``make_solver``."""
 
 NO_ONE_STEP_SOLVER = "it takes the steps itself, with a solver of this package; make one with make_solver"
 """Why a method refuses a solver that is no ``OneStepSolver``."""
@@ -61,6 +64,11 @@ class OneStepSolver(Solver):
         pulled back twice, at no f call more per step. What is recorded are the steps: nothing is done on the way back.
     tangent_seed
         Draws ``v0`` and ``u``.
+    one_sided
+        Times at which the field may jump: where a solve starts or ends at one of them its stages see the limit from
+        inside, at the next number. Set by who solves from jump to jump.
+    carried
+        Where the size of the next step is handed from one solve to the next.
     observer
         Hears of every attempted step.
 
@@ -81,6 +89,8 @@ class OneStepSolver(Solver):
     compile: bool = False
     sees: Sees = "state"
     tangent_seed: int = 0
+    one_sided: tuple[float, ...] = ()
+    carried: StepSize | None = field(default=None, compare=False)
     observer: StepObserver | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -311,7 +321,7 @@ def make_solver(
     UsageError
         If an option is unknown or out of range.
     """
-    known = {f.name for f in dataclasses.fields(OneStepSolver)} - {"scheme", "controller", "observer"}
+    known = {f.name for f in dataclasses.fields(OneStepSolver)} - NO_OPTIONS
     unknown = sorted(set(options) - known)
     if unknown:
         others = {"safety", "max_factor", "min_factor", "control", "coupling", "eta", "newton", "linear"}

@@ -1,6 +1,7 @@
 """E6: where events are found, what that costs, and what is refused."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -232,14 +233,19 @@ def test_second_derivative_raises():
         once.backward()
 
 
-def test_the_example_of_the_document(capsys):
-    """It prints what its comment says: 2 t1 (1 / 2 + e + e^2), and t1 (2 + 4 e), with t1 the first bounce."""
+def test_the_examples_of_the_document(capsys):
+    """They print what their comments say, which is what closed forms say: t1 is the time of the first bounce."""
     page = Path(__file__).parents[3] / "docs" / "events.md"
-    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    exec(compile(block, str(page), "exec"), {})
-    assert capsys.readouterr().out.strip() == block.split("# ")[-1].strip()
-    t1 = (2 / 9.81) ** 0.5
-    assert f"{t1 * (1 + 2 * 0.8 + 2 * 0.64):.4f} {t1 * (2 + 4 * 0.8):.4f}" == block.split("# ")[-1].strip()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        exec(compile(block, str(page), "exec"), names)
+        assert capsys.readouterr().out.strip() == block.split("# ")[-1].strip()
+    t1, left = (2 / 9.81) ** 0.5, 2 * math.exp(-1)
+    assert names["t"].item() == pytest.approx(t1 * (1 + 2 * 0.8 + 2 * 0.64), rel=1e-12)
+    assert names["by_restitution"].item() == pytest.approx(t1 * (2 + 4 * 0.8), rel=1e-12)
+    assert [names["amount"].item(), *(g.item() for g in names["by"])] == pytest.approx(
+        [left, left / 2, left / 2, -2 * left], rel=1e-6
+    )
 
 
 SHIFT = number(0.5, trained=True)
