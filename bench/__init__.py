@@ -1,7 +1,7 @@
 """odegrad compares the ways to train a Neural ODE.
 
-The face of the package: ``odeint`` and ``odeint_adjoint`` solve with a choice of gradient method, ``regularised`` with
-penalties on the dynamics,
+The face of the package: ``odeint`` and ``odeint_adjoint`` solve with a choice of gradient method, ``odeint_event`` up
+to an event, ``regularised`` with penalties on the dynamics,
 ``compare_gradients`` says which method suits a model, ``SNOpt`` trains it by second-order steps, ``log_norms`` takes
 the logarithmic norms of its dynamics; ``load(results)`` gives the records of a results folder as a dataframe and
 ``figure(frame, name)`` draws them, both without torch.
@@ -17,12 +17,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from odegrad.advice.comparison import compare_gradients
     from odegrad.diagnosis.trajectory import log_norms
-    from odegrad.interface import odeint, odeint_adjoint, regularised
+    from odegrad.interface import odeint, odeint_adjoint, odeint_event, regularised
     from odegrad.methods.optimizers.snopt.optimizer import SNOpt
     from odegrad.reports.figures.kinds import figure
     from odegrad.reports.frame import load
 
-__all__ = ["SNOpt", "compare_gradients", "figure", "load", "log_norms", "odeint", "odeint_adjoint", "regularised"]
+__all__ = [
+    "SNOpt",
+    "compare_gradients",
+    "figure",
+    "load",
+    "log_norms",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_event",
+    "regularised",
+]
 
 _HOMES = {
     "SNOpt": "odegrad.methods.optimizers.snopt.optimizer",
@@ -32,6 +42,7 @@ _HOMES = {
     "log_norms": "odegrad.diagnosis.trajectory",
     "odeint": "odegrad.interface",
     "odeint_adjoint": "odegrad.interface",
+    "odeint_event": "odegrad.interface",
     "regularised": "odegrad.interface",
 }
 

@@ -171,6 +171,18 @@ class WorkObserver(Protocol):
 
 
 @runtime_checkable
+class EventObserver(Protocol):
+    """A step observer that also hears of the events that solves end at."""
+
+    def ended(self, landings: int, evaluations: int) -> None:
+        """Hear that a solve has landed on its event.
+
+        Its last step was redone ``landings`` times, ``s`` f calls each, and the event function evaluated so often.
+        """
+        ...
+
+
+@runtime_checkable
 class ReconstructionObserver(Protocol):
     """A step observer that also hears how well a backward pass knew the state."""
 
@@ -284,6 +296,21 @@ class GradientMethod(Protocol):
     def refuses(self, solver: Solver) -> str | None:  # noqa: ARG002
         """Return why this method cannot use ``solver``, or None if it can."""
         return None
+
+
+@runtime_checkable
+class EndsAtEvents(Protocol):
+    """A gradient method whose solves can end where a function of time and state crosses zero."""
+
+    def until(
+        self, field: VectorField, solver: Solver, y0: StateT, t0: Tensor, event: Any, *, reverse: bool = False
+    ) -> tuple[Tensor, StateT]:
+        """Solve from ``t0``, 0-d, until ``event``, an ``Event`` of ``odegrad.methods.events``.
+
+        Return its time, 0-d, and the states ``[2, batch, *state]`` at the start and just before it; in decreasing time
+        where ``reverse``.
+        """
+        ...
 
 
 @runtime_checkable

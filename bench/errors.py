@@ -14,6 +14,7 @@
     │   ├── NonFiniteError               the field or the state is not finite
     │   ├── StepSizeUnderflowError       the step no longer changes the time
     │   ├── NewtonError                  an implicit stage that Newton's iteration does not solve
+    │   ├── EventError                   an event that is not there, or that has no derivative
     │   └── TooManyStepsError            the step limit was reached
     ├── DataError                        a data set that is not there, cannot be fetched, or is not what it should be
     ├── InstrumentsError                 a clock, a counter or a certificate is not what it was
@@ -106,6 +107,10 @@ class StepSizeUnderflowError(SolverError):
 
 class NewtonError(SolverError):
     """Newton's iteration does not solve a stage of an implicit step."""
+
+
+class EventError(SolverError):
+    """An event that the solve does not reach, that is grazed, or that comes again without end."""
 
 
 class TooManyStepsError(SolverError):

@@ -18,6 +18,7 @@ HOUSE = (
     "odegrad.records",
     "odegrad.methods.fields",
     "odegrad.methods.solvers",
+    "odegrad.methods.events",
     "odegrad.methods.backward",
     "odegrad.methods.gradients",
     "odegrad.methods.peers",

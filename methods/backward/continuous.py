@@ -30,9 +30,9 @@ from odegrad.methods.backward.node import Gradients, SolveNode
 from odegrad.methods.backward.per_sample.continuous import BackwardSteps
 from odegrad.methods.backward.per_sample.cost import solved_back_calls
 from odegrad.methods.backward.reconstruction import Limits
+from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
-from odegrad.methods.solvers.loop import StepSize
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.methods.solvers.tableaus import TABLEAUS
@@ -197,6 +197,7 @@ class BackwardSolveNode(SolveNode):
             self.solver.with_tolerances(options.rtol, options.atol),
             scheme=self.solver.scheme if options.solver is None else TABLEAUS[options.solver],
             first_step=None,
+            carried=None,
             outputs="step_ends",
         )
         # The costate's equation is linear: solved for a / scale, tolerances are relative to the loss's gradient, and a

@@ -14,9 +14,10 @@ from odegrad.contracts import Tap
 from odegrad.errors import UsageError
 from odegrad.methods.backward.implicit_costate import ImplicitCostateStepper
 from odegrad.methods.backward.pullback import add_to, pulled_through
+from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import TRIAL, FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
-from odegrad.methods.solvers.loop import StepSize, steps
+from odegrad.methods.solvers.loop import steps
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import AcceptedStep, Stepper
 from odegrad.methods.solvers.tableau import Tableau

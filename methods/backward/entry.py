@@ -5,16 +5,30 @@ import copy
 import dataclasses
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Calls, Sizes, Solver, StateT, StepCounts, Tap, Traits, VectorField, unjudged_parts
+from odegrad.contracts import (
+    Calls,
+    Sizes,
+    Solver,
+    State,
+    StateT,
+    StepCounts,
+    Tap,
+    Traits,
+    VectorField,
+    equivalent_solver,
+    unjudged_parts,
+)
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.methods.backward.per_sample.entry import solve_samples
+from odegrad.methods.events.event import Event
+from odegrad.methods.events.solve import StartTime, refuse_events, solve_to_event
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
 from odegrad.methods.fields.surroundings import autocast_off
 from odegrad.methods.solvers.dynamics import FlatField
@@ -23,6 +37,10 @@ from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
 from odegrad.methods.solvers.times import checked_times, outputs_depend_on_time, start_depends_on_time
 from odegrad.states import Layout
+
+_Found = TypeVar("_Found")
+_Solved = Callable[[FlatField, OneStepSolver, Tensor], _Found]
+"""A solve of flat states from ``y0 [d]``."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +66,55 @@ class SharedLoopMethod(abc.ABC):
         SolverError
             If the solve cannot go on.
         """
+        usable = self._usable(field, solver)
+        if usable.per_sample:
+            return self._samples_solved(field, usable, y0, ts)
+        times = checked_times(ts)
+
+        def solved(flat_field: FlatField, checked: OneStepSolver, start: Tensor) -> Tensor:
+            if checked.one_sided:
+                flat_field.see_inside(checked.one_sided, times[0], times[-1])
+            return self._solved(flat_field, checked, start, ts, times)
+
+        layout, ys = self._on_flat_states(field, usable, y0, solved)
+        return cast("StateT", layout.unflatten(ys))
+
+    def until(
+        self, field: VectorField, solver: Solver, y0: StateT, t0: Tensor, event: Event, *, reverse: bool = False
+    ) -> tuple[Tensor, StateT]:
+        """Solve from ``t0``, 0-d, until ``event``: its time, 0-d, and the states ``[2, batch, *state]`` at both.
+
+        In decreasing time where ``reverse``. Raises what a call does.
+
+        Raises
+        ------
+        EventError
+            If there is no event, or it has no derivative.
+        """
+        usable = self._usable(field, solver)
+        refuse_events(equivalent_solver(self, usable))
+        time = StartTime.of(t0, event, reverse=reverse)
+
+        def solved(flat_field: FlatField, checked: OneStepSolver, start: Tensor) -> tuple[Tensor, Tensor]:
+            return solve_to_event(self.solve, flat_field, checked, start, time, event)
+
+        layout, (end, ys) = self._on_flat_states(field, usable, y0, solved)
+        return end, cast("StateT", layout.unflatten(ys))
+
+    def _usable(self, field: VectorField, solver: Solver) -> OneStepSolver:
+        """Return ``solver``; checks what everyone checks of it, of the field and of where they are called."""
         reason = self.refuses(solver)
         if reason is not None or not isinstance(solver, OneStepSolver):
             why = reason or NO_ONE_STEP_SOLVER
             raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {why}")
         refuse_transforms()
         refuse_callbacks(field)
-        if solver.per_sample:
-            return self._samples_solved(field, solver, y0, ts)
-        times = checked_times(ts)
+        return solver
+
+    def _on_flat_states(
+        self, field: VectorField, solver: OneStepSolver, y0: State, solved: _Solved[_Found]
+    ) -> tuple[Layout, _Found]:
+        """Return how the state lies in a vector, and what ``solved`` finds from there."""
         layout = Layout.of(y0, unjudged_parts(field))
         start = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))
         _check_numbers(solver, start)
@@ -64,7 +122,7 @@ class SharedLoopMethod(abc.ABC):
         before = Draws.now([*flat_field.sources, *OF_OTHERS])
         # The solver computes in the state's type: under the caller's autocast are the calls of the field alone.
         with autocast_off(layout.device.type):
-            ys = self._solved(flat_field, solver, start, ts, times)
+            found = solved(flat_field, solver, start)
             late = []
             if before.has_moved():
                 late = [(s, state) for s, state in before.moved().states if s not in flat_field.draws]
@@ -73,9 +131,9 @@ class SharedLoopMethod(abc.ABC):
                 before.set()
                 again = FlatField(field, layout, Draws(late))
                 with flat_field.undisturbed():
-                    ys = self._solved(again, solver, start, ts, times)
+                    found = solved(again, solver, start)
                 again.stand_after_one_call()
-        return cast("StateT", layout.unflatten(ys))
+        return layout, found
 
     def _solved(self, field: FlatField, solver: OneStepSolver, start: Tensor, ts: Tensor, times: list[float]) -> Tensor:
         """Return the states ``[K, d]`` from ``start [d]``, which depend on ``ts`` where it requires a gradient."""

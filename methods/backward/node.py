@@ -15,6 +15,7 @@ from odegrad.methods.fields.closures import leaves
 from odegrad.methods.fields.held import Held
 from odegrad.methods.fields.surroundings import autocast_off
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
+from odegrad.methods.solvers.ends.landing import OpenTimes
 from odegrad.methods.solvers.opaque import Context, without_derivative
 from odegrad.methods.solvers.solver import OneStepSolver
 
@@ -31,7 +32,8 @@ class SolveNode(abc.ABC):
     def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float]) -> None:
         self.field = field
         self.solver = solver
-        self.times = list(times)
+        # Where the solve finds its end, it tells so in the times that it was given.
+        self.times = times if isinstance(times, OpenTimes) else list(times)
         known = trained_parameters(field.field)
         if any(map(is_lazy, known)):
             raise UsageError(

@@ -16,6 +16,8 @@ from odegrad.methods.backward.per_sample.interpolated import InterpolatedRowsNod
 from odegrad.methods.backward.reconstruction import smallest_size, tell
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes, Kind, check_nodes
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.ends.landing import OpenTimes
+from odegrad.methods.solvers.ends.recorded import RecordedStep
 from odegrad.methods.solvers.loop import steps
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes
@@ -138,15 +140,20 @@ class InterpolatedNode(BackwardSolveNode):
 
     def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], options: Interpolation) -> None:
         super().__init__(field, solver, times, options)
-        pairs = itertools.pairwise(self.times)
-        self.intervals = [ChebyshevNodes(a, b, options.num_nodes, options.kind) for a, b in pairs]
+        self.intervals: list[ChebyshevNodes] = []
         self.enough_nodes = 0
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep the states at the nodes."""
+        options, walk = self.options, steps(self.field, self.solver, y0, self.times)
+        if isinstance(self.times, OpenTimes):
+            # The nodes lie between start and end: until that is found every step's polynomial is kept.
+            walk = iter([RecordedStep.of(step) for step in walk])
+        pairs = itertools.pairwise(self.times)
+        self.intervals = [ChebyshevNodes(a, b, options.num_nodes, options.kind) for a, b in pairs]
         filler, held = _NodeFiller(self.intervals, y0), HeldStates(self.intervals, self.solver.dense_degree)
         ys = [y0[None]]
-        for step in steps(self.field, self.solver, y0, self.times):
+        for step in walk:
             filler.fill(step)
             held.pass_over(step)
             ys += step.ys

@@ -35,6 +35,7 @@ from odegrad.methods.backward.per_sample.cost import bytes_of_replay, replayed_c
 from odegrad.methods.backward.replay import ReplayPullback
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.ends.landing import OpenTimes
 from odegrad.methods.solvers.loop import replay
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes
@@ -144,7 +145,8 @@ class _CheckpointedNode(StepwiseNode):
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Solve, and keep at most C states, whichever the rule wants."""
-        planned = None if self.solver.adaptive else set(offline_checkpoints(self._fixed_steps(), self.slots))
+        known = not (self.solver.adaptive or isinstance(self.times, OpenTimes))
+        planned = set(offline_checkpoints(self._fixed_steps(), self.slots)) if known else None
         online = OnlineCheckpoints(self.slots)
         ys, states, x = [y0[None]], {}, y0
         # The number of fixed steps is known, and with it the binomial pattern; of adaptive ones any may be the last, so

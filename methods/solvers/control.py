@@ -22,6 +22,13 @@ PI34_GAINS = (0.7, 0.4)
 give smooth steps where no stability limit binds (Gustafsson 1994; Soederlind 2002)."""
 
 
+@dataclass
+class StepSize:
+    """The signed size of the next step, carried from one solve to the next; None before the first."""
+
+    h: float | None = None
+
+
 @dataclass(frozen=True)
 class Controller:
     """Step control: ``h' = h min(max_factor, max(safety / ratio^(1/order), min_factor))``.

@@ -72,6 +72,8 @@ class FlatField:
         self.trained: frozenset[int] | None = None
         """The ids of the trained tensors that the graph of a call may reach; None where it may reach any."""
         self._computed: Sequence[Tensor] = ()
+        self.sides: dict[float, float] = {}
+        """Time -> what f sees of it: where it jumps, the next number inside of the interval."""
         self.draws = draws or Draws(())
         self._first = not self.draws
         self._unchecked = False
@@ -248,8 +250,17 @@ class FlatField:
         """Return the largest root mean square over the state's parts."""
         return self.layout.norm(x)
 
+    def see_inside(self, jumps: Sequence[float], first: float, last: float) -> None:
+        """Let f see its limits from inside of the interval at those of its ends that are among ``jumps``."""
+        for end, other in ((first, last), (last, first)):
+            if end in jumps:
+                ends = torch.tensor((end, other), dtype=self.layout.dtype)
+                self.sides[end] = float(torch.nextafter(ends[0], ends[1]))
+
     def time(self, t: float) -> Tensor:
         """Return ``t`` as the 0-d tensor that the field sees."""
+        if self.sides:
+            t = self.sides.get(t, t)
         # full() is filled on the device; tensor() would copy from the host and make it wait.
         return torch.full((), t, dtype=self.layout.dtype, device=self.layout.device)
 

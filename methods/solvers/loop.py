@@ -16,18 +16,13 @@ import torch
 from torch import Tensor
 
 from odegrad.errors import NewtonError, NonFiniteError, StepSizeUnderflowError, TooManyStepsError
+from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
+from odegrad.methods.solvers.ends.landing import Landing, OpenTimes, begin, landed, open_grid
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import AcceptedStep, GridStep, Stepper
 from odegrad.methods.solvers.steppers import graph_stepper, plain_stepper
 from odegrad.methods.solvers.tangent import controlled_stepper
-
-
-@dataclass
-class StepSize:
-    """The signed size of the next step, carried from one solve to the next; None before the first."""
-
-    h: float | None = None
 
 
 def integrate(dynamics: Dynamics, solver: OneStepSolver, y0: Tensor, ts: Sequence[float]) -> Tensor:
@@ -112,7 +107,7 @@ def _loop(
     size: StepSize | None,
 ) -> Iterator[AcceptedStep]:
     kind = _AdaptiveLoop if solver.adaptive else _FixedLoop
-    return kind(stepper, dynamics, solver, y0.numel(), ts, size or StepSize()).steps(y0)
+    return kind(stepper, dynamics, solver, y0.numel(), ts, size or solver.carried or StepSize()).steps(y0)
 
 
 @dataclass
@@ -131,6 +126,8 @@ class _Loop(abc.ABC):
     def steps(self, y0: Tensor) -> Iterator[AcceptedStep]:
         """Yield the accepted steps from ``y0`` to the last output time."""
         t, x = self.ts[0], self.stepper.start(self.ts[0], y0)
+        if isinstance(self.ts, OpenTimes):
+            begin(self.ts, self.stepper, x, self.d)
         for t_end in self.ts[-1:] if self.solver.reads_inside_steps else self.ts[1:]:
             x = yield from self.advance(t, t_end, x)
             t = t_end
@@ -138,6 +135,12 @@ class _Loop(abc.ABC):
     @abc.abstractmethod
     def advance(self, t: float, t_end: float, x: Tensor) -> Generator[AcceptedStep, None, Tensor]:
         """Step from ``t`` to ``t_end``, the end of a step, and return the carried vector there."""
+
+    def landing(self, t: float, h: float, t_next: float, x: Tensor, x_next: Tensor) -> Landing | None:
+        """Return the step redone to end where the solve does, if its end is looked for and lies inside."""
+        if not isinstance(self.ts, OpenTimes):
+            return None
+        return landed(self.ts, self.stepper, t, h, t_next, x, x_next, self.d)
 
     def accept(self, t: float, h: float, t_next: float, x: Tensor, x_next: Tensor) -> Iterator[AcceptedStep]:
         """Yield the step, with the outputs that it reaches, and let the stepper stand on its end."""
@@ -166,13 +169,14 @@ class _Loop(abc.ABC):
 
 class _FixedLoop(_Loop):
     def advance(self, t: float, t_end: float, x: Tensor) -> Generator[AcceptedStep, None, Tensor]:
-        n = self.solver.steps_between(t, t_end)
-        h = (t_end - t) / n
-        start = t
-        for i in range(n):
-            # From the start of the interval, not from the step before: rounding errors of n sums would add up.
-            t_next = t_end if i == n - 1 else start + (i + 1) * h
+        n, h = 0, 0.0
+        for h, t_next in self._grid(t, t_end):
+            n += 1
             x_next = self.stepper.attempt(t, h, t_next, x)
+            end = self.landing(t, h, t_next, x, x_next)
+            if end is not None:
+                yield from self.accept(t, end.h, end.t_next, x, end.x_next)
+                return end.x_next
             yield from self.accept(t, h, t_next, x, x_next)
             t, x = t_next, x_next
         # On a GPU this would be the only read of a fixed grid, and the host could no longer run ahead.
@@ -182,6 +186,17 @@ class _FixedLoop(_Loop):
                 f"h = {h:g}; take smaller steps, or an adaptive solver such as dopri5"
             )
         return x
+
+    def _grid(self, start: float, t_end: float) -> Iterator[tuple[float, float]]:
+        """Yield size and end of each step."""
+        if isinstance(self.ts, OpenTimes):
+            yield from open_grid(self.ts, self.solver.step_size or 0.0, self.solver.max_steps)
+            return
+        n = self.solver.steps_between(start, t_end)
+        h = (t_end - start) / n
+        for i in range(n):
+            # From the start of the interval, not from the step before: rounding errors of n sums would add up.
+            yield h, t_end if i == n - 1 else start + (i + 1) * h
 
 
 @dataclass
@@ -209,6 +224,10 @@ class _AdaptiveLoop(_Loop):
                 ratio = control.error_ratio(judge, *self.stepper.judged(h, x, x_next, self.d))
             accepted = ratio <= 1.0
             if accepted:
+                end = self.landing(t, h, t_next, x, x_next)
+                if end is not None:
+                    yield from self.accept(t, end.h, end.t_next, x, end.x_next)
+                    return end.x_next
                 yield from self.accept(t, h, t_next, x, x_next)
                 t, x = t_next, x_next
             elif self.solver.observer is not None:
@@ -250,12 +269,15 @@ class _AdaptiveLoop(_Loop):
     def _count(self, t: float, t_end: float, h: float, ratio: float, x: Tensor) -> None:
         self.attempts += 1
         # A step of this size does not overflow by its size: the field is not finite here, however far it shrinks.
-        if not math.isfinite(ratio) and abs(h) < 1e-10 * max(abs(t), abs(t_end)):
+        reach = abs(t_end) if math.isfinite(t_end) else 1.0
+        if not math.isfinite(ratio) and abs(h) < 1e-10 * max(abs(t), reach):
             raise NonFiniteError(
                 f"solver {self.solver.name}: the field or the state is not finite just after t = {t:g} (step "
                 f"{self.attempts}, h = {h:g}); check the parameters for NaN, clip gradients, or bound the vector field"
             )
         if self.attempts >= self.solver.max_steps and t != t_end:
+            if isinstance(self.ts, OpenTimes):
+                raise self.ts.search.missed(t, self.attempts)
             raise TooManyStepsError(
                 f"solver {self.solver.name}: {self.attempts} steps were attempted and t = {t:g} is reached of "
                 f"{t_end:g}, h = {h:g}; {self._growth_along_flow(t, x)}; the problem may be stiff: loosen rtol and "

@@ -38,6 +38,9 @@ def without_derivative(
 
 class _OpaqueContext(Protocol):
     message: str
+    needs_input_grad: tuple[bool, ...]
+
+    def set_materialize_grads(self, value: bool) -> None: ...
 
 
 class _Opaque(torch.autograd.Function):
@@ -46,8 +49,19 @@ class _Opaque(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _OpaqueContext, message: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.message = message
+        ctx.set_materialize_grads(False)
         return tuple(t.clone() for t in tensors[:count])
 
     @staticmethod
-    def backward(ctx: _OpaqueContext, *grads: Tensor) -> None:  # noqa: ARG004
-        raise UnsupportedError(ctx.message)
+    def backward(ctx: _OpaqueContext, *grads: Tensor | None) -> tuple[None, ...]:
+        # Autograd also passes by where nothing is asked for.
+        if any(grad is not None for grad in grads):
+            raise UnsupportedError(ctx.message)
+        return (None,) * len(ctx.needs_input_grad)
+
+
+def without_gradient(x: Tensor, inputs: Sequence[Tensor], message: str) -> Tensor:
+    """Return ``x``, which autograd sees as depending on ``inputs``, so that asking for its gradient raises."""
+    (out,) = _Opaque.apply(message, 1, x, *inputs)  # type: ignore[no-untyped-call]
+    marked: Tensor = out
+    return marked

@@ -8,7 +8,7 @@ from typing import Literal, Self, get_args
 
 from odegrad.contracts import ImplicitWork, RowCounts, Solver, StepCounts, StepObserver
 from odegrad.errors import UnsupportedError, UsageError
-from odegrad.methods.solvers.control import Control, Controller
+from odegrad.methods.solvers.control import Control, Controller, StepSize
 from odegrad.methods.solvers.implicit.tableau import Implicit, LinearSolve
 from odegrad.methods.solvers.implicit.tableaus import IMPLICIT_TABLEAUS
 from odegrad.methods.solvers.schemes import ExtendedTableau, Leapfrog, Reversible, Scheme
@@ -29,6 +29,9 @@ BatchSteps = Literal["joint", "per_sample"]
 
 Compaction = Literal["none", "each", "halving"]
 """When rows of samples that have come to their end are dropped: never, at once, or when they are half of the rows."""
+
+NO_OPTIONS = {"scheme", "controller", "one_sided", "carried", "observer"}
+"""What belongs to a solver and is no option of ``make_solver``."""
 
 NO_ONE_STEP_SOLVER = "it takes the steps itself, with a solver of this package; make one with make_solver"
 """Why a method refuses a solver that is no ``OneStepSolver``."""
@@ -77,6 +80,11 @@ class OneStepSolver(Solver):
     compaction
         When samples that have come to their end leave a ``per_sample`` batch: ``none``, ``each`` (at once), or
         ``halving`` (when at most half of the rows are still on their way).
+    one_sided
+        Times at which the field may jump: where a solve starts or ends at one of them its stages see the limit from
+        inside, at the next number. Set by who solves from jump to jump.
+    carried
+        Where the size of the next step is handed from one solve to the next.
     observer
         Hears of every attempted step.
 
@@ -99,6 +107,8 @@ class OneStepSolver(Solver):
     tangent_seed: int = 0
     batch: BatchSteps = "joint"
     compaction: Compaction = "halving"
+    one_sided: tuple[float, ...] = ()
+    carried: StepSize | None = field(default=None, compare=False)
     observer: StepObserver | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -149,9 +159,11 @@ class OneStepSolver(Solver):
             return f"samples have steps of their own on explicit Runge-Kutta methods, which {self.name} is not"
         if not self.adaptive:
             return f"the steps of solver {self.name} are fixed here, and the same for every sample"
-        for option, other in (("compile", False), ("sees", "state"), ("outputs", "step_ends")):
-            if getattr(self, option) != other:
+        for option, others in (("compile", (False,)), ("sees", ("state",)), ("outputs", ("step_ends", "auto"))):
+            if getattr(self, option) not in others:
                 return f"it does not go with {option} = {getattr(self, option)!r}; leave that out"
+        if self.one_sided:
+            return "samples with steps of their own do not end one where the field jumps; use batch = 'joint'"
         return None
 
     def _check_sees(self) -> None:
@@ -221,10 +233,11 @@ class OneStepSolver(Solver):
         """Return whether outputs inside the interval are read from the dense output, and end no steps.
 
         ``auto`` does so with adaptive steps if the dense output's polynomial has at least the degree of the result
-        whose error the step control holds: both errors then have at least that power of the step, plus one.
+        whose error the step control holds: both errors then have at least that power of the step, plus one. Samples
+        with steps of their own end one at each output.
         """
         if self.outputs == "auto":
-            return self.adaptive and self.dense_degree >= self._judged_order
+            return self.adaptive and not self.per_sample and self.dense_degree >= self._judged_order
         return self.outputs == "dense"
 
     @property
@@ -377,7 +390,7 @@ def make_solver(
     UsageError
         If an option is unknown or out of range.
     """
-    known = {f.name for f in dataclasses.fields(OneStepSolver)} - {"scheme", "controller", "observer"}
+    known = {f.name for f in dataclasses.fields(OneStepSolver)} - NO_OPTIONS
     unknown = sorted(set(options) - known)
     if unknown:
         others = {"safety", "max_factor", "min_factor", "control", "coupling", "eta", "newton", "linear"}

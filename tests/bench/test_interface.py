@@ -154,7 +154,6 @@ def test_times_and_tuples():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"event_fn": lambda t, y: y}, UnsupportedError, "event_fn: expected None"),
         ({"options": {"norm": max}}, UnsupportedError, "'norm' of torchdiffeq is not an option here"),
         ({"options": {"perturb": True}}, UnsupportedError, "'perturb' of torchdiffeq is not an option here"),
         ({"options": {"stepsize": 1}}, UsageError, "unknown option 'stepsize'"),
@@ -187,3 +186,24 @@ def test_default_tolerances_warn_in_float32():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         odegrad.odeint(Field().float(), Y0.float(), TIMES.float(), rtol=1e-5, atol=1e-6)
+
+
+class _Decay(nn.Module):
+    sample_time = True
+
+    def __init__(self):
+        super().__init__()
+        self.rate = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, t, y):  # noqa: ARG002
+        return -self.rate * y
+
+
+def test_events_and_jumps_refuse_samples_with_steps_of_their_own():
+    """Rather than solve them jointly without a word."""
+    y0, ts, own = torch.ones(3, 2, dtype=torch.float64), TIMES, {"batch": "per_sample"}
+    assert odegrad.odeint(_Decay(), y0, ts, options=own).shape == (len(ts), 3, 2)
+    with pytest.raises(UnsupportedError, match="would end each at a time of its own; use batch = 'joint'"):
+        odegrad.odeint_event(_Decay(), y0, ts[0], event_fn=lambda _t, y: y[0, 0] - 0.5, options=own)
+    with pytest.raises(UnsupportedError, match="do not end one where the field jumps; use batch = 'joint'"):
+        odegrad.odeint(_Decay(), y0, ts, options={**own, "jump_t": [0.5]})

@@ -102,6 +102,10 @@ def test_auto_reads_where_the_dense_output_is_as_good_as_the_steps(solver, optio
     assert torch.equal(first, second)
 
 
+def test_samples_with_steps_of_their_own_land_on_their_outputs():
+    assert not make_solver("dopri5", outputs="auto", batch="per_sample").reads_inside_steps
+
+
 @pytest.mark.parametrize(("solver", "order"), [("dopri5", 5), ("tsit5", 5), ("bosh3", 3), ("kencarp4", 4)])
 def test_what_auto_reads_converges_with_the_order_that_is_controlled(solver, order):
     """Inside of a step h the dense output is off by h^order at the most, as the embedded result is at its end."""

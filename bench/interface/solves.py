@@ -1,0 +1,192 @@
+"""``odeint`` and ``odeint_adjoint`` with torchdiffeq's arguments, on odegrad's solvers and gradient methods."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor
+
+from odegrad.binding import tapped
+from odegrad.contracts import EndsAtEvents, GradientMethod, Scalar, State, Tap
+from odegrad.errors import UnsupportedError, UsageError
+from odegrad.interface.arguments import Func, WithParameters, field_of, solver_of
+from odegrad.methods.events.event import Event, EventFn
+from odegrad.methods.events.jumps import Reset, field_jumps, resets, solve_over_jumps
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.times import checked_times
+from odegrad.registry import build_gradient
+
+
+class EventSolution(NamedTuple):
+    """Where a solve has ended at an event."""
+
+    event_t: Tensor
+    """Its time, 0-d."""
+    solution: State
+    """The states ``[2, *state]``, or a tuple of such, at the start and just before the event."""
+
+
+def odeint(
+    func: Func,
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: float = 1e-7,
+    atol: float = 1e-9,
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    event_fn: EventFn | None = None,
+    jumps: Iterable[tuple[float | Tensor, Reset]] = (),
+    gradient: str = "naive",
+    gradient_options: Mapping[str, Scalar] | None = None,
+    tap: Tap | None = None,
+) -> State:
+    """Solve ``dy/dt = func(t, y)``, ``y(t[0]) = y0``; drop-in for ``torchdiffeq.odeint`` with a choice of gradient.
+
+    Parameters
+    ----------
+    func
+        The dynamics; an ``nn.Module``, or a method of one, for every gradient method but ``naive``, so that its
+        parameters are known.
+    y0
+        Initial state: a tensor of any shape, or a tuple of tensors.
+    t
+        Output times ``[K]``, strictly monotone; may require a gradient.
+    rtol, atol
+        Tolerances of the adaptive solvers.
+    method
+        The solver, as there: ``dopri5`` (default), ``tsit5``, ``dopri8``, ``bosh3``, ``rk4`` (Kutta's, not the 3/8
+        rule), ``midpoint``, ``heun``, ``euler``, ``alf``. A method of fixed steps takes one step for each interval of
+        ``t`` unless ``step_size`` or ``num_steps`` says otherwise.
+    options
+        ``jump_t``: times at which ``func`` jumps, the state does not; steps end there, and see the limits of ``func``.
+        The solver's: ``first_step``, ``max_step``, ``step_size``, ``safety``, ``ifactor``, ``dfactor``,
+        ``max_num_steps`` as there; ``outputs`` (``auto``: outputs inside the interval are read from the dense output
+        where that is as good as the steps, as ``dopri5``'s is; ``step_ends``: each ends a step, which is more exact and
+        costs more; ``dense``), ``num_steps``, ``control``, ``sees``, ``tangent_seed``, ``compile``,
+        ``coupling`` and ``eta`` of our own (see ``make_solver``).
+    event_fn
+        Ends the solve where ``event_fn(t, y)``, one number, crosses zero; ``t`` is then start and way, ``[2]``. As in
+        torchdiffeq the event's time has no gradient here: see ``odeint_event``.
+    jumps
+        Pairs of a time, a number or a tensor that may require a gradient, and a function: ``reset(t, y)`` replaces the
+        state there. An output at this time is the state before.
+    gradient
+        The gradient method, one of ``odegrad list methods``.
+    gradient_options
+        Its options, for example ``{"num_nodes": 16}`` for ``interpolation``.
+    tap
+        Watches states and costates of the backward pass: what ``SNOpt.next_tap()`` returns.
+
+    Returns
+    -------
+    State
+        The solution at ``t``, ``[K, *state]`` or a tuple of such; the first row is ``y0``. With ``event_fn`` the time
+        of the event, 0-d, and the solution there, ``[2, *state]``.
+
+    Raises
+    ------
+    UsageError
+        If an argument is not what is said here, or two of them do not go together.
+    SolverError
+        If the solve cannot go on.
+    """
+    found = tapped(build_gradient(gradient, gradient_options), tap)
+    others = dict(options or {})
+    times = [*field_jumps(others.pop("jump_t", ())), *resets(jumps)]
+    field, solver = field_of(func), solver_of(method, rtol, atol, others)
+    if event_fn is not None and times:
+        raise UnsupportedError(
+            "event_fn: a solve to an event takes no jump_t and no jumps; solve from jump to jump, each up to t_max"
+        )
+    if times:
+        return solve_over_jumps(found, field, solver, y0, t, times)
+    if event_fn is not None:
+        return cast("State", _until(found, field, solver, y0, t, event_fn))
+    solution: State = found(field, solver, y0, t)
+    return solution
+
+
+def _until(
+    found: GradientMethod, field: Any, solver: OneStepSolver, y0: State, t: Tensor, event_fn: EventFn
+) -> EventSolution:
+    """Return the time of the event and the states at the start and there, from times ``t [2]`` that tell the way."""
+    start, way = checked_times(t)[:2]
+    if len(t) != 2:
+        raise UsageError(
+            f"t: expected two times with event_fn, of which the second tells the way only, got {len(t)}; solve on to "
+            "output times behind the event by a second call"
+        )
+    if not isinstance(found, EndsAtEvents):
+        raise UnsupportedError(
+            f"event_fn: gradient method {found.traits.name} solves by another library, which is not told of events "
+            "here; use one of this package, such as naive or aca"
+        )
+    event = event_fn if isinstance(event_fn, Event) else Event(event_fn, differentiated=False)
+    return EventSolution(*found.until(field, solver, y0, t[0], event, reverse=way < start))
+
+
+def odeint_adjoint(
+    func: Func,
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: float = 1e-7,
+    atol: float = 1e-9,
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    event_fn: EventFn | None = None,
+    jumps: Iterable[tuple[float | Tensor, Reset]] = (),
+    adjoint_rtol: float | None = None,
+    adjoint_atol: float | None = None,
+    adjoint_method: str | None = None,
+    adjoint_options: Mapping[str, Any] | None = None,
+    adjoint_params: Sequence[Tensor] | None = None,
+) -> State:
+    """Solve as ``odeint`` does, with the adjoint method; drop-in for ``torchdiffeq.odeint_adjoint``.
+
+    Parameters
+    ----------
+    func, y0, t, rtol, atol, method, options, event_fn, jumps
+        See ``odeint``.
+    adjoint_rtol, adjoint_atol
+        Tolerances of the backward solve; those of the forward one if None.
+    adjoint_method
+        Solver of the backward solve; the forward one if None.
+    adjoint_options
+        ``{"norm": "seminorm"}`` leaves the parameter gradient out of the error norm (Kidger et al. 2021); it is out of
+        the solved state anyway unless this is given.
+    adjoint_params
+        What ``func`` depends on, where it is no ``nn.Module``, or where only some of its parameters are wanted.
+
+    Returns
+    -------
+    State
+        As ``odeint``.
+
+    Raises
+    ------
+    UsageError
+        If an argument is not what is said here.
+    SolverError
+        If a solve cannot go on.
+    """
+    extra = dict(adjoint_options or {})
+    seminorm = extra.pop("norm", None)
+    if extra or seminorm not in (None, "seminorm"):
+        raise UsageError(
+            f"adjoint_options: expected {{'norm': 'seminorm'}} or nothing, got {dict(adjoint_options or {})}"
+        )
+    backward = {"rtol": adjoint_rtol, "atol": adjoint_atol, "solver": adjoint_method}
+    return odeint(
+        func if adjoint_params is None else WithParameters(func, adjoint_params),
+        y0,
+        t,
+        rtol=rtol,
+        atol=atol,
+        method=method,
+        options=options,
+        event_fn=event_fn,
+        jumps=jumps,
+        gradient="adjoint" if seminorm is None else "adjoint_seminorm",
+        gradient_options={k: v for k, v in backward.items() if v is not None},
+    )

@@ -1,0 +1,62 @@
+"""The root of a function between two times where its signs differ (Brent 1973, Algorithms for Minimization, ch. 4)."""
+
+import math
+from collections.abc import Callable
+
+from odegrad.methods.solvers.ends.landing import CLOSE_ENOUGH
+
+
+def root_between(g: Callable[[float], float], a: float, of_a: float, b: float, of_b: float) -> float:
+    """Return where ``g`` is zero between ``a`` and ``b``, to ``CLOSE_ENOUGH`` units in the last place.
+
+    Inverse quadratic interpolation or the secant where they shrink the bracket fast enough, bisection else.
+
+    Parameters
+    ----------
+    g
+        A continuous function.
+    a, b
+        Times in either order.
+    of_a, of_b
+        ``g(a)`` and ``g(b)``, of different signs.
+    """
+    c, of_c = a, of_a
+    step = before = b - a
+    while of_b != 0.0:
+        if (of_b > 0) == (of_c > 0):
+            c, of_c = a, of_a
+            step = before = b - a
+        if abs(of_c) < abs(of_b):
+            # b is the best time so far, c lies on the other side of the root, a is the best one before.
+            a, b, c = b, c, b
+            of_a, of_b, of_c = of_b, of_c, of_b
+        half = 0.5 * (c - b)
+        close = 0.5 * CLOSE_ENOUGH * math.ulp(b)
+        if abs(half) <= close:
+            break
+        if abs(before) < close or abs(of_a) <= abs(of_b):
+            step = before = half
+        else:
+            p, q = _interpolated(a, of_a, b, of_b, c, of_c, half)
+            if 2.0 * p < min(3.0 * half * q - abs(close * q), abs(before * q)):
+                before, step = step, p / q
+            else:
+                step = before = half
+        a, of_a = b, of_b
+        b += step if abs(step) > close else math.copysign(close, half)
+        of_b = g(b)
+    return b
+
+
+def _interpolated(
+    a: float, of_a: float, b: float, of_b: float, c: float, of_c: float, half: float
+) -> tuple[float, float]:
+    """Return the step from ``b`` as ``p / q``, ``p`` not negative: by the secant of two times, or of all three."""
+    s = of_b / of_a
+    if a == c:
+        p, q = 2.0 * half * s, 1.0 - s
+    else:
+        q, r = of_a / of_c, of_b / of_c
+        p = s * (2.0 * half * q * (q - r) - (b - a) * (r - 1.0))
+        q = (q - 1.0) * (r - 1.0) * (s - 1.0)
+    return (p, -q) if p > 0 else (-p, q)

@@ -1,0 +1,142 @@
+"""The user's event function on flat states: its value, its derivatives, and what it must not be."""
+
+import math
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odegrad.errors import NonFiniteError, UsageError
+from odegrad.methods.events.event import Event
+from odegrad.methods.fields.closures import leaves
+from odegrad.methods.fields.held import Held
+from odegrad.methods.solvers.dynamics import FlatField
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """An event function at one time and state: its value, ``g_t``, and ``g_y [d]``."""
+
+    value: float
+    by_time: float
+    by_state: Tensor
+
+    def rate(self, f: Tensor) -> float:
+        """Return ``q = g_t + g_y . f``, how fast g changes along the solution."""
+        return self.by_time + float(torch.dot(self.by_state, f))
+
+
+class EventFunction:
+    """``g(t, y)`` for one solve, on the flat states of ``field``; counts its evaluations.
+
+    It is evaluated with a graph throughout, outside of autocast, so that it may call autograd itself.
+    """
+
+    def __init__(self, event: Event, field: FlatField) -> None:
+        self.event = event
+        self.field = field
+        self.evaluations = 0
+        own = _trained(event.event_fn)
+        self.trained = list(own.values())
+        """What g's own gradient goes to."""
+        self._known = own | _trained(field.field)
+
+    def values(self, times: list[float], states: Tensor) -> list[float]:
+        """Return g at each of ``times``, with ``states [m, d]``; one read of the device.
+
+        Raises
+        ------
+        NonFiniteError
+            If one of them is not finite.
+        """
+        found = [self._at(t, y)[0].detach() for t, y in zip(times, states, strict=True)]
+        return [self._finite(t, value) for t, value in zip(times, torch.stack(found).tolist(), strict=True)]
+
+    def linearised(self, t: float, y: Tensor) -> Linearised:
+        """Return g and its derivatives at ``(t, y [d])``; refuses what its graph must not reach.
+
+        Raises
+        ------
+        NonFiniteError
+            If g is not finite.
+        UsageError
+            If it is not one number, or depends on a trained tensor that neither it nor the field holds.
+        """
+        value, time, state = self._at(t, y)
+        self._refuse_closures(value, (time, state))
+        by_time, by_state = _derivatives(value, time, state)
+        return Linearised(self._finite(t, float(value.detach())), float(by_time), by_state)
+
+    def with_derivatives(self, t: float, y: Tensor) -> tuple[Tensor, float, Tensor]:
+        """Return g at ``(t, y [d])``, 0-d with the graph to ``y`` and its own parameters, ``g_t`` and ``g_y [d]``."""
+        self.evaluations += 1
+        with torch.enable_grad():
+            time = self.field.time(t).requires_grad_()
+            state = y if y.requires_grad else y.detach().requires_grad_()
+            value = self._checked(self.event(time, self.field.layout.unflatten(state)))
+        by_time, by_state = _derivatives(value, time, state)
+        return value, float(by_time), by_state
+
+    def _at(self, t: float, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return g at ``(t, y [d])`` with a graph, and the leaves that it was called with."""
+        self.evaluations += 1
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            time = self.field.time(t).requires_grad_()
+            state = (y.clone() if y.is_inference() else y.detach()).requires_grad_()
+            return self._checked(self.event(time, self.field.layout.unflatten(state))), time, state
+
+    def _checked(self, value: object) -> Tensor:
+        if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
+            return value.reshape(())
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise UsageError(
+                f"event_fn: expected one number, got a tensor of shape {tuple(value.shape)}; which of them ends the "
+                "solve of the whole batch? Return their product or minimum, or solve sample by sample"
+            )
+        got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+        raise UsageError(f"event_fn: expected one floating-point number as a tensor, got {got}")
+
+    def _finite(self, t: float, value: float) -> float:
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"event_fn: it is {value} at t = {t:g}; bound it, or check the state for NaN or infinity there"
+            )
+        return value
+
+    def _refuse_closures(self, value: Tensor, called_with: tuple[Tensor, ...]) -> None:
+        """Raise if g depends on a trained tensor that neither it nor the field holds.
+
+        Raises
+        ------
+        UsageError
+            If it does.
+        """
+        known = self._known | {id(x): x for x in called_with}
+        for leaf in leaves([value], [x for x in known.values() if not x.is_leaf]):
+            if id(leaf) not in known:
+                raise UsageError(
+                    f"event_fn: it depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient and is "
+                    "neither its own parameter nor the field's (reached through a closure); make it an nn.Module that "
+                    "holds the tensor (self.name = tensor), or part of the state"
+                )
+
+
+def _derivatives(value: Tensor, time: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``value`` differentiated by both; its graph stays."""
+    if not value.requires_grad:
+        return torch.zeros_like(time), torch.zeros_like(state)
+    by_time, by_state = torch.autograd.grad(
+        value, (time, state), retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return by_time, by_state
+
+
+def _trained(function: Any) -> dict[int, Tensor]:
+    """Return the tensors with a gradient that a module holds, or the module that ``function`` is a method of."""
+    owner = function.__self__ if isinstance(function, MethodType) else function
+    if not isinstance(owner, nn.Module):
+        return {}
+    held = {id(x): x for x in owner.parameters()} | Held(owner).tensors
+    return {key: x for key, x in held.items() if x.requires_grad}

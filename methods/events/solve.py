@@ -1,0 +1,138 @@
+"""A solve to an event on flat states, by any gradient method."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import EventObserver, Solver
+from odegrad.errors import EventError, UnsupportedError, UsageError
+from odegrad.methods.events.event import Event
+from odegrad.methods.events.event_time import event_time
+from odegrad.methods.events.search import EventSearch, StartsAtEventError
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.ends.landing import CLOSE_ENOUGH, OpenTimes, spacing
+from odegrad.methods.solvers.opaque import without_gradient
+from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.times import start_depends_on_time
+
+FlatSolve = Callable[[FlatField, OneStepSolver, Tensor, Sequence[float]], Tensor]
+"""A gradient method's solve of flat states: field, solver, ``y0 [d]``, times -> ``[K, d]``."""
+
+TAKE_ODEINT_EVENT = (
+    "the event's time has no gradient here, as in torchdiffeq.odeint, and the state that at a fixed time; use "
+    "odegrad.odeint_event, which lets both move with what they depend on"
+)
+
+
+MAX_AT_ONCE = 100
+"""So many events in a row that do not move the time are no chance."""
+
+
+@dataclass(frozen=True)
+class StartTime:
+    """The initial time of a solve to an event, and the limit up to which one is looked for."""
+
+    tensor: Tensor
+    """0-d."""
+    start: float
+    limit: float
+
+    @classmethod
+    def of(cls, t0: object, event: Event, *, reverse: bool) -> "StartTime":
+        """Return the start ``t0`` of a solve, in decreasing time where ``reverse``.
+
+        Raises
+        ------
+        UsageError
+            If it is no floating-point tensor of one number, or ``t_max`` of the event does not lie behind it.
+        """
+        if not isinstance(t0, Tensor) or t0.numel() != 1 or not t0.is_floating_point():
+            got = f"shape {tuple(t0.shape)} of {t0.dtype}" if isinstance(t0, Tensor) else type(t0).__name__
+            raise UsageError(f"t0: expected a floating-point tensor of one time, got {got}")
+        start = float(t0.detach())
+        limit = event.t_max
+        if limit is None:
+            limit = -float("inf") if reverse else float("inf")
+        if limit == start or (limit < start) is not reverse:
+            raise UsageError(
+                f"t_max: expected a time {'before' if reverse else 'behind'} t0 = {start:g}, got {limit:g}"
+            )
+        return cls(t0.reshape(()), start, limit)
+
+
+def cannot_end_at_events(solver: Solver) -> str | None:
+    """Return why no solve of ``solver`` can end at an event, or None if it can."""
+    if not isinstance(solver, OneStepSolver):
+        return "it takes its steps itself; use a solver of this package"
+    if solver.per_sample:
+        return "samples with steps of their own would end each at a time of its own; use batch = 'joint'"
+    if not solver.has_dense_output:
+        return "it has no dense output, by which events inside of a step are found; use dopri5, tsit5, bosh3 or rk4"
+    if not solver.adaptive and solver.step_size is None:
+        return "its steps are fixed and their size is not known where the end is not; give step_size"
+    return None
+
+
+def refuse_events(solver: Solver) -> None:
+    """Raise where no solve of ``solver`` can end at an event.
+
+    Raises
+    ------
+    UnsupportedError
+        With the reason.
+    """
+    reason = cannot_end_at_events(solver)
+    if reason is not None:
+        raise UnsupportedError(f"event_fn: solver {solver.name} cannot end at an event: {reason}")
+
+
+def solve_to_event(
+    solve: FlatSolve, field: FlatField, solver: OneStepSolver, y0: Tensor, time: StartTime, event: Event
+) -> tuple[Tensor, Tensor]:
+    """Return the time of the event, 0-d, and the states ``[2, d]`` at the start and just before the event.
+
+    Raises
+    ------
+    EventError
+        If there is no event before the limit, or it has no derivative.
+    """
+    search = EventSearch(event, field)
+    times = OpenTimes(time.start, time.limit, search)
+    wanted = torch.is_grad_enabled()
+    start = y0
+    if wanted and time.tensor.requires_grad:
+        start = start_depends_on_time(y0, time.tensor.reshape(1), [time.start], field)
+    try:
+        y = solve(field, solver, start, times)[-1]
+    except StartsAtEventError:
+        times[1], y = time.start, start
+    end = times[1]
+    wanted = wanted and (y.requires_grad or any(x.requires_grad for x in search.function.trained))
+    if wanted and event.differentiated:
+        found, y = event_time(search.function, field, end, y, time.tensor)
+    else:
+        found = torch.full((), end, dtype=time.tensor.dtype, device=time.tensor.device)
+        found = without_gradient(found, [y], TAKE_ODEINT_EVENT) if wanted else found
+    listener: object = solver.observer
+    if isinstance(listener, EventObserver):
+        listener.ended(search.landings, search.function.evaluations)
+    return found, torch.stack([y0, y])
+
+
+def accumulates(start: float, end: float, before: int, dtype: torch.dtype) -> int:
+    """Return how many events in a row have come at once, ``before`` of them before this one.
+
+    Raises
+    ------
+    EventError
+        If they are too many: the events accumulate, and the time does not go on (Zeno's paradox).
+    """
+    count = before + 1 if abs(end - start) <= CLOSE_ENOUGH * spacing(start, dtype) else 0
+    if count >= MAX_AT_ONCE:
+        raise EventError(
+            f"event_fn: {count} events in a row came within {CLOSE_ENOUGH} units in the last place of t = {end:g}: "
+            "they accumulate, and the time does not go on; end the solve there, or let the reset leave the surface"
+        )
+    return count
