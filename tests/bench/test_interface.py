@@ -195,7 +195,7 @@ class _Decay(nn.Module):
         super().__init__()
         self.rate = nn.Parameter(torch.ones((), dtype=torch.float64))
 
-    def forward(self, t, y):  # noqa: ARG002
+    def forward(self, t, y):
         return -self.rate * y
 
 

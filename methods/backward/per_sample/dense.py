@@ -74,7 +74,7 @@ class PiecewiseRows:
             only: Tensor = self.pieces[touched[0]]
             return only.index_select(1, at(entries - self._edges[touched[0]], only))
         like = self.pieces[touched[0]]
-        out = like.new_empty((len(like), len(entries), like.shape[2]))
+        out: Tensor = like.new_empty((len(like), len(entries), like.shape[2]))
         for piece in touched:
             rows = np.flatnonzero(pieces == piece)
             own = self.pieces[piece]
