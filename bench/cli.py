@@ -56,6 +56,7 @@ def _tell_version(wanted: bool) -> None:
             "odegrad paper irdm",
             "odegrad list methods",
             "odegrad check my_method.py:MyMethod",
+            "odegrad advise my_model.py:build",
             "odegrad compare my_model.py:build",
             "odegrad diagnose my_model.py:build",
             "odegrad doctor",
@@ -94,6 +95,11 @@ for name, command, epilog in (
         catalogue.check,
         "Examples: odegrad check adjoint | odegrad check my_method.py:MyMethod | odegrad check my_task.py:MyTask | "
         "odegrad check --all",
+    ),
+    (
+        "advise",
+        models.advise,
+        "Example: odegrad advise my_model.py:build --figure advice.png",
     ),
     (
         "compare",

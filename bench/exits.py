@@ -47,6 +47,7 @@ EXITS_OF: Mapping[str, tuple[ExitCode, ...]] = {
     "compare-results": _READS,
     "list": (*_READS, ExitCode.FAILED_CHECK),
     "check": _COMPUTES,
+    "advise": (*_COMPUTES, ExitCode.FAILED_RUNS, ExitCode.UNDECIDED),
     "compare": (*_COMPUTES, ExitCode.FAILED_RUNS, ExitCode.UNDECIDED),
     "diagnose": (*_COMPUTES, ExitCode.UNDECIDED),
     "gate": (*_COMPUTES, ExitCode.UNDECIDED),

@@ -1,4 +1,4 @@
-"""The commands that look at one model: ``compare`` and ``diagnose``."""
+"""The commands that look at one model: ``advise``, ``compare`` and ``diagnose``."""
 
 # ruff: noqa: PLC0415
 # Commands import what they need, so that --help is quick and reading results needs no torch.
@@ -43,10 +43,58 @@ class _Progress:
         _log.info("%4.0f s  %s", time.perf_counter() - self._started, line)
 
 
+def _echo(lines: Sequence[str]) -> None:
+    """Print sentences as lines of prose."""
+    for line in lines:
+        typer.echo(textwrap.fill(line, LINE_WIDTH, break_long_words=False, break_on_hyphens=False))
+
+
+def _end_failed(verdicts: Sequence[str]) -> None:
+    """End the command with a code of its own if a method failed."""
+    failed = [verdict for verdict in verdicts if verdict.startswith("failed")]
+    if failed:
+        _log.warning("%d of %d methods failed; their verdicts say why", len(failed), len(verdicts))
+        raise typer.Exit(ExitCode.FAILED_RUNS)
+
+
 def _end_undecided(notes: Sequence[str]) -> None:
     """End the command with a code of its own if there was no time for all that was asked."""
     if any(UNFINISHED in note for note in notes):
         raise typer.Exit(ExitCode.UNDECIDED)
+
+
+def advise(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="file.py:function that returns (func, y0, t) or (func, y0, t, loss)."),
+    ],
+    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
+    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Timed rounds of the fastest methods, at the least.")
+    ] = 7,
+    budget: BudgetOption = BUDGET,
+    figure: FigureOption = None,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say in a few lines which gradient method to take for a MODEL of your own, and what its dynamics are like."""
+    check_figure(figure)
+    tell = _Progress(model, budget)
+    from odegrad.advice.advised import advise_users
+
+    settings = {"rtol": rtol, "atol": atol, "rounds": rounds, "budget": budget or None}
+    found = advise_users(model, settings, figure, timeout, tell)
+    if as_json:
+        said = {"advice": found.table.advice, "dynamics": found.dynamics, "notes": found.notes}
+        typer.echo(json.dumps(said | {"methods": found.shown()}, indent=2))
+    else:
+        print_rows(found.shown(), False, f"what nothing beats in time and memory on {model}, dopri5 at rtol {rtol:g}")
+        _echo(found.sentences())
+    if figure is not None:
+        _log.info("wrote %s", figure)
+    _end_failed(found.table["verdict"])
+    _end_undecided(found.notes)
 
 
 def compare(
@@ -84,15 +132,11 @@ def compare(
         typer.echo(json.dumps({"advice": table.advice, "notes": table.notes, "methods": rows}, indent=2))
     else:
         print_rows(table.printed(), False, f"gradient methods on {model}, {solver} at rtol {rtol:g}, atol {atol:g}")
-        for line in [*table.reasons(), *table.notes, table.advice]:
-            typer.echo(textwrap.fill(line, LINE_WIDTH, break_long_words=False, break_on_hyphens=False))
+        _echo([*table.reasons(), *table.notes, table.advice])
     if figure is not None:
         write_plain(table.plot(), figure)
         _log.info("wrote %s", figure)
-    failed = [row for row in table["verdict"] if row.startswith("failed")]
-    if failed:
-        _log.warning("%d of %d methods failed; their verdicts say why", len(failed), len(table))
-        raise typer.Exit(ExitCode.FAILED_RUNS)
+    _end_failed(table["verdict"])
     _end_undecided(table.notes)
 
 

@@ -35,8 +35,8 @@ def is_stiff(diagnosis: Diagnosis) -> bool:
     return wanted >= MIN_STEPS and wanted > STIFF_SHARE * diagnosis.steps
 
 
-def sentences(diagnosis: Diagnosis) -> list[str]:
-    """Return the verdict: what the dynamics are like, whether they are stiff, and which gradient methods are safe."""
+def of_the_dynamics(diagnosis: Diagnosis) -> list[str]:
+    """Return what the dynamics are like, whether they are stiff, and whether the step control sees the gradient."""
     growth = diagnosis.growth
     forward, backward = _times(growth.forward[1]), _times(growth.backward[1])
     kinds = {
@@ -61,6 +61,12 @@ def sentences(diagnosis: Diagnosis) -> list[str]:
             "The step control is blind to the gradient: the state hardly moves, and halving every step changes naive's "
             f"gradient by {diagnosis.sensitivity_error:.0%}; take adjoint or interpolation_dense, or bound the steps."
         )
+    return out
+
+
+def sentences(diagnosis: Diagnosis) -> list[str]:
+    """Return the verdict: what the dynamics are like, whether they are stiff, and which gradient methods are safe."""
+    out = of_the_dynamics(diagnosis)
     if diagnosis.reference_failure:
         out.append(f"No gradient is known to hold the methods against: {diagnosis.reference_failure}.")
     safe = [o.gradient for o in diagnosis.outcomes if o.verdict.startswith("safe")]

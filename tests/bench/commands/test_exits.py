@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from odegrad.advice.advised import ModelAdvice
 from odegrad.advice.comparison import COLUMNS, Comparison
 from odegrad.checks.result import CheckResult
 from odegrad.errors import DataError, InfrastructureError, ResultsError
@@ -83,6 +84,12 @@ CASES = {
     "check": Case(
         ["check", "mine.py:Mine"], "odegrad.checks.conformance.check_guarded",
         {0: [[CheckResult("G1", True, 0.0, 1.0, "")]], 1: [[CheckResult("G1", False, 2.0, 1.0, "")]]},
+    ),
+    "advise": Case(
+        ["advise", "mine.py:build"], "odegrad.advice.advised.advise_users",
+        {0: [ModelAdvice(comparison("accurate"), (), ()), ModelAdvice(comparison("refused: no"), (), ())],
+         3: [ModelAdvice(comparison("failed: x"), (), (SPENT,))],
+         4: [ModelAdvice(comparison("not measured", SPENT), (), (SPENT,))]},
     ),
     "compare": Case(
         ["compare", "mine.py:build"], "odegrad.advice.of_users.compare_users",
