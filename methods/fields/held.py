@@ -6,6 +6,7 @@ the field may have been put into another mode. All of this is undone for the bac
 place cannot be, and is refused by its name.
 """
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,8 +46,8 @@ class _Space:
         if len(live) != len(then):
             return False
         if isinstance(live, dict):
-            return all(a is b for a, b in zip(live, then, strict=True)) and all(map(_is, live.values(), then.values()))
-        return all(map(_is, live, then))
+            return all(map(operator.is_, live.values(), then.values())) and all(map(operator.is_, live, then))
+        return all(map(operator.is_, live, then))
 
     def changed(self) -> list[Any]:
         """Return the keys under which another object lies."""
@@ -54,10 +55,6 @@ class _Space:
         if not isinstance(live, dict):
             return [] if len(live) != len(then) else [i for i, x in enumerate(then) if live[i] is not x]
         return [k for k in {**then, **live} if live.get(k, _MISSING) is not then.get(k, _MISSING)]
-
-
-def _is(a: object, b: object) -> bool:
-    return a is b
 
 
 class Held:

@@ -42,7 +42,7 @@ class GraphImplicitStepper(ImplicitStepper):
         if self.scheme.carries_rate:
             x = torch.cat([y0, self._first_rate(t, y0) if self.first else self.field(t, y0)])
         # From here on, and not before: the history of y0 holds the caller's tensors.
-        if torch.is_grad_enabled() and self.field.trained is None:
+        if torch.is_grad_enabled() and self.field.known is None:
             self.field.refuse_closures_at_first_call(self.back.parameters)
         return x
 
