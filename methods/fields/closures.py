@@ -27,7 +27,8 @@ def leaves(outputs: Iterable[Tensor], seen: set[Any] | None = None) -> Iterator[
 
 def _accumulating(outputs: Iterable[Tensor], seen: set[Any]) -> list[Any]:
     """Return the nodes that accumulate into leaves, which are seen in the graph as such."""
-    found, stack = [], [node for out in outputs if (node := out.grad_fn) not in seen]
+    found: list[Any] = []
+    stack: list[Any] = [node for out in outputs if (node := out.grad_fn) not in seen]
     # At every pull-back: a node costs its wrapper in Python, so that each is asked for once, and nothing else is.
     while stack:
         for node, _ in stack.pop().next_functions:
@@ -45,9 +46,7 @@ class Known:
         self._ends: set[Any] = {None, *(x.grad_fn for x in trained)}
         """Where the walk ends: at computed tensors, and at leaves that it has found to be known."""
 
-    def refuse_others(
-        self, outputs: Sequence[Tensor], also: Sequence[Tensor], named: Callable[[Tensor], str]
-    ) -> None:
+    def refuse_others(self, outputs: Sequence[Tensor], also: Sequence[Tensor], named: Callable[[Tensor], str]) -> None:
         """Raise if the graph of ``outputs`` reaches a leaf that is neither trained nor in ``also``.
 
         A method that solves without a graph would silently give such a leaf no gradient. A leaf that the field has made

@@ -1,7 +1,6 @@
 """Where a field may draw random numbers from, and how its calls are made to repeat their draws."""
 
 import ctypes
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+from odegrad.methods.fields.global_streams import NumpyGlobal, PythonGlobal
 
 
 class RandomSource(Protocol):
@@ -86,51 +87,7 @@ class NumpyStream:
         return bool(now[2:] == state[2:] and now[1][0] == state[1][0])
 
 
-class _NumpyGlobal(NumpyStream):
-    """NumPy's global stream, whose state is taken anew only where it has moved since the last time."""
-
-    _WORDS = 625
-    """Of 4 bytes each: the Mersenne twister's 624 and its position."""
-
-    def __init__(self) -> None:
-        super().__init__(np.random.mtrand._rand)
-        self._seen: tuple[bytes, Any] | None = None
-
-    def state(self) -> Any:
-        """Return its state."""
-        words = self._words()
-        # To read the words in place takes a hundredth of the time. They do not hold the normal number that is kept.
-        if words is not None and self._seen is not None and self._seen[0] == words and not self._seen[1][3]:
-            return self._seen[1]
-        state = self.generator.get_state()
-        if words is not None:
-            self._seen = words, state
-        return state
-
-    def _words(self) -> bytes | None:
-        """Return the words as they lie in memory; None where the stream is no Mersenne twister."""
-        bits = np.random.get_bit_generator() if hasattr(np.random, "get_bit_generator") else None
-        return ctypes.string_at(bits.ctypes.state_address, 4 * self._WORDS) if type(bits) is np.random.MT19937 else None
-
-
-class _PythonGlobal:
-    """The stream of Python's module ``random``."""
-
-    def state(self) -> Any:
-        return random.getstate()
-
-    def set(self, state: Any) -> None:
-        random.setstate(state)
-
-    def stands_at(self, state: Any) -> bool:
-        # As with NumPy's: the position is behind the words, the number that was kept behind both.
-        (_, now, kept), (_, then, kept_then) = random.getstate(), state
-        return bool(now[-1] == then[-1] and now[0] == then[0] and kept == kept_then)
-
-
-_NUMPY_GLOBAL = _NumpyGlobal()
-
-OF_OTHERS: Sequence[RandomSource] = (_NUMPY_GLOBAL, _PythonGlobal())
+OF_OTHERS: Sequence[RandomSource] = (NumpyGlobal(), PythonGlobal())
 """The global streams beside PyTorch's."""
 
 
@@ -141,7 +98,7 @@ def source_of(generator: object) -> RandomSource | None:
     if isinstance(generator, np.random.Generator):
         return NumpySource(generator)
     if isinstance(generator, np.random.RandomState):
-        return _NUMPY_GLOBAL if generator is _NUMPY_GLOBAL.generator else NumpyStream(generator)
+        return OF_OTHERS[0] if generator is NumpyGlobal.generator else NumpyStream(generator)
     return None
 
 

@@ -77,6 +77,7 @@ class Held:
         while self._waiting:
             self._look_through(*self._waiting.pop())
         self._versions = {key: _version(x) for key, x in self.tensors.items()}
+        self._settled = False
         self._kept: list[tuple[Tensor, int, str]] = []
         self._addresses: list[tuple[Tensor, int]] = []
 
@@ -157,6 +158,7 @@ class Held:
 
         ``trained`` are watched by autograd, which knows their versions.
         """
+        self._settled = True
         for space in self._spaces:
             if space.as_it_was():
                 continue
@@ -201,7 +203,8 @@ class Held:
         undo: list[tuple[Any, Any, object, object]] = []
         frozen = [x for x in trained if not x.requires_grad]
         try:
-            for space in self._spaces:
+            # While the solve is under way they hold what they did, but for what a call with stand-ins has written.
+            for space in self._spaces if self._settled or stand_ins else ():
                 if not space.as_it_was():
                     for key in space.changed():
                         if key not in space.own:

@@ -13,7 +13,7 @@ from odegrad.methods.fields.closures import Known
 from odegrad.methods.fields.draws import Draws, torch_sources
 from odegrad.methods.fields.held import Held
 from odegrad.methods.fields.surroundings import Autocast
-from odegrad.states import Layout, mapped, parts
+from odegrad.states import Layout, mapped
 
 TRIAL = -1
 """The stage of an f call that belongs to no step: the trial that chooses the first step."""
@@ -138,10 +138,8 @@ class FlatField:
         version = None if first.is_inference() else first._version
         given = y if version is not None else mapped(y, Tensor.clone)
         try:
-            if self.autocast is None and not held:
-                dy = self.field(t, given)
-            else:
-                dy = self._surrounded(t, given, held)
+            plain = self.autocast is None and not held
+            dy = self.field(t, given) if plain else self._surrounded(t, given, held)
         except RuntimeError as error:
             # Where y carries a graph PyTorch refuses the write itself, of a view.
             if "being modified inplace" in str(error) or "used in an in-place operation" in str(error):

@@ -1,4 +1,4 @@
-"""Time what the checks of the world around a field cost: ``python tests/benchmarks/time_checks.py [rounds] [problem ...]``.
+"""Time what the checks of a field cost: ``python tests/benchmarks/time_checks.py [rounds] [problem ...]``.
 
 Both ways run in one process, round by round: as it is, and with every check put out of action. A round is their
 time on the thread's own clock, which other jobs on the machine do not move; printed are the median of the rounds'
