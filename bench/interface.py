@@ -12,6 +12,7 @@ from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.regularisers.regularised import RegularisedSolve, Regularisers
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.registry import build_gradient, build_solver
+from odegrad.states import mapped
 
 RENAMED = {"ifactor": "max_factor", "dfactor": "min_factor", "max_num_steps": "max_steps"}
 """torchdiffeq's names of solver options -> ours; the others are called the same."""
@@ -27,6 +28,9 @@ ELSEWHERE = {
     "perturb": "f is never called outside the interval, so there is nothing to perturb; leave it out",
 }
 """Options of torchdiffeq that there is no need for here, and what to do instead."""
+
+LEAST_ATOL = 1e-38
+"""What stands for ``atol = 0``, so that a number that stays zero has an error of zero: no state is as small."""
 
 Func = Callable[[Tensor, Any], Any]
 
@@ -55,9 +59,9 @@ def odeint(
     y0
         Initial state: a tensor of any shape, or a tuple of tensors.
     t
-        Output times ``[K]``, strictly monotone; may require a gradient.
+        Output times ``[K]``, strictly monotone; may require a gradient. At one time alone the solution is ``y0``.
     rtol, atol
-        Tolerances of the adaptive solvers.
+        Tolerances of the adaptive solvers; ``atol`` may be 0.
     method
         The solver, as there: ``dopri5`` (default), ``tsit5``, ``dopri8``, ``bosh3``, ``rk4`` (Kutta's, not the 3/8
         rule), ``midpoint``, ``heun``, ``euler``, ``alf``. A method of fixed steps takes one step for each interval of
@@ -92,6 +96,8 @@ def odeint(
     found = tapped(build_gradient(gradient, gradient_options), tap)
     if isinstance(func, MethodType) and isinstance(func.__self__, nn.Module):
         func = _OfModule(func)
+    if isinstance(t, Tensor) and t.shape == (1,) and isinstance(y0, (Tensor, tuple)):
+        return mapped(y0, lambda part: part[None])
     return found(func, _solver(method, rtol, atol, options), y0, t)  # type: ignore[arg-type]
 
 
@@ -238,4 +244,4 @@ def _solver(method: str | None, rtol: Any, atol: Any, options: Mapping[str, Any]
         renamed[RENAMED.get(key, key)] = plain
     if isinstance(renamed.get("max_steps"), float):
         renamed["max_steps"] = int(renamed["max_steps"])
-    return build_solver(method or "dopri5", float(rtol), float(atol), renamed)
+    return build_solver(method or "dopri5", float(rtol), float(atol) or LEAST_ATOL, renamed)

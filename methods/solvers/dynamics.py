@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from odegrad.contracts import State, VectorField
 from odegrad.errors import UsageError
-from odegrad.methods.fields.closures import Known
+from odegrad.methods.fields.closures import Known, explained
 from odegrad.methods.fields.draws import Draws, torch_sources
 from odegrad.methods.fields.held import Held
-from odegrad.methods.fields.surroundings import Autocast
+from odegrad.methods.fields.surroundings import Autocast, with_second_derivatives
 from odegrad.states import Layout, mapped
 
 TRIAL = -1
@@ -65,6 +65,8 @@ class FlatField:
         self.kept: dict[object, object] = {}
         """What is made once for the solve: compiled steps, the form of Jacobians."""
         self.autocast = Autocast.now(layout.device.type)
+        self.differentiated_twice = False
+        """Whether a call's pull-back is differentiated again."""
         self.held = Held(field) if isinstance(field, nn.Module) else None
         self.sources = [*torch_sources(layout.device), *(self.held.sources if self.held is not None else ())]
         self.differentiated: tuple[Tensor, ...] | None = None
@@ -91,6 +93,25 @@ class FlatField:
         """
         if self.known is not None:
             self.known.refuse_others(outputs, also, self._named)
+
+    def pulled_through(
+        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor], *, keep: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``inputs``, pulled back through calls; ``keep`` keeps the graph.
+
+        Raises
+        ------
+        UsageError
+            If the graph reaches a tensor that requires a gradient and is not known to the solve.
+        UnsupportedError
+            If an operation of the field cannot be pulled back here.
+        """
+        # The graph is there: a tensor that the field has come to depend on after its first call is seen in it.
+        self.refuse_closures(outputs, inputs)
+        try:
+            return torch.autograd.grad(outputs, inputs, grads, retain_graph=keep, allow_unused=True)
+        except RuntimeError as error:
+            raise explained(error) from error
 
     def _named(self, x: Tensor) -> str:
         return self.held.name(x) if self.held is not None else "a tensor "
@@ -138,7 +159,7 @@ class FlatField:
         version = None if first.is_inference() else first._version
         given = y if version is not None else mapped(y, Tensor.clone)
         try:
-            plain = self.autocast is None and not held
+            plain = self.autocast is None and not held and not self.differentiated_twice
             dy = self.field(t, given) if plain else self._surrounded(t, given, held)
         except RuntimeError as error:
             # Where y carries a graph PyTorch refuses the write itself, of a view.
@@ -151,7 +172,8 @@ class FlatField:
 
     def _surrounded(self, t: Tensor, y: State, held: Mapping[str, Tensor] | None) -> State:
         """Return ``dy/dt`` under the caller's autocast, ``held`` in the places of parameters."""
-        with nullcontext() if self.autocast is None else self.autocast.entered():
+        kernels = with_second_derivatives() if self.differentiated_twice else nullcontext()
+        with kernels, nullcontext() if self.autocast is None else self.autocast.entered():
             if held and isinstance(self.field, nn.Module):
                 dy: State = torch.func.functional_call(self.field, dict(held), (t, y))
             else:

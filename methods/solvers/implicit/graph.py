@@ -142,7 +142,7 @@ class _Rate(torch.autograd.Function):
             rate = field(ctx.t, leaf)
             pulled: Sequence[Tensor | None] = [None] * (1 + len(parameters))
             if rate.requires_grad:
-                pulled = torch.autograd.grad(rate, (leaf, *parameters), grads[0].detach(), allow_unused=True)
+                pulled = field.pulled_through([rate], (leaf, *parameters), [grads[0].detach()])
         present = [torch.zeros_like(x) if g is None else g for x, g in zip((y, *parameters), pulled, strict=True)]
         marked = without_derivative(present, (grads[0], y, *parameters), "an implicit step", INSTEAD)
         return None, None, None, *marked
