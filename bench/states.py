@@ -1,5 +1,6 @@
 """States: their parts, one vector ``[d]`` of them in every solve; buffers and random generators left as they were."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -132,10 +133,12 @@ class Layout:
     def of(cls, y: State, unjudged: int = 0) -> "Layout":
         """Return the layout of ``y``, of which the error norm does not see the last ``unjudged`` parts.
 
+        Parts of several dtypes lie in a vector of the one that they are promoted to.
+
         Raises
         ------
         UsageError
-            If ``y`` is no tensor or tuple of tensors, not floating point, empty, or mixed in dtype or device.
+            If ``y`` is no tensor or tuple of tensors, not floating point, empty, or on several devices.
         """
         is_tuple = isinstance(y, (tuple, list))
         parts: Sequence[Any] = y if isinstance(y, (tuple, list)) else (y,)
@@ -144,13 +147,14 @@ class Layout:
             raise UsageError(f"y0: expected a tensor or a tuple of tensors, got {kinds}; wrap numbers in torch.tensor")
         if not all(p.is_floating_point() for p in parts):
             raise UsageError(f"y0: expected floating-point states, got {[p.dtype for p in parts]}; call y0.float()")
-        if len({(p.dtype, p.device) for p in parts}) > 1:
+        if len({p.device for p in parts}) > 1:
             kinds = [f"{p.dtype} on {p.device}" for p in parts]
-            raise UsageError(f"y0: expected one dtype and device for all parts, got {kinds}; convert with .to()")
+            raise UsageError(f"y0: expected one device for all parts, got {kinds}; convert with .to()")
         if sum(p.numel() for p in parts) == 0:
             raise UsageError("y0: expected at least one number, got an empty state")
         judged = len(parts) - unjudged if unjudged else None
-        return cls(tuple(p.shape for p in parts), is_tuple, parts[0].dtype, parts[0].device, judged)
+        dtype = functools.reduce(torch.promote_types, (p.dtype for p in parts))
+        return cls(tuple(p.shape for p in parts), is_tuple, dtype, parts[0].device, judged)
 
     @property
     def sizes(self) -> list[int]:
@@ -174,6 +178,8 @@ class Layout:
     def parts_of(self, dy: object) -> Sequence[Tensor]:
         """Return the parts of what the field returned; what is in a finer type is rounded to the state's.
 
+        The derivative of a single tensor may have a length of 1 where the state has more: it is the same for all.
+
         Raises
         ------
         UsageError
@@ -186,6 +192,8 @@ class Layout:
             return parts
         if fits and all(p.shape == s and self._is_rounded(p) for p, s in zip(parts, self.shapes, strict=True)):
             return [p.to(self.dtype) for p in parts]
+        if fits and not self.is_tuple and self._is_kept(parts[0]):
+            return [parts[0].to(self.dtype).expand(self.shapes[0])]
         got = [f"{tuple(p.shape)} {p.dtype}" if isinstance(p, Tensor) else type(p).__name__ for p in parts]
         want = [f"{tuple(s)} {self.dtype}" for s in self.shapes]
         raise UsageError(
@@ -196,6 +204,12 @@ class Layout:
     def _is_rounded(self, part: Tensor) -> bool:
         """Return whether ``part`` is a floating-point tensor of the state's type or a finer one."""
         return part.is_floating_point() and torch.promote_types(part.dtype, self.dtype) == part.dtype
+
+    def _is_kept(self, part: Tensor) -> bool:
+        """Return whether ``part`` has the state's dimensions, some of them with a length of 1 (``keepdim=True``)."""
+        # Fewer dimensions are refused: a forgotten batch would be taken for the same derivative for all.
+        lengths = zip(part.shape, self.shapes[0], strict=False)
+        return part.dim() == len(self.shapes[0]) and all(n in (1, m) for n, m in lengths) and self._is_rounded(part)
 
     def norm(self, x: Tensor) -> Tensor:
         """Return the largest root mean square over the judged parts of ``x`` ``[d]``, a 0-d tensor."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from odegrad.contracts import Tap
 from odegrad.errors import UsageError
 from odegrad.methods.backward.implicit_costate import ImplicitCostateStepper
-from odegrad.methods.backward.pullback import add_to, pulled_through
+from odegrad.methods.backward.pullback import add_to
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import TRIAL, FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
@@ -142,7 +142,7 @@ class CostateDynamics:
             dy = self.field(t, y.detach())
         if not (dy.requires_grad and self.parameters):
             return [None] * len(self.parameters)
-        return pulled_through(self.field, [dy], self.parameters, [a])
+        return self.field.pulled_through([dy], self.parameters, [a])
 
     def collect(self, step: AcceptedStep) -> None:
         """Add an accepted step to the parameter gradients: ``g -= h sum_i b_i f_theta^T a`` (``h`` is signed)."""
@@ -177,7 +177,7 @@ class CostateDynamics:
         inputs = (y, *self.parameters) if with_parameters else (y,)
         if not dy.requires_grad:
             return dy, [None] * len(inputs)
-        return dy.detach(), pulled_through(self.field, [dy], inputs, [a])
+        return dy.detach(), self.field.pulled_through([dy], inputs, [a])
 
 
 class TapSampler:

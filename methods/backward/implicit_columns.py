@@ -111,6 +111,7 @@ class ImplicitColumns:
 
     def _along_parameters(self, at: Linearisation) -> Tensor:
         """Return ``f_theta`` times the columns' directions, ``[batch, n, m]``."""
+        self.field.refuse_closures([at.dy], (at.y, at.t))
         found, self.batched = derivative_along(at.dy, self.parameters, self.directions, self.m, batched=self.batched)
         return found[..., 0].permute(1, 2, 0)
 

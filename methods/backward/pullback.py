@@ -5,28 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from odegrad.methods.fields.closures import explained
 from odegrad.methods.solvers.dynamics import FlatField
-
-
-def pulled_through(
-    field: FlatField, outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor]
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients by ``inputs``, pulled back through f calls; a trained tensor beside them is refused.
-
-    Raises
-    ------
-    UsageError
-        If the graph reaches a tensor that requires a gradient and is not known to the solve.
-    UnsupportedError
-        If an operation of the field cannot be pulled back here.
-    """
-    # The graph is there: a tensor that the field has come to depend on after its first call is seen in it.
-    field.refuse_closures(outputs, inputs)
-    try:
-        return torch.autograd.grad(outputs, inputs, grads, allow_unused=True)
-    except RuntimeError as error:
-        raise explained(error) from error
 
 
 def add_to(total: Sequence[Tensor], pulled: Sequence[Tensor | None], weight: float = 1.0) -> None:
@@ -46,6 +25,6 @@ def pull_call(
         dy = field(t, y)
     if not dy.requires_grad:
         return dy, torch.zeros_like(y)
-    of_state, *of_parameters = pulled_through(field, [dy], (y, *parameters), [a])
+    of_state, *of_parameters = field.pulled_through([dy], (y, *parameters), [a])
     add_to(total, of_parameters)
     return dy.detach(), torch.zeros_like(y) if of_state is None else of_state

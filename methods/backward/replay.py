@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Tap
-from odegrad.methods.backward.pullback import pulled_through
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.compiled import StepCompiler
@@ -99,7 +98,7 @@ class ReplayPullback:
             with torch.enable_grad():
                 y0 = x0[: self.d].detach().requires_grad_()
                 x = graph_stepper(self.solver, self.field, y0.detach()).start(self.node.times[0], y0)
-            of_start, *pulled = pulled_through(self.field, [x], (y0, *self.parameters), [a])
+            of_start, *pulled = self.field.pulled_through([x], (y0, *self.parameters), [a])
             self._add(pulled)
             a = torch.zeros_like(x0[: self.d]) if of_start is None else of_start
         return a + self.grads[0]
@@ -122,7 +121,7 @@ class ReplayPullback:
         # States between the steps are asked for as inputs: autograd hands out their costates on its way to the start.
         inner = ends[:-1]
         inputs = (leaf, *inner, *self.parameters)
-        of_start, *pulled = pulled_through(self.field, [x, *inside], inputs, [a, *of_inside])
+        of_start, *pulled = self.field.pulled_through([x, *inside], inputs, [a, *of_inside])
         self._add(pulled[len(inner) :])
         # Each is reached, by the step from it if by nothing else.
         costates = cast("list[Tensor]", [of_start, *pulled[: len(inner)]])

@@ -13,81 +13,97 @@ from odegrad.errors import UnsupportedError, UsageError
 _ACCUMULATE = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
 
-def leaves(outputs: Iterable[Tensor], ends: Iterable[Tensor] = ()) -> Iterator[Tensor]:
+def leaves(outputs: Iterable[Tensor], seen: set[Any] | None = None) -> Iterator[Tensor]:
     """Yield the leaves that the graphs of ``outputs`` reach, each once; an output may be one itself.
 
-    Behind the computed tensors ``ends`` nothing is looked for.
+    Behind the nodes ``seen``, which the walk adds to, nothing is looked for; None is one of them.
     """
-    seen: set[Any] = {x.grad_fn for x in ends}
-    stack: list[Any] = []
+    for node in _accumulating(outputs, {None} if seen is None else seen):
+        yield node.variable
     for out in outputs:
-        if out.grad_fn is not None:
-            stack.append(out.grad_fn)
-        elif out.requires_grad:
+        if out.grad_fn is None and out.requires_grad:
             yield out
+
+
+def _accumulating(outputs: Iterable[Tensor], seen: set[Any]) -> list[Any]:
+    """Return the nodes that accumulate into leaves, which are seen in the graph as such."""
+    found: list[Any] = []
+    stack: list[Any] = [node for out in outputs if (node := out.grad_fn) not in seen]
+    # At every pull-back: a node costs its wrapper in Python, so that each is asked for once, and nothing else is.
     while stack:
         for node, _ in stack.pop().next_functions:
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            # A leaf is seen in the graph only, as a node that accumulates into it.
-            if type(node) is _ACCUMULATE:
-                yield node.variable
-            else:
-                stack.append(node)
+            if node not in seen:
+                seen.add(node)
+                (found if type(node) is _ACCUMULATE else stack).append(node)
+    return found
 
 
-def refuse_closures(
-    outputs: Sequence[Tensor],
-    known: frozenset[int],
-    ends: Sequence[Tensor],
-    also: Iterable[Tensor],
-    named: Callable[[Tensor], str],
-) -> None:
-    """Raise if the graph of ``outputs`` reaches a leaf that is neither among ``known`` (ids) nor in ``also``.
+class Known:
+    """The tensors that the graph of an f call may reach: ``trained``, beside the call's own time and state."""
 
-    A method that solves without a graph would silently give such a leaf no gradient. A leaf that the field has made
-    within the call, and that nobody holds, is none of them: no gradient of it can be asked for.
+    def __init__(self, trained: Sequence[Tensor]) -> None:
+        self._trained = frozenset(map(id, trained))
+        self._ends: set[Any] = {None, *(x.grad_fn for x in trained)}
+        """Where the walk ends: at computed tensors, and at leaves that it has found to be known."""
 
-    Parameters
-    ----------
-    outputs
-        What f calls returned, or what was computed from it.
-    known, ends, also
-        The trained tensors, by their ids; those of them that were computed; times and states of the calls.
-    named
-        Says in words where the field has a tensor from.
+    def refuse_others(self, outputs: Sequence[Tensor], also: Sequence[Tensor], named: Callable[[Tensor], str]) -> None:
+        """Raise if the graph of ``outputs`` reaches a leaf that is neither trained nor in ``also``.
 
-    Raises
-    ------
-    UsageError
-        If there is such a leaf.
-    """
-    allowed = None
-    for leaf in leaves(outputs, ends):
-        if id(leaf) in known:
-            continue
-        if allowed is None:
-            allowed = {id(x) for x in also}
-        if id(leaf) not in allowed and sys.getrefcount(leaf) > _references_of_a_leaf_that_nobody_holds():
-            raise UsageError(
-                f"field: it depends on {named(leaf)}of shape {tuple(leaf.shape)} that requires a gradient but is not "
-                "among field.parameters() (reached through a closure), so this method would lose its gradient; keep "
-                "it as an attribute of the field (self.name = tensor), register it as a parameter, or make it part of "
-                "the state"
-            )
+        A method that solves without a graph would silently give such a leaf no gradient. A leaf that the field has made
+        within the call, and that nobody holds, is none of them: no gradient of it can be asked for.
+
+        Parameters
+        ----------
+        outputs
+            What f calls returned, or what was computed from it.
+        also
+            Times and states of the calls.
+        named
+            Says in words where the field has a tensor from.
+
+        Raises
+        ------
+        UsageError
+            If there is such a leaf.
+        """
+        # No name for a leaf here: it would count as somebody who holds it.
+        for node in _accumulating(outputs, self._ends.copy()):
+            if id(node.variable) in self._trained:
+                self._ends.add(node)
+            elif _is_lost(node.variable, also):
+                raise _closure(node.variable, named)
+        for out in outputs:
+            if out.grad_fn is None and out.requires_grad and id(out) not in self._trained and _is_lost(out, also):
+                raise _closure(out, named)
+
+
+def _is_lost(leaf: Tensor, also: Sequence[Tensor]) -> bool:
+    """Return whether ``leaf`` is none of ``also``, and somebody holds it who may ask for its gradient."""
+    for known in also:
+        if known is leaf:
+            return False
+    return sys.getrefcount(leaf) > _references_of_a_leaf_that_nobody_holds()
+
+
+def _closure(leaf: Tensor, named: Callable[[Tensor], str]) -> UsageError:
+    return UsageError(
+        f"field: it depends on {named(leaf)}of shape {tuple(leaf.shape)} that requires a gradient but is not among "
+        "field.parameters() (reached through a closure), so this method would lose its gradient; keep it as an "
+        "attribute of the field (self.name = tensor), register it as a parameter, or make it part of the state"
+    )
 
 
 @functools.cache
 def _references_of_a_leaf_that_nobody_holds() -> int:
-    """Return how many references the loop over ``leaves`` sees of a tensor that lives in its graph alone."""
+    """Return how many references ``_is_lost`` sees of a tensor that lives in its graph alone."""
     # Measured, as it depends on how this PyTorch keeps the Python object of a tensor alive.
     with torch.enable_grad():
         fresh = torch.zeros(1).requires_grad_() * 2.0
-    count = 0
-    for leaf in leaves([fresh]):
-        count = sys.getrefcount(leaf)
-    return count
+    return max(_references(node.variable, ()) for node in _accumulating([fresh], {None}))
+
+
+def _references(leaf: Tensor, _also: Sequence[Tensor]) -> int:
+    return sys.getrefcount(leaf)
 
 
 def explained(error: RuntimeError) -> Exception:

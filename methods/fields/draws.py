@@ -1,7 +1,6 @@
 """Where a field may draw random numbers from, and how its calls are made to repeat their draws."""
 
 import ctypes
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+from odegrad.methods.fields.global_streams import NumpyGlobal, PythonGlobal
 
 
 class RandomSource(Protocol):
@@ -67,7 +68,7 @@ class NumpySource:
 
 @dataclass(frozen=True)
 class NumpyStream:
-    """An older generator of NumPy; the global stream is one."""
+    """An older generator of NumPy."""
 
     generator: np.random.RandomState
 
@@ -86,20 +87,7 @@ class NumpyStream:
         return bool(now[2:] == state[2:] and now[1][0] == state[1][0])
 
 
-class _PythonGlobal:
-    """The stream of Python's module ``random``."""
-
-    def state(self) -> Any:
-        return random.getstate()
-
-    def set(self, state: Any) -> None:
-        random.setstate(state)
-
-    def stands_at(self, state: Any) -> bool:
-        return bool(random.getstate() == state)
-
-
-OF_OTHERS: Sequence[RandomSource] = (NumpyStream(np.random.mtrand._rand), _PythonGlobal())
+OF_OTHERS: Sequence[RandomSource] = (NumpyGlobal(), PythonGlobal())
 """The global streams beside PyTorch's."""
 
 
@@ -109,7 +97,9 @@ def source_of(generator: object) -> RandomSource | None:
         return TorchSource(generator)
     if isinstance(generator, np.random.Generator):
         return NumpySource(generator)
-    return NumpyStream(generator) if isinstance(generator, np.random.RandomState) else None
+    if isinstance(generator, np.random.RandomState):
+        return OF_OTHERS[0] if generator is NumpyGlobal.generator else NumpyStream(generator)
+    return None
 
 
 def torch_sources(device: torch.device) -> list[RandomSource]:

@@ -6,6 +6,7 @@ the field may have been put into another mode. All of this is undone for the bac
 place cannot be, and is refused by its name.
 """
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,8 +46,8 @@ class _Space:
         if len(live) != len(then):
             return False
         if isinstance(live, dict):
-            return all(a is b for a, b in zip(live, then, strict=True)) and all(map(_is, live.values(), then.values()))
-        return all(map(_is, live, then))
+            return all(map(operator.is_, live.values(), then.values())) and all(map(operator.is_, live, then))
+        return all(map(operator.is_, live, then))
 
     def changed(self) -> list[Any]:
         """Return the keys under which another object lies."""
@@ -54,10 +55,6 @@ class _Space:
         if not isinstance(live, dict):
             return [] if len(live) != len(then) else [i for i, x in enumerate(then) if live[i] is not x]
         return [k for k in {**then, **live} if live.get(k, _MISSING) is not then.get(k, _MISSING)]
-
-
-def _is(a: object, b: object) -> bool:
-    return a is b
 
 
 class Held:
@@ -80,6 +77,7 @@ class Held:
         while self._waiting:
             self._look_through(*self._waiting.pop())
         self._versions = {key: _version(x) for key, x in self.tensors.items()}
+        self._settled = False
         self._kept: list[tuple[Tensor, int, str]] = []
         self._addresses: list[tuple[Tensor, int]] = []
 
@@ -160,6 +158,7 @@ class Held:
 
         ``trained`` are watched by autograd, which knows their versions.
         """
+        self._settled = True
         for space in self._spaces:
             if space.as_it_was():
                 continue
@@ -204,7 +203,8 @@ class Held:
         undo: list[tuple[Any, Any, object, object]] = []
         frozen = [x for x in trained if not x.requires_grad]
         try:
-            for space in self._spaces:
+            # While the solve is under way they hold what they did, but for what a call with stand-ins has written.
+            for space in self._spaces if self._settled or stand_ins else ():
                 if not space.as_it_was():
                     for key in space.changed():
                         if key not in space.own:

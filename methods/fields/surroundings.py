@@ -1,10 +1,11 @@
-"""The state of autocast around a solve: the field runs under the caller's, the solver's own arithmetic under none."""
+"""What surrounds the calls of a field: autocast, which the solver's own arithmetic is not under, and kernels."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,9 @@ def autocast_off(device_type: str) -> Iterator[None]:
         return
     with torch.autocast(device_type, enabled=False):
         yield
+
+
+def with_second_derivatives() -> AbstractContextManager[None]:
+    """Let attention be computed inside by operations that can be differentiated twice; fused ones cannot."""
+    kernels: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+    return kernels

@@ -88,6 +88,7 @@ class ForwardSensitivity(SharedLoopMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that holds their derivatives."""
+        field.differentiated_twice = True
         return _Columns(field, solver, times, self.max_columns).apply(y0)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from odegrad.contracts import Bytes, Calls, Sizes, SolverT, StepCounts, Tap, Traits
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.backward.entry import NEEDS_TABLEAU, TappableMethod
-from odegrad.methods.backward.pullback import add_to, pulled_through
+from odegrad.methods.backward.pullback import add_to
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import InvertedNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
@@ -139,6 +139,6 @@ class _InvertedRungeKutta(InvertedNode):
             ends = (step.t, step.h, step.t_next) if there else (step.t_next, -step.h, step.t)
             half = ReversibleStepper(scheme, stages, stages).increment
             moved = half(stages, *ends, leaf, torch.zeros_like(at), sign=1.0 if there else -1.0)
-        of_state, *of_parameters = pulled_through(self.field, [moved], (leaf, *self.parameters), [a])
+        of_state, *of_parameters = self.field.pulled_through([moved], (leaf, *self.parameters), [a])
         add_to(total, of_parameters)
         return moved.detach(), torch.zeros_like(at) if of_state is None else of_state

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.contracts import State, VectorField, unjudged_parts
+from odegrad.methods.fields.surroundings import with_second_derivatives
 from odegrad.states import parts
 
 
@@ -151,7 +152,8 @@ class PenalisedField(nn.Module):
             # A leaf of our own would do for time and weights, but a graph that ends in it looks like a closure.
             zero = zero_of(y[0])
             time = t + zero
-            dy = parts(self.field(time, self._user_state(y)))
+            with with_second_derivatives():
+                dy = parts(self.field(time, self._user_state(y)))
             count = moving_parts(self.field, len(y))
             call = FieldCall(time, y[:count], linked(dy[:count], zero), self.probe, zero)
             values = torch.stack([integrand(call) for integrand in self.integrands], dim=1)

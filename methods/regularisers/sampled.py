@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import State, VectorField
+from odegrad.methods.fields.surroundings import with_second_derivatives
 from odegrad.methods.regularisers.integrands import (
     FieldCall,
     PenalisedField,
@@ -54,7 +55,8 @@ def growth(field: VectorField, y: State, t: Tensor, signs: Sequence[Tensor], *, 
     sign = -1.0 if backward else 1.0
     with torch.enable_grad():
         state = [p.view_as(p) if p.requires_grad else p.detach().requires_grad_() for p in parts(y)]
-        dy = parts(field(t, state[0] if isinstance(y, Tensor) else tuple(state)))[:count]
+        with with_second_derivatives():
+            dy = parts(field(t, state[0] if isinstance(y, Tensor) else tuple(state)))[:count]
         zero = zero_of(state[0])
         call = FieldCall(t, state[:count], linked(dy, zero), signs, zero)
         v = _largest_direction(call, sign)

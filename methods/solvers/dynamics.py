@@ -1,7 +1,7 @@
 """What a solve integrates: a map ``(t, y [d]) -> dy/dt [d]`` with a norm; here, the user's field on flat states."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from odegrad.contracts import State, VectorField
 from odegrad.errors import UsageError
-from odegrad.methods.fields.closures import refuse_closures
+from odegrad.methods.fields.closures import Known, explained
 from odegrad.methods.fields.draws import Draws, torch_sources
 from odegrad.methods.fields.held import Held
-from odegrad.methods.fields.surroundings import Autocast
-from odegrad.states import Layout, mapped, parts
+from odegrad.methods.fields.surroundings import Autocast, with_second_derivatives
+from odegrad.states import Layout, mapped
 
 TRIAL = -1
 """The stage of an f call that belongs to no step: the trial that chooses the first step."""
@@ -65,13 +65,14 @@ class FlatField:
         self.kept: dict[object, object] = {}
         """What is made once for the solve: compiled steps, the form of Jacobians."""
         self.autocast = Autocast.now(layout.device.type)
+        self.differentiated_twice = False
+        """Whether a call's pull-back is differentiated again."""
         self.held = Held(field) if isinstance(field, nn.Module) else None
         self.sources = [*torch_sources(layout.device), *(self.held.sources if self.held is not None else ())]
         self.differentiated: tuple[Tensor, ...] | None = None
         """What the pull-back of the solve's node differentiates by; None where there is no node."""
-        self.trained: frozenset[int] | None = None
-        """The ids of the trained tensors that the graph of a call may reach; None where it may reach any."""
-        self._computed: Sequence[Tensor] = ()
+        self.known: Known | None = None
+        """The trained tensors that the graph of a call may reach; None where it may reach any."""
         self.sides: dict[float, float] = {}
         """Time -> what f sees of it: where it jumps, the next number inside of the interval."""
         self.draws = draws or Draws(())
@@ -81,8 +82,7 @@ class FlatField:
 
     def refuse_closures_at_first_call(self, trained: Sequence[Tensor]) -> None:
         """Let the next ``write`` check that the field depends on no trained tensor beside ``trained``."""
-        self.trained = frozenset(map(id, trained))
-        self._computed = [x for x in trained if not x.is_leaf]
+        self.known = Known(trained)
         self._unchecked = True
 
     def refuse_closures(self, outputs: Sequence[Tensor], also: Sequence[Tensor]) -> None:
@@ -93,8 +93,27 @@ class FlatField:
         UsageError
             If it does.
         """
-        if self.trained is not None:
-            refuse_closures(outputs, self.trained, self._computed, also, self._named)
+        if self.known is not None:
+            self.known.refuse_others(outputs, also, self._named)
+
+    def pulled_through(
+        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor], *, keep: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``inputs``, pulled back through calls; ``keep`` keeps the graph.
+
+        Raises
+        ------
+        UsageError
+            If the graph reaches a tensor that requires a gradient and is not known to the solve.
+        UnsupportedError
+            If an operation of the field cannot be pulled back here.
+        """
+        # The graph is there: a tensor that the field has come to depend on after its first call is seen in it.
+        self.refuse_closures(outputs, inputs)
+        try:
+            return torch.autograd.grad(outputs, inputs, grads, retain_graph=keep, allow_unused=True)
+        except RuntimeError as error:
+            raise explained(error) from error
 
     def _named(self, x: Tensor) -> str:
         return self.held.name(x) if self.held is not None else "a tensor "
@@ -136,38 +155,38 @@ class FlatField:
         return dy
 
     def _evaluate(self, t: Tensor, y: State, held: Mapping[str, Tensor] | None) -> State:
-        own = parts(y)
-        watched = not own[0].is_inference()
-        versions = [p._version for p in own] if watched else []
-        # An inference tensor does not tell whether it is written to: the field gets one of its own.
-        state = y if watched else mapped(y, Tensor.clone)
-        if self.autocast is None:
-            dy = self._evaluated(t, state, held)
-        else:
-            with self.autocast.entered():
-                dy = self._evaluated(t, state, held)
-            dy = self._in_own_type(dy)
-        if watched and any(p._version != version for p, version in zip(own, versions, strict=True)):
+        # Of all parts of a state, which are views of one vector and share its count of writes. An inference tensor
+        # does not tell whether it is written to: the field gets one of its own.
+        first = y if isinstance(y, Tensor) else y[0]
+        version = None if first.is_inference() else first._version
+        given = y if version is not None else mapped(y, Tensor.clone)
+        try:
+            plain = self.autocast is None and not held and not self.differentiated_twice
+            dy = self.field(t, given) if plain else self._surrounded(t, given, held)
+        except RuntimeError as error:
+            # Where y carries a graph PyTorch refuses the write itself, of a view.
+            if "being modified inplace" in str(error) or "used in an in-place operation" in str(error):
+                raise UsageError(WRITES) from error
+            raise
+        if version is not None and first._version != version:
             raise UsageError(WRITES)
         return dy
+
+    def _surrounded(self, t: Tensor, y: State, held: Mapping[str, Tensor] | None) -> State:
+        """Return ``dy/dt`` under the caller's autocast, ``held`` in the places of parameters."""
+        kernels = with_second_derivatives() if self.differentiated_twice else nullcontext()
+        with kernels, nullcontext() if self.autocast is None else self.autocast.entered():
+            if held and isinstance(self.field, nn.Module):
+                dy: State = torch.func.functional_call(self.field, dict(held), (t, y))
+            else:
+                dy = self.field(t, y)
+        return dy if self.autocast is None else self._in_own_type(dy)
 
     def _in_own_type(self, dy: Any) -> Any:
         """Return what autocast has computed in the type of the state; anything else is left to be refused."""
         if not isinstance(dy, (Tensor, tuple, list)):
             return dy
         return mapped(dy, lambda part: part.to(self.layout.dtype) if isinstance(part, Tensor) else part)  # type: ignore[arg-type]
-
-    def _evaluated(self, t: Tensor, y: State, held: Mapping[str, Tensor] | None) -> State:
-        if held and isinstance(self.field, nn.Module):
-            dy: State = torch.func.functional_call(self.field, dict(held), (t, y))
-            return dy
-        try:
-            return self.field(t, y)
-        except RuntimeError as error:
-            # Where y carries a graph PyTorch refuses the write itself, of a view.
-            if "being modified inplace" in str(error) or "used in an in-place operation" in str(error):
-                raise UsageError(WRITES) from error
-            raise
 
     def stand_after_one_call(self) -> None:
         """Let the generators stand where a call leaves them that draws, if every call began from known states."""

@@ -40,6 +40,7 @@ class Tangent:
 
     def __init__(self, field: FlatField, like: Tensor, seed: int) -> None:
         self.field = field
+        field.differentiated_twice = True
         self.d = like.numel()
         generator = torch.Generator().manual_seed(seed)
         self.start = _drawn(like, generator)

@@ -42,7 +42,7 @@ class GraphImplicitStepper(ImplicitStepper):
         if self.scheme.carries_rate:
             x = torch.cat([y0, self._first_rate(t, y0) if self.first else self.field(t, y0)])
         # From here on, and not before: the history of y0 holds the caller's tensors.
-        if torch.is_grad_enabled() and self.field.trained is None:
+        if torch.is_grad_enabled() and self.field.known is None:
             self.field.refuse_closures_at_first_call(self.back.parameters)
         return x
 
@@ -142,7 +142,7 @@ class _Rate(torch.autograd.Function):
             rate = field(ctx.t, leaf)
             pulled: Sequence[Tensor | None] = [None] * (1 + len(parameters))
             if rate.requires_grad:
-                pulled = torch.autograd.grad(rate, (leaf, *parameters), grads[0].detach(), allow_unused=True)
+                pulled = field.pulled_through([rate], (leaf, *parameters), [grads[0].detach()])
         present = [torch.zeros_like(x) if g is None else g for x, g in zip((y, *parameters), pulled, strict=True)]
         marked = without_derivative(present, (grads[0], y, *parameters), "an implicit step", INSTEAD)
         return None, None, None, *marked

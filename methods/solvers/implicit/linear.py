@@ -74,11 +74,11 @@ class Linearisation:
         """Return ``f_y^T c`` and ``f_theta^T c``: one vector-Jacobian product; ``keep`` keeps the graph."""
         if not self.dy.requires_grad:
             return torch.zeros_like(c), [None] * len(parameters)
-        inputs = (self.y, *parameters)
-        if parameters:
-            # The graph is there: a tensor that the field has come to depend on after its first call is seen in it.
-            self.jacobians.field.refuse_closures([self.dy], (self.t, *inputs))
-        of_y, *of_parameters = torch.autograd.grad(self.dy, inputs, c, retain_graph=keep, allow_unused=True)
+        if not parameters:
+            # A product of many with one graph: what it reaches is looked at where the parameters are asked for.
+            (product,) = torch.autograd.grad(self.dy, self.y, c, retain_graph=keep, materialize_grads=True)
+            return product, []
+        of_y, *of_parameters = self.jacobians.field.pulled_through([self.dy], (self.y, *parameters), [c], keep=keep)
         return torch.zeros_like(c) if of_y is None else of_y, list(of_parameters)
 
     def push(self, v: Tensor) -> Tensor:

@@ -214,7 +214,12 @@ def test_step_limit():
         (torch.ones(2), torch.tensor([0.0, float("nan")]), UsageError, "finite times"),
         (torch.ones(2, dtype=torch.int64), torch.tensor([0.0, 1.0]), UsageError, "floating-point states"),
         (torch.tensor([1.0, float("nan")]), torch.tensor([0.0, 1.0]), NonFiniteError, "y0: expected finite"),
-        ((torch.ones(2), torch.ones(2).double()), torch.tensor([0.0, 1.0]), UsageError, "one dtype and device"),
+        (
+            (torch.ones(2), torch.ones(2, device="meta")),
+            torch.tensor([0.0, 1.0]),
+            UsageError,
+            "one device for all parts",
+        ),
         (torch.ones(0), torch.tensor([0.0, 1.0]), UsageError, "at least one number"),
     ],
 )
