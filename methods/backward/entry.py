@@ -28,6 +28,7 @@ from odegrad.contracts import (
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.methods.events.event import Event
 from odegrad.methods.events.solve import StartTime, refuse_events, solve_to_event
+from odegrad.methods.fields.callbacks import StepCallbacks
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
 from odegrad.methods.fields.surroundings import autocast_off
 from odegrad.methods.solvers.dynamics import FlatField
@@ -103,11 +104,10 @@ class SharedLoopMethod(abc.ABC):
             why = reason or NO_ONE_STEP_SOLVER
             raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {why}")
         refuse_transforms()
-        refuse_callbacks(field)
-        layout = Layout.of(y0, unjudged_parts(field))
+        layout = dataclasses.replace(Layout.of(y0, unjudged_parts(field)), own_norm=solver.norm)
         start = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))
         _check_numbers(solver, start)
-        flat_field = FlatField(field, layout)
+        flat_field = _told(FlatField(field, layout), solver)
         before = Draws.now([*flat_field.sources, *OF_OTHERS])
         # The solver computes in the state's type: under the caller's autocast are the calls of the field alone.
         with autocast_off(layout.device.type):
@@ -118,7 +118,7 @@ class SharedLoopMethod(abc.ABC):
             if late:
                 # It draws, and its first call did not: now that this is known, let every call begin from one state.
                 before.set()
-                again = FlatField(field, layout, Draws(late))
+                again = _told(FlatField(field, layout, Draws(late)), solver)
                 with flat_field.undisturbed():
                     found = solved(again, solver, start)
                 again.stand_after_one_call()
@@ -163,27 +163,18 @@ class TappableMethod(SharedLoopMethod):
         return watched
 
 
-CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
-"""What torchdiffeq calls on a field at its steps; with ``_adjoint`` behind, at those of a backward solve."""
-
-
-def refuse_callbacks(field: object) -> None:
-    """Raise if ``field`` has a callback of torchdiffeq's, which nobody would call.
-
-    Raises
-    ------
-    UnsupportedError
-        If it has one.
-    """
-    # Looked for on the class and the instance, since a module searches long for an attribute that it does not have.
-    own = getattr(field, "__dict__", {})
-    for name in CALLBACKS:
-        for each in (name, f"{name}_adjoint"):
-            if each in own or hasattr(type(field), each):
-                raise UnsupportedError(
-                    f"field: {each} is a callback of torchdiffeq, and is not called here; remove it, and give the "
-                    "solver an observer, solver.observed_by(...), which hears of every accepted and rejected step"
-                )
+def _told(field: FlatField, solver: OneStepSolver) -> FlatField:
+    """Return ``field``, told of its callbacks and of what ``solver`` asks of each number of its state."""
+    field.callbacks = StepCallbacks.of(field.field, field.layout)
+    if solver.tolerances is not None:
+        if solver.implicit:
+            raise UnsupportedError(
+                f"rtol, atol: solver {solver.name} is implicit, and its Newton iteration has one tolerance for all "
+                "numbers; give one number each, or use dopri5"
+            )
+        rtol, atol = solver.tolerances
+        field.tolerances = field.layout.per_number("rtol", rtol), field.layout.per_number("atol", atol)
+    return field
 
 
 def refuse_transforms() -> None:

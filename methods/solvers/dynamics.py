@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import State, VectorField
 from odegrad.errors import UsageError
+from odegrad.methods.fields.callbacks import StepCallbacks
 from odegrad.methods.fields.closures import refuse_closures
 from odegrad.methods.fields.draws import Draws, torch_sources
 from odegrad.methods.fields.held import Held
@@ -26,8 +27,17 @@ WRITES = (
 """Why a field is refused that changes its input."""
 
 
+Tolerances = tuple[Tensor, Tensor]
+"""``rtol`` and ``atol`` for each number of what is solved, ``[d]``."""
+
+
 class Dynamics(Protocol):
     """The right-hand side of a solve on flat states."""
+
+    @property
+    def tolerances(self) -> Tolerances | None:
+        """The tolerances of each number; None where the step control's own are for all."""
+        ...
 
     def prepare(self, times: Sequence[float]) -> None:
         """Hear of the times at which the coming stages are evaluated: ``times[stage]``, or ``times[TRIAL]``."""
@@ -72,6 +82,9 @@ class FlatField:
         self.trained: frozenset[int] | None = None
         """The ids of the trained tensors that the graph of a call may reach; None where it may reach any."""
         self._computed: Sequence[Tensor] = ()
+        self.tolerances: Tolerances | None = None
+        self.callbacks: StepCallbacks | None = None
+        """The user's functions that hear of steps."""
         self.sides: dict[float, float] = {}
         """Time -> what f sees of it: where it jumps, the next number inside of the interval."""
         self.draws = draws or Draws(())
