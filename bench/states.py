@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -128,6 +128,8 @@ class Layout:
     device: torch.device
     judged: int | None = None
     """How many of the parts the error norm sees, from the first on; all of them if None."""
+    own_norm: Callable[[Any], Any] | None = field(default=None, compare=False)
+    """The user's norm of a state, instead of the largest root mean square over its parts."""
 
     @classmethod
     def of(cls, y: State, unjudged: int = 0) -> "Layout":
@@ -212,10 +214,49 @@ class Layout:
         return part.dim() == len(self.shapes[0]) and all(n in (1, m) for n, m in lengths) and self._is_rounded(part)
 
     def norm(self, x: Tensor) -> Tensor:
-        """Return the largest root mean square over the judged parts of ``x`` ``[d]``, a 0-d tensor."""
+        """Return the largest root mean square over the judged parts of ``x`` ``[d]``, or the own norm, a 0-d tensor."""
+        if self.own_norm is not None:
+            return self._by_own_norm(x)
         if len(self.shapes) == 1:
             root_mean_square: Tensor = torch.linalg.vector_norm(x) / math.sqrt(x.numel())
             return root_mean_square
         seen = torch.split(x, self.sizes)[: self.judged]
         norms = [torch.linalg.vector_norm(p) / math.sqrt(max(p.numel(), 1)) for p in seen]
         return torch.stack(norms).amax()
+
+    def _by_own_norm(self, x: Tensor) -> Tensor:
+        y = self.unflatten(x)
+        found = self.own_norm(y if isinstance(y, Tensor) else y[: self.judged])  # type: ignore[misc]
+        size = torch.as_tensor(found, dtype=self.dtype, device=self.device)
+        if size.numel() != 1:
+            raise UsageError(f"norm: expected one number, got shape {tuple(size.shape)}; reduce over the state")
+        return size.detach().abs().reshape(())
+
+    def per_number(self, name: str, tolerance: Any) -> Tensor:
+        """Return a tolerance by number ``[d]``, from a number, a tensor like the state, or one of either by part.
+
+        Raises
+        ------
+        UsageError
+            If it does not fit the state, or is not positive.
+        """
+        by_part = (
+            tolerance
+            if isinstance(tolerance, (tuple, list))
+            or (isinstance(tolerance, Tensor) and self.is_tuple and tolerance.dim() > 0)
+            else [tolerance] * len(self.shapes)
+        )
+        try:
+            parts = [
+                torch.as_tensor(each, dtype=self.dtype, device=self.device).expand(shape).reshape(-1)
+                for each, shape in zip(by_part, self.shapes, strict=True)
+            ]
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"{name}: expected a number, a tensor that broadcasts to the state, or as many of either as the state "
+                f"has parts, of shapes {[tuple(s) for s in self.shapes]}: {error}"
+            ) from error
+        flat = torch.cat(parts)
+        if not bool(((flat > 0) & torch.isfinite(flat)).all()):
+            raise UsageError(f"{name}: expected positive numbers, got {float(flat.min()):g} to {float(flat.max()):g}")
+        return flat

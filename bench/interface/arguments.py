@@ -1,29 +1,42 @@
 """torchdiffeq's arguments, told to this package: functions become fields, options become a solver's."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from odegrad.contracts import State
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.methods.solvers.tableau import Tableau
 from odegrad.registry import odeint_solver
+from odegrad.states import parts
 
 RENAMED = {"ifactor": "max_factor", "dfactor": "min_factor", "max_num_steps": "max_steps"}
 """torchdiffeq's names of solver options -> ours; the others are called the same."""
 
-ELSEWHERE = {
-    "min_step": "leave it out, and loosen rtol and atol where steps get too small to move the time, which raises",
-    "norm": "the error norm is the largest root mean square over the parts of the state; use torchdiffeq for another",
-    "step_t": "give outputs='step_ends', and add output times to land on more",
+ALIASES = {"heun2": "heun"}
+"""torchdiffeq's names of solvers -> ours; the others are called the same."""
+
+NOT_OPTIONS = {
     "jump_t": "it is an option of odeint and odeint_adjoint only",
-    "dtype": "times and step sizes are float64 on the host whatever the state is; leave it out",
-    "grid_constructor": "give step_size, or num_steps for each output interval",
-    "interp": "the solver's own dense output is read; give outputs='step_ends' to end a step at each output",
-    "perturb": "f is never called outside the interval, so there is nothing to perturb; leave it out",
+    "grid_points": "give an observer to the solver, solver.observed_by(...), or callbacks to func",
+    "eps": "it belongs to torchdiffeq's grid_points, which there is not here",
+    "implicit": "it belongs to torchdiffeq's own Adams methods",
+    "max_iters": "it belongs to torchdiffeq's own Adams methods",
+    "max_order": "it belongs to torchdiffeq's own Adams methods",
+    "solver": "it belongs to method scipy_solver",
 }
-"""Options of torchdiffeq that there is no need for here, and what to do instead."""
+"""Options of torchdiffeq that this solver does not have, and why."""
+
+INTERPOLATIONS = frozenset({"linear", "cubic"})
+"""How torchdiffeq's fixed steps meet outputs inside of them; here there are none."""
+
+NOT_PLAIN = ("step_t", "grid_constructor", "norm", "dtype", "interp", "perturb")
+"""Options of torchdiffeq that are no plain numbers, or that need none here."""
 
 Func = Callable[[Tensor, Any], Any]
 """Dynamics ``dy/dt = func(t, y)``."""
@@ -73,8 +86,21 @@ class WithParameters(nn.Module):
         return self.func(t, y)
 
 
-def solver_of(method: str | None, rtol: Any, atol: Any, options: Mapping[str, Any] | None) -> OneStepSolver:
+def solver_of(
+    method: str | None,
+    rtol: Any,
+    atol: Any,
+    options: Mapping[str, Any] | None,
+    solved: tuple[Any, State, Tensor] | None = None,
+) -> OneStepSolver:
     """Return the solver that torchdiffeq's arguments name.
+
+    Parameters
+    ----------
+    method, rtol, atol, options
+        As there.
+    solved
+        What is solved, ``(func, y0, t)``, where options may depend on it.
 
     Raises
     ------
@@ -83,15 +109,99 @@ def solver_of(method: str | None, rtol: Any, atol: Any, options: Mapping[str, An
     UnsupportedError
         If it is an option of torchdiffeq's that there is not here.
     """
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not (isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)):
-            raise UsageError(f"{name}: expected one number, got {type(value).__name__}; scale the state's parts")
+    given = dict(options or {})
+    others = {key: given.pop(key) for key in NOT_PLAIN if key in given}
     renamed = {}
-    for key, value in (options or {}).items():
-        if key in ELSEWHERE:
-            raise UnsupportedError(f"options: {key!r} of torchdiffeq is not an option here: {ELSEWHERE[key]}")
+    for key, value in given.items():
+        if key in NOT_OPTIONS:
+            raise UnsupportedError(f"options: {key!r} of torchdiffeq is not an option here: {NOT_OPTIONS[key]}")
         plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         renamed[RENAMED.get(key, key)] = plain
     if isinstance(renamed.get("max_steps"), float):
         renamed["max_steps"] = int(renamed["max_steps"])
-    return odeint_solver(method or "dopri5", float(rtol), float(atol), renamed)
+    if not renamed.get("min_step"):
+        renamed.pop("min_step", None)
+    name = ALIASES.get(method or "dopri5", method or "dopri5")
+    (large_rtol, by_part_r), (large_atol, by_part_a) = _tolerance("rtol", rtol), _tolerance("atol", atol)
+    solver = odeint_solver(name, large_rtol, large_atol, renamed)
+    if by_part_r or by_part_a:
+        solver = replace(solver, tolerances=(rtol, atol))
+    return _with_options(solver, others, solved)
+
+
+def _tolerance(name: str, value: Any) -> tuple[float, bool]:
+    """Return the largest of the tolerances ``value``, and whether there are several."""
+    parts = value if isinstance(value, (tuple, list)) else [value]
+    if not parts or not all(isinstance(p, (int, float, Tensor)) and not isinstance(p, bool) for p in parts):
+        raise UsageError(
+            f"{name}: expected a number, a tensor that broadcasts to the state, or as many of either as the state has "
+            f"parts, got {type(value).__name__}"
+        )
+    several = isinstance(value, (tuple, list)) or (isinstance(value, Tensor) and value.numel() != 1)
+    return max(float(p.max() if isinstance(p, Tensor) else p) for p in parts), several
+
+
+def _with_options(
+    solver: OneStepSolver, options: Mapping[str, Any], solved: tuple[Any, State, Tensor] | None
+) -> OneStepSolver:
+    """Return ``solver`` with the options of torchdiffeq that are no plain numbers."""
+    if options and solved is None:
+        raise UnsupportedError(f"options: {next(iter(options))!r} is an option of odeint and odeint_adjoint only")
+    if options.get("norm") is not None:
+        if not callable(options["norm"]):
+            raise UsageError(f"norm: expected a function of a state, got {type(options['norm']).__name__}")
+        solver = replace(solver, norm=options["norm"])
+    if options.get("step_t") is not None:
+        if not solver.adaptive:
+            raise UsageError("step_t: it is for adaptive steps; give grid_constructor, or more output times")
+        solver = replace(solver, step_t=_times("step_t", options["step_t"]))
+    if options.get("dtype") not in (None, torch.float64):
+        raise UnsupportedError(
+            f"dtype: times and step sizes are float64 here whatever the state is, got {options['dtype']}; leave it out"
+        )
+    if options.get("interp") is not None and options["interp"] not in INTERPOLATIONS:
+        raise UsageError(f"interp: expected 'linear' or 'cubic', got {options['interp']!r}")
+    if options.get("grid_constructor") is not None and solved is not None:
+        solver = replace(solver, grid=_grid(solver, options["grid_constructor"], *solved))
+    if options.get("perturb", False):
+        solver = _perturbed(solver, solved)
+    return solver
+
+
+def _grid(solver: OneStepSolver, constructor: Any, func: Any, y0: State, t: Tensor) -> tuple[float, ...]:
+    """Return the grid that a function of ``(func, y0, t)`` constructs."""
+    if solver.num_steps is not None or solver.step_size is not None:
+        raise UsageError("grid_constructor: it excludes step_size and num_steps; leave them out")
+    with torch.no_grad():
+        grid = _times("grid_constructor", constructor(func, y0, t))
+    ends = (float(t[0]), float(t[-1]))
+    if len(grid) < 2 or (grid[0], grid[-1]) != ends or list(grid) != sorted(set(grid), reverse=ends[1] < ends[0]):
+        raise UsageError(
+            f"grid_constructor: expected strictly monotone times from t[0] = {ends[0]:g} to t[-1] = {ends[1]:g}, got "
+            f"{len(grid)} from {grid[0] if grid else '-'} to {grid[-1] if grid else '-'}"
+        )
+    return grid
+
+
+def _perturbed(solver: OneStepSolver, solved: tuple[Any, State, Tensor] | None) -> OneStepSolver:
+    """Return ``solver`` with stages that see the field inside of the step at its ends."""
+    scheme = solver.scheme
+    if solver.adaptive or not isinstance(scheme, Tableau) or scheme.fsal or solver.compile:
+        raise UnsupportedError(
+            "perturb: it is for fixed steps of an explicit method without a reused stage, such as rk4, that are not "
+            "compiled; give jump_t where the field jumps"
+        )
+    if solved is not None and parts(solved[1])[0].dtype != torch.float64:
+        raise UnsupportedError("perturb: float64 states only, whose neighbouring times the field can tell; give jump_t")
+    return replace(solver, scheme=replace(scheme, perturbed=True))
+
+
+def _times(name: str, times: Any) -> tuple[float, ...]:
+    """Return ``times`` as floats."""
+    try:
+        flat = torch.as_tensor(times, dtype=torch.float64).detach().reshape(-1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{name}: expected times, a tensor or a sequence, got {type(times).__name__}") from error
+    if not bool(torch.isfinite(flat).all()):
+        raise UsageError(f"{name}: expected finite times, got {flat.tolist()}")
+    return tuple(flat.tolist())

@@ -1,6 +1,7 @@
 """``odeint`` and ``odeint_adjoint`` with torchdiffeq's arguments, on odegrad's solvers and gradient methods."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor
@@ -9,8 +10,10 @@ from odegrad.binding import tapped
 from odegrad.contracts import EndsAtEvents, GradientMethod, Scalar, State, Tap
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.interface.arguments import Func, WithParameters, field_of, solver_of
+from odegrad.methods.backward.continuous import ContinuousMethod
 from odegrad.methods.events.event import Event, EventFn
 from odegrad.methods.events.jumps import Reset, field_jumps, resets, solve_over_jumps
+from odegrad.methods.peers.torchdiffeq_solvers import OF_TORCHDIFFEQ, solve_as_torchdiffeq
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.times import checked_times
 from odegrad.registry import build_gradient
@@ -52,18 +55,20 @@ def odeint(
     t
         Output times ``[K]``, strictly monotone; may require a gradient.
     rtol, atol
-        Tolerances of the adaptive solvers.
+        Tolerances of the adaptive solvers: a number, a tensor that broadcasts to ``y0``, or one of either for each part
+        of a tuple.
     method
-        The solver, as there: ``dopri5`` (default), ``tsit5``, ``dopri8``, ``bosh3``, ``rk4`` (Kutta's, not the 3/8
-        rule), ``midpoint``, ``heun``, ``euler``, ``alf``. A method of fixed steps takes one step for each interval of
-        ``t`` unless ``step_size`` or ``num_steps`` says otherwise.
+        The solver, as there: ``dopri5`` (default), ``tsit5``, ``dopri8``, ``bosh3``, ``fehlberg2``, ``adaptive_heun``,
+        ``rk4`` (Kutta's, not the 3/8 rule), ``heun3``, ``midpoint``, ``heun2``, ``euler``, and those of our own. A
+        method of fixed steps takes one step for each interval of ``t`` unless an option says otherwise. Adams methods
+        and ``scipy_solver`` are torchdiffeq's own, for gradients ``naive`` and ``adjoint``.
     options
         ``jump_t``: times at which ``func`` jumps, the state does not; steps end there, and see the limits of ``func``.
-        The solver's: ``first_step``, ``max_step``, ``step_size``, ``safety``, ``ifactor``, ``dfactor``,
-        ``max_num_steps`` as there; ``outputs`` (``auto``: outputs inside the interval are read from the dense output
-        where that is as good as the steps, as ``dopri5``'s is; ``step_ends``: each ends a step, which is more exact and
-        costs more; ``dense``), ``num_steps``, ``control``, ``sees``, ``tangent_seed``, ``compile``,
-        ``coupling`` and ``eta`` of our own (see ``make_solver``).
+        ``norm``, ``step_t``, ``grid_constructor``, ``min_step``, ``first_step``, ``max_step``, ``step_size``,
+        ``safety``, ``ifactor``, ``dfactor``, ``max_num_steps``, ``perturb`` as there; ``outputs`` (``auto``: outputs
+        inside the interval are read from the dense output where that is as good as the steps, as ``dopri5``'s is;
+        ``step_ends``: each ends a step, which is more exact and costs more; ``dense``), ``num_steps``, ``control``,
+        ``sees``, ``tangent_seed``, ``compile``, ``coupling`` and ``eta`` of our own (see ``make_solver``).
     event_fn
         Ends the solve where ``event_fn(t, y)``, one number, crosses zero; ``t`` is then start and way, ``[2]``. As in
         torchdiffeq the event's time has no gradient here: see ``odeint_event``.
@@ -91,9 +96,37 @@ def odeint(
         If the solve cannot go on.
     """
     found = tapped(build_gradient(gradient, gradient_options), tap)
-    others = dict(options or {})
-    times = [*field_jumps(others.pop("jump_t", ())), *resets(jumps)]
-    field, solver = field_of(func), solver_of(method, rtol, atol, others)
+    return _solved(found, func, y0, t, _Told(method, rtol, atol, options), event_fn, jumps)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """How to step, in torchdiffeq's arguments."""
+
+    method: str | None
+    rtol: Any
+    atol: Any
+    options: Mapping[str, Any] | None
+
+
+def _solved(
+    found: GradientMethod,
+    func: Func,
+    y0: State,
+    t: Tensor,
+    told: _Told,
+    event_fn: EventFn | None,
+    jumps: Iterable[tuple[float | Tensor, Reset]],
+) -> State:
+    """Return what ``odeint`` does, by the gradient method ``found``."""
+    options = dict(told.options or {})
+    if told.method in OF_TORCHDIFFEQ:
+        if event_fn is not None or list(jumps):
+            raise UnsupportedError(f"event_fn, jumps: not with method {told.method} of torchdiffeq; use dopri5")
+        given = {"method": told.method, "rtol": told.rtol, "atol": told.atol, "options": options}
+        return solve_as_torchdiffeq(found, field_of(func), y0, t, **given)
+    times = [*field_jumps(options.pop("jump_t", ())), *resets(jumps)]
+    field, solver = field_of(func), solver_of(told.method, told.rtol, told.atol, options, (func, y0, t))
     if event_fn is not None and times:
         raise UnsupportedError(
             "event_fn: a solve to an event takes no jump_t and no jumps; solve from jump to jump, each up to t_max"
@@ -154,7 +187,8 @@ def odeint_adjoint(
         Solver of the backward solve; the forward one if None.
     adjoint_options
         ``{"norm": "seminorm"}`` leaves the parameter gradient out of the error norm (Kidger et al. 2021); it is out of
-        the solved state anyway unless this is given.
+        the solved state anyway unless this is given. Other options are those of the backward solver, instead of
+        ``options``.
     adjoint_params
         What ``func`` depends on, where it is no ``nn.Module``, or where only some of its parameters are wanted.
 
@@ -172,21 +206,36 @@ def odeint_adjoint(
     """
     extra = dict(adjoint_options or {})
     seminorm = extra.pop("norm", None)
-    if extra or seminorm not in (None, "seminorm"):
-        raise UsageError(
-            f"adjoint_options: expected {{'norm': 'seminorm'}} or nothing, got {dict(adjoint_options or {})}"
+    if seminorm not in (None, "seminorm"):
+        raise UnsupportedError(
+            "adjoint_options: norm is 'seminorm' here or left out, got "
+            f"{seminorm if isinstance(seminorm, str) else type(seminorm).__name__}; the backward state is not that of "
+            "torchdiffeq, so give options={'norm': ...}, by which state and costate are judged both"
         )
-    backward = {"rtol": adjoint_rtol, "atol": adjoint_atol, "solver": adjoint_method}
-    return odeint(
-        func if adjoint_params is None else WithParameters(func, adjoint_params),
-        y0,
-        t,
-        rtol=rtol,
-        atol=atol,
-        method=method,
-        options=options,
-        event_fn=event_fn,
-        jumps=jumps,
-        gradient="adjoint" if seminorm is None else "adjoint_seminorm",
-        gradient_options={k: v for k, v in backward.items() if v is not None},
-    )
+    tolerances = {"rtol": adjoint_rtol, "atol": adjoint_atol, "solver": adjoint_method}
+    kind = "adjoint" if seminorm is None else "adjoint_seminorm"
+    if extra:
+        tolerances = {}
+    found = build_gradient(kind, {k: v for k, v in tolerances.items() if v is not None})
+    field = func if adjoint_params is None else WithParameters(func, adjoint_params)
+    if extra and isinstance(found, ContinuousMethod):
+        found = found.solving_back_with(
+            solver_of(
+                adjoint_method or method,
+                rtol if adjoint_rtol is None else adjoint_rtol,
+                atol if adjoint_atol is None else adjoint_atol,
+                _backward_options(extra),
+                (func, y0, t),
+            )
+        )
+    return _solved(found, field, y0, t, _Told(method, rtol, atol, options), event_fn, jumps)
+
+
+def _backward_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of a backward solve."""
+    for name in ("jump_t", "grid_constructor"):
+        if name in options:
+            raise UnsupportedError(
+                f"adjoint_options: {name!r} is taken from options, whose times both solves meet; leave it out there"
+            )
+    return options

@@ -1,15 +1,17 @@
 """What the continuous methods share: their options, and the backward solve interval by interval."""
 
 import abc
+import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from odegrad.contracts import Calls, StepCounts
-from odegrad.errors import UnknownNameError
+from odegrad.errors import UnknownNameError, UnsupportedError
 from odegrad.methods.backward.costate import (
     CostateDynamics,
     Parameters,
@@ -69,6 +71,8 @@ class ContinuousMethod(TappableMethod):
     parameters: Parameters = "quadrature"
     normalize_costate: bool = True
     solver: str | None = None
+    backward: OneStepSolver | None = dataclasses.field(default=None, compare=False, init=False)
+    """The solver of the backward solve with all that it is told, in the place of these options; no option itself."""
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -111,6 +115,20 @@ class ContinuousMethod(TappableMethod):
         """Return how the backward solve of samples with steps of their own goes."""
         tableau = solver.tableau if self.solver is None else TABLEAUS[self.solver]
         return BackwardSteps(tableau, self.rtol, self.atol, self.normalize_costate)
+
+    def solving_back_with(self, solver: OneStepSolver) -> Self:
+        """Return the same method with a backward solver of its own.
+
+        Raises
+        ------
+        UnsupportedError
+            If it is no Runge-Kutta method.
+        """
+        if not isinstance(solver.scheme, Tableau):
+            raise UnsupportedError(f"the backward solve cannot use solver {solver.name}: {NEEDS_TABLEAU}")
+        told = copy.copy(self)
+        object.__setattr__(told, "backward", solver)
+        return told
 
     @property
     def reads_inside_steps(self) -> bool:
@@ -184,7 +202,8 @@ class BackwardSolveNode(SolveNode):
 
     def limits(self) -> Limits:
         """Return how far it may be."""
-        return Limits.of(self.solver, self.options.rtol, self.options.atol)
+        back = self.options.backward.controller if self.options.backward is not None else self.options
+        return Limits.of(self.solver, back.rtol, back.atol)
 
     def dynamics(self, solver: OneStepSolver) -> CostateDynamics:
         """Return the right-hand side of the backward solve."""
@@ -200,10 +219,13 @@ class BackwardSolveNode(SolveNode):
             carried=None,
             outputs="step_ends",
         )
+        if options.backward is not None:
+            solver = dataclasses.replace(options.backward, outputs="step_ends", observer=self.solver.observer)
         # The costate's equation is linear: solved for a / scale, tolerances are relative to the loss's gradient, and a
         # loss in other units takes the same steps. The first output is the initial state itself: nothing to solve.
         scale = costate_scale(grads[1:]) if options.normalize_costate else torch.ones_like(grads[0, 0])
         dynamics = self.dynamics(solver)
+        dynamics.own_tolerances = any(x is not None for x in (options.rtol, options.atol, options.backward))
         a, size = torch.zeros_like(grads[0]), StepSize()
         for k in range(len(grads) - 1, 0, -1):
             # The costate jumps at an output, so the solve starts anew there, from the stored state: the error of the

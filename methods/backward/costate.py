@@ -15,7 +15,7 @@ from odegrad.errors import UsageError
 from odegrad.methods.backward.implicit_costate import ImplicitCostateStepper
 from odegrad.methods.backward.pullback import add_to
 from odegrad.methods.solvers.control import StepSize
-from odegrad.methods.solvers.dynamics import TRIAL, FlatField
+from odegrad.methods.solvers.dynamics import TRIAL, FlatField, Tolerances
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
 from odegrad.methods.solvers.loop import steps
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -58,6 +58,8 @@ class CostateDynamics:
         self.total = [torch.zeros_like(p) for p in self.parameters]
         self._stages: list[Sequence[Tensor | None]] = [()] * tableau.stages
         self._states: Tensor | None = None
+        self.own_tolerances = False
+        """Whether the backward solve has tolerances of its own, and not those of the state's numbers."""
         layout = field.layout
         self.d = sum(layout.sizes)
         self._parameter_sizes = [p.numel() for p in self.parameters]
@@ -73,6 +75,17 @@ class CostateDynamics:
         if self.trajectory is None:
             raise UsageError("costate: expected a stored trajectory; take interpolation_dense, or an explicit solver")
         return self.trajectory.at(times)
+
+    @property
+    def tolerances(self) -> Tolerances | None:
+        """Return those of the state for state and costate, and the least for the parameters' gradients."""
+        known = self.field.tolerances
+        if known is None or self.own_tolerances:
+            return None
+        copies = 2 if self.trajectory is None else 1
+        rest = sum(self._parameter_sizes) if self.in_state else 0
+        rtol, atol = (torch.cat([*[v] * copies, v.amin().expand(rest)]) for v in known)
+        return rtol, atol
 
     def keep(self, stage: int, pulled: Sequence[Tensor | None]) -> None:
         """Hold what a stage gives to the parameters; nothing where no parameter was asked for."""

@@ -29,6 +29,7 @@ from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.methods.backward.per_sample.entry import solve_samples
 from odegrad.methods.events.event import Event
 from odegrad.methods.events.solve import StartTime, refuse_events, solve_to_event
+from odegrad.methods.fields.callbacks import CALLBACKS, StepCallbacks
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
 from odegrad.methods.fields.surroundings import autocast_off
 from odegrad.methods.solvers.dynamics import FlatField
@@ -66,7 +67,7 @@ class SharedLoopMethod(abc.ABC):
         SolverError
             If the solve cannot go on.
         """
-        usable = self._usable(field, solver)
+        usable = self._usable(solver)
         if usable.per_sample:
             return self._samples_solved(field, usable, y0, ts)
         times = checked_times(ts)
@@ -91,7 +92,7 @@ class SharedLoopMethod(abc.ABC):
         EventError
             If there is no event, or it has no derivative.
         """
-        usable = self._usable(field, solver)
+        usable = self._usable(solver)
         refuse_events(equivalent_solver(self, usable))
         time = StartTime.of(t0, event, reverse=reverse)
 
@@ -101,24 +102,23 @@ class SharedLoopMethod(abc.ABC):
         layout, (end, ys) = self._on_flat_states(field, usable, y0, solved)
         return end, cast("StateT", layout.unflatten(ys))
 
-    def _usable(self, field: VectorField, solver: Solver) -> OneStepSolver:
-        """Return ``solver``; checks what everyone checks of it, of the field and of where they are called."""
+    def _usable(self, solver: Solver) -> OneStepSolver:
+        """Return ``solver``; checks what everyone checks of it, and of where it is called."""
         reason = self.refuses(solver)
         if reason is not None or not isinstance(solver, OneStepSolver):
             why = reason or NO_ONE_STEP_SOLVER
             raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {why}")
         refuse_transforms()
-        refuse_callbacks(field)
         return solver
 
     def _on_flat_states(
         self, field: VectorField, solver: OneStepSolver, y0: State, solved: _Solved[_Found]
     ) -> tuple[Layout, _Found]:
         """Return how the state lies in a vector, and what ``solved`` finds from there."""
-        layout = Layout.of(y0, unjudged_parts(field))
+        layout = dataclasses.replace(Layout.of(y0, unjudged_parts(field)), own_norm=solver.norm)
         start = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))
         _check_numbers(solver, start)
-        flat_field = FlatField(field, layout)
+        flat_field = _told(FlatField(field, layout), solver)
         before = Draws.now([*flat_field.sources, *OF_OTHERS])
         # The solver computes in the state's type: under the caller's autocast are the calls of the field alone.
         with autocast_off(layout.device.type):
@@ -129,7 +129,7 @@ class SharedLoopMethod(abc.ABC):
             if late:
                 # It draws, and its first call did not: now that this is known, let every call begin from one state.
                 before.set()
-                again = FlatField(field, layout, Draws(late))
+                again = _told(FlatField(field, layout, Draws(late)), solver)
                 with flat_field.undisturbed():
                     found = solved(again, solver, start)
                 again.stand_after_one_call()
@@ -147,6 +147,11 @@ class SharedLoopMethod(abc.ABC):
     def _samples_solved(self, field: VectorField, solver: OneStepSolver, y0: StateT, ts: Tensor) -> StateT:
         """Solve with steps of each sample's own."""
         layout = Layout.of(y0, unjudged_parts(field))
+        if StepCallbacks.of(field, layout) is not None:
+            raise UnsupportedError(
+                f"field: its callbacks ({', '.join(CALLBACKS)}) hear of steps that all samples share; leave them out "
+                "with batch = 'per_sample'"
+            )
         _warn_of_tolerance(solver, layout.dtype)
         return solve_samples(lambda *given: self.solve_rows(given[0], solver, *given[1:]), field, layout, y0, ts)
 
@@ -218,27 +223,18 @@ class TappableMethod(SharedLoopMethod):
         return watched
 
 
-CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
-"""What torchdiffeq calls on a field at its steps; with ``_adjoint`` behind, at those of a backward solve."""
-
-
-def refuse_callbacks(field: object) -> None:
-    """Raise if ``field`` has a callback of torchdiffeq's, which nobody would call.
-
-    Raises
-    ------
-    UnsupportedError
-        If it has one.
-    """
-    # Looked for on the class and the instance, since a module searches long for an attribute that it does not have.
-    own = getattr(field, "__dict__", {})
-    for name in CALLBACKS:
-        for each in (name, f"{name}_adjoint"):
-            if each in own or hasattr(type(field), each):
-                raise UnsupportedError(
-                    f"field: {each} is a callback of torchdiffeq, and is not called here; remove it, and give the "
-                    "solver an observer, solver.observed_by(...), which hears of every accepted and rejected step"
-                )
+def _told(field: FlatField, solver: OneStepSolver) -> FlatField:
+    """Return ``field``, told of its callbacks and of what ``solver`` asks of each number of its state."""
+    field.callbacks = StepCallbacks.of(field.field, field.layout)
+    if solver.tolerances is not None:
+        if solver.implicit:
+            raise UnsupportedError(
+                f"rtol, atol: solver {solver.name} is implicit, and its Newton iteration has one tolerance for all "
+                "numbers; give one number each, or use dopri5"
+            )
+        rtol, atol = solver.tolerances
+        field.tolerances = field.layout.per_number("rtol", rtol), field.layout.per_number("atol", atol)
+    return field
 
 
 def refuse_transforms() -> None:

@@ -114,7 +114,7 @@ class EventFunction:
             If it does.
         """
         known = self._known | {id(x): x for x in called_with}
-        for leaf in leaves([value], [x for x in known.values() if not x.is_leaf]):
+        for leaf in leaves([value], {None, *(x.grad_fn for x in known.values())}):
             if id(leaf) not in known:
                 raise UsageError(
                     f"event_fn: it depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient and is "

@@ -14,7 +14,7 @@ from odegrad.methods.backward.entry import NEEDS_TABLEAU, SharedLoopMethod, forw
 from odegrad.methods.backward.implicit_columns import ImplicitColumns
 from odegrad.methods.backward.node import Gradients, SolveNode
 from odegrad.methods.backward.products import derivative_along
-from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.dynamics import FlatField, Tolerances
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -149,6 +149,16 @@ class _Augmented:
         self.d, self.m = d, m
         self.directions = one_hot(self.parameters, m)
         self.batched = True
+        self.callbacks = field.callbacks
+
+    @property
+    def tolerances(self) -> Tolerances | None:
+        """Return those of the state; the columns, which no norm sees, have any."""
+        known = self.field.tolerances
+        if known is None:
+            return None
+        rest = known[0].new_ones(self.m * self.d)
+        return torch.cat([known[0], rest]), torch.cat([known[1], rest])
 
     def prepare(self, times: Sequence[float]) -> None:
         """Need nothing before a step."""

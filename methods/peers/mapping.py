@@ -97,10 +97,9 @@ class PeerMapping:
         factors = (control.safety, control.max_factor, control.min_factor)
         if "factors" not in self.options and factors != (_USUAL.safety, _USUAL.max_factor, _USUAL.min_factor):
             return f"{name}'s step control has factors of its own; leave out safety, max_factor and min_factor"
-        for option in ("first_step", "max_step"):
-            if option not in self.options and getattr(solver, option) is not None:
-                return f"{name} cannot be told {option}; leave it out"
-        return None
+        untold = {"min_step", "step_t", "grid", "norm", "tolerances", "first_step", "max_step"} - self.options
+        given = next((option for option in sorted(untold) if getattr(solver, option)), None)
+        return None if given is None else f"{name} cannot be told {given}; leave it out"
 
     def taken(self, solver: Solver) -> tuple[OneStepSolver, str]:
         """Return the solver and its name in the library.

@@ -58,8 +58,12 @@ class Controller:
         All tensors are ``[d]``. This is the one read of the device per attempted step.
         """
         # The larger of both ends: else a state that passes through zero would be held to the absolute tolerance alone.
-        scale = torch.maximum(y.abs(), y_next.abs()).mul_(self.rtol).add_(self.atol)
-        return float(dynamics.norm(error / scale))
+        return float(dynamics.norm(error / self._scale(dynamics, torch.maximum(y.abs(), y_next.abs()))))
+
+    def _scale(self, dynamics: Dynamics, size: Tensor) -> Tensor:
+        """Return ``atol + rtol size``, ``[d]``, in the place of ``size``."""
+        rtol, atol = dynamics.tolerances or (self.rtol, self.atol)
+        return size.mul_(rtol).add_(atol)
 
     def next_step(self, h: float, ratio: float, order: int, previous: float | None = None) -> float:
         """Return the size of the next step after one of size ``h`` with error ``ratio``.
@@ -96,7 +100,7 @@ class Controller:
         NonFiniteError
             If ``y`` or ``f0`` is not finite.
         """
-        scale = y.abs().mul_(self.rtol).add_(self.atol)
+        scale = self._scale(dynamics, y.abs())
         d0, d1 = torch.stack([dynamics.norm(y / scale), dynamics.norm(f0 / scale)]).tolist()
         if not (math.isfinite(d0) and math.isfinite(d1)):
             raise NonFiniteError(

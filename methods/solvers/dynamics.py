@@ -1,6 +1,6 @@
 """What a solve integrates: a map ``(t, y [d]) -> dy/dt [d]`` with a norm; here, the user's field on flat states."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import State, VectorField
 from odegrad.errors import UsageError
+from odegrad.methods.fields.callbacks import StepCallbacks
 from odegrad.methods.fields.closures import Known, explained
 from odegrad.methods.fields.draws import Draws, torch_sources
 from odegrad.methods.fields.held import Held
@@ -26,8 +27,17 @@ WRITES = (
 """Why a field is refused that changes its input."""
 
 
+Tolerances = tuple[Tensor, Tensor]
+"""``rtol`` and ``atol`` for each number of what is solved, ``[d]``."""
+
+
 class Dynamics(Protocol):
     """The right-hand side of a solve on flat states."""
+
+    @property
+    def tolerances(self) -> Tolerances | None:
+        """The tolerances of each number; None where the step control's own are for all."""
+        ...
 
     def prepare(self, times: Sequence[float]) -> None:
         """Hear of the times at which the coming stages are evaluated: ``times[stage]``, or ``times[TRIAL]``."""
@@ -62,6 +72,8 @@ class FlatField:
     def __init__(self, field: VectorField, layout: Layout, draws: Draws | None = None) -> None:
         self.field = field
         self.layout = layout
+        self._of_field: Callable[[Tensor, State], State] = field
+        """Calls the user's field on what it takes."""
         self.kept: dict[object, object] = {}
         """What is made once for the solve: compiled steps, the form of Jacobians."""
         self.autocast = Autocast.now(layout.device.type)
@@ -73,6 +85,9 @@ class FlatField:
         """What the pull-back of the solve's node differentiates by; None where there is no node."""
         self.known: Known | None = None
         """The trained tensors that the graph of a call may reach; None where it may reach any."""
+        self.tolerances: Tolerances | None = None
+        self.callbacks: StepCallbacks | None = None
+        """The user's functions that hear of steps."""
         self.sides: dict[float, float] = {}
         """Time -> what f sees of it: where it jumps, the next number inside of the interval."""
         self.draws = draws or Draws(())
@@ -162,7 +177,7 @@ class FlatField:
         given = y if version is not None else mapped(y, Tensor.clone)
         try:
             plain = self.autocast is None and not held and not self.differentiated_twice
-            dy = self.field(t, given) if plain else self._surrounded(t, given, held)
+            dy = self._of_field(t, given) if plain else self._surrounded(t, given, held)
         except RuntimeError as error:
             # Where y carries a graph PyTorch refuses the write itself, of a view.
             if "being modified inplace" in str(error) or "used in an in-place operation" in str(error):
@@ -179,7 +194,7 @@ class FlatField:
             if held and isinstance(self.field, nn.Module):
                 dy: State = torch.func.functional_call(self.field, dict(held), (t, y))
             else:
-                dy = self.field(t, y)
+                dy = self._of_field(t, y)
         return dy if self.autocast is None else self._in_own_type(dy)
 
     def _in_own_type(self, dy: Any) -> Any:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from odegrad.errors import NewtonError, NonFiniteError, StepSizeUnderflowError, TooManyStepsError
+from odegrad.methods.fields.callbacks import StepCallbacks
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.ends.landing import Landing, OpenTimes, begin, landed, open_grid
@@ -123,12 +124,16 @@ class _Loop(abc.ABC):
     reached: int = 1
     """Outputs behind the loop, the initial state among them."""
 
+    def __post_init__(self) -> None:
+        """Find the callbacks of a user's field; a backward solve has none."""
+        self.callbacks: StepCallbacks | None = getattr(self.dynamics, "callbacks", None)
+
     def steps(self, y0: Tensor) -> Iterator[AcceptedStep]:
         """Yield the accepted steps from ``y0`` to the last output time."""
         t, x = self.ts[0], self.stepper.start(self.ts[0], y0)
         if isinstance(self.ts, OpenTimes):
             begin(self.ts, self.stepper, x, self.d)
-        for t_end in self.ts[-1:] if self.solver.reads_inside_steps else self.ts[1:]:
+        for t_end in self.solver.landings(self.ts) if self.solver.step_t else self.solver.output_ends(self.ts):
             x = yield from self.advance(t, t_end, x)
             t = t_end
 
@@ -172,6 +177,8 @@ class _FixedLoop(_Loop):
         n, h = 0, 0.0
         for h, t_next in self._grid(t, t_end):
             n += 1
+            if self.callbacks is not None:
+                self.callbacks.attempted(t, x[: self.d], h)
             x_next = self.stepper.attempt(t, h, t_next, x)
             end = self.landing(t, h, t_next, x, x_next)
             if end is not None:
@@ -191,6 +198,12 @@ class _FixedLoop(_Loop):
         """Yield size and end of each step."""
         if isinstance(self.ts, OpenTimes):
             yield from open_grid(self.ts, self.solver.step_size or 0.0, self.solver.max_steps)
+            return
+        if self.solver.grid is not None:
+            t = start
+            for end in self.solver.grid_ends(start, t_end):
+                yield end - t, end
+                t = end
             return
         n = self.solver.steps_between(start, t_end)
         h = (t_end - start) / n
@@ -213,6 +226,8 @@ class _AdaptiveLoop(_Loop):
         h = self._first(t, x) if self.size.h is None else self.size.h
         while t != t_end:
             h, t_next = self._land(t, self._bounded(h), t_end)
+            if self.callbacks is not None:
+                self.callbacks.attempted(t, x[: self.d], h)
             try:
                 x_next = self.stepper.attempt(t, h, t_next, x)
             except NewtonError as error:
@@ -222,7 +237,9 @@ class _AdaptiveLoop(_Loop):
                 continue
             with torch.no_grad():
                 ratio = control.error_ratio(judge, *self.stepper.judged(h, x, x_next, self.d))
-            accepted = ratio <= 1.0
+            accepted = ratio <= 1.0 or (math.isfinite(ratio) and abs(h) <= (self.solver.min_step or 0.0))
+            if self.callbacks is not None:
+                self.callbacks.judged(t, x[: self.d], h, accepted=accepted)
             if accepted:
                 end = self.landing(t, h, t_next, x, x_next)
                 if end is not None:
@@ -251,6 +268,8 @@ class _AdaptiveLoop(_Loop):
         return math.copysign(size, span)
 
     def _bounded(self, h: float) -> float:
+        if self.solver.min_step is not None:
+            h = math.copysign(max(abs(h), self.solver.min_step), h)
         return h if self.solver.max_step is None else math.copysign(min(abs(h), self.solver.max_step), h)
 
     def _land(self, t: float, h: float, t_end: float) -> tuple[float, float]:

@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from odegrad.contracts import ImplicitWork, RowCounts, Solver, StepCounts, StepObserver
 from odegrad.errors import UnsupportedError, UsageError
@@ -30,7 +30,15 @@ BatchSteps = Literal["joint", "per_sample"]
 Compaction = Literal["none", "each", "halving"]
 """When rows of samples that have come to their end are dropped: never, at once, or when they are half of the rows."""
 
-NO_OPTIONS = {"scheme", "controller", "one_sided", "carried", "observer"}
+Norm = Callable[[Any], Any]
+"""The size of a state in the user's shapes, one number."""
+
+PerPart = Any
+"""A tolerance: a number, a tensor by the numbers of the state, or a sequence of either by its parts."""
+
+NO_OPTIONS = frozenset(
+    ("scheme", "controller", "step_t", "grid", "norm", "tolerances", "one_sided", "carried", "observer")
+)
 """What belongs to a solver and is no option of ``make_solver``."""
 
 NO_ONE_STEP_SOLVER = "it takes the steps itself, with a solver of this package; make one with make_solver"
@@ -56,6 +64,8 @@ class OneStepSolver(Solver):
         Largest fixed step, in units of time.
     first_step
         Size of the first adaptive step, in units of time; chosen from the field if None.
+    min_step
+        Smallest adaptive step, in units of time: one of this size is taken whatever its error is.
     max_step
         Largest adaptive step, in units of time, of the backward solves of continuous methods too; no bound if None.
     max_steps
@@ -80,6 +90,15 @@ class OneStepSolver(Solver):
     compaction
         When samples that have come to their end leave a ``per_sample`` batch: ``none``, ``each`` (at once), or
         ``halving`` (when at most half of the rows are still on their way).
+    step_t
+        Times that end an adaptive step, beside the output times.
+    grid
+        Ends of fixed steps, beside the output times; instead of ``num_steps`` and ``step_size``.
+    norm
+        The error norm of a state, in the user's shapes, instead of the largest root mean square over its parts.
+    tolerances
+        ``rtol`` and ``atol`` by number or part of the state, each one number, a tensor, or as many of these as parts;
+        those of ``controller`` are then the largest.
     one_sided
         Times at which the field may jump: where a solve starts or ends at one of them its stages see the limit from
         inside, at the next number. Set by who solves from jump to jump.
@@ -99,6 +118,7 @@ class OneStepSolver(Solver):
     num_steps: int | None = None
     step_size: float | None = None
     first_step: float | None = None
+    min_step: float | None = None
     max_step: float | None = None
     max_steps: int = 100_000
     outputs: Outputs = "step_ends"
@@ -107,6 +127,10 @@ class OneStepSolver(Solver):
     tangent_seed: int = 0
     batch: BatchSteps = "joint"
     compaction: Compaction = "halving"
+    step_t: tuple[float, ...] = ()
+    grid: tuple[float, ...] | None = None
+    norm: Norm | None = field(default=None, compare=False)
+    tolerances: tuple[PerPart, PerPart] | None = field(default=None, compare=False)
     one_sided: tuple[float, ...] = ()
     carried: StepSize | None = field(default=None, compare=False)
     observer: StepObserver | None = field(default=None, compare=False)
@@ -121,7 +145,7 @@ class OneStepSolver(Solver):
             raise UsageError("num_steps and step_size: expected at most one of them; leave one out")
         if self.max_step == math.inf:  # torchdiffeq's way to say that there is no bound
             object.__setattr__(self, "max_step", None)
-        for name in ("num_steps", "step_size", "first_step", "max_step", "max_steps"):
+        for name in ("num_steps", "step_size", "first_step", "min_step", "max_step", "max_steps"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
                 raise UsageError(f"{name}: expected a positive number, got {value!r}")
@@ -162,6 +186,9 @@ class OneStepSolver(Solver):
         for option, others in (("compile", (False,)), ("sees", ("state",)), ("outputs", ("step_ends", "auto"))):
             if getattr(self, option) not in others:
                 return f"it does not go with {option} = {getattr(self, option)!r}; leave that out"
+        for option in ("step_t", "norm", "tolerances"):
+            if getattr(self, option):
+                return f"it does not go with {option}; leave that out"
         if self.one_sided:
             return "samples with steps of their own do not end one where the field jumps; use batch = 'joint'"
         return None
@@ -311,7 +338,7 @@ class OneStepSolver(Solver):
     @property
     def adaptive(self) -> bool:
         """Return whether steps are chosen from an error estimate."""
-        return self.estimates_error and self.num_steps is None and self.step_size is None
+        return self.estimates_error and self.num_steps is None and self.step_size is None and self.grid is None
 
     @property
     def restart_calls(self) -> int:
@@ -351,8 +378,25 @@ class OneStepSolver(Solver):
         """Return the same solver with steps that do more; ``scheme`` extends its Runge-Kutta method."""
         return dataclasses.replace(self, scheme=scheme)
 
+    def grid_ends(self, t: float, t_end: float) -> list[float]:
+        """Return the ends of the steps from ``t`` to ``t_end`` on the given grid."""
+        low, high = min(t, t_end), max(t, t_end)
+        return [*sorted((g for g in self.grid or () if low < g < high), reverse=t > t_end), t_end]
+
+    def output_ends(self, times: Sequence[float]) -> Sequence[float]:
+        """Return the outputs that end a step, of a solve with outputs at ``times``."""
+        return times[-1:] if self.reads_inside_steps else times[1:]
+
+    def landings(self, times: Sequence[float]) -> list[float]:
+        """Return the times that end a step whatever the step control says, of a solve with these outputs."""
+        ends = set(self.output_ends(times))
+        low, high = min(times[0], times[-1]), max(times[0], times[-1])
+        return sorted(ends | {t for t in self.step_t if low < t < high}, reverse=times[-1] < times[0])
+
     def steps_between(self, t: float, t_end: float) -> int:
         """Return the number of fixed steps from ``t`` to ``t_end``."""
+        if self.grid is not None:
+            return len(self.grid_ends(t, t_end))
         if self.step_size is not None:
             # An interval of n whole steps must not become n + 1 of them because their quotient rounds up.
             return max(1, math.ceil(abs(t_end - t) / self.step_size * (1 - 1e-12)))
@@ -401,7 +445,7 @@ def make_solver(
     controller = Controller(float(rtol), float(atol), safety, max_factor, min_factor, control)
     solver = OneStepSolver(scheme, controller, **options)  # type: ignore[arg-type]
     # Here and not in the class: who takes the steps of an adaptive solver again, on a fixed grid, need not undo them.
-    for option, unset in (("max_step", None), ("sees", "state")):
+    for option, unset in (("min_step", None), ("max_step", None), ("sees", "state")):
         if getattr(solver, option) != unset and not solver.adaptive:
             raise UsageError(
                 f"{option}: it is for adaptive steps, and those of solver {name} are fixed here; leave it out, give "

@@ -47,7 +47,7 @@ class RungeKuttaStepper(Stepper):
         times = tableau.times(t, h, t_next)
         stages.prepare(times)
         if self.fresh:
-            stages.evaluate(0, t, x)
+            stages.evaluate(0, times[0], x)
             self.fresh = False
         self.whole = whole
         z = x

@@ -1,5 +1,6 @@
 """Butcher tableaus of explicit Runge-Kutta methods that validate themselves."""
 
+import math
 from dataclasses import dataclass
 
 from odegrad.errors import UsageError
@@ -25,6 +26,8 @@ class Tableau:
     error: tuple[float, ...] | None = None
     """``b - b_hat``, the embedded method's error weights; None if there is no estimate."""
     dense: tuple[tuple[float, ...], ...] | None = None
+    perturbed: bool = False
+    """Whether stages at the ends of a step see the next number inside of it, for fields that jump at these ends."""
     """``dense[i][j]`` multiplies ``h k_i theta^(j+1)`` in the continuous extension; None if there is none."""
 
     def __post_init__(self) -> None:
@@ -62,6 +65,9 @@ class Tableau:
 
     def times(self, t: float, h: float, t_next: float) -> list[float]:
         """Return the stages' times in the step from ``t``; those at its end are exactly ``t_next``."""
+        if self.perturbed:
+            inside = {0.0: math.nextafter(t, t_next), 1.0: math.nextafter(t_next, t)}
+            return [inside[c] if c in inside else t + c * h for c in self.c]
         # t + h may round to beside t_next, which would be outside the interval at its end.
         return [t_next if c == 1.0 else t + c * h for c in self.c]
 

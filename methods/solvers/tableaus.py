@@ -24,6 +24,38 @@ HEUN = Tableau(
     dense=((1.0, -1 / 2), (0.0, 1 / 2)),
 )
 
+HEUN3 = Tableau(
+    "heun3",
+    3,
+    "Heun 1900; second-order continuous extension",
+    a=((), (1 / 3,), (0.0, 2 / 3)),
+    b=(1 / 4, 0.0, 3 / 4),
+    c=(0.0, 1 / 3, 2 / 3),
+    dense=((1.0, -3 / 4), (0.0, 0.0), (0.0, 3 / 4)),
+)
+
+ADAPTIVE_HEUN = Tableau(
+    "adaptive_heun",
+    2,
+    "Heun 1900, with Euler's method for the error",
+    a=HEUN.a,
+    b=HEUN.b,
+    c=HEUN.c,
+    error=(-1 / 2, 1 / 2),
+    dense=HEUN.dense,
+)
+
+FEHLBERG2 = Tableau(
+    "fehlberg2",
+    2,
+    "Fehlberg 1969, RK1(2); second-order continuous extension",
+    a=((), (1 / 2,), (1 / 256, 255 / 256)),
+    b=(1 / 512, 255 / 256, 1 / 512),
+    c=(0.0, 1 / 2, 1.0),
+    error=(-1 / 512, 0.0, 1 / 512),
+    dense=((1.0, -511 / 512), (0.0, 255 / 256), (0.0, 1 / 512)),
+)
+
 RK4 = Tableau(
     "rk4",
     4,
@@ -258,4 +290,6 @@ TSIT5 = Tableau(
     ),
 )
 
-TABLEAUS = {t.name: t for t in (EULER, MIDPOINT, HEUN, RK4, BOSH3, DOPRI5, TSIT5, DOPRI8)}
+TABLEAUS = {
+    t.name: t for t in (EULER, MIDPOINT, HEUN, HEUN3, RK4, ADAPTIVE_HEUN, FEHLBERG2, BOSH3, DOPRI5, TSIT5, DOPRI8)
+}

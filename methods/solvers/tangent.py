@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.methods.fields.closures import explained, leaves
-from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.dynamics import FlatField, Tolerances
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import GraphStages, PlainStages, StageBuffer
 from odegrad.methods.solvers.stepper import Stepper
@@ -78,6 +78,12 @@ class Tangent:
             return torch.zeros_like(dy)
         (out,) = torch.autograd.grad([g for g, _ in pairs], w, [x for _, x in pairs], materialize_grads=True)
         return out.detach()
+
+    @property
+    def tolerances(self) -> Tolerances | None:
+        """Return those of the state, for both halves."""
+        known = self.field.tolerances
+        return known and (torch.cat([known[0]] * 2), torch.cat([known[1]] * 2))
 
     def prepare(self, times: Sequence[float]) -> None:
         """Need nothing before a step."""

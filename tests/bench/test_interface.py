@@ -154,10 +154,10 @@ def test_times_and_tuples():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"options": {"norm": max}}, UnsupportedError, "'norm' of torchdiffeq is not an option here"),
-        ({"options": {"perturb": True}}, UnsupportedError, "'perturb' of torchdiffeq is not an option here"),
+        ({"options": {"grid_points": [0.5]}}, UnsupportedError, "'grid_points' of torchdiffeq is not an option here"),
+        ({"options": {"perturb": True}}, UnsupportedError, "perturb: it is for fixed steps"),
         ({"options": {"stepsize": 1}}, UsageError, "unknown option 'stepsize'"),
-        ({"rtol": (1e-3, 1e-4)}, UsageError, "rtol: expected one number, got tuple"),
+        ({"rtol": (1e-3, 1e-4)}, UsageError, "rtol: expected a number, a tensor that broadcasts"),
         ({"rtol": -1.0}, UsageError, "rtol: expected a positive number"),
         ({"method": "dopri6"}, UnknownNameError, "unknown solver 'dopri6': did you mean"),
         ({"gradient": "adjont"}, UnknownNameError, "did you mean 'adjoint'"),
@@ -173,7 +173,7 @@ def test_wrong_arguments_are_refused(settings, error, message):
 
 def test_wrong_adjoint_arguments_are_refused():
     """Unknown options of the backward solve, and a backward solver that there is not."""
-    with pytest.raises(UsageError, match="adjoint_options: expected"):
+    with pytest.raises(UsageError, match="adjoint_options: norm is 'seminorm' here or left out, got max"):
         odegrad.odeint_adjoint(Field(), Y0, TIMES, adjoint_options={"norm": "max"})
     with pytest.raises(UnknownNameError, match="solver of the backward solve"):
         odegrad.odeint_adjoint(Field(), Y0, TIMES, adjoint_method="dopri6")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.backward.per_sample.entry import on_device
-from odegrad.methods.backward.pullback import add_to, pulled_through
+from odegrad.methods.backward.pullback import add_to
 from odegrad.methods.solvers.per_sample.loop import TRIAL_STAGE, AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers
@@ -62,7 +62,7 @@ class RowCostate:
         with torch.enable_grad():
             leaf = y.detach().requires_grad_()
             dy = self.field.at(t, leaf)
-        pulled = pulled_through(self.field, [dy], (leaf,), [a])[0] if dy.requires_grad else None
+        pulled = self.field.pulled_through([dy], (leaf,), [a])[0] if dy.requires_grad else None
         if self.trajectory is None:
             out[:, :n].copy_(dy.detach())
         slot = self.costate(out)
@@ -101,7 +101,7 @@ class RowCostate:
         with torch.enable_grad():
             dy = self.field.at(t, y.detach())
         if dy.requires_grad and self.parameters:
-            add_to(self.total, pulled_through(self.field, [dy], self.parameters, [a]))
+            add_to(self.total, self.field.pulled_through([dy], self.parameters, [a]))
 
     def _parts(self, x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
         n = self.field.rows.n

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from odegrad.methods.backward.node import Gradients
 from odegrad.methods.backward.per_sample.node import KeepingStarts, RecordedNode, Starts, walked, with_outputs
-from odegrad.methods.backward.pullback import add_to, pulled_through
+from odegrad.methods.backward.pullback import add_to
 from odegrad.methods.solvers.per_sample.ledger import Rank
 from odegrad.methods.solvers.per_sample.stages import RowStages
 
@@ -61,6 +61,6 @@ class PartnerRowsNode(RecordedNode):
             dy = self.field.at(t, leaf)
         if not dy.requires_grad:
             return torch.zeros_like(y)
-        of_state, *of_parameters = pulled_through(self.field, [dy], (leaf, *self.parameters), [a])
+        of_state, *of_parameters = self.field.pulled_through([dy], (leaf, *self.parameters), [a])
         add_to(total, of_parameters)
         return torch.zeros_like(y) if of_state is None else of_state

@@ -17,7 +17,6 @@ from odegrad.methods.backward.per_sample.node import (
     walked,
     with_outputs,
 )
-from odegrad.methods.backward.pullback import pulled_through
 from odegrad.methods.solvers.per_sample.ledger import Ranks
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows, Truths
 from odegrad.methods.solvers.per_sample.rows import RowField
@@ -53,7 +52,7 @@ class RankPullback:
                 if going_on < len(end) or len(rank.ended[0]):
                     ends.append(end)
                     of_ends.append(with_outputs(behind, rank, self.grads))
-        of_start, *pulled = pulled_through(self.node.field, ends, (leaf, *self.node.parameters), of_ends)
+        of_start, *pulled = self.node.field.pulled_through(ends, (leaf, *self.node.parameters), of_ends)
         for i, p in enumerate(pulled):
             if p is not None:
                 total = self.total[i]

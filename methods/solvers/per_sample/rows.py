@@ -2,7 +2,6 @@
 
 import warnings
 import weakref
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -93,6 +92,7 @@ class RowField(FlatField):
         super().__init__(field, layout)
         self.rows = RowLayout(layout)
         self.sample_time = bool(getattr(field, "sample_time", False))
+        self._of_field = self._of_rows
 
     def at(self, t: Tensor, y: Tensor) -> Tensor:
         """Return ``dy/dt [rows, n]`` at ``(t [rows], y [rows, n])``; under ``enable_grad`` it carries the graph."""
@@ -115,16 +115,17 @@ class RowField(FlatField):
             return
         out.copy_(self.at(t, y).detach())
 
-    def _evaluated(self, t: Tensor, y: State, held: Mapping[str, Tensor] | None) -> State:
+    def _of_rows(self, t: Tensor, y: State) -> State:
         if self.sample_time or len(parts(y)[0]) == 1:
-            return super()._evaluated(t, y, held)
+            dy: State = self.field(t, y)
+            return dy
         self._warn_of_transform()
         inner, is_tuple = self.field, self.layout.is_tuple
 
         def of_one(time: Tensor, *pieces: Tensor) -> State:
             own = tuple(p[None] for p in pieces)
-            dy: State = inner(time, own if is_tuple else own[0])
-            return mapped(dy, lambda p: p[0])
+            found: State = inner(time, own if is_tuple else own[0])
+            return mapped(found, lambda p: p[0])
 
         try:
             found: State = torch.func.vmap(of_one)(t, *parts(y))
