@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from odegrad.binding import tapped
-from odegrad.contracts import Scalar, State, Tap
+from odegrad.contracts import Scalar, State, Tap, pass_on
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.regularisers.regularised import RegularisedSolve, Regularisers
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -55,7 +55,8 @@ def odeint(
     y0
         Initial state: a tensor of any shape, or a tuple of tensors.
     t
-        Output times ``[K]``, strictly monotone; may require a gradient.
+        Output times ``[K]``, strictly monotone; may require a gradient. ``[batch, K]``, a row a sample, with
+        ``options={"batch": "per_sample"}``; a row may repeat its last time.
     rtol, atol
         Tolerances of the adaptive solvers.
     method
@@ -65,7 +66,8 @@ def odeint(
     options
         The solver's: ``first_step``, ``max_step``, ``step_size``, ``safety``, ``ifactor``, ``dfactor``,
         ``max_num_steps`` as there; ``num_steps``, ``outputs``, ``control``, ``sees``, ``tangent_seed``, ``compile``,
-        ``coupling`` and ``eta`` of our own (see ``make_solver``).
+        ``coupling``, ``eta``, ``batch`` and ``compaction`` of our own (see ``make_solver``). With
+        ``batch="per_sample"`` every sample of ``y0 [batch, ...]`` has its own steps and error.
     event_fn
         Not supported.
     gradient
@@ -167,6 +169,7 @@ class _OfModule(nn.Module):
         super().__init__()
         self.module: nn.Module = method.__self__  # type: ignore[assignment]
         self.method = method
+        pass_on(self.module, self)
 
     def forward(self, t: Tensor, y: Any) -> Any:
         return self.method(t, y)
@@ -179,6 +182,7 @@ class _WithParameters(nn.Module):
         super().__init__()
         self.func = func
         self.tensors = tuple(tensors)
+        pass_on(func, self)
         if not all(isinstance(x, Tensor) for x in self.tensors):
             raise UsageError(f"adjoint_params: expected tensors, got {[type(x).__name__ for x in self.tensors]}")
 
