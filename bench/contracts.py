@@ -284,7 +284,8 @@ class GradientMethod(Protocol):
         y0
             Initial state, ``[batch, *state]`` or a tuple of such.
         ts
-            Output times ``[K]``, strictly monotone, K >= 2; ``ts[0]`` is the initial time.
+            Output times ``[K]``, strictly monotone, K >= 2; ``ts[0]`` is the initial time. ``[batch, K]`` where the
+            solver gives every sample its own steps.
 
         Returns
         -------

@@ -142,9 +142,14 @@ def odeint_solver(name: str, rtol: float, atol: float, options: Mapping[str, Sca
 
 
 def solver_for(method: GradientMethod, wanted: OneStepSolver) -> OneStepSolver | None:
-    """Return ``wanted``, or ``alf`` at its tolerances if the method takes no other; None if it takes neither."""
+    """Return ``wanted``, or ``alf`` at its tolerances if the method takes no other; None if it takes neither.
+
+    Samples with steps of their own are never exchanged for samples that share them.
+    """
     if method.refuses(wanted) is None:
         return wanted
+    if wanted.per_sample:
+        return None
     other = build_solver("alf", wanted.controller.rtol, wanted.controller.atol)
     return other if method.refuses(other) is None else None
 

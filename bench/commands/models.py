@@ -111,6 +111,9 @@ def compare(
     solver: Annotated[str, typer.Option(help="One of odegrad list solvers.")] = "dopri5",
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
     atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
+    batch: Annotated[
+        str, typer.Option(help="joint: samples share their steps; per_sample: each has its own.")
+    ] = "joint",
     rounds: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="Timed rounds of the fastest methods, at the least.")
     ] = 7,
@@ -125,7 +128,8 @@ def compare(
     from odegrad.advice.of_users import compare_users, write_plain
 
     chosen = None if gradients is None else [name.strip() for name in gradients.split(",")]
-    settings = {"method": solver, "rtol": rtol, "atol": atol, "rounds": rounds, "gradients": chosen}
+    options = {} if batch == "joint" else {"options": {"batch": batch}}
+    settings = {"method": solver, "rtol": rtol, "atol": atol, "rounds": rounds, "gradients": chosen} | options
     table = compare_users(model, settings | {"budget": budget or None}, timeout, tell)
     if as_json:
         rows = json.loads(table.to_json(orient="records", double_precision=15))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import State
+from odegrad.contracts import State, pass_on
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
@@ -56,6 +56,7 @@ class _OfModule(nn.Module):
         super().__init__()
         self.module: nn.Module = method.__self__  # type: ignore[assignment]
         self.method = method
+        pass_on(self.module, self)
 
     def forward(self, t: Tensor, y: Any) -> Any:
         return self.method(t, y)
@@ -74,6 +75,7 @@ class WithParameters(nn.Module):
         super().__init__()
         self.func = func
         self.tensors = tuple(tensors)
+        pass_on(func, self)
         if not all(isinstance(x, Tensor) for x in self.tensors):
             raise UsageError(f"adjoint_params: expected tensors, got {[type(x).__name__ for x in self.tensors]}")
 

@@ -53,7 +53,8 @@ def odeint(
     y0
         Initial state: a tensor of any shape, or a tuple of tensors.
     t
-        Output times ``[K]``, strictly monotone; may require a gradient.
+        Output times ``[K]``, strictly monotone; may require a gradient. ``[batch, K]``, a row a sample, with
+        ``options={"batch": "per_sample"}``; a row may repeat its last time.
     rtol, atol
         Tolerances of the adaptive solvers: a number, a tensor that broadcasts to ``y0``, or one of either for each part
         of a tuple.
@@ -68,7 +69,8 @@ def odeint(
         ``safety``, ``ifactor``, ``dfactor``, ``max_num_steps``, ``perturb`` as there; ``outputs`` (``auto``: outputs
         inside the interval are read from the dense output where that is as good as the steps, as ``dopri5``'s is;
         ``step_ends``: each ends a step, which is more exact and costs more; ``dense``), ``num_steps``, ``control``,
-        ``sees``, ``tangent_seed``, ``compile``, ``coupling`` and ``eta`` of our own (see ``make_solver``).
+        ``sees``, ``tangent_seed``, ``compile``, ``coupling``, ``eta``, ``batch`` and ``compaction`` of our own (see
+        ``make_solver``). With ``batch="per_sample"`` every sample of ``y0 [batch, ...]`` has its own steps and error.
     event_fn
         Ends the solve where ``event_fn(t, y)``, one number, crosses zero; ``t`` is then start and way, ``[2]``. As in
         torchdiffeq the event's time has no gradient here: see ``odeint_event``.

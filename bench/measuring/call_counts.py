@@ -204,6 +204,7 @@ def _rows(counts: Counts, back: str, solver: OneStepSolver) -> dict[str, Any]:
         "sample_evaluations": counts.rows["forward"],
         "sample_evaluations_backward": counts.rows[back],
         "useful_fraction": sum(each.useful_rows(s) for each in there) / made if made else None,
+        "sample_steps": [n for each in there for n in each.steps],
         "rounds": sum(each.rounds for each in there),
         "rounds_backward": sum(each.rounds for each in again),
     }

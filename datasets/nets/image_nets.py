@@ -17,6 +17,8 @@ CLASSES = 10
 class ConvField(nn.Module):
     """Two 3x3 convolutions with the time as a channel; tanh between them is smooth, so that high orders hold."""
 
+    sample_time = True
+
     def __init__(self, channels: int, activation: Callable[[Tensor], Tensor] = torch.tanh) -> None:
         super().__init__()
         self.activation = activation
@@ -31,6 +33,8 @@ class ConvField(nn.Module):
 
 class LinearField(nn.Module):
     """Two linear layers with the time as one more input and tanh between them."""
+
+    sample_time = True
 
     def __init__(self, width: int) -> None:
         super().__init__()

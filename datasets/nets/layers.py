@@ -19,7 +19,7 @@ class ConcatLinear(nn.Module):
         self.linear = nn.Linear(in_features + 1, out_features)
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        """Map ``x [..., in_features]`` at time ``t`` (0-d, of x's type) to ``[..., out_features]``."""
+        """Map ``x [..., in_features]`` at time ``t`` (0-d or ``[..., 1]``, of x's type) to ``[..., out_features]``."""
         out: Tensor = self.linear(torch.cat([t.expand(*x.shape[:-1], 1), x], dim=-1))
         return out
 
@@ -32,9 +32,10 @@ class ConcatConv2d(nn.Module):
         self.conv = nn.Conv2d(in_channels + 1, out_channels, kernel_size, padding="same")
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        """Map ``x [batch, in_channels, height, width]`` at time ``t`` (0-d, of x's type) to ``out_channels``.
+        """Map ``x [batch, in_channels, height, width]`` at time ``t``, of x's type, to ``out_channels``.
 
-        The time channel is padded with zeros like the others, so the layer sees where the border is.
+        ``t`` is 0-d or ``[batch, 1, 1, 1]``. The time channel is padded with zeros like the others, so the layer sees
+        where the border is.
         """
         batch, _, height, width = x.shape
         out: Tensor = self.conv(torch.cat([t.expand(batch, 1, height, width), x], dim=1))
@@ -54,11 +55,11 @@ class ConcatSquashLinear(nn.Module):
         self.shift = nn.Linear(1, out_features, bias=False)
 
     def forward(self, t: Tensor, x: Tensor, own: Tensor | None = None) -> Tensor:
-        """Map ``x [batch, in_features]`` at time ``t`` (0-d, of x's type) to ``[batch, out_features]``.
+        """Map ``x [batch, in_features]`` at time ``t`` (0-d or ``[batch, 1]``) to ``[batch, out_features]``.
 
         ``own [batch, out_features]`` is added before scaling: what a sample has beside the shared weights.
         """
-        time = t.reshape(1, 1)
+        time = t.reshape(-1, 1)
         linear = self.linear(x) if own is None else self.linear(x) + own
         out: Tensor = linear * torch.sigmoid(self.gate(time)) + self.shift(time)
         return out
@@ -66,6 +67,8 @@ class ConcatSquashLinear(nn.Module):
 
 class ConcatSquashNet(nn.Module):
     """Concat-squash layers with ``activation`` between them: a velocity ``[batch, dim] -> [batch, dim]``."""
+
+    sample_time = True
 
     def __init__(self, dim: int, hidden: tuple[int, ...], activation: Callable[[Tensor], Tensor] = torch.tanh) -> None:
         super().__init__()
@@ -92,6 +95,8 @@ def tanh_layers(*widths: int) -> nn.Sequential:
 
 class AutonomousNet(nn.Module):
     """Linear layers with tanh between them that do not see the time: a velocity ``[batch, dim] -> [batch, dim]``."""
+
+    sample_time = True
 
     def __init__(self, dim: int, hidden: tuple[int, ...]) -> None:
         super().__init__()

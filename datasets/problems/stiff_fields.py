@@ -36,6 +36,8 @@ class VanDerPolField(nn.Module):
         The damping, 0-d.
     """
 
+    sample_time = True
+
     def __init__(self, mu: float) -> None:
         super().__init__()
         self.mu = nn.Parameter(torch.tensor(float(mu), dtype=torch.float64))
@@ -57,6 +59,8 @@ class ProtheroRobinsonField(nn.Module):
     rate
         How fast a disturbance is forgotten, 0-d.
     """
+
+    sample_time = True
 
     def __init__(self, rate: float) -> None:
         super().__init__()

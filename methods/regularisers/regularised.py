@@ -157,6 +157,10 @@ class RegularisedSolve:
         self, method: GradientMethod, solver: OneStepSolver, regularisers: Regularisers, seed: int = 0
     ) -> None:
         check_regularised(method, regularisers)
+        if solver.per_sample and regularisers.weights:
+            raise UnsupportedError(
+                "regulariser: penalties are gathered along steps that the samples of a batch share; use batch = 'joint'"
+            )
         self.method = method
         self.regularisers = regularisers
         self.seed = seed

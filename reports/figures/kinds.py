@@ -14,6 +14,7 @@ from odegrad.reports.figures import (
     evaluations,
     integration_time,
     log_norm,
+    samples,
     targets,
     training,
     work_precision,
@@ -93,6 +94,13 @@ FIGURE_KINDS = (
         split=False,
     ),
     FigureKind("integration_time", integration_time.TITLE, integration_time.draw, integration_time.describe, AROUND),
+    FigureKind(
+        "sample_steps",
+        samples.TITLE,
+        samples.draw,
+        samples.describe,
+        "Outlines are shares of the samples, each by its own steps; an upright line is where all share them.",
+    ),
     FigureKind(
         "memory_depth",
         depth.TITLE,

@@ -1,0 +1,74 @@
+"""How many steps each sample of a batch takes by itself, beside those that all take where they share them."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from odegrad.reports import units
+from odegrad.reports.canvas import style
+from odegrad.reports.canvas.panels import a_panel_per_task, in_words, variant_number
+from odegrad.reports.statistics import median
+from odegrad.reports.summary import Results, Source
+from odegrad.reports.tables.table import label
+
+TITLE = "Steps of each sample"
+_TAKEN = ["task", "method", "variant", "accepted_steps", "sample_steps"]
+MAX_BINS = 24
+
+
+def draw(frame: Source, columns: int = 2) -> Figure:
+    """Return the figure: one panel a task, a histogram over the samples of the first batch for each variant.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Outlines with ``gid`` ``own`` are of samples with steps of their own, over all seeds; upright lines with ``gid``
+        ``joint`` are at the steps of runs whose samples share them, medians over seeds.
+    """
+    return a_panel_per_task(Results.of(frame).once(_counted), columns, _panel, "samples with steps of their own")
+
+
+def describe(frame: Source) -> str:
+    """Return the figure in words, for readers who cannot see it."""
+    rows = Results.of(frame).once(_counted)
+    groups = rows.groupby(["task", "method", "variant"], sort=False)
+    first = rows.loc[[group.index[0] for _, group in groups]]
+    return in_words(f"{TITLE} in one forward pass", first, _tell, "No run has samples with steps of their own")
+
+
+def _tell(row: Any) -> str:
+    own = row.sample_steps
+    if not isinstance(own, list):
+        return f"{label(row)} {units.count(row.accepted_steps)} steps that all samples share"
+    ends = f"{units.count(min(own))} to {units.count(max(own))}"
+    return f"{label(row)} {ends}, {units.significant(median(own))} in the middle"
+
+
+def _counted(frame: Results) -> pd.DataFrame:
+    """Return the runs that ended ``ok`` of every task with one whose samples have steps of their own."""
+    kept = frame.ok[_TAKEN]
+    own = pd.Series(
+        [isinstance(steps, list) and len(steps) > 0 for steps in kept["sample_steps"]], kept.index, dtype=bool
+    )
+    return kept[kept["task"].isin(set(kept["task"][own])) & (own | kept["accepted_steps"].notna())]
+
+
+def _panel(axis: Axes, runs: pd.DataFrame, labels: list[tuple[str, str]]) -> None:
+    every = [steps for each in runs["sample_steps"] if isinstance(each, list) for steps in each]
+    low, high = min(every), max(every)
+    edges = np.linspace(low - 0.5, high + 0.5, min(MAX_BINS, high - low + 1) + 1)
+    for (method, variant), group in runs.groupby(["method", "variant"], sort=False):
+        drawn = style.line_style(str(method), variant_number(labels, str(method), str(variant)))
+        look = {"color": drawn["color"], "linestyle": drawn["linestyle"]}
+        own = [steps for each in group["sample_steps"] if isinstance(each, list) for steps in each]
+        if own:
+            heights, _ = np.histogram(own, edges)
+            axis.stairs(heights / len(own), edges, gid="own", **look)
+        else:
+            axis.axvline(float(median(group["accepted_steps"])), gid="joint", **look)
+    axis.set(xlabel="accepted steps", ylabel="share of samples", ylim=(0, None))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
