@@ -30,7 +30,7 @@ ROBERTSON_SOURCE = (
     "generated; Robertson, The solution of a set of reaction rate equations, in Walsh (ed.), Numerical Analysis: An "
     "Introduction, Academic Press 1966"
 )
-SPREAD = 0.3
+RATE_SPREAD = 0.3
 """Largest distance of a rate's logarithm from the given one, in a leaky net to begin with."""
 
 
@@ -223,7 +223,7 @@ def leaky(
     net = seeded_module(lambda: AutonomousNet(dim, hidden), source, torch.device("cpu"), torch.float64, TANH_SCALE)
     field = LeakyNet(net, time_constants)
     with torch.no_grad():
-        field.log_rate.add_(SPREAD * (2.0 * torch.rand(dim, dtype=torch.float64, generator=source) - 1.0))
+        field.log_rate.add_(RATE_SPREAD * (2.0 * torch.rand(dim, dtype=torch.float64, generator=source) - 1.0))
     return field.to(device, dtype)
 
 
