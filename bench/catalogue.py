@@ -272,11 +272,20 @@ TASKS: tuple[Task, ...] = (
     _task("quiet_start", "closed form", True, "resting:QuietStart",
           "a net with fixed weights that starts from zeros, as augmented components do; its biases are fitted"),
     _task("van_der_pol", "stiff", True, "stiff:VanDerPol",
-          "relaxation oscillations of the van der Pol equation, mu = 5; MLP field fitted to pieces of them"),
+          "relaxation oscillations of the van der Pol equation, mu = 5, or 100 at the size stiff; MLP field fitted to "
+          "pieces of them, at mu = 100 the equation's coefficients"),
     _task("robertson", "stiff", True, "stiff:Robertson",
           "Robertson's chemical reaction over nine decades of time; field of concat-squash layers in log time"),
     _task("prothero_robinson", "stiff", True, "stiff:ProtheroRobinson",
           "a cosine followed at rates up to 1e6; its amplitudes and phases are fitted to the closed form"),
+    _task("robertson_raw", "stiff", True, "kinetics:RobertsonRaw",
+          "Robertson's chemical reaction in its own time, to 1e4 s at paper; its rate constants are fitted"),
+    _task("pollu", "stiff", True, "kinetics:Pollu",
+          "air pollution, 20 species and 25 reactions over an hour; all rate constants are fitted"),
+    _task("rober_neural", "stiff", True, "kinetics:RoberNeural",
+          "Robertson's chemical reaction in its own time, to 40 s; a leaky net learns stiff dynamics"),
+    _task("davis_skodje", "stiff", True, "kinetics:DavisSkodje",
+          "a fast species on the curve of a slow one, rates up to 1e6; a leaky net learns curve and rates"),
 )  # fmt: skip
 """Tasks, in the order of every list."""
 

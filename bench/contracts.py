@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
@@ -489,6 +490,15 @@ class Tap(Protocol):
         ``y`` is the state and ``a = dL/dy`` the costate at time ``t``, both detached and of the same structure;
         ``weight`` is the quadrature weight (in units of time) that turns the sum over samples into an integral.
         """
+        ...
+
+
+@runtime_checkable
+class SamplingObserver(Protocol):
+    """A tap that wants to know which work of a method is for its samples alone."""
+
+    def sampling(self) -> AbstractContextManager[None]:
+        """Return a context in which everything is done for the next sample."""
         ...
 
 

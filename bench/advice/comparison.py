@@ -13,6 +13,9 @@ from odegrad.advice.estimate import estimate
 from odegrad.advice.race import MIN_ROUNDS, race
 from odegrad.advice.sentence import advice, of_time
 from odegrad.contracts import Scalar, State
+from odegrad.diagnosis.costates import BatchedField
+from odegrad.diagnosis.field_checks import check_field
+from odegrad.diagnosis.solver_choice import choose_solver
 from odegrad.errors import InaccurateGradientWarning, OdegradError, UsageError
 from odegrad.methods.fields.held import hooks_at_rest
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -23,7 +26,7 @@ from odegrad.reference.sensitivity import sensitivity_error
 from odegrad.reference.subject import in_float64, of_model
 from odegrad.registry import build_gradient, default_gradients, odeint_solver
 from odegrad.reports.units import count, error, memory, seconds_together
-from odegrad.states import undisturbed
+from odegrad.states import flatten, undisturbed
 from odegrad.user.models import Loss, Model, half_mean_square
 
 if TYPE_CHECKING:
@@ -58,7 +61,8 @@ class Comparison(pd.DataFrame):  # type: ignore[misc]
     advice: str
     """Which method to take, and why."""
     notes: list[str]
-    """How far the reference is known where that is not far, and what there was no time for."""
+    """How far the reference is known where that is not far, what sets the solver's steps where that is not accuracy,
+    and what there was no time for."""
     _metadata = ["advice", "notes"]  # noqa: RUF012
 
     @property
@@ -169,11 +173,26 @@ def compare_gradients(
         timed = [c for c in candidates if "peak_bytes" in c.row]
         tell(f"timing {len(timed)} methods in rounds")
         told = race(subject, timed, rounds, allowance)
+        of_solver = _of_the_solver(model, solver, allowance)
     rows = [c.row for c in candidates]
     table = Comparison(rows, columns=list(COLUMNS))
     table.advice = advice(rows, told, true, lambda: sensitivity_of(model, solver))
-    table.notes = [*_of_the_reference(true, rows), *of_time(rows, allowance)]
+    table.notes = [*_of_the_reference(true, rows), *of_solver, *of_time(rows, allowance)]
     return table
+
+
+def _of_the_solver(model: Model, solver: OneStepSolver, allowance: Allowance) -> list[str]:
+    """Return what sets the solver's steps where that is stability, or undecided; nothing where it cannot be told."""
+    if allowance.over():
+        return []
+    try:
+        twin = model.in_float64()
+        field, y0 = BatchedField(twin.field, twin.y0), flatten(twin.y0).detach()
+        check_field(field, twin.ts[0].to(y0.device), y0)
+        found = choose_solver(field, y0, twin.ts, solver)
+    except (OdegradError, RuntimeError):  # of a field that is not its samples' own, or does not work in float64
+        return []
+    return [] if found is None or found.by_stability is False else [found.sentence()]
 
 
 def _of_the_reference(true: Reference, rows: Sequence[Mapping[str, Any]]) -> list[str]:

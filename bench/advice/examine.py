@@ -138,6 +138,7 @@ class Examination:
                 "steps_for_stability": d.steps_for_stability,
                 "sensitivity_error": d.sensitivity_error,
                 "reference_error": d.reference_error,
+                "solver": None if d.choice is None else d.choice.to_dict(),
                 "notes": list(d.notes),
                 "verdict": self.sentences(),
                 "times": self.times().to_dict("records"),

@@ -19,6 +19,7 @@ from odegrad.diagnosis.bounds import LOOSE, Bound, costate_bound, interpolation_
 from odegrad.diagnosis.costates import BatchedField, segments
 from odegrad.diagnosis.field_checks import check_field
 from odegrad.diagnosis.observation import UNOBSERVED, Observations, Observed, observe
+from odegrad.diagnosis.solver_choice import SolverChoice, choose_solver
 from odegrad.diagnosis.trajectory import TrajectoryNorms, log_norms
 from odegrad.errors import UsageError
 from odegrad.reference.allowance import Allowance, Tell, in_silence
@@ -100,6 +101,8 @@ class Diagnosis:
     """By how much naive's gradient changes if every step of the forward solve is halved, relative to its size."""
     notes: tuple[str, ...] = ()
     """What there was no time for, in sentences."""
+    choice: SolverChoice | None = None
+    """What sets dopri5's steps at ``rtol``, and what an implicit solver takes; None where there was no time for it."""
 
 
 def first_solve(problem: Problem) -> Model:
@@ -200,6 +203,8 @@ def diagnose(
     with torch.no_grad():
         build_gradient("naive")(field, solver.observed_by(steps), y0, ts)
     growth = growth_of(norms)
+    if not allowance.over():
+        tell("looking at what sets the steps of an explicit solver")
     return Diagnosis(
         name=name,
         rtol=rtol,
@@ -215,6 +220,7 @@ def diagnose(
         reference_failure=seen.true.reason,
         sensitivity_error=sensitivity_error(subject, solver),
         notes=_notes(seen, late, allowance),
+        choice=None if allowance.over() else choose_solver(field, y0, ts, solver),
     )
 
 

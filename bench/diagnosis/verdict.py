@@ -56,6 +56,8 @@ def of_the_dynamics(diagnosis: Diagnosis) -> list[str]:
         f"They are {stiff} for an explicit method: stability alone asks for {asked} steps of dopri5, "
         f"{diagnosis.steps} are taken at rtol {diagnosis.rtol:g}."
     )
+    if diagnosis.choice is not None:
+        out.append(diagnosis.choice.sentence())
     if diagnosis.sensitivity_error > BLIND_SENSITIVITY:
         out.append(
             "The step control is blind to the gradient: the state hardly moves, and halving every step changes naive's "

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,9 +160,13 @@ class CountedTap:
         """Return the inner tap's sample times."""
         return self.inner.sample_times(t0, t1)
 
+    def sampling(self) -> AbstractContextManager[None]:
+        """Count what a method does for a sample alone under ``tap`` too."""
+        return self.counts.during("tap")
+
     def observe(self, field: VectorField, t: float, y: State, a: State, weight: float) -> None:
         """Let the inner tap observe."""
-        with self.counts.during("tap"):
+        with self.sampling():
             self.inner.observe(field, t, y, a, weight)
 
 

@@ -3,12 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.integrate import solve_ivp
+from scipy.sparse import block_diag
 from torch import Tensor, nn
 
 from odegrad.contracts import Problem, TaskInfo, Training
@@ -23,6 +24,8 @@ Array = npt.NDArray[np.float64]
 
 RTOL, ATOL = 1e-10, 1e-12
 """Tolerances of the simulation: far below what float32 or a fitted field can resolve."""
+LOOSER = 100.0
+"""By how much they are looser for Radau's method, which is of order 5."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,18 @@ def fitted(
     return TrajectorySettings(hidden, step, horizon, pieces, trajectories, batch_size, training)
 
 
-def simulate(rhs: Callable[[float, Array], Array], starts: Array, times: Array, *, stiff: bool) -> Array:
+def simulate(
+    rhs: Callable[[float, Array], Array],
+    starts: Array,
+    times: Array,
+    *,
+    stiff: bool,
+    jacobian: Callable[[float, Array], Array] | None = None,
+) -> Array:
     """Return the trajectories ``[time, count, dim]`` from ``starts [count, dim]`` at ``times``, in float64.
 
-    All are solved as one system: by DOP853, or by LSODA where the equation is stiff. No trajectory depends on another,
-    so the Jacobian has a band of ``dim - 1`` below and above its diagonal.
+    All are solved as one system: by DOP853, or by LSODA where the equation is stiff, or by Radau's method where the
+    Jacobian is told too. No trajectory depends on another, so the Jacobian consists of blocks on its diagonal.
 
     Parameters
     ----------
@@ -70,6 +80,9 @@ def simulate(rhs: Callable[[float, Array], Array], starts: Array, times: Array, 
         Output times ``[time]``.
     stiff
         Whether the equation is stiff.
+    jacobian
+        ``(t, y [count, dim]) -> df/dy [count, dim, dim]``: for rates so far apart that differences of the velocity do
+        not tell it.
 
     Raises
     ------
@@ -78,15 +91,22 @@ def simulate(rhs: Callable[[float, Array], Array], starts: Array, times: Array, 
     """
     band = starts.shape[1] - 1
     options: dict[str, Any] = {"method": "LSODA", "lband": band, "uband": band} if stiff else {"method": "DOP853"}
+    if jacobian is not None:
+
+        def blocks(t: float, y: Array) -> Any:
+            return block_diag(list(jacobian(t, y.reshape(starts.shape))), format="csc")
+
+        options = {"method": "Radau", "jac": blocks}
 
     def flat(t: float, y: Array) -> Array:
         return rhs(t, y.reshape(starts.shape)).ravel()
 
-    found = solve_ivp(flat, (times[0], times[-1]), starts.ravel(), t_eval=times, rtol=RTOL, atol=ATOL, **options)
+    rtol, atol = (RTOL, ATOL) if jacobian is None else (LOOSER * RTOL, LOOSER * ATOL)
+    found = solve_ivp(flat, (times[0], times[-1]), starts.ravel(), t_eval=times, rtol=rtol, atol=atol, **options)
     if not found.success:
         raise InfrastructureError(
             f"rhs: scipy's {options['method']} could not solve it from {times[0]:g} to {times[-1]:g} at a relative "
-            f"tolerance of {RTOL:g}: {found.message}; check scipy's installation, or start from other states"
+            f"tolerance of {rtol:g}: {found.message}; check scipy's installation, or start from other states"
         )
     return np.asarray(found.y.T.reshape(-1, *starts.shape))
 
@@ -145,14 +165,34 @@ class Trajectories(Sized[TrajectorySettings]):
         train = part(s.trajectories, TRAIN)
         held_out = {"validation": part(few, VALIDATION), "test": part(few, TEST)}
         dim = train[0].shape[-1]
-        field = seeded_module(lambda: self.field(dim, s.hidden), generator(seed, PARAMETERS), device, dtype, self.scale)
+        field = self.fresh(dim, s.hidden, generator(seed, PARAMETERS), device, dtype)
         return PiecesProblem(field, ts.to(dtype), train, held_out, s, seed)
+
+    def fresh(
+        self, dim: int, hidden: tuple[int, ...], source: torch.Generator, device: torch.device, dtype: torch.dtype
+    ) -> nn.Module:
+        """Return the field with parameters drawn from ``source``."""
+        return seeded_module(lambda: self.field(dim, hidden), source, device, dtype, self.scale)
 
     def simulated(self, settings: TrajectorySettings, count: int, stream: int) -> Tensor:
         """Return ``count`` trajectories ``[pieces * horizon + 1, count, dim]`` from the starts of ``stream``."""
         times = self.start_time + settings.step * np.arange(settings.pieces * settings.horizon + 1, dtype=np.float64)
         starts = self.sample(count, generator(0, stream))
         return torch.from_numpy(simulate(self.rhs, starts, times, stiff=self.info.kind == "stiff"))
+
+
+class DrawnSettings(Protocol):
+    """What is said of batches that are drawn."""
+
+    @property
+    def batch_size(self) -> int:
+        """Return the samples of a batch."""
+        ...
+
+    @property
+    def training(self) -> Training:
+        """Return how the field is trained."""
+        ...
 
 
 class PiecesProblem(RegressionProblem):
@@ -178,7 +218,7 @@ class PiecesProblem(RegressionProblem):
         ts: Tensor,
         train: Pairs,
         held_out: Mapping[str, Pairs],
-        settings: TrajectorySettings,
+        settings: DrawnSettings,
         seed: int,
     ) -> None:
         super().__init__(field, ts, held_out, settings.training)

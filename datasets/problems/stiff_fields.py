@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+Reaction = tuple[tuple[int, ...], tuple[int, ...]]
+"""The species that a reaction takes, and those that it makes, numbered from 1."""
+
 
 class RobertsonField(nn.Module):
     """Robertson's reaction ``A -> B``, ``2 B -> B + C``, ``B + C -> A + C`` of states ``[batch, 3]``.
@@ -48,6 +51,29 @@ class VanDerPolField(nn.Module):
         return torch.stack([v, self.mu * (1.0 - x * x) * v - x], dim=-1)
 
 
+class RelaxationField(nn.Module):
+    """Van der Pol's oscillator in Lienard's plane, ``x' = mu^2 (a x - b x^3 / 3 - c z)``, ``z' = d x``.
+
+    The logarithms of the four coefficients are trained; with all of them 1 it is the oscillator.
+
+    Parameters
+    ----------
+    mu
+        The damping: ``x`` jumps ``mu^2`` times as fast as ``z`` moves.
+    """
+
+    def __init__(self, mu: float) -> None:
+        super().__init__()
+        self.mu = mu
+        self.log_coefficients = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
+        """Return ``dy/dt [batch, 2]`` of ``y = (x, z)``."""
+        x, z = y.unbind(-1)
+        a, b, c, d = self.log_coefficients.exp().unbind()
+        return torch.stack([self.mu**2 * (a * x - b * x * x * x / 3.0 - c * z), d * x], dim=-1)
+
+
 class ProtheroRobinsonField(nn.Module):
     """``y' = -rate (y - cos t) - sin t``, whose solution is ``cos t + (y0 - 1) exp(-rate t)``; states ``[batch, n]``.
 
@@ -76,13 +102,24 @@ POLLU_RATES = (
     1.75e-2, 1e8, 4.44e11, 1.24e3, 2.1, 5.78, 4.74e-2, 1.78e3, 3.12,
 )  # fmt: skip
 """The rate constants of the 25 reactions."""
-POLLU_REACTIONS = (
+POLLU_REACTIONS: tuple[Reaction, ...] = (
     ((1,), (2, 3)), ((2, 4), (1,)), ((2, 5), (1, 6)), ((7,), (5, 5, 8)), ((7,), (8,)), ((6, 7), (5, 8)),
     ((9,), (5, 8, 10)), ((6, 9), (11,)), ((2, 11), (1, 10, 12)), ((1, 11), (13,)), ((13,), (1, 11)), ((2, 10), (1, 14)),
     ((14,), (5, 7)), ((1, 6), (15,)), ((3,), (4,)), ((4,), (16,)), ((4,), (3,)), ((16,), (6, 6)), ((16,), (3,)),
     ((6, 17), (5, 18)), ((19,), (2,)), ((19,), (1, 3)), ((1, 4), (19,)), ((1, 19), (20,)), ((20,), (1, 19)),
 )  # fmt: skip
-"""What each reaction takes and makes, species from 1; a species that is no part of the model is left out."""
+"""A species that is no part of the model is left out."""
+POLLU_SCALES = (
+    0.056, 0.2, 4.1e-9, 0.04, 4.4e-7, 5.8e-7, 0.1, 0.32, 0.01, 5.9e-8, 4.3e-8, 2.2e-3, 2.1e-4, 3e-5, 9e-3, 3.2e-17,
+    7e-3, 1e-4, 1.8e-6, 5.7e-5,
+)  # fmt: skip
+"""Units of its species: the largest amount of each in the hour from the published start."""
+
+
+ROBERTSON_RATES = (0.04, 3e7, 1e4)
+ROBERTSON_REACTIONS: tuple[Reaction, ...] = (((1,), (2,)), ((2, 2), (2, 3)), ((2, 3), (1, 3)))
+ROBERTSON_SCALES = (1.0, 3.65e-5, 1.0)
+"""Units of its species: of the rare second one its largest amount from the classical start."""
 
 
 class MassActionField(nn.Module):
@@ -96,13 +133,16 @@ class MassActionField(nn.Module):
         For each reaction the one or two species that it takes, and those that it makes, numbered from 1.
     species
         Their number.
+    scales
+        The unit of each species ``[species]``, one for all if None. The rate constants stay those of the reactions.
     """
 
     def __init__(
         self,
         rates: Sequence[float],
-        reactions: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+        reactions: Sequence[Reaction],
         species: int,
+        scales: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.log_rates = nn.Parameter(torch.tensor(rates, dtype=torch.float64).log())
@@ -114,6 +154,10 @@ class MassActionField(nn.Module):
                 row[each - 1] += 1.0
         # Behind the species stands a 1, which is the second partner of a reaction that takes one.
         pairs = [(takes[0] - 1, takes[1] - 1 if len(takes) > 1 else species) for takes, _ in reactions]
+        units = torch.ones(species + 1, dtype=torch.float64)
+        if scales is not None:
+            units[:species] = torch.tensor(scales, dtype=torch.float64)
+        made.div_(units[:species]).mul_(units[torch.tensor(pairs)].prod(1)[:, None])
         self.register_buffer("made", made)
         self.register_buffer("pairs", torch.tensor(pairs).T.contiguous())
         self.made: Tensor
@@ -124,6 +168,16 @@ class MassActionField(nn.Module):
         partners = torch.cat([y, torch.ones_like(y[:, :1])], dim=1)
         speeds = self.log_rates.exp() * partners[:, self.pairs[0]] * partners[:, self.pairs[1]]
         return speeds @ self.made
+
+    def jacobian(self, y: Tensor) -> Tensor:
+        """Return the derivative ``[batch, species, species]`` of the velocity by the state, in closed form."""
+        partners = torch.cat([y, torch.ones_like(y[:, :1])], dim=1)
+        first, second = torch.nn.functional.one_hot(self.pairs, partners.shape[1]).to(y.dtype)
+        of_speeds = self.log_rates.exp()[:, None] * (
+            first * partners[:, self.pairs[1], None] + second * partners[:, self.pairs[0], None]
+        )
+        # What stands behind the species is constant.
+        return torch.einsum("brj,ri->bij", of_speeds[..., :-1], self.made)
 
 
 def pollu_field() -> MassActionField:

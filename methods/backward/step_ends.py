@@ -1,11 +1,12 @@
 """Curvature samples at the ends of accepted steps, for methods whose pull-back passes from step to step."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from torch import Tensor
 
-from odegrad.contracts import Tap
+from odegrad.contracts import SamplingObserver, Tap
 from odegrad.methods.backward.pullback import pull_call
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit
@@ -62,7 +63,9 @@ class StepEndSampler:
         if isinstance(self.scheme, Implicit) and end.a.numel() > d:
             # The carried rate is f at this state: what comes through it belongs to the state.
             t = self.grid[end.n - 1].t_next if end.n else self.grid[0].t
-            costate = costate + pull_call(self.field, t, y, end.a.detach()[d:], (), ())[1]
+            tap: object = self.tap
+            with tap.sampling() if isinstance(tap, SamplingObserver) else nullcontext():
+                costate = costate + pull_call(self.field, t, y, end.a.detach()[d:], (), ())[1]
         # A point between two steps ends one trapezoid and begins the next.
         later = _weights(self.grid[end.n])[0] if end.n < len(self.grid) else 0.0
         if end.n == 0:

@@ -14,7 +14,9 @@ AT_ONCE = 1e-3
 DIVERGED = 2.0
 """Rate above which the iteration is given up."""
 ROUNDING_FLOOR = 8.0
-"""Machine epsilons of the stage below which a correction is rounding."""
+"""Machine epsilons of the stage below which a correction may be rounding."""
+STANDS_STILL_RATE = 0.25
+"""Rate from which on such a correction is: a correction of the iteration's own would get smaller."""
 LINEAR_PART = 1e-2
 """Part of Newton's tolerance to which GMRES solves for a correction."""
 
@@ -71,11 +73,17 @@ class Newton:
             z.sub_(change)
             size = self._norm(change)
             finite, rate, before = math.isfinite(size), size / before, size
-            if not finite or (iteration > 1 and rate >= DIVERGED):
+            if not finite:
+                break
+            # Small beside the largest number of the state may be large beside another: rounding is what stands still.
+            stands = iteration > 1 and rate >= STANDS_STILL_RATE
+            if stands and size <= self._suspect and self._is_rounding(change, y):
+                return Stage(z, torch.add(base, z), iteration, converged=True, finite=True)
+            if iteration > 1 and rate >= DIVERGED:
                 break
             # The rate is known from the second correction on; of the first it is 0 by the infinite one before.
             small = iteration > 1 and rate < 1.0 and rate / (1.0 - rate) * size <= self.kappa
-            if small or size <= AT_ONCE * self.kappa or (size <= self._suspect and self._is_rounding(change, y)):
+            if small or size <= AT_ONCE * self.kappa:
                 return Stage(z, torch.add(base, z), iteration, converged=True, finite=True)
         return Stage(z, y, iteration, converged=False, finite=finite)
 

@@ -42,3 +42,28 @@ def test_explicit_steps_have_no_such_columns():
     assert found["newton_iterations"] is None
     assert found["predicted_jacobians_backward"] is None
     assert found["nfe_backward"] == found["predicted_nfe_backward"]
+
+
+@pytest.mark.parametrize("method", ["naive", "aca", "symplectic_adjoint"])
+def test_what_a_sample_takes_is_the_taps(method):
+    """A tap's own calls, and one for each rate that has a cotangent; all others are as before, and as predicted."""
+    field, y0 = VanDerPolField(10.0), torch.tensor([[2.0, 0.0], [1.0, 0.5]], dtype=torch.float64)
+    ts = torch.tensor([0.0, 0.5], dtype=torch.float64)
+    subject = Subject(lambda solve: solve(field, y0, ts)[1:].sum(), (field.mu,), (field,))
+    solver = make_solver("kencarp4", rtol=1e-3, atol=1e-5)
+
+    own = []
+
+    class Sample:
+        def sample_times(self, t0, t1):
+            return []
+
+        def observe(self, field, t, y, a, weight):
+            own.append(field(torch.as_tensor(t, dtype=torch.float64), y))
+
+    plain = count_columns(subject, build_gradient(method), solver)
+    found = count_columns(subject, build_gradient(method), solver, Sample())
+    for name in ("nfe_forward", "nfe_backward", "vjps"):
+        assert found[name] == plain[name] == found[f"predicted_{name}"]
+    assert plain["nfe_tap"] == 0
+    assert found["nfe_tap"] == len(own) + plain["accepted_steps"]

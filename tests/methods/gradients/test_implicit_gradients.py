@@ -256,7 +256,10 @@ def test_van_der_pol_against_scipys_variational_equations():
 
 
 def test_single_precision_takes_the_same_steps():
-    """Robertson's reaction in float32 at rtol 1e-4: as many steps up to one, the gradient to 3e-5."""
+    """Robertson's reaction in float32 at rtol 1e-4: the same counts, the gradient to 3e-5.
+
+    Its rare species is 1e-5 of the others: a correction that is rounding beside these is none beside it.
+    """
     grads, counts = [], []
     for dtype in (torch.float64, torch.float32):
         field, y0 = RobertsonField().to(dtype), torch.tensor([[1.0, 0.0, 0.0]], dtype=dtype, requires_grad=True)
@@ -266,8 +269,7 @@ def test_single_precision_takes_the_same_steps():
         found = torch.autograd.grad(end[0, 0], (y0, field.rates))
         grads.append(torch.cat([g.double().reshape(-1) for g in found]))
         counts.append((len(log.ends), log.rejections))
-    assert abs(counts[0][0] - counts[1][0]) <= 1
-    assert counts[0][1] == counts[1][1]
+    assert counts[0] == counts[1]
     assert float(((grads[1] - grads[0]) / grads[0]).abs().max()) <= 3e-5
 
 
