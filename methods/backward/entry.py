@@ -4,9 +4,11 @@ import abc
 import copy
 import dataclasses
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Self, cast
 
 import torch
@@ -14,8 +16,9 @@ from torch import Tensor
 
 from odegrad.contracts import Calls, Sizes, Solver, StateT, StepCounts, Tap, Traits, VectorField, unjudged_parts
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
+from odegrad.methods.backward.transforms import refuse_transforms, solved_outside
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
-from odegrad.methods.fields.surroundings import autocast_off
+from odegrad.methods.fields.surroundings import autocast_off, inside_transform
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
 from odegrad.methods.solvers.times import checked_times, outputs_depend_on_time, start_depends_on_time
@@ -33,6 +36,9 @@ class SharedLoopMethod(abc.ABC):
 
     traits: ClassVar[Traits]
 
+    takes_transforms: ClassVar[bool] = False
+    """Whether the graph of explicit steps is one that transforms of ``torch.func`` can differentiate by themselves."""
+
     def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         """Solve; see ``odegrad.contracts.GradientMethod``.
 
@@ -49,8 +55,11 @@ class SharedLoopMethod(abc.ABC):
         if reason is not None or not isinstance(solver, OneStepSolver):
             why = reason or NO_ONE_STEP_SOLVER
             raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {why}")
-        refuse_transforms()
         refuse_callbacks(field)
+        if inside_transform() and not (self.takes_transforms and not solver.implicit):
+            return solved_outside(partial(self._outside, solver), field, y0, ts)
+        if inside_transform():
+            refuse_transforms(levels=sys.maxsize)
         times = checked_times(ts)
         layout = Layout.of(y0, unjudged_parts(field))
         start = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))
@@ -71,6 +80,9 @@ class SharedLoopMethod(abc.ABC):
                     ys = self._solved(again, solver, start, ts, times)
                 again.stand_after_one_call()
         return cast("StateT", layout.unflatten(ys))
+
+    def _outside(self, solver: OneStepSolver, field: VectorField, y0: StateT, ts: Tensor) -> StateT:
+        return self(field, solver, y0, ts)
 
     def _solved(self, field: FlatField, solver: OneStepSolver, start: Tensor, ts: Tensor, times: list[float]) -> Tensor:
         """Return the states ``[K, d]`` from ``start [d]``, which depend on ``ts`` where it requires a gradient."""
@@ -132,22 +144,6 @@ def refuse_callbacks(field: object) -> None:
                     f"field: {each} is a callback of torchdiffeq, and is not called here; remove it, and give the "
                     "solver an observer, solver.observed_by(...), which hears of every accepted and rejected step"
                 )
-
-
-def refuse_transforms() -> None:
-    """Raise where the call is inside a transform of ``torch.func``, which a solve cannot be part of.
-
-    Raises
-    ------
-    UnsupportedError
-        If it is.
-    """
-    if torch._C._are_functorch_transforms_active():
-        raise UnsupportedError(
-            "odeint: a solve cannot be transformed by torch.func (grad, vjp, jvp, jacrev, jacfwd, vmap, hessian); "
-            "differentiate by torch.autograd.grad or torch.autograd.functional, solve a batch as one state "
-            "[batch, ...], and use transforms inside of the field only"
-        )
 
 
 def forward_calls(steps: StepCounts) -> int:
