@@ -29,6 +29,11 @@ def flatten(y: State) -> Tensor:
     return torch.cat([p.reshape(len(p), -1) for p in parts(y)], dim=1)
 
 
+def flatten_times(ys: State) -> Tensor:
+    """Return a solution ``[time, batch, *state]`` as ``[time, d]``, the parts of a tuple one behind the other."""
+    return torch.cat([p.reshape(len(p), -1) for p in parts(ys)], dim=1)
+
+
 def sent_to(device: torch.device, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return ``x`` on ``device`` and of ``dtype`` (its own if None), by a copy that no host waits for.
 

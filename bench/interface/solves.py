@@ -17,6 +17,7 @@ from odegrad.methods.peers.torchdiffeq_solvers import OF_TORCHDIFFEQ, solve_as_t
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.times import checked_times
 from odegrad.registry import build_gradient
+from odegrad.states import mapped
 
 
 class EventSolution(NamedTuple):
@@ -53,11 +54,12 @@ def odeint(
     y0
         Initial state: a tensor of any shape, or a tuple of tensors.
     t
-        Output times ``[K]``, strictly monotone; may require a gradient. ``[batch, K]``, a row a sample, with
+        Output times ``[K]``, strictly monotone; may require a gradient. At one time alone the solution is ``y0``.
+        ``[batch, K]``, a row a sample, with
         ``options={"batch": "per_sample"}``; a row may repeat its last time.
     rtol, atol
         Tolerances of the adaptive solvers: a number, a tensor that broadcasts to ``y0``, or one of either for each part
-        of a tuple.
+        of a tuple. One ``atol`` for all may be 0.
     method
         The solver, as there: ``dopri5`` (default), ``tsit5``, ``dopri8``, ``bosh3``, ``fehlberg2``, ``adaptive_heun``,
         ``rk4`` (Kutta's, not the 3/8 rule), ``heun3``, ``midpoint``, ``heun2``, ``euler``, and those of our own. A
@@ -137,6 +139,8 @@ def _solved(
         return solve_over_jumps(found, field, solver, y0, t, times)
     if event_fn is not None:
         return cast("State", _until(found, field, solver, y0, t, event_fn))
+    if isinstance(t, Tensor) and t.shape == (1,) and isinstance(y0, (Tensor, tuple)):
+        return mapped(y0, lambda part: part[None])
     solution: State = found(field, solver, y0, t)
     return solution
 

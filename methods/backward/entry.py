@@ -4,9 +4,11 @@ import abc
 import copy
 import dataclasses
 import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Self, TypeVar, cast
 
 import torch
@@ -27,11 +29,12 @@ from odegrad.contracts import (
 )
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.methods.backward.per_sample.entry import solve_samples
+from odegrad.methods.backward.transforms import INSTEAD, refuse_transforms, solved_outside
 from odegrad.methods.events.event import Event
 from odegrad.methods.events.solve import StartTime, refuse_events, solve_to_event
 from odegrad.methods.fields.callbacks import CALLBACKS, StepCallbacks
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
-from odegrad.methods.fields.surroundings import autocast_off
+from odegrad.methods.fields.surroundings import autocast_off, inside_transform
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes
@@ -55,6 +58,9 @@ class SharedLoopMethod(abc.ABC):
 
     traits: ClassVar[Traits]
 
+    takes_transforms: ClassVar[bool] = False
+    """Whether the graph of explicit steps is one that transforms of ``torch.func`` can differentiate by themselves."""
+
     def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         """Solve; see ``odegrad.contracts.GradientMethod``.
 
@@ -68,6 +74,10 @@ class SharedLoopMethod(abc.ABC):
             If the solve cannot go on.
         """
         usable = self._usable(solver)
+        if inside_transform() and not (self.takes_transforms and not usable.implicit and not usable.per_sample):
+            return solved_outside(partial(self._outside, usable), field, y0, ts)
+        if inside_transform():
+            refuse_transforms(levels=sys.maxsize)
         if usable.per_sample:
             return self._samples_solved(field, usable, y0, ts)
         times = checked_times(ts)
@@ -94,6 +104,8 @@ class SharedLoopMethod(abc.ABC):
         """
         usable = self._usable(solver)
         refuse_events(equivalent_solver(self, usable))
+        if inside_transform():
+            raise UnsupportedError(f"odeint_event: it cannot be transformed by torch.func; {INSTEAD}")
         time = StartTime.of(t0, event, reverse=reverse)
 
         def solved(flat_field: FlatField, checked: OneStepSolver, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,12 +115,11 @@ class SharedLoopMethod(abc.ABC):
         return end, cast("StateT", layout.unflatten(ys))
 
     def _usable(self, solver: Solver) -> OneStepSolver:
-        """Return ``solver``; checks what everyone checks of it, and of where it is called."""
+        """Return ``solver``, if it is one that this method can use."""
         reason = self.refuses(solver)
         if reason is not None or not isinstance(solver, OneStepSolver):
             why = reason or NO_ONE_STEP_SOLVER
             raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {why}")
-        refuse_transforms()
         return solver
 
     def _on_flat_states(
@@ -134,6 +145,9 @@ class SharedLoopMethod(abc.ABC):
                     found = solved(again, solver, start)
                 again.stand_after_one_call()
         return layout, found
+
+    def _outside(self, solver: OneStepSolver, field: VectorField, y0: StateT, ts: Tensor) -> StateT:
+        return self(field, solver, y0, ts)
 
     def _solved(self, field: FlatField, solver: OneStepSolver, start: Tensor, ts: Tensor, times: list[float]) -> Tensor:
         """Return the states ``[K, d]`` from ``start [d]``, which depend on ``ts`` where it requires a gradient."""
@@ -235,22 +249,6 @@ def _told(field: FlatField, solver: OneStepSolver) -> FlatField:
         rtol, atol = solver.tolerances
         field.tolerances = field.layout.per_number("rtol", rtol), field.layout.per_number("atol", atol)
     return field
-
-
-def refuse_transforms() -> None:
-    """Raise where the call is inside a transform of ``torch.func``, which a solve cannot be part of.
-
-    Raises
-    ------
-    UnsupportedError
-        If it is.
-    """
-    if torch._C._are_functorch_transforms_active():
-        raise UnsupportedError(
-            "odeint: a solve cannot be transformed by torch.func (grad, vjp, jvp, jacrev, jacfwd, vmap, hessian); "
-            "differentiate by torch.autograd.grad or torch.autograd.functional, solve a batch as one state "
-            "[batch, ...], and use transforms inside of the field only"
-        )
 
 
 def forward_calls(steps: StepCounts) -> int:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from odegrad.contracts import Tap
-from odegrad.errors import UnsupportedError, UsageError
+from odegrad.errors import UsageError
+from odegrad.methods.backward.transforms import each_cotangent
 from odegrad.methods.fields.closures import leaves
 from odegrad.methods.fields.held import Held
 from odegrad.methods.fields.surroundings import autocast_off
@@ -147,31 +148,18 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _SolveContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         node = ctx.node
-        refuse_batched(grads[0])
         y0, *saved = ctx.saved_tensors
         kept = tuple(saved[len(node.inputs) :])
-        with torch.no_grad(), autocast_off(node.field.layout.device.type), node.repeated_calls():
-            a0, found = node.pull_back(grads[0], kept)
-        # A parameter that nothing depends on gets zeros; an attribute nothing, as it may be trained by nobody.
-        pulled = [
-            torch.zeros_like(p) if g is None and i < node.registered else g
-            for i, (p, g) in enumerate(zip(node.parameters, found, strict=True))
-        ]
-        inputs = (grads[0], y0, *node.inputs)
-        return None, *without_derivative([a0, *pulled], inputs, "this gradient method")
 
+        def pull_back(grad: Tensor) -> Sequence[Tensor | None]:
+            with torch.no_grad(), autocast_off(node.field.layout.device.type), node.repeated_calls():
+                a0, found = node.pull_back(grad, kept)
+            # A parameter that nothing depends on gets zeros; an attribute nothing, as it may be trained by nobody.
+            pulled = [
+                torch.zeros_like(p) if g is None and i < node.registered else g
+                for i, (p, g) in enumerate(zip(node.parameters, found, strict=True))
+            ]
+            inputs = (grad, y0, *node.inputs)
+            return without_derivative([a0, *pulled], inputs, "this gradient method")
 
-def refuse_batched(grad: Tensor) -> None:
-    """Raise where autograd pulls many cotangents back at once (``vectorize=True``, ``is_grads_batched=True``).
-
-    Raises
-    ------
-    UnsupportedError
-        If it does.
-    """
-    functorch = torch._C._functorch
-    if functorch.is_batchedtensor(grad) or functorch.is_legacy_batchedtensor(grad):
-        raise UnsupportedError(
-            "this gradient method pulls one cotangent back at a time; leave out vectorize=True and "
-            "is_grads_batched=True, or use gradient method naive"
-        )
+        return None, *each_cotangent(pull_back, grads[0])

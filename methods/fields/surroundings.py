@@ -1,10 +1,11 @@
-"""What surrounds the calls of a field: autocast, which the solver's own arithmetic is not under, and kernels."""
+"""What surrounds the calls of a field: autocast, which a solver's own arithmetic is not under, kernels, transforms."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -37,6 +38,16 @@ def autocast_off(device_type: str) -> Iterator[None]:
         return
     with torch.autocast(device_type, enabled=False):
         yield
+
+
+def inside_transform() -> bool:
+    """Return whether the call is inside of a transform of ``torch.func``."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def outside_transforms() -> AbstractContextManager[object]:
+    """Make tensors inside that no transform wraps: they may outlive it."""
+    return temporarily_clear_interpreter_stack() if inside_transform() else nullcontext()
 
 
 def with_second_derivatives() -> AbstractContextManager[None]:

@@ -50,6 +50,8 @@ class Naive(TappableMethod):
         taps="step ends",
     )
 
+    takes_transforms: ClassVar[bool] = True
+
     def cannot_use(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if solver.compile:
@@ -80,8 +82,13 @@ class Naive(TappableMethod):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with the graph of the steps."""
         if self.tap is None or not torch.is_grad_enabled():
-            return integrate_with_graph(field, solver, y0, times)
-        return _Watched(self.tap, field, solver).solve(y0, times)
+            ys = integrate_with_graph(field, solver, y0, times)
+        else:
+            ys = _Watched(self.tap, field, solver).solve(y0, times)
+        if solver.implicit and field.held is not None:
+            # The pull-back through an implicit step calls the field again.
+            field.held.settle(trained_parameters(field.field))
+        return ys
 
     def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
         """Return None: every sample may have steps of its own."""

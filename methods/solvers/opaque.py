@@ -1,7 +1,7 @@
 """Gradients that have no derivative of their own: asking for one raises, and is never silently disconnected."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -47,10 +47,13 @@ class _Opaque(torch.autograd.Function):
     """The identity on its first ``count`` tensors, with all of them as inputs and no derivative."""
 
     @staticmethod
-    def forward(ctx: _OpaqueContext, message: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.message = message
-        ctx.set_materialize_grads(False)
+    def forward(message: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG004
         return tuple(t.clone() for t in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: _OpaqueContext, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004
+        ctx.message = inputs[0]
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: _OpaqueContext, *grads: Tensor | None) -> tuple[None, ...]:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from odegrad.methods.fields.surroundings import outside_transforms
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.states import sent_to
@@ -37,7 +38,8 @@ class Weights:
         used = tuple(tuple(j for j, w in enumerate(r) if w != 0.0) for r in rows)
         columns = [[tableau.a[j][i] for j in range(i + 1, tableau.stages)] for i in range(tableau.stages - 1)]
         flat = [r[j] for r, u in zip(rows, used, strict=True) for j in u]
-        made = _resident([*rows, *columns, flat, tableau.error or ()], dtype, device)
+        with outside_transforms():
+            made = _resident([*rows, *columns, flat, tableau.error or ()], dtype, device)
         of_columns = slice(len(rows), len(rows) + len(columns))
         error = None if tableau.error is None else made[-1]
         return cls(tuple(made[: len(rows)]), tuple(made[of_columns]), used, made[-2], error)
@@ -214,9 +216,13 @@ class _Combination(torch.autograd.Function):
     """``y + sum_j w_j k_j`` whose value is already known: only the pull-back is left to do."""
 
     @staticmethod
-    def forward(ctx: _WeightsContext, value: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
-        ctx.weights = weights
+    def forward(value: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
         return value
+
+    @staticmethod
+    def setup_context(ctx: _WeightsContext, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        # Apart from the forward, as transforms of torch.func want it.
+        ctx.weights = inputs[1]
 
     @staticmethod
     def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -229,9 +235,12 @@ class _DenseOutput(torch.autograd.Function):
     """``y + sum_i w_mi k_i`` for rows m, whose values are already known."""
 
     @staticmethod
-    def forward(ctx: _WeightsContext, values: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
-        ctx.weights = weights
+    def forward(values: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
         return values
+
+    @staticmethod
+    def setup_context(ctx: _WeightsContext, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.weights = inputs[1]
 
     @staticmethod
     def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:

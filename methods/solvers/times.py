@@ -68,9 +68,12 @@ class _MovesWithTime(torch.autograd.Function):
     """States ``y [m, d]`` that move with their times ``t [m]`` at the known speed ``f [m, d]``."""
 
     @staticmethod
-    def forward(ctx: Context, y: Tensor, t: Tensor, f: Tensor) -> Tensor:
-        ctx.save_for_backward(y, t, f)
+    def forward(y: Tensor, t: Tensor, f: Tensor) -> Tensor:  # noqa: ARG004
         return y.clone()
+
+    @staticmethod
+    def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,6 +1,7 @@
 """The steps of a diagonally implicit Runge-Kutta method with a graph: one node for each step, whose value is known."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -90,6 +91,14 @@ class _Taken:
         return self.back.jacobians
 
 
+def _as_it_was(field: FlatField, parameters: Sequence[Tensor]) -> AbstractContextManager[None]:
+    """Let the field hold inside what it held in the solve, and leave the parameters' hooks for the whole gradient."""
+    # Inside of a method's own node that has been seen to.
+    if field.held is None or field.differentiated is not None:
+        return hooks_at_rest(parameters)
+    return field.held.as_it_was({}, parameters)
+
+
 class _StepContext(Context, Protocol):
     step: _Taken
     count: int
@@ -110,8 +119,7 @@ class _Step(torch.autograd.Function):
     def backward(ctx: _StepContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, x_next, *rest = ctx.saved_tensors
         step, kept = ctx.step, rest[: ctx.count]
-        # Hooks on parameters are for the whole gradient, and not for each step's part of it.
-        with torch.no_grad(), step.field.undisturbed(), hooks_at_rest(step.back.parameters):
+        with torch.no_grad(), step.field.undisturbed(), _as_it_was(step.field, step.back.parameters):
             of_x, pulled = step.pull_back(x_next.detach(), kept, grads[0].contiguous())
         parameters = step.back.parameters
         present = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, pulled, strict=True)]
@@ -137,7 +145,7 @@ class _Rate(torch.autograd.Function):
     def backward(ctx: _RateContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, *parameters = ctx.saved_tensors
         field = ctx.field
-        with torch.enable_grad(), field.undisturbed(), hooks_at_rest(parameters):
+        with torch.enable_grad(), field.undisturbed(), _as_it_was(field, parameters):
             leaf = y.detach().requires_grad_()
             rate = field(ctx.t, leaf)
             pulled: Sequence[Tensor | None] = [None] * (1 + len(parameters))

@@ -55,30 +55,6 @@ def test_callbacks_of_torchdiffeqs_backward_solve_are_refused(solving, name, net
         solving(field, start())
 
 
-@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev, torch.func.vmap], ids=lambda f: f.__name__)
-def test_transforms_of_a_solve_are_refused(solving, transform, net, start):
-    """torch.func transforms neither a solve nor its custom pull-back."""
-    field = net()
-    with pytest.raises(UnsupportedError, match=r"torch\.func .* torch\.autograd"):
-        transform(lambda y: solving(field, y).sum())(start().detach())
-
-
-def test_many_cotangents_at_once(solving, net, start):
-    """A vectorised Jacobian is naive's alone."""
-    field = net()
-
-    def jacobian(vectorize):
-        return torch.autograd.functional.jacobian(
-            lambda y: solving(field, y)[-1], start().detach(), vectorize=vectorize
-        )
-
-    if solving.method.traits.state_from == "graph":
-        torch.testing.assert_close(jacobian(True), jacobian(False))
-    else:
-        with pytest.raises(UnsupportedError, match="vectorize=True"):
-            jacobian(True)
-
-
 def test_lazy_layers_are_called_once_before(solving, start, apart):
     """Their parameters have no shape before, so a method cannot give them gradients; naive can."""
 
