@@ -1,24 +1,28 @@
 """``odeint`` and ``odeint_adjoint`` with torchdiffeq's arguments, on odegrad's solvers and gradient methods."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from odegrad.binding import tapped
-from odegrad.contracts import Scalar, State, Tap
+from odegrad.contracts import GradientMethod, Scalar, State, Tap
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.regularisers.regularised import RegularisedSolve, Regularisers
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.registry import build_gradient, build_solver
 from odegrad.states import mapped
 
+SOLVERS_RENAMED = {"heun2": "heun"}
+"""torchdiffeq's names of solvers -> ours, where they are called otherwise."""
+
 RENAMED = {"ifactor": "max_factor", "dfactor": "min_factor", "max_num_steps": "max_steps"}
 """torchdiffeq's names of solver options -> ours; the others are called the same."""
 
 ELSEWHERE = {
-    "min_step": "leave it out, and loosen rtol and atol where steps get too small to move the time, which raises",
     "norm": "the error norm is the largest root mean square over the parts of the state; use torchdiffeq for another",
     "step_t": "every output time ends a step already; add output times to land on more",
     "jump_t": "solve from jump to jump, one odeint call for each interval",
@@ -29,8 +33,18 @@ ELSEWHERE = {
 }
 """Options of torchdiffeq that there is no need for here, and what to do instead."""
 
+MANY_OUTPUTS = 200
+"""Above so many output times an adaptive solver reads them from its dense output, unless it is told otherwise."""
+
 LEAST_ATOL = 1e-38
 """What stands for ``atol = 0``, so that a number that stays zero has an error of zero: no state is as small."""
+
+NOTHING_TO_DO: Mapping[str, Sequence[object]] = {
+    "dtype": (torch.float64,),
+    "interp": ("linear", "cubic"),
+    "perturb": (False,),
+}
+"""Options of torchdiffeq whose values ask for what is so anyway: times are float64, outputs are ends of fixed steps."""
 
 Func = Callable[[Tensor, Any], Any]
 
@@ -59,7 +73,9 @@ def odeint(
     y0
         Initial state: a tensor of any shape, or a tuple of tensors.
     t
-        Output times ``[K]``, strictly monotone; may require a gradient. At one time alone the solution is ``y0``.
+        Output times ``[K]``, strictly monotone; may require a gradient. At one time alone the solution is ``y0``. Each
+        is the end of a step, up to 200 of them; more are read from the solver's dense output, as torchdiffeq does, so
+        that they cost no steps. The option ``outputs`` says which: ``step_ends`` or ``dense``.
     rtol, atol
         Tolerances of the adaptive solvers; ``atol`` may be 0.
     method
@@ -67,7 +83,7 @@ def odeint(
         rule), ``midpoint``, ``heun``, ``euler``, ``alf``. A method of fixed steps takes one step for each interval of
         ``t`` unless ``step_size`` or ``num_steps`` says otherwise.
     options
-        The solver's: ``first_step``, ``max_step``, ``step_size``, ``safety``, ``ifactor``, ``dfactor``,
+        The solver's: ``first_step``, ``max_step``, ``min_step``, ``step_size``, ``safety``, ``ifactor``, ``dfactor``,
         ``max_num_steps`` as there; ``num_steps``, ``outputs``, ``control``, ``sees``, ``tangent_seed``, ``compile``,
         ``coupling`` and ``eta`` of our own (see ``make_solver``).
     event_fn
@@ -98,7 +114,10 @@ def odeint(
         func = _OfModule(func)
     if isinstance(t, Tensor) and t.shape == (1,) and isinstance(y0, (Tensor, tuple)):
         return mapped(y0, lambda part: part[None])
-    return found(func, _solver(method, rtol, atol, options), y0, t)  # type: ignore[arg-type]
+    solver = _solver(method, rtol, atol, options)
+    if "outputs" not in (options or {}) and isinstance(t, Tensor) and t.numel() > MANY_OUTPUTS:
+        solver = _with_many_outputs(solver, found)
+    return found(func, solver, y0, t)  # type: ignore[arg-type]
 
 
 def odeint_adjoint(
@@ -232,16 +251,28 @@ def regularised(
     return RegularisedSolve(built, _solver(method, rtol, atol, options), Regularisers.of(regularisers), seed)
 
 
+def _with_many_outputs(solver: OneStepSolver, method: GradientMethod) -> OneStepSolver:
+    """Return the solver that reads outputs between its steps, where it and the gradient method can."""
+    if not (solver.adaptive and solver.has_dense_output):
+        return solver
+    dense = dataclasses.replace(solver, outputs="dense")
+    return solver if method.refuses(dense) is not None else dense
+
+
 def _solver(method: str | None, rtol: Any, atol: Any, options: Mapping[str, Any] | None) -> OneStepSolver:
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not (isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)):
             raise UsageError(f"{name}: expected one number, got {type(value).__name__}; scale the state's parts")
     renamed = {}
     for key, value in (options or {}).items():
+        if key in NOTHING_TO_DO and value in NOTHING_TO_DO[key]:
+            continue
         if key in ELSEWHERE:
             raise UnsupportedError(f"options: {key!r} of torchdiffeq is not an option here: {ELSEWHERE[key]}")
         plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         renamed[RENAMED.get(key, key)] = plain
     if isinstance(renamed.get("max_steps"), float):
         renamed["max_steps"] = int(renamed["max_steps"])
-    return build_solver(method or "dopri5", float(rtol), float(atol) or LEAST_ATOL, renamed)
+    return build_solver(
+        SOLVERS_RENAMED.get(method or "", method) or "dopri5", float(rtol), float(atol) or LEAST_ATOL, renamed
+    )

@@ -95,7 +95,7 @@ class PeerMapping:
         factors = (control.safety, control.max_factor, control.min_factor)
         if "factors" not in self.options and factors != (_USUAL.safety, _USUAL.max_factor, _USUAL.min_factor):
             return f"{name}'s step control has factors of its own; leave out safety, max_factor and min_factor"
-        for option in ("first_step", "max_step"):
+        for option in ("first_step", "max_step", "min_step"):
             if option not in self.options and getattr(solver, option) is not None:
                 return f"{name} cannot be told {option}; leave it out"
         return None

@@ -207,7 +207,7 @@ class _AdaptiveLoop(_Loop):
                 continue
             with torch.no_grad():
                 ratio = control.error_ratio(judge, *self.stepper.judged(h, x, x_next, self.d))
-            accepted = ratio <= 1.0
+            accepted = ratio <= 1.0 or self._is_least(h, ratio)
             if accepted:
                 yield from self.accept(t, h, t_next, x, x_next)
                 t, x = t_next, x_next
@@ -232,7 +232,14 @@ class _AdaptiveLoop(_Loop):
         return math.copysign(size, span)
 
     def _bounded(self, h: float) -> float:
-        return h if self.solver.max_step is None else math.copysign(min(abs(h), self.solver.max_step), h)
+        solver = self.solver
+        if solver.min_step is not None:
+            h = math.copysign(max(abs(h), solver.min_step), h)
+        return h if solver.max_step is None else math.copysign(min(abs(h), solver.max_step), h)
+
+    def _is_least(self, h: float, ratio: float) -> bool:
+        """Return whether a step can be no smaller; one whose error is not finite is not taken all the same."""
+        return self.solver.min_step is not None and abs(h) <= self.solver.min_step and math.isfinite(ratio)
 
     def _land(self, t: float, h: float, t_end: float) -> tuple[float, float]:
         """Return the step, cut to end at ``t_end``, and its end."""

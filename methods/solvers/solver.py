@@ -47,6 +47,9 @@ class OneStepSolver(Solver):
         Size of the first adaptive step, in units of time; chosen from the field if None.
     max_step
         Largest adaptive step, in units of time, of the backward solves of continuous methods too; no bound if None.
+    min_step
+        Adaptive steps are not made smaller than this, in units of time, and one of this size is taken whatever its
+        error, as in torchdiffeq; a landing may cut it. No bound if None.
     max_steps
         Most attempted steps of one solve.
     outputs
@@ -76,6 +79,7 @@ class OneStepSolver(Solver):
     step_size: float | None = None
     first_step: float | None = None
     max_step: float | None = None
+    min_step: float | None = None
     max_steps: int = 100_000
     outputs: Outputs = "step_ends"
     compile: bool = False
@@ -89,17 +93,7 @@ class OneStepSolver(Solver):
             value = getattr(self.controller, name)
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name}: expected a positive number, got {value!r}; 1e-3 to 1e-9 are usual")
-        if self.num_steps is not None and self.step_size is not None:
-            raise UsageError("num_steps and step_size: expected at most one of them; leave one out")
-        if self.max_step == math.inf:  # torchdiffeq's way to say that there is no bound
-            object.__setattr__(self, "max_step", None)
-        for name in ("num_steps", "step_size", "first_step", "max_step", "max_steps"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
-                raise UsageError(f"{name}: expected a positive number, got {value!r}")
-        for name in ("num_steps", "max_steps"):
-            if not isinstance(getattr(self, name), (int, type(None))):
-                raise UsageError(f"{name}: expected a whole number, got {getattr(self, name)!r}")
+        self._check_steps()
         if self.outputs not in ("step_ends", "dense"):
             raise UsageError(f"outputs: expected 'step_ends' or 'dense', got {self.outputs!r}")
         if self.outputs == "dense" and not self.has_dense_output:
@@ -111,6 +105,23 @@ class OneStepSolver(Solver):
                 f"compile: solver {self.name} is no explicit Runge-Kutta method; leave it out, or use dopri5"
             )
         self._check_sees()
+
+    def _check_steps(self) -> None:
+        if self.num_steps is not None and self.step_size is not None:
+            raise UsageError("num_steps and step_size: expected at most one of them; leave one out")
+        if self.max_step == math.inf:  # torchdiffeq's way to say that there is no bound
+            object.__setattr__(self, "max_step", None)
+        if self.min_step == 0:
+            object.__setattr__(self, "min_step", None)
+        for name in ("num_steps", "step_size", "first_step", "max_step", "min_step", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+                raise UsageError(f"{name}: expected a positive number, got {value!r}")
+        if self.min_step is not None and self.max_step is not None and self.min_step > self.max_step:
+            raise UsageError(f"min_step: expected at most max_step = {self.max_step!r}, got {self.min_step!r}")
+        for name in ("num_steps", "max_steps"):
+            if not isinstance(getattr(self, name), (int, type(None))):
+                raise UsageError(f"{name}: expected a whole number, got {getattr(self, name)!r}")
 
     def _check_sees(self) -> None:
         if self.sees not in ("state", "tangent"):
@@ -322,7 +333,7 @@ def make_solver(
     controller = Controller(float(rtol), float(atol), safety, max_factor, min_factor, control)
     solver = OneStepSolver(scheme, controller, **options)  # type: ignore[arg-type]
     # Here and not in the class: who takes the steps of an adaptive solver again, on a fixed grid, need not undo them.
-    for option, unset in (("max_step", None), ("sees", "state")):
+    for option, unset in (("max_step", None), ("min_step", None), ("sees", "state")):
         if getattr(solver, option) != unset and not solver.adaptive:
             raise UsageError(
                 f"{option}: it is for adaptive steps, and those of solver {name} are fixed here; leave it out, give "

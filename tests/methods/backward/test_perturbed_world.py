@@ -145,7 +145,7 @@ def _gradient(method, solver, noise, perturbations, around="nothing", penalty=No
     else:
         solve = RegularisedSolve(method, solver, Regularisers.of(PENALTIES[penalty]))
         loss = solve(field, y0, TIMES).pow(2).sum() + solve.penalty()
-    for name in perturbations:
+    for name in sorted(perturbations, key=lambda name: name != "hook"):  # on the weight that was solved with
         PERTURBATIONS[name](field)
     with AROUND[around]():
         grads = torch.autograd.grad(loss, trained, allow_unused=True)

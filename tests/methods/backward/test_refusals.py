@@ -106,10 +106,13 @@ def test_a_second_backward_pass_needs_the_graph(solving, net, start):
 
 
 def test_options_of_torchdiffeq_are_answered():
-    """``min_step`` is not an option here, and what to do is said; ``max_step`` is one."""
+    """What asks for what is so anyway is taken; of others it is said what to do."""
     y0, rate = torch.ones(2, dtype=torch.float64), lambda t, y: -y
-    with pytest.raises(UnsupportedError, match=r"'min_step' .* loosen rtol"):
-        odegrad.odeint(rate, y0, TIMES, options={"min_step": 1e-3})
+    with pytest.raises(UnsupportedError, match=r"'dtype' .* float64 on the host"):
+        odegrad.odeint(rate, y0, TIMES, options={"dtype": torch.float32})
+    plain = odegrad.odeint(rate, y0, TIMES)
+    for options in ({"dtype": torch.float64}, {"interp": "cubic"}, {"perturb": False}, {"min_step": 0}):
+        assert torch.equal(odegrad.odeint(rate, y0, TIMES, options=options), plain)
     torch.testing.assert_close(
         odegrad.odeint(rate, y0, TIMES, options={"max_step": 0.1})[-1], torch.exp(-y0), rtol=1e-6, atol=1e-6
     )
