@@ -20,7 +20,7 @@ from odegrad.methods.backward.entry import (
     with_systems,
 )
 from odegrad.methods.backward.implicit_steps import ImplicitPartnerNode
-from odegrad.methods.backward.pullback import pull_call
+from odegrad.methods.backward.products import pull_call
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField
