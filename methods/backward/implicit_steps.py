@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Tap
-from odegrad.methods.backward.pullback import add_to, pull_call
+from odegrad.methods.backward.products import add_to, pull_call
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField

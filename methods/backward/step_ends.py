@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from odegrad.contracts import SamplingObserver, Tap
-from odegrad.methods.backward.pullback import pull_call
+from odegrad.methods.backward.products import pull_call
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.schemes import Reversible, Scheme

@@ -14,7 +14,7 @@ from odegrad.methods.backward.continuous import stages_of
 from odegrad.methods.backward.costate import CostateDynamics
 from odegrad.methods.backward.per_sample.cost import solved_back_calls
 from odegrad.methods.backward.per_sample.gauss import GaussRowsNode
-from odegrad.methods.backward.pullback import add_to
+from odegrad.methods.backward.products import add_to
 from odegrad.methods.gradients.interpolation import InterpolatedNode, Interpolation
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import ImplicitTableau

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.methods.backward.entry import TappableMethod, forward_calls
-from odegrad.methods.backward.pullback import pull_call
+from odegrad.methods.backward.products import pull_call
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import InvertedNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField

@@ -1,6 +1,7 @@
 """Naive backprop: autograd through every accepted step."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -85,8 +86,8 @@ class Naive(TappableMethod):
             ys = integrate_with_graph(field, solver, y0, times)
         else:
             ys = _Watched(self.tap, field, solver).solve(y0, times)
-        if solver.implicit and field.held is not None:
-            # The pull-back through an implicit step calls the field again.
+        if field.held is not None and torch.is_grad_enabled() and (solver.implicit or self.tap is not None):
+            # The pull-back through an implicit step calls the field again, and so does a tap.
             field.held.settle(trained_parameters(field.field))
         return ys
 
@@ -142,6 +143,8 @@ class _Watched:
                 a = total.detach().clone()
                 of_output = self.sampler.at_output(n)
                 a[: len(of_output)] -= of_output
-                self.sampler.sample(StepEnd(n, known, a))
+                held = self.field.held
+                with nullcontext() if held is None else held.as_it_was({}, ()):
+                    self.sampler.sample(StepEnd(n, known, a))
 
         x.register_hook(hook)  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from torch import Tensor
 from odegrad.contracts import Bytes, Calls, Sizes, SolverT, StepCounts, Tap, Traits
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.backward.entry import NEEDS_TABLEAU, TappableMethod
-from odegrad.methods.backward.pullback import add_to
+from odegrad.methods.backward.products import add_to
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import InvertedNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField

@@ -22,7 +22,7 @@ from odegrad.methods.backward.entry import (
 from odegrad.methods.backward.implicit_steps import ImplicitPartnerNode
 from odegrad.methods.backward.per_sample.cost import bytes_of_replay, kept_starts, replayed_calls
 from odegrad.methods.backward.per_sample.partner import PartnerRowsNode
-from odegrad.methods.backward.pullback import pull_call
+from odegrad.methods.backward.products import pull_call
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.dynamics import FlatField

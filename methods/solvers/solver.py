@@ -64,10 +64,11 @@ class OneStepSolver(Solver):
         Largest fixed step, in units of time.
     first_step
         Size of the first adaptive step, in units of time; chosen from the field if None.
-    min_step
-        Smallest adaptive step, in units of time: one of this size is taken whatever its error is.
     max_step
         Largest adaptive step, in units of time, of the backward solves of continuous methods too; no bound if None.
+    min_step
+        Adaptive steps are not made smaller than this, in units of time, and one of this size is taken whatever its
+        error, as in torchdiffeq; a landing may cut it. No bound if None.
     max_steps
         Most attempted steps of one solve.
     outputs
@@ -141,17 +142,7 @@ class OneStepSolver(Solver):
             value = getattr(self.controller, name)
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name}: expected a positive number, got {value!r}; 1e-3 to 1e-9 are usual")
-        if self.num_steps is not None and self.step_size is not None:
-            raise UsageError("num_steps and step_size: expected at most one of them; leave one out")
-        if self.max_step == math.inf:  # torchdiffeq's way to say that there is no bound
-            object.__setattr__(self, "max_step", None)
-        for name in ("num_steps", "step_size", "first_step", "min_step", "max_step", "max_steps"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
-                raise UsageError(f"{name}: expected a positive number, got {value!r}")
-        for name in ("num_steps", "max_steps"):
-            if not isinstance(getattr(self, name), (int, type(None))):
-                raise UsageError(f"{name}: expected a whole number, got {getattr(self, name)!r}")
+        self._check_steps()
         if self.outputs not in OUTPUTS:
             raise UsageError(f"outputs: expected 'step_ends', 'dense' or 'auto', got {self.outputs!r}")
         if self.outputs == "dense" and not self.has_dense_output:
@@ -186,12 +177,29 @@ class OneStepSolver(Solver):
         for option, others in (("compile", (False,)), ("sees", ("state",)), ("outputs", ("step_ends", "auto"))):
             if getattr(self, option) not in others:
                 return f"it does not go with {option} = {getattr(self, option)!r}; leave that out"
-        for option in ("step_t", "norm", "tolerances"):
+        for option in ("step_t", "norm", "tolerances", "min_step"):
             if getattr(self, option):
                 return f"it does not go with {option}; leave that out"
         if self.one_sided:
             return "samples with steps of their own do not end one where the field jumps; use batch = 'joint'"
         return None
+
+    def _check_steps(self) -> None:
+        if self.num_steps is not None and self.step_size is not None:
+            raise UsageError("num_steps and step_size: expected at most one of them; leave one out")
+        if self.max_step == math.inf:  # torchdiffeq's way to say that there is no bound
+            object.__setattr__(self, "max_step", None)
+        if self.min_step == 0:
+            object.__setattr__(self, "min_step", None)
+        for name in ("num_steps", "step_size", "first_step", "max_step", "min_step", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+                raise UsageError(f"{name}: expected a positive number, got {value!r}")
+        if self.min_step is not None and self.max_step is not None and self.min_step > self.max_step:
+            raise UsageError(f"min_step: expected at most max_step = {self.max_step!r}, got {self.min_step!r}")
+        for name in ("num_steps", "max_steps"):
+            if not isinstance(getattr(self, name), (int, type(None))):
+                raise UsageError(f"{name}: expected a whole number, got {getattr(self, name)!r}")
 
     def _check_sees(self) -> None:
         if self.sees not in ("state", "tangent"):

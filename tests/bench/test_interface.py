@@ -207,3 +207,97 @@ def test_events_and_jumps_refuse_samples_with_steps_of_their_own():
         odegrad.odeint_event(_Decay(), y0, ts[0], event_fn=lambda _t, y: y[0, 0] - 0.5, options=own)
     with pytest.raises(UnsupportedError, match="do not end one where the field jumps; use batch = 'joint'"):
         odegrad.odeint(_Decay(), y0, ts, options={**own, "jump_t": [0.5]})
+
+
+def test_one_time_is_the_start():
+    """As in torchdiffeq, for a tensor and a tuple."""
+    y0, t = torch.arange(6.0).reshape(2, 3).requires_grad_(), torch.tensor([0.3])
+    assert torch.equal(odegrad.odeint(lambda _t, y: -y, y0, t), y0[None])
+    found = odegrad.odeint(lambda _t, y: (-y[0], -y[1]), (y0, 2 * y0), t)
+    assert torch.equal(found[1], 2 * y0[None])
+    assert torch.equal(torch.autograd.grad(found[1].sum(), y0)[0], torch.full((2, 3), 2.0))
+
+
+@pytest.mark.parametrize("gradient", ["naive", "aca", "adjoint", "interpolation"])
+def test_atol_may_be_zero(gradient):
+    """A number that stays zero has an error of zero, and no ``0 / 0`` stops the solve."""
+    rate = nn.Linear(2, 2, bias=False).double()
+    with torch.no_grad():
+        rate.weight.copy_(torch.tensor([[-1.0, 0.0], [0.0, -2.0]]))
+
+    class Field(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rate = rate
+
+        def forward(self, t, y):
+            return self.rate(y)
+
+    y0 = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    ys = odegrad.odeint(Field(), y0, t, rtol=1e-8, atol=0.0, gradient=gradient)
+    (slope,) = torch.autograd.grad(ys[-1].sum(), y0)
+    torch.testing.assert_close(ys[-1], torch.exp(torch.tensor([[-1.0, -torch.inf]], dtype=torch.float64)))
+    torch.testing.assert_close(slope, torch.exp(torch.tensor([[-1.0, -2.0]], dtype=torch.float64)), rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("gradient", ["naive", "aca", "interpolation"])
+def test_many_outputs_cost_no_steps(gradient):
+    """They are read from the dense output, unless ``outputs`` says otherwise."""
+    calls = []
+
+    class Field(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rate = nn.Parameter(torch.tensor(-1.0, dtype=torch.float64))
+
+        def forward(self, t, y):
+            calls.append(1)
+            return self.rate * y
+
+    field, y0 = Field(), torch.ones(1, 1, dtype=torch.float64)
+    counts = {}
+    for outputs in (None, "dense", "step_ends"):
+        options = {} if outputs is None else {"outputs": outputs}
+        t = torch.linspace(0.0, 1.0, 201, dtype=torch.float64)
+        calls.clear()
+        ys = odegrad.odeint(field, y0, t, rtol=1e-6, atol=1e-8, options=options, gradient=gradient)
+        counts[outputs] = len(calls)
+        torch.testing.assert_close(ys[:, 0, 0], torch.exp(-t), rtol=1e-5, atol=1e-7)
+    assert counts[None] == counts["dense"] < 80
+    assert counts["step_ends"] >= 1200
+
+
+def test_heun2_is_heun():
+    """Another name of the same steps."""
+    y0, t = torch.ones(1, 1), torch.linspace(0.0, 1.0, 5)
+    ours = odegrad.odeint(lambda _t, y: -y, y0, t, method="heun2")
+    torch.testing.assert_close(ours, torchdiffeq.odeint(lambda _t, y: -y, y0, t, method="heun2"))
+
+
+def test_min_step_is_torchdiffeqs():
+    """Steps that would be smaller are that large, and taken whatever their error."""
+    y0, t = torch.ones(1, 1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    options, field = {"min_step": 0.125, "first_step": 0.125}, lambda _t, y: -3.0 * y
+    found = {}
+    for name, odeint in (("ours", odegrad.odeint), ("theirs", torchdiffeq.odeint)):
+        found[name] = odeint(field, y0, t, rtol=1e-9, atol=1e-9, method="bosh3", options=options)
+    # Eight steps of bosh3, whose stability function is the exponential series up to the third power.
+    z = torch.tensor(-3.0 * 0.125, dtype=torch.float64)
+    true = (1 + z + z**2 / 2 + z**3 / 6) ** 8
+    torch.testing.assert_close(found["ours"][-1, 0, 0], true, rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(found["theirs"][-1, 0, 0], true, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("dopri5", {"min_step": -1.0}, "min_step: expected a positive number"),
+        ("dopri5", {"min_step": 0.2, "max_step": 0.1}, "min_step: expected at most max_step = 0.1, got 0.2"),
+        ("rk4", {"min_step": 0.2}, "min_step: it is for adaptive steps"),
+    ],
+)
+def test_bad_min_steps_are_refused(method, options, message):
+    """With their name."""
+    with pytest.raises(UsageError, match=message):
+        odegrad.odeint(lambda _t, y: -y, torch.ones(2), torch.tensor([0.0, 1.0]), method=method, options=options)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.backward.per_sample.entry import on_device
-from odegrad.methods.backward.pullback import add_to
+from odegrad.methods.backward.products import add_to
 from odegrad.methods.solvers.per_sample.loop import TRIAL_STAGE, AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers

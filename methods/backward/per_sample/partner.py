@@ -5,7 +5,7 @@ from torch import Tensor
 
 from odegrad.methods.backward.node import Gradients
 from odegrad.methods.backward.per_sample.node import KeepingStarts, RecordedNode, Starts, walked, with_outputs
-from odegrad.methods.backward.pullback import add_to
+from odegrad.methods.backward.products import add_to
 from odegrad.methods.solvers.per_sample.ledger import Rank
 from odegrad.methods.solvers.per_sample.stages import RowStages
 

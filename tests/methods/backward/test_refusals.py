@@ -106,10 +106,15 @@ def test_a_second_backward_pass_needs_the_graph(solving, net, start):
 
 
 def test_options_of_torchdiffeq_are_answered():
-    """``grid_points`` is not an option here, and what to do is said; ``max_step`` is one."""
+    """What asks for what is so anyway is taken; of others it is said what to do."""
     y0, rate = torch.ones(2, dtype=torch.float64), lambda t, y: -y
     with pytest.raises(UnsupportedError, match=r"'grid_points' .* give an observer"):
         odegrad.odeint(rate, y0, TIMES, options={"grid_points": [0.5]})
+    with pytest.raises(UnsupportedError, match="dtype: times and step sizes are float64"):
+        odegrad.odeint(rate, y0, TIMES, options={"dtype": torch.float32})
+    plain = odegrad.odeint(rate, y0, TIMES)
+    for options in ({"dtype": torch.float64}, {"interp": "cubic"}, {"perturb": False}, {"min_step": 0}):
+        assert torch.equal(odegrad.odeint(rate, y0, TIMES, options=options), plain)
     torch.testing.assert_close(
         odegrad.odeint(rate, y0, TIMES, options={"max_step": 0.1})[-1], torch.exp(-y0), rtol=1e-6, atol=1e-6
     )
