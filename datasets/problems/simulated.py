@@ -128,6 +128,12 @@ class Trajectories(Sized[TrajectorySettings]):
         """Return the field to be fitted, whose parameters ``build`` then draws from the seed."""
         return AutonomousNet(dim, hidden)
 
+    def started(
+        self, s: TrajectorySettings, dim: int, seed: int, device: torch.device, dtype: torch.dtype
+    ) -> nn.Module:
+        """Return the field as the training finds it."""
+        return seeded_module(lambda: self.field(dim, s.hidden), generator(seed, PARAMETERS), device, dtype, self.scale)
+
     def built(self, s: TrajectorySettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Simulate the trajectories and build the field.
 
@@ -145,7 +151,7 @@ class Trajectories(Sized[TrajectorySettings]):
         train = part(s.trajectories, TRAIN)
         held_out = {"validation": part(few, VALIDATION), "test": part(few, TEST)}
         dim = train[0].shape[-1]
-        field = seeded_module(lambda: self.field(dim, s.hidden), generator(seed, PARAMETERS), device, dtype, self.scale)
+        field = self.started(s, dim, seed, device, dtype)
         return PiecesProblem(field, ts.to(dtype), train, held_out, s, seed)
 
     def simulated(self, settings: TrajectorySettings, count: int, stream: int) -> Tensor:
