@@ -274,6 +274,8 @@ TASKS: tuple[Task, ...] = (
     _task("van_der_pol", "stiff", True, "stiff:VanDerPol",
           "relaxation oscillations of the van der Pol equation, mu = 5, or 100 at the size stiff; MLP field fitted to "
           "pieces of them, at mu = 100 the equation's coefficients"),
+    _task("van_der_pol_spread", "stiff", True, "stiff:VanDerPolSpread",
+          "van der Pol oscillators of unlike stiffness in one batch; the equation's coefficients are fitted"),
     _task("robertson", "stiff", True, "stiff:Robertson",
           "Robertson's chemical reaction over nine decades of time; field of concat-squash layers in log time"),
     _task("prothero_robinson", "stiff", True, "stiff:ProtheroRobinson",

@@ -74,6 +74,32 @@ class RelaxationField(nn.Module):
         return torch.stack([self.mu**2 * (a * x - b * x * x * x / 3.0 - c * z), d * x], dim=-1)
 
 
+class SpreadVanDerPolField(nn.Module):
+    """Van der Pol's oscillator in Lienard's plane, with a stiffness of its own for each sample.
+
+    ``x' = mu (a x - b x^3 / 3 - z)``, ``z' = c x / mu`` of states ``(x, z, log10 mu) [batch, 3]``, of which the last
+    rests; a, b and c are trained. With a = b = c = 1 it is van der Pol's equation.
+
+    Parameters
+    ----------
+    coefficients
+        a, b and c, ``[3]``.
+    """
+
+    sample_time = True
+
+    def __init__(self, coefficients: Tensor) -> None:
+        super().__init__()
+        self.coefficients = nn.Parameter(coefficients.clone())
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
+        """Return ``dy/dt [batch, 3]``."""
+        x, z, decades = y.unbind(-1)
+        a, b, c = self.coefficients.unbind(-1)
+        mu = torch.pow(10.0, decades)
+        return torch.stack([mu * (a * x - b * x**3 / 3.0 - z), c * x / mu, torch.zeros_like(x)], dim=-1)
+
+
 class ProtheroRobinsonField(nn.Module):
     """``y' = -rate (y - cos t) - sin t``, whose solution is ``cos t + (y0 - 1) exp(-rate t)``; states ``[batch, n]``.
 

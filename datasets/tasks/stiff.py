@@ -17,7 +17,7 @@ from odegrad.datasets.problems.known_solution import (
 )
 from odegrad.datasets.problems.simulated import Array, Trajectories, TrajectorySettings, fitted
 from odegrad.datasets.problems.sizes import trained
-from odegrad.datasets.problems.stiff_fields import RelaxationField
+from odegrad.datasets.problems.stiff_fields import RelaxationField, SpreadVanDerPolField
 
 
 class VanDerPol(Trajectories):
@@ -110,6 +110,61 @@ class VanDerPol(Trajectories):
         """Return initial states ``[count, 2]``, uniform on ``|x| <= 2``, ``|z| <= 1``."""
         uniform = 2.0 * torch.rand(count, 2, dtype=torch.float64, generator=source) - 1.0
         return (uniform * torch.tensor([2.0, 1.0], dtype=torch.float64)).numpy()
+
+
+class VanDerPolSpread(Trajectories):
+    """Oscillators of unlike stiffness in one batch: each sample has a ``mu`` of its own, log-uniform from 1 to 20.
+
+    Steps of an explicit solver go with mu, so those of the samples spread by as much; where they share them all pay for
+    the stiffest one. In Lienard's plane both components stay of order one for every mu. The equation's three
+    coefficients are trained, from about a fifth beside the true ones.
+    """
+
+    most: ClassVar[float] = 20.0
+    """The largest mu."""
+    off: ClassVar[float] = 0.2
+    """Standard deviation of the logarithms of the first coefficients."""
+
+    info: ClassVar[TaskInfo] = TaskInfo(
+        name="van_der_pol_spread",
+        kind="stiff",
+        summary="van der Pol oscillators of unlike stiffness in one batch; the equation's coefficients are fitted",
+        metric_name="mse",
+        higher_is_better=False,
+        target={"tiny": 1e-3, "default": 1e-3},
+        offline=True,
+        citation="generated; van der Pol, On relaxation-oscillations, Philosophical Magazine 2, 1926",
+        licence="none needed (generated)",
+        sizes=("tiny", "default"),
+    )
+    settings: ClassVar[Mapping[str, TrajectorySettings]] = {
+        "tiny": TrajectorySettings((), 0.25, 2, 2, 64, 32, trained(60, adam=2e-2, sgd=0.01, snopt=None)),
+        "default": TrajectorySettings((), 0.25, 8, 2, 128, 64, trained(120, adam=2e-2, sgd=0.01, snopt=None)),
+    }
+
+    def rhs(self, _t: float, y: Array) -> Array:
+        """Return the velocity ``[count, 3]`` of ``y = (x, z, log10 mu)``, ``[count, 3]``."""
+        x, z, decades = y.T
+        mu = 10.0**decades
+        return np.stack([mu * (x - x**3 / 3.0 - z), x / mu, np.zeros_like(x)], axis=1)
+
+    def sample(self, count: int, source: torch.Generator) -> Array:
+        """Return initial states ``[count, 3]``, uniform on ``|x| <= 2``, ``|z| <= 1``, and in the logarithm of mu."""
+        uniform = torch.rand(count, 3, dtype=torch.float64, generator=source)
+        states = (2.0 * uniform[:, :2] - 1.0) * torch.tensor([2.0, 1.0], dtype=torch.float64)
+        return torch.cat([states, np.log10(self.most) * uniform[:, 2:]], dim=1).numpy()
+
+    def fresh(
+        self,
+        dim: int,  # noqa: ARG002
+        hidden: tuple[int, ...],  # noqa: ARG002
+        source: torch.Generator,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> nn.Module:
+        """Return the equation with coefficients beside the true ones."""
+        drawn = torch.randn(3, dtype=torch.float64, generator=source)
+        return SpreadVanDerPolField((self.off * drawn).exp()).to(device, dtype)
 
 
 class Robertson(Trajectories):

@@ -1,7 +1,7 @@
 """Measure where steps of each sample's own pay: it prints processor seconds per gradient, relative to shared steps.
 
-An image field (group norm, ReLU, convolution, twice) on 32 x 6 x 6 numbers, whose call grows with its rows, and a small
-net, whose call hardly does; 64 samples, each with a rate of its own from 1 to ``spread``, so that steps spread as much.
+An image field (group norm, ReLU, convolution, twice) on 64 x 6 x 6 and 64 x 12 x 12 numbers, whose call grows with its
+rows, and a small net, whose call hardly does; 64 samples, each with a rate of its own from 1 to ``spread``.
 The two loops take turns. ``python tests/benchmarks/time_per_sample.py [rounds]``
 """
 
@@ -39,15 +39,15 @@ class _Rated(nn.Module):
 
 
 class ImageField(_Rated):
-    """GroupNorm-ReLU-conv-GroupNorm-ReLU-conv-GroupNorm on 32 channels; convolutions see a sine of the time."""
+    """GroupNorm-ReLU-conv-GroupNorm-ReLU-conv-GroupNorm on 64 channels; convolutions see a sine of the time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.GroupNorm(8, 32) for _ in range(3))
-        self.convolutions = nn.ModuleList(ConcatConv2d(32, 32) for _ in range(2))
+        self.norms = nn.ModuleList(nn.GroupNorm(32, 64) for _ in range(3))
+        self.convolutions = nn.ModuleList(ConcatConv2d(64, 64) for _ in range(2))
 
     def velocity(self, t: Tensor, y: Tensor) -> Tensor:
-        """Return the velocity ``[batch, 32, 6, 6]``."""
+        """Return the velocity ``[batch, 64, height, width]``."""
         for norm, convolution in zip(self.norms, self.convolutions, strict=False):
             y = convolution(torch.sin(4.0 * t), torch.relu(norm(y)))
         out: Tensor = self.norms[2](y)
@@ -96,8 +96,8 @@ def measure(
     solvers = [make_solver("dopri5", rtol=1e-3, atol=1e-4, batch=batch) for batch in ("joint", "per_sample")]
     for spread in spreads:
         for shape, rates in (
-            ("even", torch.logspace(0, torch.log10(torch.tensor(spread)).item(), BATCH)),
             ("one in eight", torch.where(torch.arange(BATCH) % 8 == 0, spread, 1.0)),
+            ("even", torch.logspace(0, torch.log10(torch.tensor(spread)).item(), BATCH)),
         ):
             start = y0, rates[:, None]
             joint, own = _Log(), _Log()
@@ -118,11 +118,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    images, numbers = torch.randn(BATCH, 32, 6, 6), torch.randn(BATCH, 20)
-    measure("image field", ImageField(), images, "aca", rounds)
-    measure("small net", SmallNet(), numbers, "aca", rounds)
-    for method in ("naive", "adjoint", "interpolation"):
-        measure("image field", ImageField(), images, method, rounds, SPREADS[-1:])
+    only = SPREADS[-1:]
+    measure("12 x 12 images", ImageField(), torch.randn(BATCH, 64, 12, 12), "aca", rounds, only)
+    images = torch.randn(BATCH, 64, 6, 6)
+    for method in ("aca", "naive", "adjoint", "interpolation"):
+        measure("6 x 6 images", ImageField(), images, method, rounds, SPREADS if method == "aca" else only)
+    measure("small net", SmallNet(), torch.randn(BATCH, 20), "aca", rounds)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,9 @@ class PiecewiseRows:
         pieces = np.searchsorted(self._edges, entries, side="right") - 1
         touched = np.unique(pieces).tolist()
         if len(touched) == 1:
-            only: Tensor = self.pieces[touched[0]]
-            return only.index_select(1, at(entries - self._edges[touched[0]], only))
+            only = self.pieces[touched[0]]
+            found: Tensor = only.index_select(1, at(entries - self._edges[touched[0]], only))
+            return found
         like = self.pieces[touched[0]]
         out: Tensor = like.new_empty((len(like), len(entries), like.shape[2]))
         for piece in touched:

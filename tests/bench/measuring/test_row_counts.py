@@ -15,7 +15,7 @@ from odegrad.reference.subject import of_model
 from odegrad.registry import build_gradient
 from odegrad.user.models import Model
 
-METHODS = (
+METHODS: tuple[tuple[str, dict[str, object]], ...] = (
     ("naive", {}),
     ("aca", {}),
     ("anode", {}),

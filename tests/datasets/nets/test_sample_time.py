@@ -5,7 +5,7 @@ import torch
 
 from odegrad.datasets.nets.image_nets import ConvField, LinearField
 from odegrad.datasets.nets.layers import AutonomousNet, ConcatSquashNet
-from odegrad.datasets.problems.stiff_fields import ProtheroRobinsonField, VanDerPolField
+from odegrad.datasets.problems.stiff_fields import ProtheroRobinsonField, SpreadVanDerPolField, VanDerPolField
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from odegrad.datasets.problems.stiff_fields import ProtheroRobinsonField, VanDer
         (AutonomousNet(3, (5,)), (3,)),
         (VanDerPolField(5.0), (2,)),
         (ProtheroRobinsonField(7.0), (2,)),
+        (SpreadVanDerPolField(torch.tensor([0.9, 1.1, 1.2])), (3,)),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, torch.nn.Module) else "",
 )
