@@ -17,7 +17,10 @@ from odegrad.errors import DataError, UnknownNameError, UsageError
 from odegrad.registry import build_gradient, build_solver, build_task, tasks
 
 OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]
-WITHOUT_LAYERS = {"logistic", "rotation", "equilibrium", "quiet_start", "prothero_robinson", "cifar10_resnet4"}
+WITHOUT_LAYERS = {
+    *("logistic", "rotation", "equilibrium", "quiet_start", "prothero_robinson", "cifar10_resnet4"),
+    *("bouncing_ball", "integrate_and_fire", "dosing"),
+}
 """Tasks whose field has no layer that SNOpt could precondition."""
 
 
