@@ -53,7 +53,8 @@ class HybridProblem:
     """
 
     def __init__(self, model: "HybridModel", draw: Draw, training: Training) -> None:
-        self.model = model
+        self.model: nn.Module = model
+        self.hybrid = model
         self.fields: Sequence[nn.Module] = (model.field,)
         self.training = training
         self._draw = draw
@@ -70,7 +71,7 @@ class HybridProblem:
     def loss(self, solve: Solve, batch: Pairs) -> Tensor:
         """Return the mean squared error, 0-d."""
         inputs, targets = batch
-        return nn.functional.mse_loss(self.model.predicted(solve, inputs), targets)
+        return nn.functional.mse_loss(self.hybrid.predicted(solve, inputs), targets)
 
     def evaluate(self, solve: Solve, split: Split = "test") -> float:
         """Return the mean squared error on held-out inputs whose targets have no noise."""
@@ -80,8 +81,8 @@ class HybridProblem:
     def dynamics(self, batch: Pairs) -> tuple[VectorField, State, Tensor]:
         """Return the field, the first initial state of ``batch`` and the times up to the first reset."""
         with torch.no_grad():
-            y0, ts = self.model.start(batch[0])
-        return self.model.field, y0.detach(), ts
+            y0, ts = self.hybrid.start(batch[0])
+        return self.hybrid.field, y0.detach(), ts
 
 
 class HybridModel(nn.Module):

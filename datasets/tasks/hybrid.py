@@ -97,7 +97,7 @@ class BouncingBall(Sized[HybridSettings]):
         true = torch.tensor([self.restitution, self.gravity], dtype=torch.float64)
 
         def targets(x: Tensor) -> Tensor:
-            return ball_heights(x, *true, times)[0]
+            return ball_heights(x, true[0], true[1], times)[0]
 
         def inputs(_count: int, source: torch.Generator) -> Tensor:
             return 0.8 + 0.4 * torch.rand(1, dtype=torch.float64, generator=source)
@@ -136,7 +136,7 @@ class IntegrateAndFire(Sized[HybridSettings]):
             return 1.5 + 1.5 * torch.rand(count, dtype=torch.float64, generator=source)
 
         def targets(x: Tensor) -> Tensor:
-            return firing_period(x, *true)
+            return firing_period(x, true[0], true[1])
 
         return HybridProblem(model, _drawing(inputs, targets, s, seed, device, dtype), s.training)
 

@@ -9,6 +9,7 @@ from odegrad.contracts import Solve
 from odegrad.datasets.problems.hybrid import (
     Ball,
     HybridModel,
+    HybridProblem,
     Neuron,
     Patients,
     ball_heights,
@@ -40,7 +41,8 @@ def closed_form(model: HybridModel, inputs: Tensor) -> Tensor:
 def test_predictions_and_gradients_are_those_of_the_closed_form(name: str, size: str) -> None:
     """The events' times are differentiated: without them the ball's gradient would be off by its own size."""
     problem = build_task(name).build(size, 0, torch.device("cpu"), torch.float64)
-    model, (inputs, targets) = problem.model, problem.probe_batch()
+    assert isinstance(problem, HybridProblem)
+    model, (inputs, targets) = problem.hybrid, problem.probe_batch()
     parameters = list(model.parameters())
     true = closed_form(model, inputs)
     known = torch.autograd.grad(((true - targets) ** 2).mean(), parameters)

@@ -303,6 +303,13 @@ def test_grazing_is_refused_where_a_derivative_is_wanted():
     assert abs(float(t) - 1.0) < 1e-5
 
 
+def test_closures_are_fine_where_nobody_wants_a_gradient():
+    """As for fields: under no_grad nothing can be lost."""
+    with torch.no_grad():
+        t, _ = odegrad.odeint_event(Circle(), START, number(0.0), event_fn=lambda t, y: y[0] - SHIFT, rtol=1e-10)
+    assert abs(float(t) - torch.pi / 3) < 1e-8
+
+
 def test_more_refusals():
     """Start times that are none, and output times behind the event."""
     with pytest.raises(UsageError, match="t0: expected a floating-point tensor of one time, got float"):
