@@ -11,7 +11,7 @@ from odegrad.errors import UsageError
 from odegrad.interface.arguments import Func
 from odegrad.interface.solves import EventSolution, odeint
 from odegrad.methods.events.event import CrossingDirection, Event, EventFn
-from odegrad.methods.events.solve import accumulates
+from odegrad.methods.events.solve import accumulates, checked_start
 
 _AT_ONCE = "_odegrad_events_at_once"
 """Attribute of an event's time: how many events in a row it has not moved from."""
@@ -77,11 +77,8 @@ def odeint_event(
     NonFiniteError
         If ``event_fn`` is not finite.
     """
-    if not isinstance(t0, Tensor) or t0.numel() != 1 or not t0.is_floating_point():
-        got = f"shape {tuple(t0.shape)} of {t0.dtype}" if isinstance(t0, Tensor) else type(t0).__name__
-        raise UsageError(f"t0: expected a floating-point tensor of one time, got {got}")
+    start = checked_start(t0).reshape(1)
     event = Event(event_fn, t_max, direction, first_excluded, event_samples)
-    start = t0.reshape(1)
     # The second time tells the way only.
     beyond = start.detach() + (-1.0 if reverse_time else 1.0) * (1.0 + start.detach().abs())
     found = odeint_interface(func, y0, torch.cat([start, beyond]), event_fn=event, **kwargs)

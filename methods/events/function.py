@@ -38,6 +38,7 @@ class EventFunction:
         self.event = event
         self.field = field
         self.evaluations = 0
+        self._wanted = torch.is_grad_enabled()
         own = _trained(event.event_fn)
         self.trained = list(own.values())
         """What g's own gradient goes to."""
@@ -65,7 +66,8 @@ class EventFunction:
             If it is not one number, or depends on a trained tensor that neither it nor the field holds.
         """
         value, time, state = self._at(t, y)
-        self._refuse_closures(value, (time, state))
+        if self._wanted:
+            self._refuse_closures(value, (time, state))
         by_time, by_state = _derivatives(value, time, state)
         return Linearised(self._finite(t, float(value.detach())), float(by_time), by_state)
 

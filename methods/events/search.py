@@ -47,7 +47,10 @@ class EventSearch:
         eps = float(torch.finfo(self.dtype).eps)
         rounding = AT_START * eps * float(torch.dot(at.by_state.abs(), y.abs()))
         q = at.rate(rate[: self.d])
-        if abs(at.value) <= AT_START * spacing(t, self.dtype) * abs(q) + rounding:
+        # A clock may stand at zero there: then rounding is that of the time in which the state changes by its size.
+        speed = float(torch.linalg.vector_norm(rate[: self.d]))
+        own = float(torch.linalg.vector_norm(y)) / speed if speed > 0.0 else 0.0
+        if abs(at.value) <= AT_START * spacing(max(abs(t), own), self.dtype) * abs(q) + rounding:
             if not self.event.first_excluded:
                 raise StartsAtEventError
             self.last = ahead * q

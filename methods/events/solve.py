@@ -48,10 +48,8 @@ class StartTime:
         UsageError
             If it is no floating-point tensor of one number, or ``t_max`` of the event does not lie behind it.
         """
-        if not isinstance(t0, Tensor) or t0.numel() != 1 or not t0.is_floating_point():
-            got = f"shape {tuple(t0.shape)} of {t0.dtype}" if isinstance(t0, Tensor) else type(t0).__name__
-            raise UsageError(f"t0: expected a floating-point tensor of one time, got {got}")
-        start = float(t0.detach())
+        tensor = checked_start(t0)
+        start = float(tensor.detach())
         limit = event.t_max
         if limit is None:
             limit = -float("inf") if reverse else float("inf")
@@ -59,7 +57,21 @@ class StartTime:
             raise UsageError(
                 f"t_max: expected a time {'before' if reverse else 'behind'} t0 = {start:g}, got {limit:g}"
             )
-        return cls(t0.reshape(()), start, limit)
+        return cls(tensor, start, limit)
+
+
+def checked_start(t0: object) -> Tensor:
+    """Return a start time as a 0-d tensor.
+
+    Raises
+    ------
+    UsageError
+        If it is no floating-point tensor of one number.
+    """
+    if not isinstance(t0, Tensor) or t0.numel() != 1 or not t0.is_floating_point():
+        got = f"shape {tuple(t0.shape)} of {t0.dtype}" if isinstance(t0, Tensor) else type(t0).__name__
+        raise UsageError(f"t0: expected a floating-point tensor of one time, got {got}")
+    return t0.reshape(())
 
 
 def cannot_end_at_events(solver: Solver) -> str | None:

@@ -19,7 +19,7 @@ from odegrad.registry import build_gradient, build_solver, build_task, tasks
 OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]
 WITHOUT_LAYERS = {
     "logistic", "rotation", "equilibrium", "quiet_start", "prothero_robinson", "robertson_raw", "pollu",
-    "van_der_pol_spread", "cifar10_resnet4",
+    "van_der_pol_spread", "bouncing_ball", "integrate_and_fire", "dosing", "cifar10_resnet4",
 }  # fmt: skip
 """Tasks whose field has no layer that SNOpt could precondition."""
 

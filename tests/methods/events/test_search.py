@@ -133,10 +133,11 @@ def test_start_on_the_surface():
 
 def test_rounding_of_a_landing_is_no_crossing():
     """Where the last solve has landed a little behind the surface the next one does not stop at once."""
-    for off in (0.0, 3e-16, -3e-16):
-        y0 = torch.tensor([off, 1.0], dtype=DTYPE)
-        t, _ = odegrad.odeint_event(Circle(), y0, number(0.5), event_fn=first, rtol=1e-10, atol=1e-12)
-        assert abs(float(t.detach()) - 0.5 - torch.pi) < 1e-9
+    for start in (0.5, 0.0):
+        for off in (0.0, 3e-16, -3e-16):
+            y0 = torch.tensor([off, 1.0], dtype=DTYPE)
+            t, _ = odegrad.odeint_event(Circle(), y0, number(start), event_fn=first, rtol=1e-10, atol=1e-12)
+            assert abs(float(t.detach()) - start - torch.pi) < 1e-9
 
 
 def test_event_at_the_end_of_a_step_and_at_the_limit():
@@ -301,6 +302,13 @@ def test_grazing_is_refused_where_a_derivative_is_wanted():
     with torch.no_grad():
         t, _ = odegrad.odeint_event(clock, y0, number(0.0), event_fn=g)
     assert abs(float(t) - 1.0) < 1e-5
+
+
+def test_closures_are_fine_where_nobody_wants_a_gradient():
+    """As for fields: under no_grad nothing can be lost."""
+    with torch.no_grad():
+        t, _ = odegrad.odeint_event(Circle(), START, number(0.0), event_fn=lambda t, y: y[0] - SHIFT, rtol=1e-10)
+    assert abs(float(t) - torch.pi / 3) < 1e-8
 
 
 def test_more_refusals():
