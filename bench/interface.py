@@ -33,8 +33,8 @@ ELSEWHERE = {
 }
 """Options of torchdiffeq that there is no need for here, and what to do instead."""
 
-MANY_OUTPUTS = 200
-"""Above so many output times an adaptive solver reads them from its dense output, unless it is told otherwise."""
+LANDED_OUTPUTS = 200
+"""Up to so many output times end a step each; more are read from the dense output, unless it is told otherwise."""
 
 LEAST_ATOL = 1e-38
 """What stands for ``atol = 0``, so that a number that stays zero has an error of zero: no state is as small."""
@@ -115,7 +115,7 @@ def odeint(
     if isinstance(t, Tensor) and t.shape == (1,) and isinstance(y0, (Tensor, tuple)):
         return mapped(y0, lambda part: part[None])
     solver = _solver(method, rtol, atol, options)
-    if "outputs" not in (options or {}) and isinstance(t, Tensor) and t.numel() > MANY_OUTPUTS:
+    if "outputs" not in (options or {}) and isinstance(t, Tensor) and t.numel() > LANDED_OUTPUTS:
         solver = _with_many_outputs(solver, found)
     return found(func, solver, y0, t)  # type: ignore[arg-type]
 
