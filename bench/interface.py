@@ -36,7 +36,7 @@ ELSEWHERE = {
 LANDED_OUTPUTS = 200
 """Up to so many output times end a step each; more are read from the dense output, unless it is told otherwise."""
 
-LEAST_ATOL = 1e-38
+MIN_ATOL = 1e-38
 """What stands for ``atol = 0``, so that a number that stays zero has an error of zero: no state is as small."""
 
 NOTHING_TO_DO: Mapping[str, Sequence[object]] = {
@@ -274,5 +274,5 @@ def _solver(method: str | None, rtol: Any, atol: Any, options: Mapping[str, Any]
     if isinstance(renamed.get("max_steps"), float):
         renamed["max_steps"] = int(renamed["max_steps"])
     return build_solver(
-        SOLVERS_RENAMED.get(method or "", method) or "dopri5", float(rtol), float(atol) or LEAST_ATOL, renamed
+        SOLVERS_RENAMED.get(method or "", method) or "dopri5", float(rtol), float(atol) or MIN_ATOL, renamed
     )
