@@ -18,7 +18,7 @@ from odegrad.states import parts
 RENAMED = {"ifactor": "max_factor", "dfactor": "min_factor", "max_num_steps": "max_steps"}
 """torchdiffeq's names of solver options -> ours; the others are called the same."""
 
-LEAST_ATOL = 1e-38
+MIN_ATOL = 1e-38
 """What stands for ``atol = 0``, so that a number that stays zero has an error of zero: no state is as small."""
 
 ALIASES = {"heun2": "heun"}
@@ -128,7 +128,7 @@ def solver_of(
         renamed.pop("min_step", None)
     name = ALIASES.get(method or "dopri5", method or "dopri5")
     (large_rtol, by_part_r), (large_atol, by_part_a) = _tolerance("rtol", rtol), _tolerance("atol", atol)
-    solver = odeint_solver(name, large_rtol, large_atol or LEAST_ATOL, renamed)
+    solver = odeint_solver(name, large_rtol, large_atol or MIN_ATOL, renamed)
     if by_part_r or by_part_a:
         solver = replace(solver, tolerances=(rtol, atol))
     return _with_options(solver, others, solved)

@@ -23,7 +23,7 @@ from odegrad.states import Layout, flatten_times
 
 _FUNCTORCH: Any = torch._C._functorch
 
-INSTEAD = (
+OTHER_WAYS = (
     "differentiate by torch.autograd.grad or torch.autograd.functional, solve a batch as one state [batch, ...], and "
     "use transforms inside of the field only"
 )
@@ -42,7 +42,7 @@ def refuse_transforms(*, levels: int) -> None:
     if others:
         raise UnsupportedError(
             f"odeint: a solve cannot be transformed by torch.func's {' and '.join(others).lower()} (vmap, jvp, jacfwd, "
-            f"hessian); take grad, vjp or jacrev, or {INSTEAD}"
+            f"hessian); take grad, vjp or jacrev, or {OTHER_WAYS}"
         )
     if len(keys) > levels:
         raise UnsupportedError(
