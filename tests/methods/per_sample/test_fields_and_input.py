@@ -6,9 +6,10 @@ from torch import nn
 
 from odegrad import odeint
 from odegrad.errors import UnsupportedError, UsageError
+from odegrad.interface import regularised
 from odegrad.measuring.counting import CountedField, Counts
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.registry import build_gradient
+from odegrad.registry import build_gradient, solver_for
 
 TS = torch.tensor([0.0, 1.0], dtype=torch.float64)
 PER_SAMPLE = {"batch": "per_sample"}
@@ -219,3 +220,12 @@ def test_a_tolerance_below_the_type_is_said():
             _Field(lambda _t, y: -y).float(), drawn(2, 2).float(), TS, rtol=1e-8, atol=1e-3,
             options={**PER_SAMPLE, "first_step": 0.5, "max_steps": 20},
         )  # fmt: skip
+
+
+def test_what_shares_steps_refuses_or_is_refused():
+    """Regularisers, other libraries, and a comparison that would exchange the solver."""
+    solver = make_solver("dopri5", batch="per_sample")
+    with pytest.raises(UnsupportedError, match="regulariser: penalties are gathered along steps"):
+        regularised({"kinetic": 0.1}, gradient="aca", options=PER_SAMPLE)
+    assert "on batches that share them" in (build_gradient("torchdiffeq_naive").refuses(solver) or "")
+    assert solver_for(build_gradient("mali"), solver) is None
