@@ -178,6 +178,50 @@ def test_torchdiffeq_agrees_on_times_and_gradients(reverse):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("gradient", "method", "options", "limit"),
+    [
+        ("aca", "kencarp4", {"linear": "dense"}, 1e-5),
+        ("symplectic_adjoint", "tr_bdf2", {"linear": "dense"}, 1e-4),
+        ("naive", "dopri5", {"sees": "tangent"}, 1e-6),
+        ("aca", "dopri5", {"outputs": "dense"}, 1e-5),
+        ("revolve", "rk4", {"step_size": 0.05}, 1e-5),
+        ("anode", "euler", {"step_size": 0.01}, 1e-3),
+        ("interpolation", "fehlberg2", {}, 1e-3),
+    ],
+)
+def test_every_kind_of_step_lands(gradient, method, options, limit):
+    """Implicit, fixed and dense ones: y = cos(w t) is zero at pi / (2 w), to the solver's error, and to rounding."""
+    field = Circle(1.3)
+    by = {"method": method, "gradient": gradient, "options": options, "rtol": 1e-6, "atol": 1e-8}
+    t, ys = odegrad.odeint_event(field, START, number(0.0), event_fn=first, **by)
+    assert abs(float(ys[1, 0].detach())) < 1e-14
+    torch.testing.assert_close(t.detach(), number(QUARTER / 1.3), rtol=limit, atol=0.0)
+    torch.testing.assert_close(torch.autograd.grad(t, field.w)[0], number(-QUARTER / 1.69), rtol=limit, atol=0.0)
+
+
+def test_random_fields_and_inference_mode():
+    """Every call draws the same numbers, that at the event too, so methods agree; inference tensors are fine."""
+
+    class Dropping(Circle):
+        def forward(self, t, y):
+            return torch.nn.functional.dropout(super().forward(t, y), 0.3)
+
+    def mixed(t, y):
+        return t - 0.5 + 0.01 * y.sum()
+
+    found = []
+    for gradient in ("naive", "aca"):
+        torch.manual_seed(3)
+        field, y0 = Dropping(), torch.ones(2, 8, dtype=DTYPE)
+        t, _ = odegrad.odeint_event(field, y0, number(0.0), event_fn=mixed, t_max=20.0, gradient=gradient)
+        found.append((float(t.detach()), float(torch.autograd.grad(t, field.w)[0])))
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    with torch.inference_mode():
+        t, _ = odegrad.odeint_event(Circle(), START.clone(), number(0.0), event_fn=first, rtol=1e-9)
+    assert abs(float(t) - QUARTER) < 1e-8
+
+
 def test_torchdiffeqs_odeint_event_on_this_odeint():
     """Its own rerouting takes the gradient at a fixed time: ``odeint`` with ``event_fn`` gives it that."""
     field, y0 = Circle(), torch.tensor([1.0, 0.3], dtype=DTYPE, requires_grad=True)
