@@ -249,7 +249,8 @@ class ProtheroRobinson(ClosedForm):
         summary="a cosine followed at rates up to 1e6; its amplitudes and phases are fitted to the closed form",
         metric_name="mse",
         higher_is_better=False,
-        target={"tiny": 1e-5, "default": 1e-5, "paper": 1e-5},
+        target={"tiny": 1e-5, "default": 1e-5, "steep": 1e-5, "paper": 1e-5},
+        sizes=("tiny", "default", "steep", "paper"),
         offline=True,
         citation="generated; Prothero and Robinson, On the stability and accuracy of one-step methods for solving "
         "stiff systems of ordinary differential equations, Mathematics of Computation 28, 1974",
@@ -268,6 +269,7 @@ class ProtheroRobinson(ClosedForm):
         for name, rates, iterations in (
             ("tiny", (5.0, 20.0), 80),
             ("default", (10.0, 300.0), 200),
+            ("steep", (30.0, 1e3), 200),
             ("paper", (1e3, 1e6), 200),
         )
     }

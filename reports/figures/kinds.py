@@ -109,6 +109,13 @@ FIGURE_KINDS = (
         "Medians over seeds; dashed lines are what the method's cost model predicts.",
     ),
     FigureKind(
+        "cost_stiffness",
+        costs.STIFFNESS_TITLE,
+        costs.draw_stiffness,
+        costs.describe_stiffness,
+        "Medians over seeds: solid lines are the forward pass, dashed ones the backward pass.",
+    ),
+    FigureKind(
         "costs", costs.TITLE, costs.draw, costs.describe, "Medians over seeds, of one iteration before training."
     ),
 )
