@@ -29,7 +29,7 @@ from odegrad.contracts import (
 )
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.methods.backward.per_sample.entry import solve_samples
-from odegrad.methods.backward.transforms import INSTEAD, refuse_transforms, solved_outside
+from odegrad.methods.backward.transforms import OTHER_WAYS, refuse_transforms, solved_outside
 from odegrad.methods.events.event import Event
 from odegrad.methods.events.solve import StartTime, refuse_events, solve_to_event
 from odegrad.methods.fields.callbacks import CALLBACKS, StepCallbacks
@@ -105,7 +105,7 @@ class SharedLoopMethod(abc.ABC):
         usable = self._usable(solver)
         refuse_events(equivalent_solver(self, usable))
         if inside_transform():
-            raise UnsupportedError(f"odeint_event: it cannot be transformed by torch.func; {INSTEAD}")
+            raise UnsupportedError(f"odeint_event: it cannot be transformed by torch.func; {OTHER_WAYS}")
         time = StartTime.of(t0, event, reverse=reverse)
 
         def solved(flat_field: FlatField, checked: OneStepSolver, start: Tensor) -> tuple[Tensor, Tensor]:
