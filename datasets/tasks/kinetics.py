@@ -9,11 +9,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import TaskInfo
 from odegrad.datasets.nets.layers import AutonomousNet
-from odegrad.datasets.nets.stiff_nets import LeakyNet
-from odegrad.datasets.problems.decades import Decades, DecadesSettings
-from odegrad.datasets.problems.simulated import Array
-from odegrad.datasets.problems.sizes import trained
-from odegrad.datasets.problems.stiff_fields import (
+from odegrad.datasets.nets.stiff_fields import (
     POLLU_RATES,
     POLLU_REACTIONS,
     POLLU_SCALES,
@@ -24,6 +20,10 @@ from odegrad.datasets.problems.stiff_fields import (
     MassActionField,
     Reaction,
 )
+from odegrad.datasets.nets.stiff_nets import LeakyNet
+from odegrad.datasets.problems.decades import Decades, DecadesSettings
+from odegrad.datasets.problems.simulated import Array
+from odegrad.datasets.problems.sizes import trained
 from odegrad.datasets.sources.seeding import TANH_SCALE, seeded_module
 
 ROBERTSON_SOURCE = (

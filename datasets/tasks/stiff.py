@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import Problem, TaskInfo
 from odegrad.datasets.nets.layers import ConcatSquashNet
+from odegrad.datasets.nets.stiff_fields import RelaxationField, SpreadVanDerPolField
 from odegrad.datasets.problems.known_solution import (
     ClosedForm,
     ClosedFormSettings,
@@ -17,7 +18,6 @@ from odegrad.datasets.problems.known_solution import (
 )
 from odegrad.datasets.problems.simulated import Array, Trajectories, TrajectorySettings, fitted
 from odegrad.datasets.problems.sizes import trained
-from odegrad.datasets.problems.stiff_fields import RelaxationField, SpreadVanDerPolField
 
 
 class VanDerPol(Trajectories):

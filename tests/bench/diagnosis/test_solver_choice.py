@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.advice.comparison import compare_gradients
-from odegrad.datasets.problems.stiff_fields import ProtheroRobinsonField, VanDerPolField
+from odegrad.datasets.nets.stiff_fields import ProtheroRobinsonField, VanDerPolField
 from odegrad.diagnosis.costates import BatchedField
 from odegrad.diagnosis.prediction import diagnose
 from odegrad.diagnosis.solver_choice import SolverChoice, Taken, choose_solver, stability_interval

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from odegrad.datasets.problems.stiff_fields import VanDerPolField
+from odegrad.datasets.nets.stiff_fields import VanDerPolField
 from odegrad.measuring.call_counts import count_columns
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.reference.subject import Subject

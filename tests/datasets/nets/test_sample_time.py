@@ -5,7 +5,7 @@ import torch
 
 from odegrad.datasets.nets.image_nets import ConvField, LinearField
 from odegrad.datasets.nets.layers import AutonomousNet, ConcatSquashNet
-from odegrad.datasets.problems.stiff_fields import ProtheroRobinsonField, SpreadVanDerPolField, VanDerPolField
+from odegrad.datasets.nets.stiff_fields import ProtheroRobinsonField, SpreadVanDerPolField, VanDerPolField
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from scipy.integrate import solve_ivp
 
 from odegrad.binding import solve_with
 from odegrad.datasets.nets.layers import AutonomousNet
+from odegrad.datasets.nets.stiff_fields import POLLU_SCALES, POLLU_START, ROBERTSON_SCALES, RobertsonField
 from odegrad.datasets.nets.stiff_nets import LeakyNet
 from odegrad.datasets.problems.decades import Decades
 from odegrad.datasets.problems.simulated import simulate
-from odegrad.datasets.problems.stiff_fields import POLLU_SCALES, POLLU_START, ROBERTSON_SCALES, RobertsonField
 from odegrad.datasets.sources.seeding import TEST, generator
 from odegrad.datasets.tasks.kinetics import DavisSkodje, Pollu, Reactions, RoberNeural, RobertsonRaw
 from odegrad.datasets.tasks.stiff import VanDerPol

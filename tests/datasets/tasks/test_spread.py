@@ -3,7 +3,7 @@
 import torch
 
 from odegrad.checks.problems import StepLog
-from odegrad.datasets.problems.stiff_fields import SpreadVanDerPolField
+from odegrad.datasets.nets.stiff_fields import SpreadVanDerPolField
 from odegrad.datasets.tasks.stiff import VanDerPolSpread
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient

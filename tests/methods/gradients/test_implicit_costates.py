@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from odegrad.checks.problems import StepLog
-from odegrad.datasets.problems.stiff_fields import RobertsonField, VanDerPolField
+from odegrad.datasets.nets.stiff_fields import RobertsonField, VanDerPolField
 from odegrad.errors import UnsupportedError
 from odegrad.measuring.counting import CountedField, Counts
 from odegrad.methods.gradients.aca import Aca

@@ -7,7 +7,7 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 from odegrad.checks.problems import StepLog
-from odegrad.datasets.problems.stiff_fields import (
+from odegrad.datasets.nets.stiff_fields import (
     POLLU_START,
     ProtheroRobinsonField,
     RobertsonField,

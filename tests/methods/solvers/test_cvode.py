@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from odegrad.datasets.problems.stiff_fields import POLLU_START, RobertsonField, VanDerPolField, pollu_field
+from odegrad.datasets.nets.stiff_fields import POLLU_START, RobertsonField, VanDerPolField, pollu_field
 from odegrad.methods.gradients.aca import Aca
 from odegrad.methods.solvers.solver import make_solver
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from odegrad.checks.problems import StepLog
-from odegrad.datasets.problems.stiff_fields import RobertsonField
+from odegrad.datasets.nets.stiff_fields import RobertsonField
 from odegrad.measuring.meters import memory_meter
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.gradients.symplectic_adjoint import SymplecticAdjoint

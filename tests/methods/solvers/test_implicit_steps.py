@@ -8,7 +8,7 @@ from torch import nn
 
 from odegrad.checks.problems import StepLog
 from odegrad.contracts import ImplicitWork
-from odegrad.datasets.problems.stiff_fields import ProtheroRobinsonField, RobertsonField, VanDerPolField
+from odegrad.datasets.nets.stiff_fields import ProtheroRobinsonField, RobertsonField, VanDerPolField
 from odegrad.errors import NewtonError, NonFiniteError, TooManyStepsError, UnsupportedError, UsageError
 from odegrad.measuring.counting import CountedField, Counts
 from odegrad.methods.gradients.naive import Naive
