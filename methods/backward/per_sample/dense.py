@@ -75,7 +75,7 @@ class PiecewiseRows:
             found: Tensor = only.index_select(1, at(entries - self._edges[touched[0]], only))
             return found
         like = self.pieces[touched[0]]
-        out = like.new_empty((len(like), len(entries), like.shape[2]))
+        out: Tensor = like.new_empty((len(like), len(entries), like.shape[2]))
         for piece in touched:
             rows = np.flatnonzero(pieces == piece)
             own = self.pieces[piece]
