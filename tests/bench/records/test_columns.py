@@ -17,7 +17,22 @@ from odegrad.running.worker import Worker
 
 ROOT = Path(__file__).parents[3]
 TASK = f"{Path(__file__).parents[1] / 'tiny_task.py'}:Tiny"
-UNITS = {"iterations", "Jacobians", "systems", "solves", "", "s", "B", "FLOP", "calls", "steps", "time", "1/time"}
+UNITS = {
+    "iterations",
+    "Jacobians",
+    "systems",
+    "solves",
+    "rows",
+    "rounds",
+    "",
+    "s",
+    "B",
+    "FLOP",
+    "calls",
+    "steps",
+    "time",
+    "1/time",
+}
 NUMBERS = {"int64", "float64"}
 
 
