@@ -1,6 +1,6 @@
 """What one iteration costs: f calls forward and backward, and memory; and how the calls grow with stiffness."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,8 @@ _MANY = (
 DARK, LIGHT, KEPT, PEAK = style.BLUE, style.SKY, style.GREEN, "#8FD3BF"
 
 STIFFNESS_TITLE = "Cost against stiffness"
-_DECAY, _WAYS = "log_norm_minus_max", {"nfe_forward": "-", "nfe_backward": "--"}
+_DECAY = "log_norm_minus_max"
+_WAYS: dict[str, Literal["-", "--"]] = {"nfe_forward": "-", "nfe_backward": "--"}
 _COLOURS = (style.BLUE, style.GREEN, style.SKY)
 """Of the solvers, in the order of their names; further ones begin anew, with another marker."""
 _MARKERS = "osD^v"

@@ -124,7 +124,7 @@ def test_a_leaky_net_follows_its_net_at_each_components_own_rate() -> None:
     field = LeakyNet(net, (2.0, 1e-3)).double()
     y, t = torch.tensor([[0.3, -5.0]], dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     torch.testing.assert_close(field(t, y), (net(t, y) - y) / torch.tensor([2.0, 1e-3], dtype=torch.float64))
-    last = net.layers[-1]
+    last: Any = net.layers[-1]
     bound = last.weight.abs().sum(1) + last.bias.abs()
     solve = solve_with(build_gradient("naive"), make_solver("kencarp4", rtol=1e-4, atol=1e-6))
     far = solve(field, 100.0 * y, torch.tensor([0.0, 40.0], dtype=torch.float64))[-1]
