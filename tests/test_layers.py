@@ -35,6 +35,7 @@ HOUSE = (
     "odegrad.reports",
     "odegrad.reports.tables",
     "odegrad.reports.canvas",
+    "odegrad.reports.figures.sweeps",
     "odegrad.reports.figures",
     "odegrad.reports.papers",
     "odegrad.reports.page",

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 NAMES = {entry.name for kind, entries in catalogue.KINDS.items() if kind != "regularisers" for entry in entries}
 """Those of the regularisers are words of every day (``error``, ``local``), and no code compares them."""
 
-OF_PAPERS = ("reports/papers/", "reports/figures/nodes.py")
+OF_PAPERS = ("reports/papers/", "reports/figures/sweeps/nodes.py")
 """Claims and figures of one paper: their subject is its methods."""
 
 PHASES = {"backward_phase"}

@@ -9,16 +9,15 @@ from matplotlib.figure import Figure
 from odegrad.errors import UnknownNameError
 from odegrad.reports.figures import (
     costs,
-    depth,
     differences,
     evaluations,
-    integration_time,
     log_norm,
     samples,
     targets,
     training,
     work_precision,
 )
+from odegrad.reports.figures.sweeps import depth, integration_time
 from odegrad.reports.summary import Results, Source
 
 AROUND = "Thick lines are medians over seeds; thin ones are the seeds, or a band lies between their quartiles."

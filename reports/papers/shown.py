@@ -6,8 +6,9 @@ from functools import partial
 import pandas as pd
 
 from odegrad.reports import units
-from odegrad.reports.figures import depth, integration_time, log_norm, nodes, sensitivity, training
+from odegrad.reports.figures import log_norm, training
 from odegrad.reports.figures.kinds import FigureKind
+from odegrad.reports.figures.sweeps import depth, integration_time, nodes, sensitivity
 from odegrad.reports.papers import irdm, relative_costs, snopt
 from odegrad.reports.papers.equal_error import sweep_rows
 from odegrad.reports.papers.exhibits import Exhibit, PaperFigure, PaperTable

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from odegrad.reports.figures import depth
+from odegrad.reports.figures.sweeps import depth
 
 
 @pytest.fixture

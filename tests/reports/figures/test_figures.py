@@ -13,9 +13,10 @@ import odegrad
 from odegrad.errors import UnknownNameError
 from odegrad.records.record import Status
 from odegrad.reports.canvas import style
-from odegrad.reports.figures import costs, evaluations, integration_time, targets, training, work_precision
+from odegrad.reports.figures import costs, evaluations, targets, training, work_precision
 from odegrad.reports.figures.drawing import draw_all, render, write_figures
 from odegrad.reports.figures.kinds import FIGURE_KINDS
+from odegrad.reports.figures.sweeps import integration_time
 from odegrad.reports.names import METHOD_ORDER
 from odegrad.reports.summary import summary
 from odegrad.reports.tables.across import across

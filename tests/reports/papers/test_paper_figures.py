@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from odegrad.records.record import Status
-from odegrad.reports.figures import nodes, sensitivity
+from odegrad.reports.figures.sweeps import nodes, sensitivity
 from odegrad.reports.page.build import build_report
 from odegrad.reports.page.render import page
 from odegrad.reports.papers.exhibits import PaperFigure, PaperTable, write_exhibits

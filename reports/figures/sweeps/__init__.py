@@ -1,0 +1,1 @@
+"""Figures over a setting that a sweep varies: depth, end time, nodes, an option."""
