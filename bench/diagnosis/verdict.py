@@ -30,7 +30,12 @@ def nature(growth: Growth) -> str:
 
 
 def is_stiff(diagnosis: Diagnosis) -> bool:
-    """Return whether the step size of an explicit method is set by stability rather than by accuracy."""
+    """Return whether the step size of an explicit method is set by stability rather than by accuracy.
+
+    By the steps that were looked at, where these decide it; else by how many steps stability asks for.
+    """
+    if diagnosis.choice is not None and diagnosis.choice.by_stability is not None:
+        return diagnosis.choice.by_stability
     wanted = diagnosis.steps_for_stability
     return wanted >= MIN_STEPS and wanted > STIFF_SHARE * diagnosis.steps
 
