@@ -122,16 +122,16 @@ class Ball(HybridModel):
 
     def start(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return height and velocity ``[1, 2]``, and start and end of the first flight."""
-        y = torch.stack([inputs, torch.zeros_like(inputs)], dim=1)
-        return y, torch.tensor([0.0, self._first_flight(inputs)], dtype=inputs.dtype)
+        flight, _ = self._flights(inputs)
+        return self._held(inputs), torch.tensor([0.0, flight], dtype=inputs.dtype)
 
     def predicted(self, solve: Solve, inputs: Tensor) -> Tensor:
         """Return the heights ``[times]`` of a ball dropped from ``inputs [1]``: one solve for each flight."""
-        y, _ = self.start(inputs)
+        y = self._held(inputs)
         heights: list[Tensor] = []
         # What a flight begins later than where the closed form puts it: zero, with the derivative of its begin.
         begin, late = 0.0, torch.zeros_like(inputs[0])
-        flight, restitution = self._first_flight(inputs), self.restitution.item()
+        flight, restitution = self._flights(inputs)
         while len(heights) < len(self.times):
             waiting = self.times[len(heights) :]
             if flight <= AT_REST * self.times[-1]:
@@ -150,10 +150,16 @@ class Ball(HybridModel):
                 begin, flight = begin + flight, flight * restitution * (2.0 if begin == 0.0 else 1.0)
         return torch.stack(heights)
 
-    def _first_flight(self, inputs: Tensor) -> float:
-        """Return how long the ball falls from ``inputs [1]``, by the closed form; a number without a graph."""
-        # Not from the solved state: any method and tolerance then solves over the same times.
-        return math.sqrt(2 * inputs.item() / self.field.gravity.item())
+    def _held(self, inputs: Tensor) -> Tensor:
+        """Return height and velocity ``[1, 2]`` of a ball that is held at ``inputs [1]``."""
+        return torch.stack([inputs, torch.zeros_like(inputs)], dim=1)
+
+    def _flights(self, inputs: Tensor) -> tuple[float, float]:
+        """Return how long the ball falls from ``inputs [1]``, and how much shorter each flight is; without a graph."""
+        # By the closed form and not from the solved state: any method and tolerance then solves over the same times.
+        # Times are the host's, so these are the one read of the device that the task takes.
+        height, gravity, restitution = torch.stack([inputs[0], self.field.gravity, self.restitution]).tolist()
+        return math.sqrt(2 * height / gravity), restitution
 
 
 def ball_heights(height: Tensor, restitution: Tensor, gravity: Tensor, times: Tensor) -> Tensor:
@@ -202,7 +208,9 @@ class Neuron(HybridModel):
         """Return the initial state ``[batch, 3]``, and start and end of a period."""
         with torch.no_grad():
             period = firing_period(inputs, self.field.weight, self.field.time_constant)
-        return torch.stack([torch.zeros_like(inputs), inputs, period], dim=1), inputs.new_tensor([0.0, 1.0]).cpu()
+        return torch.stack([torch.zeros_like(inputs), inputs, period], dim=1), torch.tensor(
+            [0.0, 1.0], dtype=inputs.dtype
+        )
 
     def predicted(self, solve: Solve, inputs: Tensor) -> Tensor:
         """Return the periods of ``inputs [batch]``."""

@@ -14,6 +14,8 @@ from tests.card.device import Card, CardTensor
 
 OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]
 SOLVER = make_solver("rk4", num_steps=2)
+OF_TIMES = {"bouncing_ball": 1}
+"""Reads of trained numbers that output times follow from, of tasks that have such: times are the host's."""
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -49,7 +51,7 @@ def test_a_step_is_the_cpus(name: str, card: Card) -> None:
     found["cuda"] = _trained(problem := _built(name, "cuda"))
     card.forget()
     _iterate(problem, build_optimizer("adam", problem), 1).item()
-    assert card.waits == {"_local_scalar_dense.default": 1}, card.places
+    assert sum(card.waits.values()) == 1 + OF_TIMES.get(name, 0), card.places
     assert all(isinstance(x, CardTensor) for x in found["cuda"])
     for on_cpu, on_card in zip(found["cpu"], found["cuda"], strict=True):
         assert torch.equal(on_cpu, on_card.cpu())
