@@ -17,7 +17,7 @@ class _Rounds(StepLog):
 
 
 def test_data_solve_the_equation_and_samples_are_of_unlike_difficulty():
-    """SciPy's trajectories are those of the field with a = b = c = 1; steps of samples by themselves spread by more than 1:2."""
+    """SciPy's trajectories are those of the field with a = b = c = 1; samples' own steps spread by more than 1:2."""
     problem = VanDerPolSpread().build("tiny", 0, torch.device("cpu"), torch.float64)
     starts, solutions = problem.batch(0)
     field, log = SpreadVanDerPolField(torch.ones(3, dtype=torch.float64)), _Rounds()
