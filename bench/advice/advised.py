@@ -57,7 +57,8 @@ class ModelAdvice:
         said = [self.table.advice, *self.dynamics]
         if wrong:
             said.append(f"Not accurate here: {', '.join(wrong)}; odegrad compare says why.")
-        return [*said, *self.notes]
+        # both the comparison and the diagnosis tell what sets the steps
+        return list(dict.fromkeys([*said, *self.notes]))
 
 
 ADVISED = ("gradient", "error", "NFE", "saved / peak", "forward / backward")

@@ -34,7 +34,7 @@ def _row(name, verdict="accurate", seconds=1.0, peak=100):
 def _advice(*rows):
     table = Comparison(list(rows), columns=list(COLUMNS))
     table.advice, table.notes = "Take naive.", []
-    return ModelAdvice(table, ("They contract.",), ("No time for more.",))
+    return ModelAdvice(table, ("They contract.", "Told twice."), ("Told twice.", "No time for more."))
 
 
 def test_the_front_by_hand():
@@ -59,6 +59,7 @@ def test_sentences_begin_with_what_to_take_and_end_with_what_is_not_known():
     assert found.sentences() == [
         "Take naive.",
         "They contract.",
+        "Told twice.",
         "Not accurate here: adjoint, aca; odegrad compare says why.",
         "No time for more.",
     ]
