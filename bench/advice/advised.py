@@ -112,7 +112,7 @@ def advised(model: str, settings: dict[str, Any], figure: str | None, progress: 
     # One method is enough: the dynamics are what is asked here, and the comparison has held the methods already.
     chosen = [name for name in accurate[:1] if "," not in name] or ["naive"]
     found = diagnose(
-        model, load_model(model).in_float64(),
+        model, built.in_float64(),
         rtol=rtol, atol=atol, methods=chosen, with_bounds=False, budget=shares[1], tell=tell,
     )  # fmt: skip
     if figure is not None:

@@ -24,6 +24,14 @@ _log = logging.getLogger("odegrad")
 LINE_WIDTH = 120
 """Characters of a line of prose on a terminal."""
 
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="file.py:function that returns (func, y0, t) or (func, y0, t, loss).")
+]
+RtolOption = Annotated[float, typer.Option(help="Relative tolerance.")]
+AtolOption = Annotated[float, typer.Option(help="Absolute tolerance.")]
+RoundsOption = Annotated[
+    int, typer.Option(min=1, max=1_000_000, help="Timed rounds of the fastest methods, at the least.")
+]
 BudgetOption = Annotated[
     float,
     typer.Option(min=0, metavar="SECONDS", help="End about then with what is known; 0 for as long as it takes."),
@@ -64,15 +72,10 @@ def _end_undecided(notes: Sequence[str]) -> None:
 
 
 def advise(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="file.py:function that returns (func, y0, t) or (func, y0, t, loss)."),
-    ],
-    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
-    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
-    rounds: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Timed rounds of the fastest methods, at the least.")
-    ] = 7,
+    model: ModelArgument,
+    rtol: RtolOption = 1e-5,
+    atol: AtolOption = 1e-6,
+    rounds: RoundsOption = 7,
     budget: BudgetOption = BUDGET,
     figure: FigureOption = None,
     timeout: TimeoutOption = None,
@@ -98,10 +101,7 @@ def advise(
 
 
 def compare(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="file.py:function that returns (func, y0, t) or (func, y0, t, loss)."),
-    ],
+    model: ModelArgument,
     gradients: Annotated[
         str | None,
         typer.Option(
@@ -109,14 +109,12 @@ def compare(
         ),
     ] = None,
     solver: Annotated[str, typer.Option(help="One of odegrad list solvers.")] = "dopri5",
-    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
-    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
+    rtol: RtolOption = 1e-5,
+    atol: AtolOption = 1e-6,
     batch: Annotated[
         str, typer.Option(help="joint: samples share their steps; per_sample: each has its own.")
     ] = "joint",
-    rounds: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Timed rounds of the fastest methods, at the least.")
-    ] = 7,
+    rounds: RoundsOption = 7,
     budget: BudgetOption = BUDGET,
     figure: FigureOption = None,
     timeout: TimeoutOption = None,
@@ -153,8 +151,8 @@ def diagnose(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="A task's seed.")] = 0,
     train: Annotated[int, typer.Option(min=0, max=10**9, help="Train a task for so many iterations first.")] = 0,
     gradients: Annotated[str | None, typer.Option(help="Gradient methods, separated by commas.")] = None,
-    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-5,
-    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-6,
+    rtol: RtolOption = 1e-5,
+    atol: AtolOption = 1e-6,
     error: Annotated[float, typer.Option(help="Largest relative gradient error that counts as safe.")] = 1e-2,
     budget: BudgetOption = BUDGET,
     figure: FigureOption = None,

@@ -116,6 +116,7 @@ def write_report(
     from odegrad.reports.frame import load
     from odegrad.reports.page import build
     from odegrad.reports.page.answers import answers
+    from odegrad.reports.summary import Results
     from odegrad.reports.tables.table import print_table
 
     frame = load(*folders, across_machines=across_machines)
@@ -125,7 +126,8 @@ def write_report(
         read = read_paper(folders[0], frame)
         verdicts, exhibits, sources = read.verdicts, read.exhibits, read.sources
     written = build.write_report(frame, out or folders[0], verdicts, exhibits, sources)
-    print_table(frame, output())
-    for task, answer in answers(frame).items():
+    results = Results.of(frame)
+    print_table(results, output())
+    for task, answer in answers(results).items():
         output().print(f"{task}: {answer.take}", markup=False, highlight=False, soft_wrap=True)
     _log.info("wrote %s and %d other files into %s", written[-1], len(written) - 1, written[-1].parent)

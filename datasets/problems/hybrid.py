@@ -6,6 +6,7 @@ is rounding; its derivative is ``dt*/dp = -(g_y . dy/dp) / (g_y . f)``, that of 
 2021), so the gradient is that of the events' times too, by any gradient method.
 """
 
+import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,18 +86,18 @@ class HybridProblem:
         return self.hybrid.field, y0.detach(), ts
 
 
-class HybridModel(nn.Module):
+class HybridModel(nn.Module, abc.ABC):
     """A field, and what it predicts of inputs by several solves."""
 
     field: nn.Module
 
+    @abc.abstractmethod
     def predicted(self, solve: Solve, inputs: Tensor) -> Tensor:
         """Return what the targets are of."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def start(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the first initial state ``[batch, *state]`` and the times up to the first reset."""
-        raise NotImplementedError
 
 
 class FreeFall(nn.Module):

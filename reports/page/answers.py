@@ -13,9 +13,9 @@ from odegrad.reports import units
 from odegrad.reports.comparing import time_to_target
 from odegrad.reports.figures.work_precision import pareto_front
 from odegrad.reports.names import joined
-from odegrad.reports.page.findings import costs_by_seed, not_beaten
+from odegrad.reports.page.findings import costs_by_seed, not_beaten, runs_by_row
 from odegrad.reports.statistics import Floats, least_seeds
-from odegrad.reports.summary import KEY, Results, Source, rows_of, summary
+from odegrad.reports.summary import Results, Source, rows_of, summary
 from odegrad.reports.tables.table import label
 
 BEARABLE = 5.0
@@ -83,14 +83,16 @@ def answers(source: Source) -> dict[str, TaskAdvice]:
 
 
 def _groups(results: Results) -> dict[tuple[str, ...], pd.DataFrame]:
-    cells = results.cells
-    cells = cells.assign(
-        iteration=cells[list(PARTS)].astype("float64").sum(axis=1, skipna=False),
-        calls=cells["nfe_forward"].astype("float64") + cells["nfe_backward"].astype("float64"),
-    )
+    """Return the runs of each row, with f calls per iteration and seconds to the target beside what they have."""
     targets = time_to_target(results).set_index("run_id")["target_seconds"]
-    cells = cells.assign(target_seconds=cells["run_id"].map(targets[~targets.index.duplicated()]))
-    return dict(list(cells.groupby(list(KEY))))
+    targets = targets[~targets.index.duplicated()]
+    return {
+        key: runs.assign(
+            calls=runs["nfe_forward"].astype("float64") + runs["nfe_backward"].astype("float64"),
+            target_seconds=runs["run_id"].map(targets),
+        )
+        for key, runs in results.once(runs_by_row).items()
+    }
 
 
 def _of_task(methods: Sequence[Contender]) -> TaskAdvice:

@@ -47,6 +47,13 @@ def outcome(source: Source) -> str:
     return f"{runs}; {failed} failed, with the reason below, and are in no median."
 
 
+def runs_by_row(results: Results) -> dict[tuple[str, ...], pd.DataFrame]:
+    """Return the runs of each row of the summary, by ``KEY``, with ``iteration``: the seconds of one."""
+    cells = results.cells
+    iteration = cells[list(PARTS)].astype("float64").sum(axis=1, skipna=False)
+    return dict(list(cells.assign(iteration=iteration).groupby(list(KEY))))
+
+
 def findings(frame: Source) -> dict[str, list[Leader]]:
     """Return for each task the best metric, the fastest training and iteration, the least errors and memory.
 
@@ -55,9 +62,7 @@ def findings(frame: Source) -> dict[str, list[Leader]]:
     """
     results = Results.of(frame)
     table = summary(results)
-    cells = results.cells
-    iteration = cells[list(PARTS)].astype("float64").sum(axis=1, skipna=False)
-    groups = dict(list(cells.assign(iteration=iteration).groupby(list(KEY))))
+    groups = results.once(runs_by_row)
     return {
         str(task): _of_task(rows, [groups[row.task, row.method, row.variant] for row in rows_of(rows)])
         for task, rows in table[table["n_ok"] > 0].groupby("task", sort=False)

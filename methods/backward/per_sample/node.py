@@ -130,6 +130,17 @@ def at(places: HostIntegers, like: Tensor) -> Tensor:
     return sent_to(like.device, torch.from_numpy(places))
 
 
+class StartKeepingNode(RecordedNode):
+    """Keeps the state at the start of every accepted step."""
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Solve, and keep where each step begins."""
+        keeping = KeepingStarts(len(y0))
+        ys, _ = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, keeping.see)
+        self.places = keeping.places
+        return ys, (y0, *keeping.pieces)
+
+
 def with_outputs(a: Tensor, rank: Rank, grads: Tensor) -> Tensor:
     """Return the cotangents ``a [w, n]`` of the ends of a rank's steps with those of the outputs there added."""
     rows, outputs = rank.ended

@@ -4,21 +4,14 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.backward.node import Gradients
-from odegrad.methods.backward.per_sample.node import KeepingStarts, RecordedNode, Starts, walked, with_outputs
+from odegrad.methods.backward.per_sample.node import StartKeepingNode, Starts, with_outputs
 from odegrad.methods.backward.products import add_to
 from odegrad.methods.solvers.per_sample.ledger import Rank
 from odegrad.methods.solvers.per_sample.stages import RowStages
 
 
-class PartnerRowsNode(RecordedNode):
+class PartnerRowsNode(StartKeepingNode):
     """Keeps the first state of every accepted step; see ``SymplecticAdjoint`` for the formulas, ``h`` is a column."""
-
-    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Solve, and keep the accepted states."""
-        keeping = KeepingStarts(len(y0))
-        ys, _ = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, keeping.see)
-        self.places = keeping.places
-        return ys, (y0, *keeping.pieces)
 
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> Gradients:
         """Walk the ranks from the last to the first."""

@@ -12,6 +12,7 @@ from odegrad.methods.backward.node import Gradients
 from odegrad.methods.backward.per_sample.node import (
     KeepingStarts,
     RecordedNode,
+    StartKeepingNode,
     Starts,
     at,
     walked,
@@ -60,15 +61,8 @@ class RankPullback:
         return torch.zeros_like(x) if of_start is None else of_start
 
 
-class StepReplayNode(RecordedNode):
+class StepReplayNode(StartKeepingNode):
     """Keeps the state at the start of every accepted step, and redoes one rank at a time."""
-
-    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Solve, and keep where each step begins."""
-        keeping = KeepingStarts(len(y0))
-        ys, _ = walked(self.field, self.solver, y0, self.sample_times, self.ledger.note, keeping.see)
-        self.places = keeping.places
-        return ys, (y0, *keeping.pieces)
 
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> Gradients:
         """Replay the ranks from the last to the first."""
