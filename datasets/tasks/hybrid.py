@@ -7,18 +7,10 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Problem, TaskInfo
-from odegrad.datasets.problems.hybrid import (
-    Ball,
-    Elimination,
-    HybridModel,
-    HybridProblem,
-    HybridSettings,
-    Neuron,
-    Patients,
-    ball_heights,
-    firing_period,
-    log_concentrations,
-)
+from odegrad.datasets.problems.hybrid.ball import Ball, ball_heights
+from odegrad.datasets.problems.hybrid.neuron import Neuron, firing_period
+from odegrad.datasets.problems.hybrid.patients import Elimination, Patients, log_concentrations
+from odegrad.datasets.problems.hybrid.problem import HybridModel, HybridProblem, HybridSettings
 from odegrad.datasets.problems.regression import Pairs
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.seeding import PARAMETERS, PROBE, TEST, TRAIN, VALIDATION, generator

@@ -6,16 +6,10 @@ from torch import Tensor
 
 from odegrad.binding import solve_with
 from odegrad.contracts import Solve
-from odegrad.datasets.problems.hybrid import (
-    Ball,
-    HybridModel,
-    HybridProblem,
-    Neuron,
-    Patients,
-    ball_heights,
-    firing_period,
-    log_concentrations,
-)
+from odegrad.datasets.problems.hybrid.ball import Ball, ball_heights
+from odegrad.datasets.problems.hybrid.neuron import Neuron, firing_period
+from odegrad.datasets.problems.hybrid.patients import Patients, log_concentrations
+from odegrad.datasets.problems.hybrid.problem import HybridModel, HybridProblem
 from odegrad.registry import build_gradient, build_solver, build_task
 
 NAMES = ("bouncing_ball", "integrate_and_fire", "dosing")
