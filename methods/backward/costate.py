@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odegrad.contracts import Tap
 from odegrad.errors import UsageError
-from odegrad.methods.backward.implicit_costate import ImplicitCostateStepper
+from odegrad.methods.backward.implicit.costate import ImplicitCostateStepper
 from odegrad.methods.backward.products import add_to
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import TRIAL, FlatField, Tolerances

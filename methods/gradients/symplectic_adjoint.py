@@ -19,7 +19,7 @@ from odegrad.methods.backward.entry import (
     stage_products,
     with_systems,
 )
-from odegrad.methods.backward.implicit_steps import ImplicitPartnerNode
+from odegrad.methods.backward.implicit.steps import ImplicitPartnerNode
 from odegrad.methods.backward.per_sample.cost import bytes_of_replay, kept_starts, replayed_calls
 from odegrad.methods.backward.per_sample.partner import PartnerRowsNode
 from odegrad.methods.backward.products import pull_call
