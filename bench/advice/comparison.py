@@ -17,7 +17,7 @@ from odegrad.diagnosis.costates import BatchedField
 from odegrad.diagnosis.field_checks import check_field
 from odegrad.diagnosis.solver_choice import choose_solver
 from odegrad.errors import InaccurateGradientWarning, OdegradError, UsageError
-from odegrad.methods.fields.held import hooks_at_rest
+from odegrad.methods.fields.hooks import hooks_at_rest
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.reference.accuracy import enough
 from odegrad.reference.allowance import Allowance, Tell, in_silence

@@ -11,7 +11,7 @@ from odegrad.catalogue import METHODS, OPTIMIZERS, PAIRS, REGULARISERS
 from odegrad.commands.listing import ListedRow, suites
 from odegrad.contracts import TaskInfo, Traits
 from odegrad.errors import DataError, OdegradError
-from odegrad.methods.regularisers.regularised import OPTIONS
+from odegrad.methods.regularisers.chosen import OPTIONS
 from odegrad.methods.solvers.solver import make_solver, solver_names
 from odegrad.processes.guarded import guarded
 from odegrad.registry import build_task, gradients, is_foreign, optimizers, options_of, tasks

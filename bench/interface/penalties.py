@@ -5,7 +5,8 @@ from typing import Any
 
 from odegrad.contracts import Scalar
 from odegrad.interface.arguments import solver_of
-from odegrad.methods.regularisers.regularised import RegularisedSolve, Regularisers
+from odegrad.methods.regularisers.chosen import Regularisers
+from odegrad.methods.regularisers.regularised import RegularisedSolve
 from odegrad.registry import build_gradient
 
 

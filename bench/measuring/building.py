@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from odegrad.contracts import GradientMethod, Problem, Task
-from odegrad.methods.regularisers.regularised import RegularisedSolve, Regularisers
+from odegrad.methods.regularisers.chosen import Regularisers
+from odegrad.methods.regularisers.regularised import RegularisedSolve
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.records.record import Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported

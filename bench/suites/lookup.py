@@ -10,7 +10,7 @@ import torch
 
 from odegrad.contracts import Problem, Training
 from odegrad.errors import OdegradError, SuiteError, UnknownNameError, UnsupportedError
-from odegrad.methods.regularisers.regularised import Regularisers, check_regularised
+from odegrad.methods.regularisers.chosen import Regularisers, check_regularised
 from odegrad.processes.guarded import guarded
 from odegrad.records.record import EVALUATIONS, Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, is_foreign, optimizers

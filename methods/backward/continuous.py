@@ -21,17 +21,14 @@ from odegrad.methods.backward.costate import (
     costate_scale,
     solve_back,
 )
-from odegrad.methods.backward.entry import (
-    NEEDS_TABLEAU,
-    TappableMethod,
-    check_positive,
-    costate_calls,
-    forward_calls,
-)
+from odegrad.methods.backward.costs import costate_calls, forward_calls
+from odegrad.methods.backward.entry import NEEDS_TABLEAU
+from odegrad.methods.backward.limits import check_positive
 from odegrad.methods.backward.node import Gradients, SolveNode
 from odegrad.methods.backward.per_sample.continuous import BackwardSteps
 from odegrad.methods.backward.per_sample.cost import solved_back_calls
 from odegrad.methods.backward.reconstruction import Limits
+from odegrad.methods.backward.tappable import TappableMethod
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau

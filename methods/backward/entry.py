@@ -1,33 +1,29 @@
 """What every gradient method does at its edges: check the input, flatten it, give the user's shapes back."""
 
 import abc
-import copy
 import dataclasses
-import math
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Self, TypeVar, cast
+from typing import ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from odegrad.contracts import (
     Calls,
-    Sizes,
     Solver,
     State,
     StateT,
     StepCounts,
-    Tap,
     Traits,
     VectorField,
     equivalent_solver,
     unjudged_parts,
 )
-from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
+from odegrad.errors import UnsupportedError
+from odegrad.methods.backward.limits import check_numbers, warn_of_tolerance
 from odegrad.methods.backward.per_sample.entry import solve_samples
 from odegrad.methods.backward.transforms import OTHER_WAYS, refuse_transforms, solved_outside
 from odegrad.methods.events.event import Event
@@ -128,7 +124,7 @@ class SharedLoopMethod(abc.ABC):
         """Return how the state lies in a vector, and what ``solved`` finds from there."""
         layout = dataclasses.replace(Layout.of(y0, unjudged_parts(field)), own_norm=solver.norm)
         start = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))
-        _check_numbers(solver, start)
+        check_numbers(solver, start)
         flat_field = _told(FlatField(field, layout), solver)
         before = Draws.now([*flat_field.sources, *OF_OTHERS])
         # The solver computes in the state's type: under the caller's autocast are the calls of the field alone.
@@ -166,7 +162,7 @@ class SharedLoopMethod(abc.ABC):
                 f"field: its callbacks ({', '.join(CALLBACKS)}) hear of steps that all samples share; leave them out "
                 "with batch = 'per_sample'"
             )
-        _warn_of_tolerance(solver, layout.dtype)
+        warn_of_tolerance(solver, layout.dtype)
         return solve_samples(lambda *given: self.solve_rows(given[0], solver, *given[1:]), field, layout, y0, ts)
 
     def refuses(self, solver: Solver) -> str | None:
@@ -212,30 +208,6 @@ class SharedLoopMethod(abc.ABC):
 SHARED_STEPS = "all samples of a batch share its steps, and batch = 'per_sample' gives each its own"
 """Why a method cannot give samples steps of their own."""
 
-ONE_TIME = "a tap is shown one time for the whole batch, and with batch = 'per_sample' each sample has its own"
-"""Why a method does not go with a tap there."""
-
-
-@dataclass(frozen=True)
-class TappableMethod(SharedLoopMethod):
-    """A method that offers taps: where, ``traits.taps`` says. A tap is an object, so it is none of the options."""
-
-    tap: Tap | None = dataclasses.field(default=None, compare=False, init=False)
-
-    def refuses_rows(self, solver: OneStepSolver) -> str | None:
-        """Return why this method cannot give every sample steps of its own, or None if it can."""
-        return f"{ONE_TIME}; use batch = 'joint'" if self.tap is not None else self.refuses_rows_untapped(solver)
-
-    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:
-        """Return the same where nothing watches."""
-        return super().refuses_rows(solver)
-
-    def with_tap(self, tap: Tap) -> Self:
-        """Return the same method with ``tap`` watching its backward pass."""
-        watched = copy.copy(self)
-        object.__setattr__(watched, "tap", tap)
-        return watched
-
 
 def _told(field: FlatField, solver: OneStepSolver) -> FlatField:
     """Return ``field``, told of its callbacks and of what ``solver`` asks of each number of its state."""
@@ -251,101 +223,5 @@ def _told(field: FlatField, solver: OneStepSolver) -> FlatField:
     return field
 
 
-def forward_calls(steps: StepCounts) -> int:
-    """Return the f calls of a solve: ``s(N + R)`` and those of its start.
-
-    Of an implicit one: one for each Newton iteration of any attempt, and one for each accepted step's Jacobian.
-    """
-    if steps.implicit:
-        return steps.work.newton + steps.work.newton_lost + steps.accepted + steps.start
-    return steps.evaluations * (steps.accepted + steps.rejected) + steps.start
-
-
-def replay_calls(steps: StepCounts) -> int:
-    """Return the f calls that redo every accepted step: ``s N``, or its Newton iterations and its Jacobian."""
-    return steps.work.newton + steps.accepted if steps.implicit else steps.evaluations * steps.accepted
-
-
-def stage_calls(steps: StepCounts) -> int:
-    """Return the f calls that the pull-back through every accepted step makes itself, at its implicit stages."""
-    return steps.evaluations * steps.accepted if steps.implicit else 0
-
-
-def stage_products(steps: StepCounts) -> int:
-    """Return the products of the pull-back: one for each stage, and those of its Jacobian where it is implicit."""
-    return steps.evaluations * steps.accepted * (steps.products + 1 if steps.implicit else 1)
-
-
-def with_systems(calls: Calls, steps: StepCounts, redone: int = 0, newton: int = 0) -> Calls:
-    """Return ``calls`` with the linear systems of a backward pass through implicit steps.
-
-    One for each stage of every accepted step; one more, and as many solves as Newton iterations, for every step that
-    is ``redone`` with ``newton`` iterations in all.
-    """
-    if not steps.implicit:
-        return calls
-    stages = steps.evaluations * steps.accepted
-    systems = redone + stages
-    vjps = calls.vjps + redone * steps.products
-    return dataclasses.replace(calls, vjps=vjps, jacobians=systems, factorisations=systems, solves=newton + stages)
-
-
-def kept_vectors(steps: StepCounts, count: int) -> int:
-    """Return the states in ``count`` carried vectors, the first one left out where it is the caller's own."""
-    return steps.carried_states * count if steps.carried_states > 1 else count - 1
-
-
-def graph_of_steps(steps: StepCounts, sizes: Sizes, count: int) -> int:
-    """Return the bytes of the graph of ``count`` steps: of their f calls, or of implicit steps their stages."""
-    if steps.implicit:
-        return count * steps.node_states * sizes.state_bytes
-    return steps.evaluations * count * sizes.graph_bytes
-
-
-def pullback_peak(steps: StepCounts, sizes: Sizes) -> int:
-    """Return the bytes of going back through an implicit step: one call's graph, its Jacobian, factors and stages."""
-    if not steps.implicit:
-        return 0
-    return sizes.graph_bytes + (3 * steps.products + 2 * steps.evaluations) * sizes.state_bytes
-
-
-def costate_calls(steps: StepCounts) -> int:
-    """Return the f calls of a backward solve: ``s(N' + R')``, its start, and one restart at each output between."""
-    attempts = steps.accepted_backward + steps.rejected_backward
-    return steps.evaluations * attempts + steps.start + steps.restart * (steps.intervals - 1)
-
-
 NEEDS_TABLEAU = "it works on the stages of a Runge-Kutta method; use one such as dopri5"
 """Why a method refuses a solver that is none."""
-
-
-def _check_numbers(solver: OneStepSolver, y0: Tensor) -> None:
-    """Refuse a start that is not finite (seen without a device read on a CPU only), warn of a hopeless tolerance."""
-    # On a GPU this would be a read of its own; an adaptive solve's first norms find it out there.
-    if y0.device.type == "cpu" and not bool(torch.isfinite(y0.detach()).all()):
-        raise NonFiniteError("y0: expected finite numbers, got NaN or infinity; check what computes the initial state")
-    _warn_of_tolerance(solver, y0.dtype)
-
-
-def _warn_of_tolerance(solver: OneStepSolver, dtype: torch.dtype) -> None:
-    """Warn of a tolerance that ``dtype`` cannot hold."""
-    eps = torch.finfo(dtype).eps
-    rtol = solver.controller.rtol
-    if solver.adaptive and solver.implicit and 4 * eps <= rtol < 80 * eps:
-        warnings.warn(
-            f"rtol = {rtol:g}: the linear systems of solver {solver.name} are known to about {40 * eps:.1g} in "
-            f"{dtype}, so a tolerance below {80 * eps:.1g} gains nothing: use float64 or loosen rtol",
-            stacklevel=4,
-        )
-    if solver.adaptive and rtol < 4 * eps:
-        warnings.warn(
-            f"rtol = {rtol:g} is below what {dtype} can hold (4 eps = {4 * eps:.2g}); "
-            "the step size will collapse: use float64 or loosen rtol",
-            stacklevel=4,
-        )
-
-
-def check_positive(name: str, value: float | None) -> None:
-    """Raise UsageError unless ``value`` is None or a positive finite number."""
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{name}: expected a positive number, got {value!r}")

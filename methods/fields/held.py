@@ -7,7 +7,7 @@ place cannot be, and is refused by its name.
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MethodType
@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 from odegrad.errors import UsageError
 from odegrad.methods.fields.draws import RandomSource, source_of
+from odegrad.methods.fields.hooks import hooks_at_rest, parametrizations_uncached
 
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__) - {"training"}
 """Attributes that PyTorch's own module machinery keeps."""
@@ -271,40 +271,3 @@ def _with(value: object, key: int, leaf: Tensor) -> object:
         parts: list[Any] = [_with(x, key, leaf) for x in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     return value
-
-
-@contextmanager
-def hooks_at_rest(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Leave out the hooks of ``tensors`` (``register_hook``) inside: they are for the whole gradient."""
-    # Cleared in place: autograd holds the dictionary itself.
-    resting = [(hooks, dict(hooks)) for x in tensors if (hooks := x._backward_hooks)]
-    if not resting:
-        yield
-        return
-    for hooks, _ in resting:
-        hooks.clear()
-    try:
-        yield
-    finally:
-        for hooks, kept in resting:
-            added = dict(hooks)
-            hooks.clear()
-            hooks.update({**kept, **added})
-
-
-@contextmanager
-def parametrizations_uncached() -> Iterator[None]:
-    """Let parametrized tensors be computed at every call inside.
-
-    What ``parametrize.cached()`` has kept may have been computed without a graph, or be the end of one that is no
-    part of the call.
-    """
-    depth: int = parametrize._cache_enabled
-    if not depth:
-        yield
-        return
-    parametrize._cache_enabled = 0
-    try:
-        yield
-    finally:
-        parametrize._cache_enabled = depth

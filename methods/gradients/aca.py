@@ -7,8 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.methods.backward.entry import (
-    TappableMethod,
+from odegrad.methods.backward.costs import (
     forward_calls,
     graph_of_steps,
     kept_vectors,
@@ -21,6 +20,7 @@ from odegrad.methods.backward.entry import (
 from odegrad.methods.backward.per_sample.cost import bytes_of_replay, kept_starts, replayed_calls
 from odegrad.methods.backward.per_sample.replay import StepReplayNode
 from odegrad.methods.backward.replay import BlockReplayNode
+from odegrad.methods.backward.tappable import TappableMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UsageError
-from odegrad.methods.backward.entry import (
-    TappableMethod,
+from odegrad.methods.backward.costs import (
     forward_calls,
     graph_of_steps,
     kept_vectors,
@@ -29,6 +28,7 @@ from odegrad.methods.backward.per_sample.cost import (
 )
 from odegrad.methods.backward.per_sample.replay import BlockReplayRowsNode
 from odegrad.methods.backward.replay import BlockReplayNode
+from odegrad.methods.backward.tappable import TappableMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UnsupportedError, UsageError
-from odegrad.methods.backward.entry import NEEDS_TABLEAU, SharedLoopMethod, forward_calls, stage_calls
+from odegrad.methods.backward.costs import forward_calls, stage_calls
+from odegrad.methods.backward.entry import NEEDS_TABLEAU, SharedLoopMethod
 from odegrad.methods.backward.implicit.columns import ImplicitColumns
 from odegrad.methods.backward.node import Gradients, SolveNode
 from odegrad.methods.backward.products import derivative_along

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.methods.backward.entry import TappableMethod, forward_calls
+from odegrad.methods.backward.costs import forward_calls
 from odegrad.methods.backward.products import pull_call
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import InvertedNode, WalkBack
+from odegrad.methods.backward.tappable import TappableMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.schemes import Leapfrog
 from odegrad.methods.solvers.solver import OneStepSolver

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Tap, Traits
-from odegrad.methods.backward.entry import (
-    TappableMethod,
+from odegrad.methods.backward.costs import (
     forward_calls,
     graph_of_steps,
     pullback_peak,
@@ -21,6 +20,7 @@ from odegrad.methods.backward.entry import (
 from odegrad.methods.backward.per_sample.cost import bytes_of_graph, replayed_calls
 from odegrad.methods.backward.per_sample.naive import solved_with_graph
 from odegrad.methods.backward.step_ends import StepEnd, StepEndSampler
+from odegrad.methods.backward.tappable import TappableMethod
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.loop import integrate_with_graph, steps_with_graph
 from odegrad.methods.solvers.per_sample.rows import RowField

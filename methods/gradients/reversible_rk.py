@@ -9,10 +9,11 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, SolverT, StepCounts, Tap, Traits
 from odegrad.errors import UnsupportedError, UsageError
-from odegrad.methods.backward.entry import NEEDS_TABLEAU, TappableMethod
+from odegrad.methods.backward.entry import NEEDS_TABLEAU
 from odegrad.methods.backward.products import add_to
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import InvertedNode, WalkBack
+from odegrad.methods.backward.tappable import TappableMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.schemes import Reversible
 from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver

@@ -19,8 +19,7 @@ from odegrad.methods.backward.checkpointing import (
     online_checkpoints,
     reversal,
 )
-from odegrad.methods.backward.entry import (
-    TappableMethod,
+from odegrad.methods.backward.costs import (
     forward_calls,
     graph_of_steps,
     kept_vectors,
@@ -34,6 +33,7 @@ from odegrad.methods.backward.per_sample.checkpoints import CheckpointedRowsNode
 from odegrad.methods.backward.per_sample.cost import bytes_of_replay, replayed_calls, widths
 from odegrad.methods.backward.replay import ReplayPullback
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
+from odegrad.methods.backward.tappable import TappableMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.ends.landing import OpenTimes
 from odegrad.methods.solvers.loop import replay

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UnsupportedError, UsageError
-from odegrad.methods.backward.entry import (
-    NEEDS_TABLEAU,
-    TappableMethod,
+from odegrad.methods.backward.costs import (
     forward_calls,
     kept_vectors,
     pullback_peak,
@@ -19,12 +17,14 @@ from odegrad.methods.backward.entry import (
     stage_products,
     with_systems,
 )
+from odegrad.methods.backward.entry import NEEDS_TABLEAU
 from odegrad.methods.backward.implicit.steps import ImplicitPartnerNode
 from odegrad.methods.backward.per_sample.cost import bytes_of_replay, kept_starts, replayed_calls
 from odegrad.methods.backward.per_sample.partner import PartnerRowsNode
 from odegrad.methods.backward.products import pull_call
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
+from odegrad.methods.backward.tappable import TappableMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.per_sample.rows import RowField

@@ -1,7 +1,7 @@
 """What a solve integrates: a map ``(t, y [d]) -> dy/dt [d]`` with a norm; here, the user's field on flat states."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import State, VectorField
 from odegrad.errors import UsageError
+from odegrad.methods.fields.buffers import buffers_as_they_were
 from odegrad.methods.fields.callbacks import StepCallbacks
 from odegrad.methods.fields.closures import Known, explained
 from odegrad.methods.fields.draws import Draws, torch_sources
@@ -208,20 +209,9 @@ class FlatField:
         if self._after is not None:
             self._after.set()
 
-    @contextmanager
-    def undisturbed(self) -> Iterator[None]:
+    def undisturbed(self) -> AbstractContextManager[None]:
         """Put the field's buffers (running statistics) back at the end: for calls that repeat earlier ones."""
-        kept = [(b, b.detach().clone(), b._version) for b in self._buffers()]
-        statistics = {id(b) for b in self._running_statistics()} if kept else set()
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                # An unchanged buffer is left alone: a write of its own value would count as a change to autograd, which
-                # then refuses every other graph that has saved it.
-                for buffer, value, version in kept:
-                    if buffer._version != version or id(buffer) in statistics:
-                        buffer.copy_(value)
+        return buffers_as_they_were(self.field)
 
     @contextmanager
     def no_new_draws(self, *, watched: bool) -> Iterator[None]:
@@ -244,15 +234,6 @@ class FlatField:
                 "field: it draws random numbers in the backward pass and drew none in the forward pass, so the "
                 "gradient is that of another field; let it draw at every call, or before the solve"
             )
-
-    def _buffers(self) -> Sequence[Tensor]:
-        return list(self.field.buffers()) if isinstance(self.field, nn.Module) else []
-
-    def _running_statistics(self) -> Iterator[Tensor]:
-        """Yield the buffers that a normalisation layer updates in training, which their versions do not tell."""
-        for module in self.field.modules() if isinstance(self.field, nn.Module) else ():
-            if module.training and getattr(module, "track_running_stats", False):
-                yield from module.buffers(recurse=False)
 
     def prepare(self, times: Sequence[float]) -> None:
         """Need nothing before a step."""

@@ -10,7 +10,7 @@ import pytest
 
 from odegrad import catalogue
 from odegrad.commands.listing import LISTINGS
-from odegrad.methods.regularisers.regularised import NAMES, OPTIONS
+from odegrad.methods.regularisers.chosen import NAMES, OPTIONS
 from odegrad.methods.solvers.solver import make_solver, solver_names
 from odegrad.registry import default_gradients, gradients, optimizers, tasks
 from odegrad.reports.canvas.style import FAMILIES, MARKERS, UNKNOWN_MARKERS, look

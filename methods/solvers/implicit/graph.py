@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from odegrad.methods.fields.held import hooks_at_rest
+from odegrad.methods.fields.hooks import hooks_at_rest
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.implicit.linear import Jacobians
 from odegrad.methods.solvers.implicit.pullback import StagePullback

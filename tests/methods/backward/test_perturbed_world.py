@@ -11,7 +11,8 @@ from odegrad.checks.conformance import shared_loop_methods
 from odegrad.contracts import Tappable, equivalent_solver
 from odegrad.errors import OdegradError
 from odegrad.methods.gradients.naive import Naive
-from odegrad.methods.regularisers.regularised import RegularisedSolve, Regularisers
+from odegrad.methods.regularisers.chosen import Regularisers
+from odegrad.methods.regularisers.regularised import RegularisedSolve
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 

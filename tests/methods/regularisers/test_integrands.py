@@ -10,8 +10,9 @@ from torch import nn
 from odegrad.contracts import StepObserver
 from odegrad.datasets.nets.flow import FlowField
 from odegrad.errors import UnknownNameError, UsageError
+from odegrad.methods.regularisers.chosen import NAMES, Regularisers
 from odegrad.methods.regularisers.integrands import FieldCall, jacobian
-from odegrad.methods.regularisers.regularised import NAMES, RegularisedSolve, Regularisers
+from odegrad.methods.regularisers.regularised import RegularisedSolve
 from odegrad.registry import build_gradient, build_solver, default_gradients
 
 A = torch.tensor([[-0.3, 1.2], [-0.9, -0.1]], dtype=torch.float64)

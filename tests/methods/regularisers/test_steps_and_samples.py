@@ -8,7 +8,8 @@ from torch import nn
 
 from odegrad.contracts import StepObserver
 from odegrad.errors import UnsupportedError
-from odegrad.methods.regularisers.regularised import RegularisedSolve, Regularisers
+from odegrad.methods.regularisers.chosen import Regularisers
+from odegrad.methods.regularisers.regularised import RegularisedSolve
 from odegrad.methods.regularisers.sampled import growth
 from odegrad.registry import build_gradient, build_solver, default_gradients
 

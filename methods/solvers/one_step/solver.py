@@ -1,0 +1,222 @@
+"""A one-step solver: what its options say of order, dense output, steps and f calls."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from odegrad.contracts import ImplicitWork, RowCounts, Solver, StepCounts, StepObserver
+from odegrad.errors import UnsupportedError
+from odegrad.methods.solvers.implicit.tableau import Implicit
+from odegrad.methods.solvers.one_step.options import SolverOptions
+from odegrad.methods.solvers.schemes import ExtendedTableau, Leapfrog, Reversible
+from odegrad.methods.solvers.tableau import Tableau
+
+NO_ONE_STEP_SOLVER = "it takes the steps itself, with a solver of this package; make one with make_solver"
+"""Why a method refuses a solver that is no ``OneStepSolver``."""
+
+
+@dataclass(frozen=True)
+class OneStepSolver(SolverOptions, Solver):
+    """A one-step solver that lands on every output time, or on the last one only.
+
+    Adaptive where the scheme estimates its error and neither ``num_steps`` nor ``step_size`` is given; otherwise each
+    interval between two landings is divided evenly: into ``num_steps`` steps, or the fewest of at most ``step_size``.
+    The parameters are those of ``SolverOptions``.
+    """
+
+    @property
+    def per_sample(self) -> bool:
+        """Return whether every sample has its own steps."""
+        return self.batch == "per_sample"
+
+    @property
+    def refuses_per_sample(self) -> str | None:
+        """Return why samples cannot have steps of their own, None if they can."""
+        if not isinstance(self.scheme, Tableau):
+            return f"samples have steps of their own on explicit Runge-Kutta methods, which {self.name} is not"
+        if not self.adaptive:
+            return f"the steps of solver {self.name} are fixed here, and the same for every sample"
+        for option, others in (("compile", (False,)), ("sees", ("state",)), ("outputs", ("step_ends", "auto"))):
+            if getattr(self, option) not in others:
+                return f"it does not go with {option} = {getattr(self, option)!r}; leave that out"
+        for option in ("step_t", "norm", "tolerances", "min_step"):
+            if getattr(self, option):
+                return f"it does not go with {option}; leave that out"
+        if self.one_sided:
+            return "samples with steps of their own do not end one where the field jumps; use batch = 'joint'"
+        return None
+
+    @property
+    def order(self) -> int:
+        """Return the scheme's order."""
+        return self.scheme.order
+
+    @property
+    def implicit(self) -> bool:
+        """Return whether stages are solved by Newton's iteration."""
+        return isinstance(self.scheme, Implicit)
+
+    @property
+    def control_order(self) -> int:
+        """Return the power of the step that the error estimate goes with."""
+        scheme = self.scheme
+        if isinstance(scheme, Implicit) and scheme.tableau.embedded_order:
+            return min(scheme.order, scheme.tableau.embedded_order) + 1
+        return scheme.order
+
+    @property
+    def tableau(self) -> Tableau:
+        """Return the Butcher tableau.
+
+        Raises
+        ------
+        UnsupportedError
+            If the scheme is no plain Runge-Kutta method.
+        """
+        if not isinstance(self.scheme, Tableau):
+            raise UnsupportedError(
+                f"solver {self.name}: expected an explicit Runge-Kutta method; use one such as dopri5"
+            )
+        return self.scheme
+
+    @property
+    def reads_inside_steps(self) -> bool:
+        """Return whether outputs inside the interval are read from the dense output, and end no steps.
+
+        ``auto`` does so with adaptive steps if the dense output's polynomial has at least the degree of the result
+        whose error the step control holds: both errors then have at least that power of the step, plus one. Samples
+        with steps of their own end one at each output.
+        """
+        if self.outputs == "auto":
+            return self.adaptive and not self.per_sample and self.dense_degree >= self._judged_order
+        return self.outputs == "dense"
+
+    @property
+    def _judged_order(self) -> int:
+        """Return the order of the result whose error the step control estimates."""
+        scheme = self.scheme
+        if isinstance(scheme, Implicit) and scheme.tableau.embedded_order:
+            return min(scheme.order, scheme.tableau.embedded_order)
+        return scheme.order - 1
+
+    @property
+    def dense_degree(self) -> int:
+        """Return the degree of the dense output's polynomial; 0 if there is none."""
+        if isinstance(self.scheme, Implicit):
+            return 3 if self.scheme.carries_rate else 0
+        dense = self._stepped.dense if self._stepped is not None else None
+        return len(dense[0]) if dense else 0
+
+    def counted(
+        self,
+        intervals: int,
+        forward: tuple[int, int] = (0, 0),
+        backward: tuple[int, int] = (0, 0),
+        works: Sequence[ImplicitWork] = (),
+        rounds: tuple[Sequence[RowCounts], Sequence[RowCounts]] = ((), ()),
+    ) -> StepCounts:
+        """Return the step counts of a solve over ``intervals`` with these accepted and rejected steps each way.
+
+        ``works`` is what an observer has heard of the forward pass's implicit steps, in its order; ``rounds`` of the
+        rounds each way where samples have steps of their own.
+        """
+        scheme = self.scheme
+        carries_rate = isinstance(scheme, Implicit) and scheme.carries_rate
+        return StepCounts(
+            evaluations=self.scheme.evaluations,
+            adaptive=self.adaptive,
+            start=self.start_calls,
+            restart=self.restart_calls,
+            carried=int(isinstance(scheme, Leapfrog) or carries_rate),
+            dense_degree=self.dense_degree,
+            intervals=intervals,
+            accepted=forward[0],
+            rejected=forward[1],
+            accepted_backward=backward[0],
+            rejected_backward=backward[1],
+            carried_states=2 if isinstance(scheme, Leapfrog | Reversible) or carries_rate else 1,
+            implicit=isinstance(scheme, Implicit),
+            node_states=scheme.node_states if isinstance(scheme, Implicit) else 0,
+            work=sum(works, ImplicitWork()),
+            newton_by_step=tuple(work.newton for work in works if work.newton),
+            weights=scheme.b if isinstance(scheme, Tableau) else (),
+            rounds_forward=tuple(rounds[0]),
+            rounds_backward=tuple(rounds[1]),
+        )
+
+    @property
+    def estimates_error(self) -> bool:
+        """Return whether a step comes with an estimate of its error."""
+        if isinstance(self.scheme, Leapfrog):
+            return True
+        tableau = self.scheme if isinstance(self.scheme, Tableau) else self.scheme.tableau
+        return tableau.error is not None
+
+    @property
+    def adaptive(self) -> bool:
+        """Return whether steps are chosen from an error estimate."""
+        return self.estimates_error and self.num_steps is None and self.step_size is None and self.grid is None
+
+    @property
+    def restart_calls(self) -> int:
+        """Return the f calls that stand on a new state cost before the first step: the reused first stage."""
+        scheme = self.scheme
+        if isinstance(scheme, Implicit):
+            return int(scheme.carries_rate)
+        tableau = self._stepped
+        return 1 if isinstance(scheme, Leapfrog) or (tableau is not None and tableau.fsal) else 0
+
+    @property
+    def start_calls(self) -> int:
+        """Return the f calls of a solve before its first step; with those that choose the step's size."""
+        if not self.adaptive:
+            return self.restart_calls
+        return 1 if self.first_step is not None else 2
+
+    def observed_by(self, observer: StepObserver) -> Self:
+        """Return the same solver with ``observer`` hearing of its steps."""
+        return dataclasses.replace(self, observer=observer)
+
+    def uncompiled(self) -> Self:
+        """Return the same solver without compiled steps, whose function calls can be counted."""
+        return dataclasses.replace(self, compile=False)
+
+    def with_tolerances(self, rtol: float | None, atol: float | None) -> Self:
+        """Return the same solver with other tolerances; None keeps one."""
+        rtol = self.controller.rtol if rtol is None else rtol
+        atol = self.controller.atol if atol is None else atol
+        return dataclasses.replace(self, controller=dataclasses.replace(self.controller, rtol=rtol, atol=atol))
+
+    def reversible(self, coupling: float) -> Self:
+        """Return the same solver with its Runge-Kutta method in the reversible wrapper."""
+        return dataclasses.replace(self, scheme=Reversible(self.tableau, coupling))
+
+    def extended(self, scheme: ExtendedTableau) -> Self:
+        """Return the same solver with steps that do more; ``scheme`` extends its Runge-Kutta method."""
+        return dataclasses.replace(self, scheme=scheme)
+
+    def grid_ends(self, t: float, t_end: float) -> list[float]:
+        """Return the ends of the steps from ``t`` to ``t_end`` on the given grid."""
+        low, high = min(t, t_end), max(t, t_end)
+        return [*sorted((g for g in self.grid or () if low < g < high), reverse=t > t_end), t_end]
+
+    def output_ends(self, times: Sequence[float]) -> Sequence[float]:
+        """Return the outputs that end a step, of a solve with outputs at ``times``."""
+        return times[-1:] if self.reads_inside_steps else times[1:]
+
+    def landings(self, times: Sequence[float]) -> list[float]:
+        """Return the times that end a step whatever the step control says, of a solve with these outputs."""
+        ends = set(self.output_ends(times))
+        low, high = min(times[0], times[-1]), max(times[0], times[-1])
+        return sorted(ends | {t for t in self.step_t if low < t < high}, reverse=times[-1] < times[0])
+
+    def steps_between(self, t: float, t_end: float) -> int:
+        """Return the number of fixed steps from ``t`` to ``t_end``."""
+        if self.grid is not None:
+            return len(self.grid_ends(t, t_end))
+        if self.step_size is not None:
+            # An interval of n whole steps must not become n + 1 of them because their quotient rounds up.
+            return max(1, math.ceil(abs(t_end - t) / self.step_size * (1 - 1e-12)))
+        return self.num_steps or 1
