@@ -11,7 +11,8 @@ from odegrad.checks.effects import EFFECT_CHECKS
 from odegrad.checks.limits import LIMIT_CHECKS
 from odegrad.checks.memory import MEMORY_CHECKS
 from odegrad.checks.result import CheckResult
-from odegrad.checks.tasks import TASK_CHECKS, missing_members
+from odegrad.checks.task_builds import missing_members
+from odegrad.checks.tasks import TASK_CHECKS
 from odegrad.contracts import GradientMethod, TaskInfo, Traits
 from odegrad.errors import UnknownNameError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver

@@ -1,12 +1,5 @@
-"""Why a gradient method fails on a model: growth along the trajectory, predicted errors, observed errors, a verdict.
+"""Why a gradient method fails on a model: growth along the trajectory, predicted errors, observed errors, a verdict."""
 
-The prediction knows of a method only what it states: how its backward pass knows the state. Kept or replayed states
-lose nothing; a state that is solved back has its errors multiplied by ``exp(int mu_2(-J))``; one that is rebuilt by
-inverting steps, its rounding; one that is read from an interpolant makes the costate's error of bound (A)
-(``odegrad.diagnosis.growth``).
-"""
-
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odegrad.contracts import GradientMethod, Problem, VectorField
+from odegrad.contracts import Problem, VectorField
 from odegrad.diagnosis.bounds import LOOSE, Bound, costate_bound, interpolation_bounds
 from odegrad.diagnosis.costates import BatchedField, segments
 from odegrad.diagnosis.field_checks import check_field
-from odegrad.diagnosis.observation import UNOBSERVED, Observations, Observed, observe
+from odegrad.diagnosis.observation import Observations, observe
+from odegrad.diagnosis.outcomes import Growth, Outcome, growth_of, outcome_of
 from odegrad.diagnosis.solver_choice import SolverChoice, choose_solver
 from odegrad.diagnosis.trajectory import TrajectoryNorms, log_norms
 from odegrad.errors import UsageError
 from odegrad.reference.allowance import Allowance, Tell, in_silence
-from odegrad.reference.reference import Reference
 from odegrad.reference.sensitivity import sensitivity_error
 from odegrad.reference.subject import of_model
 from odegrad.registry import build_gradient, build_solver, default_gradients, gradients, odeint_solver
@@ -43,36 +36,6 @@ POINTS_A_NODE = {False: 4, True: 2}
 where there are many output intervals, each of them short."""
 UNTIL_BOUNDS = 0.7
 """Of the time that a diagnosis may take: behind it no bound begins."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One gradient method: what the theory says of its error, and what is seen; relative to the gradient's size."""
-
-    gradient: str
-    exact: bool
-    state_from: str
-    growth: float
-    """By how much an error in the state may grow in the backward pass; 1 if the state is kept, replayed or read."""
-    predicted: float | None
-    """``rtol`` or rounding times growth, or bound (A); None where the error is that of the forward solve alone."""
-    observed: float | None
-    """Distance to the reference, in float64; None if it failed or there is no reference."""
-    safe_rtol: float
-    """The loosest rtol at which the predicted error is what is asked for, the worst case; 0 if there is none."""
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Growth:
-    """Integrals of logarithmic norms over time: exponents of what differences between solutions may grow to."""
-
-    forward: tuple[float, float]
-    """Least and largest ``int mu_2(J) dt`` over samples."""
-    backward: tuple[float, float]
-    """Least and largest ``int mu_2(-J) dt`` over samples."""
-    backward_interval: float
-    """Largest ``int mu_2(-J) dt`` over samples and output intervals: at outputs a backward solve starts anew."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +178,7 @@ def diagnose(
         steps=steps.count,
         steps_for_stability=sum(map(_decay, norms)) / STABILITY,
         bounds=(costate_bound(pieces, norms), *(b for found in bounds.values() for b in found)),
-        outcomes=tuple(_outcome(each, seen.true, growth, bounds, wanted, precision) for each in seen.methods),
+        outcomes=tuple(outcome_of(each, seen.true, growth, bounds, wanted, precision) for each in seen.methods),
         reference_error=seen.true.error,
         reference_failure=seen.true.reason,
         sensitivity_error=sensitivity_error(subject, solver),
@@ -230,18 +193,6 @@ def _notes(seen: Observations, without_bounds: bool, allowance: Allowance) -> tu
     said += ["the bounds on the interpolation's errors were not taken"] if without_bounds else []
     text = str(allowance)
     return (f"{text[0].upper()}{text[1:]} was spent: {' and '.join(said)}. A larger budget does it.",) if said else ()
-
-
-def growth_of(norms: Sequence[TrajectoryNorms]) -> Growth:
-    """Return the integrals of logarithmic norms over all output intervals."""
-    forward = torch.stack([n.integral("mu_2") for n in norms])
-    backward = torch.stack([n.integral("mu_2_minus") for n in norms])
-    total, back = forward.sum(0), backward.sum(0)
-    return Growth(
-        forward=(float(total.amin()), float(total.amax())),
-        backward=(float(back.amin()), float(back.amax())),
-        backward_interval=float(backward.amax()),
-    )
 
 
 class _Steps:
@@ -261,67 +212,7 @@ def _default_methods() -> list[str]:
     return [name for name in default_gradients() if gradients.get(name).traits.shared_loop]
 
 
-def _exp(x: float) -> float:
-    return math.exp(x) if x < 700 else math.inf
-
-
 def _decay(norms: TrajectoryNorms) -> float:
     """Return ``int max(-Re lambda) dt`` of the fastest sample: by eigenvalues, or their bound ``mu_2(-J)``."""
     rate = norms.mu_2_minus if norms.eigenvalues is None else -norms.eigenvalues.real.amin(-1)
     return float(torch.trapezoid(rate.clamp_min(0.0), (norms.times - norms.times[0]).abs(), dim=0).amax())
-
-
-def _outcome(
-    seen: Observed,
-    true: Reference,
-    grown: Growth,
-    bounds: dict[int, tuple[Bound, ...]],
-    wanted: float,
-    precision: torch.dtype,
-) -> Outcome:
-    name, method, observed, failure = seen.name, seen.method, seen.error, seen.failure
-    traits = method.traits
-    eps, rtol = torch.finfo(precision).eps, seen.solver.controller.rtol
-    growth, predicted, safe = 1.0, None, wanted
-    if traits.state_from == "solve":
-        growth = _exp(max(0.0, grown.backward_interval))
-        predicted, safe = rtol * growth, wanted / growth
-    elif traits.state_from == "inverse":
-        growth = _exp(max(0.0, grown.backward[1]))
-        predicted = eps * growth
-        safe = wanted if predicted <= wanted else 0.0
-    elif traits.state_from == "interpolant":
-        bound = _of_nodes(method, bounds)
-        predicted = None if bound is None else max(rtol, bound)
-        safe = wanted if bound is None or bound <= wanted else 0.0
-    if failure.startswith(UNOBSERVED):
-        verdict = failure
-    elif failure:
-        verdict = f"failed: {failure.partition(';')[0]}"
-    elif observed is None or true.error is None:
-        verdict = "undecided: there is no reference"
-    elif not observed > wanted + true.error and not observed <= wanted - true.error:
-        verdict = f"undecided: off by {observed:.1e}, known to {true.error:.1e}"
-    elif observed > wanted:
-        verdict = _unsafe(traits.state_from, observed, safe, 10 * eps, str(precision).removeprefix("torch."))
-    else:
-        verdict = "safe" if rtol <= safe else "safe as observed, not as predicted"
-    return Outcome(name, traits.exact, traits.state_from, growth, predicted, observed, min(safe, wanted), verdict)
-
-
-def _unsafe(state_from: str, observed: float, safe: float, tightest: float, precision: str) -> str:
-    """Return the verdict on a method whose error is larger than wanted, and what would help."""
-    if state_from == "interpolant":
-        return "unsafe: take more nodes, or interpolation_dense"
-    if safe < tightest:
-        return f"unsafe at any rtol that {precision} holds"
-    return f"unsafe, safe from rtol {safe:.0e}" if state_from == "solve" else f"unsafe: off by {observed:.1e}"
-
-
-def _of_nodes(method: GradientMethod, bounds: dict[int, tuple[Bound, ...]]) -> float | None:
-    """Return bound (A), relative to the costate, for no more nodes than the method has; None if it has none to set."""
-    number = getattr(method, "num_nodes", None)
-    if number is None or not bounds or number < min(bounds):
-        return None
-    (of_costate,) = (b for b in bounds[max(n for n in bounds if n <= number)] if b.letter == "A")
-    return of_costate.bound

@@ -2,7 +2,8 @@
 
 import math
 
-from odegrad.diagnosis.prediction import Diagnosis, Growth
+from odegrad.diagnosis.outcomes import Growth
+from odegrad.diagnosis.prediction import Diagnosis
 
 NEUTRAL = 0.5
 """Integrals of logarithmic norms within this of zero: differences change by less than exp(0.5) = 1.65 times."""

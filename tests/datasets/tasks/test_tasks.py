@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from odegrad.binding import solve_with
 from odegrad.checks.conformance import check, is_task, run_check
-from odegrad.checks.tasks import TASK_CHECKS, tensors
+from odegrad.checks.task_builds import tensors
+from odegrad.checks.tasks import TASK_CHECKS
 from odegrad.contracts import HeldOutLoss, TaskInfo, Training
 from odegrad.datasets.sources import mat_images
 from odegrad.errors import DataError, UnknownNameError, UsageError
