@@ -18,6 +18,7 @@ from torch.func import functional_call, vjp, vmap
 
 from odegrad.contracts import State, VectorField
 from odegrad.errors import NonFiniteError, is_out_of_memory
+from odegrad.methods.fields.twice import pulled_with_graph
 from odegrad.states import flatten, parts, undisturbed
 
 ROWS_AT_A_TIME = 8
@@ -108,7 +109,9 @@ class JacobianProducts:
         self._t = t
         self._flat, self._dy = _with_graph(field, t, y)
         self._seed = torch.zeros_like(self._dy, requires_grad=True)
-        (self._pulled,) = torch.autograd.grad(self._dy, self._flat, self._seed, create_graph=True)
+        (pulled,) = pulled_with_graph([self._dy], [self._flat], [self._seed])
+        # of a field that does not depend on its state: zero, whatever the seed
+        self._pulled = self._seed * 0.0 if pulled is None else pulled
         self.shape, self.device = self._dy.shape, self._dy.device
 
     def pull(self, v: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from odegrad.errors import is_out_of_memory
 from odegrad.methods.fields.closures import explained
+from odegrad.methods.fields.twice import pulled_with_graph
 from odegrad.methods.solvers.dynamics import FlatField
 
 
@@ -34,10 +35,7 @@ def derivative_along(
         return dy.new_zeros((m, *dy.shape)), batched
     with torch.enable_grad():
         u = torch.zeros_like(dy, requires_grad=True)
-        try:
-            pulled = torch.autograd.grad(dy, inputs, u, create_graph=True, allow_unused=True)
-        except RuntimeError as error:
-            raise explained(error) from error
+        pulled = pulled_with_graph([dy], inputs, [u])
     pairs = [(g, v) for g, v in zip(pulled, vectors, strict=True) if g is not None and g.requires_grad]
     if not pairs:
         return dy.new_zeros((m, *dy.shape)), batched

@@ -122,7 +122,7 @@ def explained(error: RuntimeError) -> Exception:
         )
     if "is not implemented" in said and "derivative for" in said:
         return UnsupportedError(
-            f"field: an operation of it has no second derivative, which forward_sensitivity and sees='tangent' need "
-            f"({said.splitlines()[0]}); use another gradient method, such as aca"
+            f"field: an operation of it has no second derivative, which is needed here ({said.splitlines()[0]}); use "
+            "another gradient method, such as aca, with a solver such as dopri5"
         )
     return error

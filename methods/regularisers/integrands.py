@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import State, VectorField, unjudged_parts
 from odegrad.methods.fields.surroundings import with_second_derivatives
+from odegrad.methods.fields.twice import pulled_with_graph
 from odegrad.states import parts
 
 
@@ -44,12 +45,13 @@ def kinetic(call: FieldCall) -> Tensor:
 
 def jacobian(call: FieldCall) -> Tensor:
     """Return ``|e^T f_y|^2 / n`` of each sample, ``[batch]``: its mean over signs is ``norm_F(f_y)^2 / n``."""
-    return per_sample_mean_square(pulled_back(call.dy, call.y, call.probe))
+    # With a graph of their own the signs tell of an operation that can be differentiated only once.
+    return per_sample_mean_square(pulled_back(call.dy, call.y, [e + call.zero for e in call.probe]))
 
 
 def pulled_back(outputs: Sequence[Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return the products of ``weights`` with the Jacobian from the left, with their graph."""
-    found = torch.autograd.grad(outputs, inputs, weights, create_graph=True, allow_unused=True)
+    found = pulled_with_graph(outputs, inputs, weights)
     # Not materialize_grads, whose zeros are leaves of the graph: what looks for closures would stumble over them.
     return [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
 
@@ -75,9 +77,7 @@ def along_solution(rates: Sequence[Tensor], call: FieldCall) -> Sequence[Tensor]
     linked = [(r, w) for r, w in zip(rates, weights, strict=True) if r.requires_grad]
     if not linked:
         return [torch.zeros_like(r) for r in rates]
-    pulled = torch.autograd.grad(
-        [r for r, _ in linked], inputs, [w for _, w in linked], create_graph=True, allow_unused=True
-    )
+    pulled = pulled_with_graph([r for r, _ in linked], inputs, [w for _, w in linked])
     pairs = [(g, v) for g, v in zip(pulled, direction, strict=True) if g is not None and g.requires_grad]
     if not pairs:
         return [torch.zeros_like(r) for r in rates]

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from odegrad.methods.fields.closures import explained, leaves
+from odegrad.methods.fields.closures import leaves
+from odegrad.methods.fields.twice import pulled_with_graph
 from odegrad.methods.solvers.dynamics import FlatField, Tolerances
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import GraphStages, PlainStages, StageBuffer
@@ -69,10 +70,7 @@ class Tangent:
             return torch.zeros_like(dy)
         with torch.enable_grad():
             w = torch.zeros_like(dy, requires_grad=True)
-            try:
-                pulled = torch.autograd.grad(dy, inputs, w, create_graph=True, allow_unused=True)
-            except RuntimeError as error:
-                raise explained(error) from error
+            pulled = pulled_with_graph([dy], inputs, [w])
         pairs = [(g, x) for g, x in zip(pulled, directions, strict=True) if g is not None and g.requires_grad]
         if not pairs:
             return torch.zeros_like(dy)
