@@ -188,6 +188,11 @@ SOLVERS: tuple[Entry, ...] = (
         "implicit, adaptive steps",
         "Kvaerno's pair of orders 5 and 4, for stiff equations at tight tolerances; calls f past the last time",
     ),
+    Entry(
+        "rodas5p",
+        "linearly implicit, adaptive steps",
+        "Steinebach's Rosenbrock pair of orders 5 and 4, for stiff equations at tight tolerances and smooth fields",
+    ),
 )
 
 

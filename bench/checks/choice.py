@@ -9,6 +9,7 @@ from odegrad.checks.problems import gradient
 from odegrad.contracts import GradientMethod, equivalent_solver
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.implicit.tableau import Implicit
+from odegrad.methods.solvers.rosenbrock.tableau import Rosenbrock
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver
 from odegrad.user.models import Loss
 
@@ -30,7 +31,7 @@ def fixed_solver(method: GradientMethod, solver: OneStepSolver, num_steps: int) 
 def for_mixed_samples(solver: OneStepSolver) -> OneStepSolver:
     """Return ``solver`` for a field whose samples depend on each other, which an implicit one takes as one matrix."""
     scheme = solver.scheme
-    if not isinstance(scheme, Implicit):
+    if not isinstance(scheme, Implicit | Rosenbrock):
         return solver
     return dataclasses.replace(solver, scheme=dataclasses.replace(scheme, linear="dense"))
 

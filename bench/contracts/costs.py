@@ -31,6 +31,8 @@ class StepCounts:
     """The size of the carried vector in states: 2 where a velocity, a partner or a rate lies behind the state."""
     implicit: bool = False
     """Whether stages are solved by Newton's iteration: then ``evaluations`` are the stages, and ``work`` their cost."""
+    linear_stages: int = 0
+    """The f calls of one attempt of a Rosenbrock method beside that of its Jacobian; 0 where it is none."""
     node_states: int = 0
     """The states that the graph of one implicit step keeps."""
     work: ImplicitWork = field(default=ImplicitWork())

@@ -32,6 +32,7 @@ from odegrad.methods.backward.tappable import TappableMethod
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
+from odegrad.methods.solvers.rosenbrock.tableau import NO_ROSENBROCK, Rosenbrock
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.methods.solvers.tableaus import TABLEAUS
@@ -81,19 +82,27 @@ class ContinuousMethod(TappableMethod):
 
     def cannot_use(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
-        if solver.implicit and self.traits.state_from == "solve":
-            return (
-                "an implicit solver is for contracting dynamics, whose state cannot be solved back; use aca or "
-                "interpolation_dense"
-            )
-        if solver.implicit and self.parameters != "quadrature":
-            return "an implicit costate solve has the parameters outside of its state; use parameters = 'quadrature'"
-        if solver.implicit and self.solver is None:
-            return None
+        if solver.implicit:
+            reason = self._cannot_go_back(solver)
+            if reason is not None or self.solver is None:
+                return reason
         if not (solver.implicit or isinstance(solver.scheme, Tableau)):
             return NEEDS_TABLEAU
         if self.reads_inside_steps and (solver.tableau if self.solver is None else TABLEAUS[self.solver]).dense is None:
             return "it reads the backward solve from dense output, which it does not have; use dopri5, bosh3 or rk4"
+        return None
+
+    def _cannot_go_back(self, solver: OneStepSolver) -> str | None:
+        """Return why no costate can be solved for along the steps of an implicit ``solver``, or None if it can."""
+        if self.traits.state_from == "solve":
+            return (
+                "an implicit solver is for contracting dynamics, whose state cannot be solved back; use aca or "
+                "interpolation_dense"
+            )
+        if isinstance(solver.scheme, Rosenbrock):
+            return NO_ROSENBROCK
+        if self.parameters != "quadrature":
+            return "an implicit costate solve has the parameters outside of its state; use parameters = 'quadrature'"
         return None
 
     def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:

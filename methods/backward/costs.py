@@ -1,6 +1,7 @@
 """What the passes that methods share cost: f calls, products, linear systems and bytes, from the counts of steps."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from odegrad.contracts import Calls, Sizes, StepCounts
 
@@ -8,25 +9,46 @@ from odegrad.contracts import Calls, Sizes, StepCounts
 def forward_calls(steps: StepCounts) -> int:
     """Return the f calls of a solve: ``s(N + R)`` and those of its start.
 
-    Of an implicit one: one for each Newton iteration of any attempt, and one for each accepted step's Jacobian.
+    Of an implicit one: one for each Newton iteration of any attempt, and one for each accepted step's Jacobian. Of a
+    Rosenbrock method likewise, with its stages in the place of the iterations.
     """
+    if steps.linear_stages:
+        return steps.linear_stages * (steps.accepted + steps.rejected) + steps.accepted + steps.start
     if steps.implicit:
         return steps.work.newton + steps.work.newton_lost + steps.accepted + steps.start
     return steps.evaluations * (steps.accepted + steps.rejected) + steps.start
 
 
 def replay_calls(steps: StepCounts) -> int:
-    """Return the f calls that redo every accepted step: ``s N``, or its Newton iterations and its Jacobian."""
-    return steps.work.newton + steps.accepted if steps.implicit else steps.evaluations * steps.accepted
+    """Return the f calls that redo every accepted step: ``s N``, or those at its solved stages and its Jacobian."""
+    solved = steps.linear_stages * steps.accepted or steps.work.newton
+    return solved + steps.accepted if steps.implicit else steps.evaluations * steps.accepted
+
+
+def redone_calls(steps: StepCounts, which: Sequence[int]) -> int:
+    """Return the f calls that take the accepted steps of these numbers again."""
+    return solved_calls(steps, which) + len(which) if steps.implicit else steps.evaluations * len(which)
+
+
+def solved_calls(steps: StepCounts, which: Sequence[int]) -> int:
+    """Return the f calls at the solved stages of these implicit steps: Newton iterations, or the linear stages."""
+    if steps.linear_stages:
+        return steps.linear_stages * len(which)
+    return sum(steps.newton_by_step[i] for i in which) if steps.implicit else 0
 
 
 def stage_calls(steps: StepCounts) -> int:
     """Return the f calls that the pull-back through every accepted step makes itself, at its implicit stages."""
-    return steps.evaluations * steps.accepted if steps.implicit else 0
+    if not steps.implicit:
+        return 0
+    # Of a Rosenbrock step also the one call that linearises the field at its start.
+    return (steps.evaluations + bool(steps.linear_stages)) * steps.accepted
 
 
 def stage_products(steps: StepCounts) -> int:
     """Return the products of the pull-back: one for each stage, and those of its Jacobian where it is implicit."""
+    if steps.linear_stages:
+        return (steps.linear_stages + 1 + steps.products) * steps.accepted
     return steps.evaluations * steps.accepted * (steps.products + 1 if steps.implicit else 1)
 
 
@@ -34,10 +56,14 @@ def with_systems(calls: Calls, steps: StepCounts, redone: int = 0, newton: int =
     """Return ``calls`` with the linear systems of a backward pass through implicit steps.
 
     One for each stage of every accepted step; one more, and as many solves as Newton iterations, for every step that
-    is ``redone`` with ``newton`` iterations in all.
+    is ``redone`` with ``newton`` iterations in all. A Rosenbrock step has one system for all of its stages.
     """
     if not steps.implicit:
         return calls
+    if steps.linear_stages:
+        systems = redone + steps.accepted
+        vjps, solves = calls.vjps + redone * steps.products, (steps.linear_stages + 1) * systems
+        return dataclasses.replace(calls, vjps=vjps, jacobians=systems, factorisations=systems, solves=solves)
     stages = steps.evaluations * steps.accepted
     systems = redone + stages
     vjps = calls.vjps + redone * steps.products

@@ -32,6 +32,7 @@ from odegrad.methods.fields.callbacks import CALLBACKS, StepCallbacks
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
 from odegrad.methods.fields.surroundings import autocast_off, inside_transform
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
@@ -213,7 +214,7 @@ def _told(field: FlatField, solver: OneStepSolver) -> FlatField:
     """Return ``field``, told of its callbacks and of what ``solver`` asks of each number of its state."""
     field.callbacks = StepCallbacks.of(field.field, field.layout)
     if solver.tolerances is not None:
-        if solver.implicit:
+        if isinstance(solver.scheme, Implicit):
             raise UnsupportedError(
                 f"rtol, atol: solver {solver.name} is implicit, and its Newton iteration has one tolerance for all "
                 "numbers; give one number each, or use dopri5"

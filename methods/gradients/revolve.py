@@ -24,7 +24,9 @@ from odegrad.methods.backward.costs import (
     graph_of_steps,
     kept_vectors,
     pullback_peak,
+    redone_calls,
     replay_calls,
+    solved_calls,
     stage_calls,
     stage_products,
     with_systems,
@@ -92,9 +94,8 @@ class Revolve(TappableMethod):
         actions = reversal(n, chosen(n, self.checkpoints), self.checkpoints)
         again = advanced(actions)
         # An implicit step costs its own Newton iterations and its Jacobian: which steps are taken again counts.
-        newton = sum(steps.newton_by_step[i] for i in again) if steps.implicit else 0
-        calls = newton + len(again) if steps.implicit else steps.evaluations * len(again)
-        backward = calls + replay_calls(steps) + stage_calls(steps) + steps.carried
+        newton = solved_calls(steps, again)
+        backward = redone_calls(steps, again) + replay_calls(steps) + stage_calls(steps) + steps.carried
         predicted = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
         return with_systems(predicted, steps, n + len(again), newton + steps.work.newton)
 

@@ -29,6 +29,7 @@ from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes
+from odegrad.methods.solvers.rosenbrock.tableau import NO_ROSENBROCK, Rosenbrock
 from odegrad.methods.solvers.schemes import ExtendedTableau, Scheme, StepSeen
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import StageBuffer
@@ -83,6 +84,8 @@ class SymplecticAdjoint(TappableMethod):
 
     def cannot_use(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
+        if isinstance(solver.scheme, Rosenbrock):
+            return NO_ROSENBROCK
         if solver.implicit:
             return None
         if self.keep_stages:

@@ -14,6 +14,7 @@ from torch import Tensor
 from odegrad.errors import UsageError
 from odegrad.methods.solvers.dynamics import Dynamics
 from odegrad.methods.solvers.implicit.tableau import Implicit
+from odegrad.methods.solvers.rosenbrock.tableau import Rosenbrock
 from odegrad.methods.solvers.step import Stages
 from odegrad.methods.solvers.stepper import Stepper
 from odegrad.methods.solvers.tableau import Tableau
@@ -134,5 +135,5 @@ class StepSeen:
     before: Tensor
 
 
-Scheme = Tableau | Leapfrog | Reversible | ExtendedTableau | Implicit
+Scheme = Tableau | Leapfrog | Reversible | ExtendedTableau | Implicit | Rosenbrock
 """What a solver steps with."""

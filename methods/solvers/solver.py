@@ -7,6 +7,7 @@ from odegrad.methods.solvers.control import Control, Controller
 from odegrad.methods.solvers.implicit.tableau import Implicit, LinearSolve
 from odegrad.methods.solvers.implicit.tableaus import IMPLICIT_TABLEAUS
 from odegrad.methods.solvers.one_step.solver import NO_ONE_STEP_SOLVER, OneStepSolver
+from odegrad.methods.solvers.rosenbrock.tableau import ROSENBROCK_TABLEAUS, Rosenbrock
 from odegrad.methods.solvers.schemes import Leapfrog, Reversible, Scheme
 from odegrad.methods.solvers.tableaus import TABLEAUS
 
@@ -20,7 +21,7 @@ NO_OPTIONS = frozenset(
 
 def solver_names() -> list[str]:
     """Return the names of the solvers."""
-    return [*TABLEAUS, Leapfrog().name, *IMPLICIT_TABLEAUS]
+    return [*TABLEAUS, Leapfrog().name, *IMPLICIT_TABLEAUS, *ROSENBROCK_TABLEAUS]
 
 
 def make_solver(
@@ -56,7 +57,7 @@ def make_solver(
         raise UsageError(f"solver {name}: unknown option {unknown[0]!r}; expected one of {sorted(known | others)}")
     scheme = _scheme(name, coupling, eta, newton, linear)
     if control is None:
-        control = "pi34" if isinstance(scheme, Implicit) else "elementary"
+        control = "pi34" if isinstance(scheme, Implicit | Rosenbrock) else "elementary"
     controller = Controller(float(rtol), float(atol), safety, max_factor, min_factor, control)
     solver = OneStepSolver(scheme, controller, **options)  # type: ignore[arg-type]
     # Here and not in the class: who takes the steps of an adaptive solver again, on a fixed grid, need not undo them.
@@ -81,6 +82,8 @@ def _scheme(name: str, coupling: float | None, eta: float, newton: float | None,
         if coupling is not None:
             raise UsageError(f"coupling: expected none with solver {name}, whose steps have no inverse; leave it out")
         return Implicit(IMPLICIT_TABLEAUS[name], 1e-2 if newton is None else newton, linear or "auto")
+    if name in ROSENBROCK_TABLEAUS:
+        return _rosenbrock(name, coupling, newton, linear)
     for option, value in (("newton", newton), ("linear", linear)):
         if value is not None:
             raise UsageError(
@@ -91,3 +94,11 @@ def _scheme(name: str, coupling: float | None, eta: float, newton: float | None,
     if coupling is not None:
         raise UsageError(f"coupling: expected none with solver {name}, which is reversible as it is; leave it out")
     return Leapfrog(float(eta))
+
+
+def _rosenbrock(name: str, coupling: float | None, newton: float | None, linear: LinearSolve | None) -> Rosenbrock:
+    if coupling is not None:
+        raise UsageError(f"coupling: expected none with solver {name}, whose steps have no inverse; leave it out")
+    if newton is not None:
+        raise UsageError(f"newton: solver {name} has no Newton iteration; leave it out, or use kencarp4")
+    return Rosenbrock(ROSENBROCK_TABLEAUS[name], linear or "auto")

@@ -12,6 +12,9 @@ from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.implicit.graph import GraphImplicitStepper
 from odegrad.methods.solvers.implicit.stepper import ImplicitStepper
 from odegrad.methods.solvers.implicit.tableau import Implicit
+from odegrad.methods.solvers.rosenbrock.graph import GraphRosenbrockStepper
+from odegrad.methods.solvers.rosenbrock.stepper import RosenbrockStepper
+from odegrad.methods.solvers.rosenbrock.tableau import Rosenbrock
 from odegrad.methods.solvers.schemes import ExtendedTableau, Leapfrog, Reversible
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import GraphStages, PlainStages, StageBuffer, Stages
@@ -248,7 +251,7 @@ def plain_stepper(solver: OneStepSolver, dynamics: Dynamics, like: Tensor, *, fi
     samples do not depend on each other.
     """
     scheme = solver.scheme
-    if isinstance(scheme, Implicit):
+    if isinstance(scheme, Implicit | Rosenbrock):
         return _implicit_stepper(solver, scheme, dynamics, like, first=first)
     if isinstance(scheme, Tableau):
         if solver.compile and isinstance(dynamics, FlatField):
@@ -270,6 +273,8 @@ def graph_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, firs
     scheme = solver.scheme
     if isinstance(scheme, Implicit):
         return GraphImplicitStepper(solver, scheme, field, like, refuse_mixing=first)
+    if isinstance(scheme, Rosenbrock):
+        return GraphRosenbrockStepper(solver, scheme, field, like, refuse_mixing=first)
     if isinstance(scheme, Tableau):
         return RungeKuttaStepper(GraphStages(field, scheme, like))
     if isinstance(scheme, ExtendedTableau):
@@ -281,13 +286,15 @@ def graph_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, firs
 
 
 def _implicit_stepper(
-    solver: OneStepSolver, scheme: Implicit, dynamics: Dynamics, like: Tensor, *, first: bool
+    solver: OneStepSolver, scheme: Implicit | Rosenbrock, dynamics: Dynamics, like: Tensor, *, first: bool
 ) -> Stepper:
-    if isinstance(dynamics, StepsImplicitly):
+    if isinstance(scheme, Implicit) and isinstance(dynamics, StepsImplicitly):
         return dynamics.implicit_stepper(solver, scheme, like)
-    if isinstance(dynamics, FlatField):
+    if not isinstance(dynamics, FlatField):
+        raise UnsupportedError(
+            f"solver {scheme.name}: expected a user's field, got {type(dynamics).__name__}, which has no Jacobian; use "
+            "an explicit solver such as dopri5 for it"
+        )
+    if isinstance(scheme, Implicit):
         return ImplicitStepper(solver, scheme, dynamics, like, refuse_mixing=first)
-    raise UnsupportedError(
-        f"solver {scheme.name}: expected a user's field, got {type(dynamics).__name__}, which has no Jacobian; use an "
-        "explicit solver such as dopri5 for it"
-    )
+    return RosenbrockStepper(solver, scheme, dynamics, like, refuse_mixing=first)

@@ -31,11 +31,8 @@ class GraphImplicitStepper(ImplicitStepper):
         self, solver: OneStepSolver, scheme: Implicit, field: FlatField, like: Tensor, *, refuse_mixing: bool = False
     ) -> None:
         super().__init__(solver, scheme, field, like, refuse_mixing=refuse_mixing)
-        parameters = field.differentiated
-        if parameters is None:
-            parameters = trained_parameters(field.field) if torch.is_grad_enabled() else ()
         self.first = refuse_mixing
-        self.back = StagePullback(self.tableau, self.jacobians, parameters, self.observer)
+        self.back = StagePullback(self.tableau, self.jacobians, parameters_behind(field), self.observer)
 
     def start(self, t: float, y0: Tensor) -> Tensor:
         """Return ``(y0, f(t0, y0))`` with its graph; in a first solve that of the rate is a call of the way back."""
@@ -60,26 +57,52 @@ class GraphImplicitStepper(ImplicitStepper):
         step = _Taken(self.back, self.field, self.d, self.tableau.times(t, h, t_next), h)
         # Of a stiffly accurate method the last stage is the new state, which autograd keeps anyway.
         kept = self.stages[:-1] if self.tableau.stiffly_accurate else self.stages
-        self.x_next = _Step.apply(step, value, x, len(kept), *kept, *self.back.parameters)  # type: ignore[no-untyped-call]
+        self.x_next = KnownStep.apply(step, value, x, len(kept), *kept, *self.back.parameters)  # type: ignore[no-untyped-call]
         return self.x_next
 
 
-class _Taken:
+def parameters_behind(field: FlatField) -> tuple[Tensor, ...]:
+    """Return what the nodes of single steps differentiate by: what the method's own node does, if there is one."""
+    if field.differentiated is not None:
+        return field.differentiated
+    return trained_parameters(field.field) if torch.is_grad_enabled() else ()
+
+
+class Taken(Protocol):
     """A step that was taken, and how to pull back through it."""
+
+    field: FlatField
+    parameters: tuple[Tensor, ...]
+
+    def pull_back(
+        self, ends: tuple[Tensor, Tensor], kept: Sequence[Tensor], grad: Tensor
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Return the cotangent of the carried vector at the start and the parameters' gradients.
+
+        ``ends`` are the carried vectors before and after, ``kept`` what the node holds beside them.
+        """
+        ...
+
+
+class _Taken:
+    """A step of stages that Newton's iteration has solved for."""
 
     def __init__(self, back: StagePullback, field: FlatField, d: int, times: Sequence[float], h: float) -> None:
         self.back = back
+        self.parameters = back.parameters
         self.field = field
         self.d = d
         self.times = times
         self.h = h
 
-    def pull_back(self, x_next: Tensor, kept: Sequence[Tensor], grad: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+    def pull_back(
+        self, ends: tuple[Tensor, Tensor], kept: Sequence[Tensor], grad: Tensor
+    ) -> tuple[Tensor, list[Tensor | None]]:
         """Return the cotangent of the carried vector at the start and the parameters' gradients."""
         samples, d = self.jacobians.samples, self.d
         stages = list(kept)
         if self.back.tableau.stiffly_accurate:
-            stages.append(samples.of(x_next[:d]))
+            stages.append(samples.of(ends[1][:d]))
         a, q = samples.of(grad[:d]), samples.of(grad[d:]) if grad.numel() > d else None
         of_state, of_rate, of_parameters = self.back.through(self.times, self.h, stages, a, q)
         flat = samples.flat(of_state)
@@ -100,15 +123,16 @@ def _as_it_was(field: FlatField, parameters: Sequence[Tensor]) -> AbstractContex
 
 
 class _StepContext(Context, Protocol):
-    step: _Taken
+    step: Taken
     count: int
 
 
-class _Step(torch.autograd.Function):
+class KnownStep(torch.autograd.Function):
     """A step whose value is already known: only the pull-back is left to do."""
 
     @staticmethod
-    def forward(ctx: _StepContext, step: _Taken, value: Tensor, x: Tensor, count: int, *rest: Tensor) -> Tensor:
+    def forward(ctx: _StepContext, step: Taken, value: Tensor, x: Tensor, count: int, *rest: Tensor) -> Tensor:
+        """Return ``value``; ``rest`` are ``count`` tensors of the step's own, and the parameters."""
         ctx.step = step
         ctx.count = count
         # The parameters too, since autograd knows whether one has been changed in place when it hands them out again.
@@ -117,11 +141,12 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: _StepContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Pull back through the step."""
         x, x_next, *rest = ctx.saved_tensors
         step, kept = ctx.step, rest[: ctx.count]
-        with torch.no_grad(), step.field.undisturbed(), _as_it_was(step.field, step.back.parameters):
-            of_x, pulled = step.pull_back(x_next.detach(), kept, grads[0].contiguous())
-        parameters = step.back.parameters
+        with torch.no_grad(), step.field.undisturbed(), _as_it_was(step.field, step.parameters):
+            of_x, pulled = step.pull_back((x.detach(), x_next.detach()), kept, grads[0].contiguous())
+        parameters = step.parameters
         present = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, pulled, strict=True)]
         marked = without_derivative([of_x, *present], (grads[0], x, *parameters), "an implicit step", INSTEAD)
         return None, None, marked[0], None, *([None] * ctx.count), *marked[1:]

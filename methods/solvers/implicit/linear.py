@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from odegrad.errors import NewtonError, UnsupportedError, is_out_of_memory
+from odegrad.methods.fields.twice import pulled_with_graph
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.krylov import gmres
 from odegrad.methods.solvers.implicit.samples import Samples
@@ -85,13 +86,11 @@ class Linearisation:
         """Return ``f_y v``: the derivative of ``u -> f_y^T u`` is ``f_y``."""
         if not self.dy.requires_grad:
             return torch.zeros_like(v)
-        if self._seed is None or self._pulled is None:
+        if self._seed is None:
             with torch.enable_grad():
                 self._seed = torch.zeros_like(self.dy, requires_grad=True)
-                (self._pulled,) = torch.autograd.grad(
-                    self.dy, self.y, self._seed, create_graph=True, materialize_grads=True
-                )
-        if not self._pulled.requires_grad:
+                (self._pulled,) = pulled_with_graph([self.dy], [self.y], [self._seed])
+        if self._pulled is None or not self._pulled.requires_grad:
             return torch.zeros_like(v)
         (out,) = torch.autograd.grad(self._pulled, self._seed, v, retain_graph=True, materialize_grads=True)
         return out
@@ -153,28 +152,38 @@ class Jacobians:
         """Return the pull-backs that form one Jacobian, one if vectorised over its rows; 0 if none is formed."""
         return 0 if self.kind == "krylov" else 1 if self.vectorised else self.samples.n
 
-    def rows(self, at: Linearisation) -> Tensor:
-        """Return the Jacobians ``[batch, n, n]``: row ``i`` of all samples is one product."""
+    def basis(self, like: Tensor) -> Tensor:
+        """Return the cotangents ``[n, batch, n, 1]`` of the rows of all samples, like ``like [batch, n, 1]``."""
+        if self._basis is None:
+            batch, n = self.samples.batch, self.samples.n
+            eye = torch.eye(n, dtype=like.dtype, device=like.device)
+            self._basis = eye[:, None, :, None].expand(n, batch, n, 1)
+        return self._basis
+
+    def rows(self, at: Linearisation, basis: Tensor | None = None) -> Tensor:
+        """Return the Jacobians ``[batch, n, n]``: row ``i`` of all samples is one product.
+
+        With a ``basis`` of the caller's own they come with their graph, which reaches it.
+        """
         batch, n = self.samples.batch, self.samples.n
         if not at.depends:
             return at.dy.new_zeros((batch, n, n))
-        if self._basis is None:
-            eye = torch.eye(n, dtype=at.dy.dtype, device=at.dy.device)
-            self._basis = eye[:, None, :, None].expand(n, batch, n, 1)
+        graph, cotangents = basis is not None, self.basis(at.dy) if basis is None else basis
         if self.vectorised:
             try:
-                return self._product(at, self._basis, batched=True)[..., 0].transpose(0, 1)
+                return self._product(at, cotangents, batched=True, graph=graph)[..., 0].transpose(0, 1)
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
                 self.vectorised = False  # an operation of the field has no rule for batches: one row after the other
-        rows = [self._product(at, row, batched=False) for row in self._basis.unbind(0)]
+        rows = [self._product(at, row, batched=False, graph=graph) for row in cotangents.unbind(0)]
         return torch.cat(rows, dim=2).transpose(1, 2)
 
-    def _product(self, at: Linearisation, cotangents: Tensor, *, batched: bool) -> Tensor:
+    def _product(self, at: Linearisation, cotangents: Tensor, *, batched: bool, graph: bool = False) -> Tensor:
         (found,) = torch.autograd.grad(
-            at.dy, at.y, cotangents, retain_graph=True, is_grads_batched=batched, materialize_grads=True
-        )
+            at.dy, at.y, cotangents, retain_graph=True, create_graph=graph, is_grads_batched=batched,
+            materialize_grads=True,
+        )  # fmt: skip
         return found
 
     def refuse_mixing(self, at: Linearisation) -> None:

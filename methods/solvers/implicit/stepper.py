@@ -12,16 +12,17 @@ from torch import Tensor
 from odegrad.contracts import ImplicitWork
 from odegrad.errors import NewtonError, NonFiniteError, UnsupportedError
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.implicit.linear import Jacobians, Linearisation, System
+from odegrad.methods.solvers.implicit.linear import Linearisation, System
+from odegrad.methods.solvers.implicit.linearised import LinearisedStepper
 from odegrad.methods.solvers.implicit.newton import LINEAR_PART, Newton, Stage
 from odegrad.methods.solvers.implicit.pullback import tell
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitWeights
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.stepper import AcceptedStep, Stepper
+from odegrad.methods.solvers.stepper import AcceptedStep
 from odegrad.states import sent_to
 
 
-class ImplicitStepper(Stepper):
+class ImplicitStepper(LinearisedStepper[Linearisation]):
     """The steps without a graph.
 
     Parameters
@@ -39,25 +40,16 @@ class ImplicitStepper(Stepper):
     def __init__(
         self, solver: OneStepSolver, scheme: Implicit, field: FlatField, like: Tensor, *, refuse_mixing: bool = False
     ) -> None:
+        super().__init__(solver, scheme.linear, field, like, refuse_mixing=refuse_mixing)
         self.scheme = scheme
         self.tableau = scheme.tableau
-        self.field = field
-        self.observer = solver.observer
         self.tolerances = (solver.controller.rtol, solver.controller.atol)
-        self.d = like.numel()
-        self.jacobians = Jacobians.of(field, scheme.linear)
-        self.samples = self.jacobians.samples
         self.weights = ImplicitWeights.of(self.tableau, like.dtype, like.device)
         self.k = like.new_empty((self.tableau.stages, self.d))
         """The rates of the stages, sample behind sample."""
         self.stages: list[Tensor] = []
         """The solved stages ``[batch, n, 1]`` of the last attempt."""
-        self.x_next = like
-        """The carried vector after the last attempt."""
-        self._refuse_mixing = refuse_mixing
-        self._at: Linearisation | None = None
         self._system: System | None = None
-        self._untold: ImplicitWork | None = None
 
     def start(self, t: float, y0: Tensor) -> Tensor:
         """Return ``(y0, f(t0, y0))``, or ``y0`` itself where no rate is carried."""
@@ -90,10 +82,9 @@ class ImplicitStepper(Stepper):
 
     def _solved(self, t: float, h: float, t_next: float, x: Tensor) -> Tensor:
         tableau, samples, hg = self.tableau, self.samples, h * self.tableau.gamma
-        self._tell_lost()
+        self.tell_lost()
         y = samples.of(x[: self.d])
-        flat, built = y.reshape(-1), self._at is None
-        at = self._linearised(t, y)
+        flat, at = y.reshape(-1), self.linearised(t, y)
         newton = Newton(self.jacobians, y, self.tolerances, self.scheme.newton)
         self._system = at.system(hg, newton.scale, LINEAR_PART * self.scheme.newton)
         if self.scheme.carries_rate:
@@ -109,22 +100,17 @@ class ImplicitStepper(Stepper):
             stage = newton.solve(time, base, z, self._system, hg)
             iterations += stage.iterations
             if not stage.converged:
-                self._untold = self._work(iterations, built=built, failures=1)
-                self._tell_lost()
+                self._untold = self._work(iterations, failures=1)
+                self.tell_lost()
                 raise self._failure(at, t, h, i, stage)
             torch.div(stage.z.view(-1), hg, out=self.k[i])
             self.stages.append(stage.y)
-        self._untold = self._work(iterations, built=built)
+        self._untold = self._work(iterations)
         return self._end(flat, h)
 
-    def _linearised(self, t: float, y: Tensor) -> Linearisation:
-        """Return ``f_y`` at the start of the step; of another attempt from the same state it is known."""
-        if self._at is None:
-            self._at = Linearisation(self.jacobians, self.field.time(t), y)
-            if self._refuse_mixing:
-                self._refuse_mixing = False
-                self.jacobians.refuse_mixing(self._at)
-        return self._at
+    def linearise(self, t: float, y: Tensor) -> Linearisation:
+        """Return ``f`` and ``f_y`` at the start of a step."""
+        return Linearisation(self.jacobians, self.field.time(t), y)
 
     def _end(self, y: Tensor, h: float) -> Tensor:
         """Return the carried vector at the end; ``y [d]`` is the start, sample behind sample."""
@@ -144,27 +130,20 @@ class ImplicitStepper(Stepper):
         return self.samples.flat(self._system.solve(raw))
 
     def accept(self) -> None:
-        """Stand on the new state: the Jacobian of the old one is no longer known."""
-        self._at = self._system = None
-        if self._untold is not None:
-            tell(self.observer, self._untold)
-            self._untold = None
+        """Stand on the new state: the Jacobian of the old one is no longer known, nor are its factors."""
+        super().accept()
+        self._system = None
 
-    def _work(self, iterations: int, *, built: bool, failures: int = 0) -> ImplicitWork:
+    def _work(self, iterations: int, failures: int = 0) -> ImplicitWork:
+        built = self.newly_built()
         return ImplicitWork(
             newton=iterations,
             failures=failures,
-            jacobians=int(built),
+            jacobians=built,
             factorisations=1,
             solves=iterations,
-            products=self.jacobians.products if built else 0,
+            products=self.jacobians.products * built,
         )
-
-    def _tell_lost(self) -> None:
-        """Tell of the last attempt as one that was lost, if it was."""
-        if self._untold is not None:
-            tell(self.observer, self._untold.lost())
-            self._untold = None
 
     def _failure(self, at: Linearisation, t: float, h: float, i: int, stage: Stage) -> NewtonError | NonFiniteError:
         """Return why a stage is not solved."""

@@ -10,6 +10,7 @@ from odegrad.contracts import ImplicitWork, RowCounts, Solver, StepCounts, StepO
 from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.one_step.options import SolverOptions
+from odegrad.methods.solvers.rosenbrock.tableau import Rosenbrock
 from odegrad.methods.solvers.schemes import ExtendedTableau, Leapfrog, Reversible
 from odegrad.methods.solvers.tableau import Tableau
 
@@ -55,14 +56,14 @@ class OneStepSolver(SolverOptions, Solver):
 
     @property
     def implicit(self) -> bool:
-        """Return whether stages are solved by Newton's iteration."""
-        return isinstance(self.scheme, Implicit)
+        """Return whether a step solves linear systems with the field's Jacobian."""
+        return isinstance(self.scheme, Implicit | Rosenbrock)
 
     @property
     def control_order(self) -> int:
         """Return the power of the step that the error estimate goes with."""
         scheme = self.scheme
-        if isinstance(scheme, Implicit) and scheme.tableau.embedded_order:
+        if isinstance(scheme, Implicit | Rosenbrock) and scheme.tableau.embedded_order:
             return min(scheme.order, scheme.tableau.embedded_order) + 1
         return scheme.order
 
@@ -97,7 +98,7 @@ class OneStepSolver(SolverOptions, Solver):
     def _judged_order(self) -> int:
         """Return the order of the result whose error the step control estimates."""
         scheme = self.scheme
-        if isinstance(scheme, Implicit) and scheme.tableau.embedded_order:
+        if isinstance(scheme, Implicit | Rosenbrock) and scheme.tableau.embedded_order:
             return min(scheme.order, scheme.tableau.embedded_order)
         return scheme.order - 1
 
@@ -137,8 +138,9 @@ class OneStepSolver(SolverOptions, Solver):
             accepted_backward=backward[0],
             rejected_backward=backward[1],
             carried_states=2 if isinstance(scheme, Leapfrog | Reversible) or carries_rate else 1,
-            implicit=isinstance(scheme, Implicit),
-            node_states=scheme.node_states if isinstance(scheme, Implicit) else 0,
+            implicit=self.implicit,
+            linear_stages=scheme.evaluations if isinstance(scheme, Rosenbrock) else 0,
+            node_states=scheme.node_states if isinstance(scheme, Implicit | Rosenbrock) else 0,
             work=sum(works, ImplicitWork()),
             newton_by_step=tuple(work.newton for work in works if work.newton),
             weights=scheme.b if isinstance(scheme, Tableau) else (),
@@ -173,6 +175,9 @@ class OneStepSolver(SolverOptions, Solver):
         """Return the f calls of a solve before its first step; with those that choose the step's size."""
         if not self.adaptive:
             return self.restart_calls
+        if isinstance(self.scheme, Rosenbrock):
+            # The first rate is told by the call that linearises the field for the first step.
+            return 0 if self.first_step is not None else 1
         return 1 if self.first_step is not None else 2
 
     def observed_by(self, observer: StepObserver) -> Self:

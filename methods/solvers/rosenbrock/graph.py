@@ -1,0 +1,66 @@
+"""The steps of a Rosenbrock method with a graph: one node for each step, whose value is known."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.implicit.graph import KnownStep, parameters_behind
+from odegrad.methods.solvers.implicit.samples import Samples
+from odegrad.methods.solvers.rosenbrock.pullback import RosenbrockPullback
+from odegrad.methods.solvers.rosenbrock.stepper import RosenbrockStepper
+from odegrad.methods.solvers.rosenbrock.tableau import Rosenbrock
+from odegrad.methods.solvers.solver import OneStepSolver
+
+
+class GraphRosenbrockStepper(RosenbrockStepper):
+    """The same steps, bit for bit; autograd learns how to go back through the solved stages.
+
+    What it keeps of a step are the stages: no graph of the field. So a gradient goes to the field's parameters only,
+    and another tensor that it depends on is refused.
+    """
+
+    def __init__(
+        self, solver: OneStepSolver, scheme: Rosenbrock, field: FlatField, like: Tensor, *, refuse_mixing: bool = False
+    ) -> None:
+        super().__init__(solver, scheme, field, like, refuse_mixing=refuse_mixing)
+        self.back = RosenbrockPullback(self.tableau, self.jacobians, parameters_behind(field), self.observer)
+
+    def start(self, t: float, y0: Tensor) -> Tensor:
+        """Return ``y0`` itself; the first f call is looked at for tensors that nobody told of."""
+        if torch.is_grad_enabled() and self.field.known is None:
+            self.field.refuse_closures_at_first_call(self.back.parameters)
+        return super().start(t, y0)
+
+    def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:
+        """Return the state after a step from ``x``; see ``RosenbrockStepper``."""
+        value = super().attempt(t, h, t_next, x, whole=whole)
+        step = _Taken(self.back, self.field, self.samples, self.tableau.times(t, h, t_next), h)
+        kept = self.u.clone()
+        self.x_next = KnownStep.apply(step, value, x, 1, kept, *self.back.parameters)  # type: ignore[no-untyped-call]
+        return self.x_next
+
+
+class _Taken:
+    """A step that was taken, and how to pull back through it."""
+
+    def __init__(
+        self, back: RosenbrockPullback, field: FlatField, samples: Samples, times: Sequence[float], h: float
+    ) -> None:
+        self.parameters = back.parameters
+        self.field = field
+        self._back = back
+        self._samples = samples
+        self._times = times
+        self._h = h
+
+    def pull_back(
+        self, ends: tuple[Tensor, Tensor], kept: Sequence[Tensor], grad: Tensor
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Return the cotangent of the state at the start and the parameters' gradients."""
+        samples = self._samples
+        y, a = samples.of(ends[0]), samples.of(grad)
+        solved = [u.view_as(y) for u in kept[0].unbind(0)]
+        of_start, of_parameters = self._back.through(self._times, self._h, y, solved, a)
+        return samples.flat(of_start), of_parameters
