@@ -68,7 +68,7 @@ def parameters_behind(field: FlatField) -> tuple[Tensor, ...]:
     return trained_parameters(field.field) if torch.is_grad_enabled() else ()
 
 
-class Taken(Protocol):
+class StepBehind(Protocol):
     """A step that was taken, and how to pull back through it."""
 
     field: FlatField
@@ -123,7 +123,7 @@ def _as_it_was(field: FlatField, parameters: Sequence[Tensor]) -> AbstractContex
 
 
 class _StepContext(Context, Protocol):
-    step: Taken
+    step: StepBehind
     count: int
 
 
@@ -131,7 +131,7 @@ class KnownStep(torch.autograd.Function):
     """A step whose value is already known: only the pull-back is left to do."""
 
     @staticmethod
-    def forward(ctx: _StepContext, step: Taken, value: Tensor, x: Tensor, count: int, *rest: Tensor) -> Tensor:
+    def forward(ctx: _StepContext, step: StepBehind, value: Tensor, x: Tensor, count: int, *rest: Tensor) -> Tensor:
         """Return ``value``; ``rest`` are ``count`` tensors of the step's own, and the parameters."""
         ctx.step = step
         ctx.count = count
