@@ -21,6 +21,7 @@ from odegrad.errors import UnsupportedError
 from odegrad.methods.peers.jax_field import HeldArrays, JaxField, array, exchanged, tensor, translated
 from odegrad.methods.peers.jax_operators import Array
 from odegrad.methods.peers.mapping import PeerMapping
+from odegrad.methods.peers.method import PeerMethod, solved_back
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import parts
 
@@ -210,7 +211,7 @@ class _Bridge(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class DiffraxCheckpointed:
+class DiffraxCheckpointed(PeerMethod):
     """``diffrax.RecursiveCheckpointAdjoint``: reverse mode through the steps, by binomial checkpoints."""
 
     traits: ClassVar[Traits] = Traits(
@@ -228,18 +229,11 @@ class DiffraxCheckpointed:
         shared_loop=False,
         peer=_PEER,
     )
+    mapping: ClassVar[PeerMapping] = DIFFRAX
     adjoint: ClassVar[str] = "RecursiveCheckpointAdjoint"
 
-    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
-        """Solve; see ``odegrad.contracts.GradientMethod``.
-
-        Raises
-        ------
-        UnsupportedError
-            If diffrax has no such solver, or the field cannot be translated.
-        SolverError
-            If the step limit is reached or a step is not finite.
-        """
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
+        """Return the library's solution at ``ts``."""
         taken, scheme = DIFFRAX.taken(solver)
         DIFFRAX.times(ts)
         heard = field if isinstance(field, CallsHeard) else None
@@ -257,10 +251,6 @@ class DiffraxCheckpointed:
         ys: Any = _Bridge.apply(program, name, ts, held, len(pieces), *inputs)  # type: ignore[no-untyped-call]
         return ys[0] if isinstance(y0, Tensor) else ys  # type: ignore[no-any-return]
 
-    def refuses(self, solver: Solver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
-        return DIFFRAX.refuses(solver)
-
     def compile_seconds(self, modules: Iterable[nn.Module]) -> float:
         """Return the seconds that compiling programs for fields among ``modules`` has taken in this process."""
         return sum(_KEPT[m].seconds for m in modules if m in _KEPT)
@@ -270,19 +260,10 @@ class DiffraxCheckpointed:
 class DiffraxBacksolve(DiffraxCheckpointed):
     """``diffrax.BacksolveAdjoint``: state, costate and parameter gradient solved back in one norm."""
 
-    traits: ClassVar[Traits] = Traits(
-        name="diffrax_backsolve",
-        summary="diffrax with BacksolveAdjoint, compiled by jax",
-        paper="Kidger, On Neural Differential Equations, 2021",
-        exact=False,
-        keeps="the outputs",
-        memory="A + (2d+p) stages + K d",
-        cost_forward="s(N+R)+2 F",
-        cost_backward="per output s(N'+R')+2 of (F+B)",
-        backward_phase="adjoint",
-        state_from="solve",
-        times="none",
-        shared_loop=False,
-        peer=_PEER,
+    traits: ClassVar[Traits] = solved_back(
+        "diffrax_backsolve",
+        "diffrax with BacksolveAdjoint, compiled by jax",
+        "Kidger, On Neural Differential Equations, 2021",
+        _PEER,
     )
     adjoint: ClassVar[str] = "BacksolveAdjoint"
