@@ -40,7 +40,7 @@ def repeated(sources):
 def test_a_run_is_found():
     """Six lines, whatever stands between them that does not count; five are none, nor are imports."""
     six = "\n".join(f"a{i} = {i}" for i in range(6))
-    assert repeated({"x": six, "y": "\n# why\n\n" + six.replace("a3", "  a3")}) == [("x", 1, "y", 4)]
+    assert repeated({"x": six, "y": "\n# why\n\n" + six.replace("a3 = 3", "a3  =  3")}) == [("x", 1, "y", 4)]
     assert repeated({"x": six + "\nb = 1\n" + six}) == [("x", 1, "x", 8)]
     assert not repeated({"x": six, "y": six.replace("a5", "b5")})
     assert not repeated(

@@ -67,7 +67,7 @@ class _Program:
     solver: OneStepSolver
     makers: dict[str, Callable[..., Any]]
     kept: _Kept
-    ready: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    ready: dict[str, Callable[..., object]] = field(default_factory=dict)
 
     def run(self, name: str, *given: Any) -> Any:
         """Return what the program ``name`` makes of ``given``, when it has ended; compile it before if it is new."""
@@ -80,7 +80,7 @@ class _Program:
         return out
 
 
-def _jax() -> Any:
+def _jax() -> object:
     """Return jax, with one thread and with float64 where asked for: imported by the first solve of a process."""
     if torch.get_num_threads() == 1 and ONE_THREAD not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
@@ -101,10 +101,10 @@ class _Solve:
     adjoint: str
     heard: CallsHeard | None
 
-    def states(self, inner: JaxField, y0: Sequence[Array], ts: Array, held: Sequence[Array]) -> tuple[Any, Any]:
+    def states(self, inner: JaxField, y0: Sequence[Array], ts: Array, held: Sequence[Array]) -> tuple[Any, object]:
         """Return the solution's parts ``[K, *part]``, and whether diffrax has reached the end."""
         diffrax, control = DIFFRAX.module(), self.solver.controller
-        told: Callable[[Any], Any] = _unchanged if self.heard is None else _telling(self.jax, self.heard)
+        told: Callable[[object], object] = _unchanged if self.heard is None else _telling(self.jax, self.heard)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, y, args: told(inner(t, y, args))),
             getattr(diffrax, self.scheme)(),
@@ -129,19 +129,19 @@ class _Solve:
         return solution.ys, solution.result == diffrax.RESULTS.successful
 
 
-def _unchanged(rates: Any) -> Any:
+def _unchanged(rates: object) -> Any:
     return rates
 
 
-def _telling(jax: Any, heard: CallsHeard) -> Callable[[Any], Any]:
+def _telling(jax: Any, heard: CallsHeard) -> Callable[[object], Any]:
     """Return the identity over rates that lets a counter hear of the call, and of the product, as each happens."""
 
     @jax.custom_vjp  # type: ignore[untyped-decorator, unused-ignore]
-    def marked(rates: Any) -> Any:
+    def marked(rates: object) -> Any:
         jax.debug.callback(heard.heard_call)
         return rates
 
-    def forward(rates: Any) -> Any:
+    def forward(rates: Any) -> object:
         return marked(rates), None
 
     def pull(_: None, g: Any) -> Any:
@@ -159,14 +159,14 @@ def _program(solve: _Solve, vector_field: nn.Module, y0: State, ts: Tensor, kept
     def value(y0: Any, ts: Array, held: Any) -> Any:
         return solve.states(inner, y0, ts, held)
 
-    def forward(y0: Any, ts: Array, held: Any) -> Any:
+    def forward(y0: Any, ts: Array, held: Any) -> object:
         def of(y0: Any, trained: Any) -> Any:
             return solve.states(inner, y0, ts, exchanged(held, places, trained))
 
         ys, pull, reached = solve.jax.vjp(of, y0, [held[i] for i in places], has_aux=True)
         return ys, reached, pull
 
-    def backward(pull: Any, g: Any) -> Any:
+    def backward(pull: Any, g: Any) -> object:
         return pull(g)
 
     return _Program(solve.jax, solve.solver, {"value": value, "forward": forward, "backward": backward}, kept)
@@ -194,7 +194,9 @@ class _Bridge(torch.autograd.Function):
     """A solve by diffrax: state parts and trained parameters in, the solution's parts out."""
 
     @staticmethod
-    def forward(ctx: Any, program: _Program, name: str, ts: Tensor, held: HeldArrays, n: int, *inputs: Tensor) -> Any:
+    def forward(
+        ctx: Any, program: _Program, name: str, ts: Tensor, held: HeldArrays, n: int, *inputs: Tensor
+    ) -> object:
         jax = program.jax
         given = [array(p, jax) for p in inputs[:n]], array(ts, jax), [array(x, jax) for x in held.tensors]
         ys, reached, *pull = program.run(name, *given)

@@ -84,15 +84,15 @@ class _Problem:
         return controller.to(dtype=self.y0.dtype, device=self.y0.device)
 
 
-def _autodiff(torchode: Any, problem: _Problem, _term: Any, scheme: Any, controller: Any) -> Any:
+def _autodiff(torchode: Any, problem: _Problem, _term: object, scheme: Any, controller: Any) -> object:
     return torchode.AutoDiffAdjoint(scheme, controller, max_steps=problem.solver.max_steps)
 
 
-def _joint(torchode: Any, _problem: _Problem, term: Any, scheme: Any, controller: Any) -> Any:
+def _joint(torchode: Any, _problem: _Problem, term: object, scheme: Any, controller: Any) -> object:
     return torchode.JointBacksolveAdjoint(term, scheme, controller)
 
 
-def _per_sample(torchode: Any, _problem: _Problem, term: Any, scheme: Any, controller: Any) -> Any:
+def _per_sample(torchode: Any, _problem: _Problem, term: Any, scheme: object, controller: Any) -> object:
     return torchode.BacksolveAdjoint(term, scheme, controller)
 
 
