@@ -55,7 +55,7 @@ _MOVED = {
 """Names of 0.1 that its documents handed out -> where they are now; they go with 0.3."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import what the face hands out on first use (PEP 562)."""
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
@@ -68,7 +68,7 @@ class _MovedModules:
     """Finds a module under its old name, and says where it is now."""
 
     @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # noqa: ARG004
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG004
         return ModuleSpec(name, _MovedModules) if name in _MOVED else None  # type: ignore[arg-type]
 
     @staticmethod

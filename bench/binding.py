@@ -41,7 +41,7 @@ def next_tap(optimizer: torch.optim.Optimizer) -> Tap | None:
     return optimizer.next_tap() if isinstance(optimizer, CurvatureConsumer) else None
 
 
-def next_solve(optimizer: torch.optim.Optimizer, method: GradientMethod, solver: Any, batch: Any) -> Solve:
+def next_solve(optimizer: torch.optim.Optimizer, method: GradientMethod, solver: object, batch: Any) -> Solve:
     """Return the solve of the coming iteration, with the tap that the optimizer wants.
 
     Where the optimizer takes its samples by passes of its own, it does so here, and the solve has no tap.

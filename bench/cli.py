@@ -21,7 +21,7 @@ from odegrad.exits import ExitCode
 class _Commands(TyperGroup):
     """The commands; Ctrl-C ends each of them with the same exit code."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Any) -> object:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

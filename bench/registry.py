@@ -53,7 +53,7 @@ class Registry:
         raise UnknownNameError(self.kind, name, self.names())
 
 
-def _loaded(entry: EntryPoint, kind: str) -> Any:
+def _loaded(entry: EntryPoint, kind: str) -> object:
     """Return what another package offers."""
     try:
         return entry.load()

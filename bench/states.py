@@ -237,7 +237,7 @@ class Layout:
             raise UsageError(f"norm: expected one number, got shape {tuple(size.shape)}; reduce over the state")
         return size.detach().abs().reshape(())
 
-    def per_number(self, name: str, tolerance: Any) -> Tensor:
+    def per_number(self, name: str, tolerance: object) -> Tensor:
         """Return a tolerance by number ``[d]``, from a number, a tensor like the state, or one of either by part.
 
         Raises

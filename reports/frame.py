@@ -94,7 +94,7 @@ def load(*results: Path | str, across_machines: bool = False) -> pd.DataFrame:
     return frame if across_machines else without_times(frame)
 
 
-def _named(latest: Mapping[str, tuple[Any, ...]], error: ResultsError) -> ResultsError:
+def _named(latest: Mapping[str, tuple[object, ...]], error: ResultsError) -> ResultsError:
     """Return the error with the run whose record is to blame."""
     for run_id, values in latest.items():
         fault = fault_of_row(dict(zip(_NAMES, values, strict=True)))
@@ -106,7 +106,7 @@ def _named(latest: Mapping[str, tuple[Any, ...]], error: ResultsError) -> Result
     return error
 
 
-def _rows_of_folder(folder: Path) -> Iterator[dict[str, Any]]:
+def _rows_of_folder(folder: Path) -> Iterator[dict[str, object]]:
     """Yield every record of a folder; refuse one without any."""
     if not folder.is_dir():
         raise ResultsError(
@@ -181,7 +181,7 @@ def read_parquet(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path) -> Iterator[dict[str, object]]:
     """Yield the records of a file; at its end refuse it if some lines are none, all of them told at once."""
     wrong: list[str] = []
     with path.open("rb") as lines:
@@ -244,7 +244,7 @@ def _values(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(map(row.get, _NAMES))
 
 
-def _frame(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+def _frame(rows: list[tuple[object, ...]]) -> pd.DataFrame:
     by_column = zip(*rows, strict=True) if rows else iter([()] * len(COLUMNS))
     return pd.DataFrame({c.name: _series(c, list(v)) for c, v in zip(COLUMNS, by_column, strict=True)})
 
@@ -268,7 +268,7 @@ def _series(column: Column, values: list[Any]) -> Any:
         ) from error
 
 
-def _check_types(rows: list[tuple[Any, ...]]) -> None:
+def _check_types(rows: list[tuple[object, ...]]) -> None:
     """Refuse values that JSON gives and a column does not hold, which pandas would convert or choke on."""
     for column, values in zip(COLUMNS, zip(*rows, strict=True), strict=True):
         kinds = set(map(type, values)) - {type(None)}
@@ -289,7 +289,7 @@ def _is_dictionary(column: Column) -> bool:
     return column.dtype == "object" and not column.measured
 
 
-def _object_type(column: Column) -> Any:
+def _object_type(column: Column) -> object:
     return pa.string() if _is_dictionary(column) else pa.list_(pa.float64())
 
 

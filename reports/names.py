@@ -44,7 +44,7 @@ def sort_key(method: str, variant: str = "") -> tuple[Any, ...]:
     return (place, method, natural(variant))
 
 
-def natural(text: str) -> tuple[Any, ...]:
+def natural(text: str) -> tuple[object, ...]:
     """Return a key that sorts text with the numbers in it by their size: ``rtol 1e-05`` before ``rtol 0.001``."""
     parts = re.split(r"(?<![\w.])(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.])", text)
     return tuple((float(part), "") if place % 2 else (0.0, part) for place, part in enumerate(parts))

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +110,7 @@ def ends(values: Iterable[float | None], what: str) -> tuple[float, float, str]:
     return float(kept.min()), float(kept.max()), said
 
 
-def sign_test(successes: Any, trials: Any) -> Floats:
+def sign_test(successes: object, trials: object) -> Floats:
     """Return the exact one-sided p-value of the sign test, elementwise.
 
     The probability of at least as many ``successes`` in ``trials`` where each has a probability of at most 1/2. Ties

@@ -79,7 +79,7 @@ class Results:
 
     def once(self, compute: "Callable[[Results], Computed]") -> "Computed":
         """Return ``compute(self)``, computed on first use and kept; nobody may change it."""
-        kept: dict[Any, Any] = self.__dict__.setdefault("_kept", {})
+        kept: dict[object, Any] = self.__dict__.setdefault("_kept", {})
         if compute not in kept:
             kept[compute] = compute(self)
         found: Computed = kept[compute]
@@ -148,7 +148,7 @@ def _summary(every: pd.DataFrame) -> pd.DataFrame:
     return table.astype(text | numbers | {"n_ok": "int64", "n": "int64", "metric_higher_is_better": "boolean"})
 
 
-def _row(group: pd.DataFrame) -> dict[str, Any]:
+def _row(group: pd.DataFrame) -> dict[str, object]:
     ok = group["status"] == Status.OK
     interval = median_interval(group["metric_value"][ok])
     ended = group["status"][~ok].value_counts()
@@ -163,7 +163,7 @@ def _row(group: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _first(values: pd.Series) -> Any:
+def _first(values: pd.Series) -> object:
     """Return the first value that is there, or NA."""
     kept = values.dropna()
     return kept.iloc[0] if len(kept) else pd.NA

@@ -56,7 +56,7 @@ class TrendStep:
     """Index of the last commit before it."""
     bad: int
     """Index of the first commit after it; of a drift since a release, the last commit."""
-    before: Any
+    before: object
     after: Any
     change: str
     """By how much, in words."""
@@ -118,10 +118,10 @@ class Trends:
         return [*said, *self.notes]
 
 
-def to_dict(trends: Trends) -> dict[str, Any]:
+def to_dict(trends: Trends) -> dict[str, object]:
     """Return commits, steps, drifts, machines and sentences as plain data for JSON; commits by their hash."""
 
-    def named(step: TrendStep) -> dict[str, Any]:
+    def named(step: TrendStep) -> dict[str, object]:
         return {**asdict(step), "good": trends.marks[step.good].sha, "bad": trends.marks[step.bad].sha}
 
     return {

@@ -95,7 +95,7 @@ def advise_users(
     return ModelAdvice(table, tuple(found["dynamics"]), tuple(found["notes"]))
 
 
-def advised(model: str, settings: dict[str, Any], figure: str | None, progress: Listener) -> dict[str, Any]:
+def advised(model: str, settings: dict[str, Any], figure: str | None, progress: Listener) -> dict[str, object]:
     """Return comparison and diagnosis of a user's model as plain data; called in a measuring process."""
 
     def tell(line: str) -> None:

@@ -132,9 +132,9 @@ def _naive_error(naive: NaiveGradients, solver: OneStepSolver, true: Reference) 
         return None
 
 
-def _errors(subject: Subject, c: Candidate, naive: NaiveGradients, true: Reference) -> dict[str, Any]:
+def _errors(subject: Subject, c: Candidate, naive: NaiveGradients, true: Reference) -> dict[str, object]:
     found = subject.gradient(solve_with(c.method, c.solver))
-    errors: dict[str, Any] = {}
+    errors: dict[str, object] = {}
     if true.gradient is not None:
         errors["gradient_error"] = relative_distance(found, true.gradient)
     if c.method.traits.shared_loop:
@@ -142,7 +142,7 @@ def _errors(subject: Subject, c: Candidate, naive: NaiveGradients, true: Referen
     return errors
 
 
-def _counted(subject: Subject, c: Candidate) -> dict[str, Any]:
+def _counted(subject: Subject, c: Candidate) -> dict[str, object]:
     with subject.left_as_it_was():
         counts, _ = counted_iteration(subject, c.method, c.solver.uncompiled())
     back = c.method.traits.backward_phase

@@ -58,7 +58,7 @@ class Examination:
 
     def eigenvalues(self) -> pd.DataFrame:
         """Return the eigenvalues of the Jacobian's symmetric part: ``time``, ``sample``, ``eigenvalue``."""
-        columns: dict[str, list[Any]] = {"time": [], "sample": [], "eigenvalue": []}
+        columns: dict[str, list[object]] = {"time": [], "sample": [], "eigenvalue": []}
         for norms in self.diagnosis.norms:
             if norms.symmetric_eigenvalues is None:
                 continue

@@ -2,7 +2,6 @@
 
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from odegrad.catalogue import PAIRS
 from odegrad.checks.accuracy import ACCURACY_CHECKS
@@ -49,7 +48,7 @@ def check_guarded(name: str, solver: str | None = None, timeout: float | None = 
     return [CheckResult(**row) for row in rows]
 
 
-def check_rows(name: str, solver: str | None, _progress: object) -> list[dict[str, Any]]:
+def check_rows(name: str, solver: str | None, _progress: object) -> list[dict[str, object]]:
     """Return the results of every check as plain data; called in a measuring process."""
     return [dict(result.__dict__) for result in check(name, solver)]
 
@@ -152,7 +151,7 @@ def suitable_solver(method: GradientMethod) -> OneStepSolver:
     return solver_for(method, dopri5) or dopri5
 
 
-def run_check(check: Callable[..., Iterator[CheckResult]], *subject: Any) -> Iterator[CheckResult]:
+def run_check(check: Callable[..., Iterator[CheckResult]], *subject: object) -> Iterator[CheckResult]:
     """Yield the results of one check of ``subject``, a method and a solver or a task; what it raises is a failure."""
     try:
         yield from check(*subject)

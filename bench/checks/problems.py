@@ -124,7 +124,7 @@ class Recorded(nn.Module):
         self.times: list[float] = []
         pass_on(field, self)
 
-    def forward(self, t: Tensor, y: Any) -> Any:
+    def forward(self, t: Tensor, y: object) -> Any:
         """Return what the field returns."""
         self.times.append(t.item())
         return self.field(t, y)

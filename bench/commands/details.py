@@ -3,7 +3,6 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -91,7 +90,7 @@ def regulariser_rows() -> list[ListedRow]:
     ]
 
 
-def _options(factory: Any, given: int = 0) -> Mapping[str, Any]:
+def _options(factory: object, given: int = 0) -> Mapping[str, object]:
     """Return the options of a method or an optimizer and their defaults, None for one that has none."""
     return {
         name: None if p.default is p.empty else p.default
@@ -177,7 +176,7 @@ def _shape(name: str) -> Mapping[str, int]:
     }
 
 
-def _first_line(thing: Any) -> str:
+def _first_line(thing: object) -> str:
     return (inspect.getdoc(thing) or "").split("\n", 1)[0].replace("``", "").removeprefix("Return ")
 
 

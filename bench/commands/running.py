@@ -218,7 +218,9 @@ def _check_failed(outcome: "SweepOutcome") -> None:
         raise typer.Exit(ExitCode.FAILED_RUNS)
 
 
-def _dask(address: str | None, cluster: ClusterName, options: dict[str, Any], settings: "SweepSettings") -> "Connect":
+def _dask(
+    address: str | None, cluster: ClusterName, options: dict[str, object], settings: "SweepSettings"
+) -> "Connect":
     try:
         from odegrad.running import cluster as dask
     except ImportError as error:

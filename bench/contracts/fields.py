@@ -1,7 +1,7 @@
 """The dynamics: states and the vector field that moves them."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from typing_extensions import TypeVar
@@ -60,7 +60,7 @@ def pass_on(field: object, wrapper: object) -> None:
 class CallsHeard(Protocol):
     """A field that counts its calls, and is told of those that happen where its own code does not run."""
 
-    inner: Any
+    inner: object
     """The field that is counted."""
 
     def heard_call(self) -> None:

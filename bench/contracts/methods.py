@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -106,7 +106,7 @@ class EndsAtEvents(Protocol):
     """A gradient method whose solves can end where a function of time and state crosses zero."""
 
     def until(
-        self, field: VectorField, solver: Solver, y0: StateT, t0: Tensor, event: Any, *, reverse: bool = False
+        self, field: VectorField, solver: Solver, y0: StateT, t0: Tensor, event: object, *, reverse: bool = False
     ) -> tuple[Tensor, StateT]:
         """Solve from ``t0``, 0-d, until ``event``, an ``Event`` of ``odegrad.methods.events``.
 

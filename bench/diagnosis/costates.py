@@ -47,7 +47,7 @@ class BatchedField(nn.Module):
         dy = self.field(t, self.unflatten(y))
         return torch.as_tensor(dy) if self._flat else flatten(dy)
 
-    def unflatten(self, y: Tensor) -> Any:
+    def unflatten(self, y: Tensor) -> object:
         """Return ``y [..., n]`` as the field's own state ``[..., *state]``."""
         if self._flat:
             return y

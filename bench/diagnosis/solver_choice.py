@@ -8,7 +8,6 @@ up. The implicit solver is then run at the same tolerances, so that what it take
 import functools
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +78,7 @@ class SolverChoice:
             return None
         return self.implicit.calls + self.implicit.products < self.explicit.calls
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return everything as plain data."""
         return asdict(self) | {"by_stability": self.by_stability, "implicit_pays": self.implicit_pays}
 

@@ -47,7 +47,7 @@ class Baseline:
 
     def text(self) -> str:
         """Return the file's text."""
-        head: dict[str, Any] = {"schema": BASELINE_SCHEMA, "suite": self.suite, "machine": dict(self.machine)}
+        head: dict[str, object] = {"schema": BASELINE_SCHEMA, "suite": self.suite, "machine": dict(self.machine)}
         head["bands"] = dict(sorted(self.bands.items()))
         lines = [f"{json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
         reasons = [json.dumps(reason.__dict__) for reason in self.reasons]
@@ -93,11 +93,11 @@ def run_name(run: Run) -> str:
     return " ".join(words)
 
 
-def _with_options(name: str, options: Sequence[tuple[str, Any]]) -> str:
+def _with_options(name: str, options: Sequence[tuple[str, object]]) -> str:
     return f"{name}[{', '.join(f'{key}={value}' for key, value in options)}]" if options else name
 
 
-def entry_of(first: Record, second: Record) -> dict[str, Any]:
+def entry_of(first: Record, second: Record) -> dict[str, object]:
     """Return what a baseline keeps of a run that was measured twice; what differs between the two is ``inexact``."""
     entry: dict[str, Any] = {"status": str(first.status)}
     for name in METRICS:

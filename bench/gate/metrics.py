@@ -22,7 +22,7 @@ METRICS: Mapping[str, Column] = {column.name: column for column in COLUMNS if co
 """Every column that the exact gate compares; its band is that where a baseline declares none."""
 
 
-def machine_class(machine: Mapping[str, Any]) -> dict[str, Any]:
+def machine_class(machine: Mapping[str, object]) -> dict[str, object]:
     """Return what of a record's ``machine`` decides about a figure's last bit."""
     return {name: machine.get(name) for name in CLASS}
 
@@ -58,7 +58,7 @@ def limit_of(name: str, bands: Mapping[str, float], exact: bool) -> float | None
     return SAME_CLASS_DECADES if exact and metric.compared is Compared.DECADES else bands.get(name, metric.band)
 
 
-def better(name: str, old: Any, new: Any, higher_is_better: bool | None = None) -> bool | None:
+def better(name: str, old: object, new: Any, higher_is_better: bool | None = None) -> bool | None:
     """Return whether a move from ``old`` to ``new`` is a win; None where neither direction is."""
     higher = METRICS[name].higher_is_better if higher_is_better is None else higher_is_better
     if higher is None or METRICS[name].compared is Compared.BITS or not (_finite(old) and _finite(new)):

@@ -57,7 +57,7 @@ class Side:
         )  # fmt: skip
         self.send({"threads": threads})
 
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(self, request: Mapping[str, object]) -> dict[str, Any]:
         """Return the process's answer.
 
         Raises
@@ -68,7 +68,7 @@ class Side:
         self.send(request)
         return self.answer()
 
-    def send(self, request: Mapping[str, Any]) -> None:
+    def send(self, request: Mapping[str, object]) -> None:
         """Send a request; raises what ``ask`` raises."""
         pipe = self._process.stdin
         if pipe is None:
@@ -79,7 +79,7 @@ class Side:
         except BrokenPipeError as error:
             raise InfrastructureError(f"a timed process ended early: {self._last_words()}") from error
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, object]:
         """Return the next answer; raises what ``ask`` raises."""
         pipe = self._process.stdout
         if pipe is None or not select.select([pipe], [], [], ANSWER_SECONDS)[0]:
@@ -87,7 +87,7 @@ class Side:
         line = pipe.readline()
         if not line:
             raise InfrastructureError(f"a timed process ended early: {self._last_words()}")
-        found: dict[str, Any] = json.loads(line)
+        found: dict[str, object] = json.loads(line)
         return found
 
     def _last_words(self) -> str:

@@ -70,7 +70,7 @@ def block(iterate: Iteration, seconds: float) -> list[float]:
     return [min(part) for part in zip(*found, strict=True)]
 
 
-def answer(request: Mapping[str, Any], cells: dict[str, Iteration]) -> dict[str, Any]:
+def answer(request: Mapping[str, Any], cells: dict[str, Iteration]) -> dict[str, object]:
     """Return the answer to one request: keep to some cores, build a cell, or time a block of it."""
     if "cores" in request:
         if request["cores"] and hasattr(os, "sched_setaffinity"):

@@ -35,7 +35,7 @@ class GateFinding:
     metric: str
     state: GateState
     baseline: Any
-    measured: Any
+    measured: object
     why: str
 
     def change(self) -> str:

@@ -41,7 +41,7 @@ class Line:
     """Its name in a baseline: all that it is but the fingerprint of a user's file."""
     device: str
     status: str
-    machine: Mapping[str, Any]
+    machine: Mapping[str, object]
     metrics: Mapping[str, Any]
     times: Mapping[str, float]
     """Seconds."""
@@ -56,7 +56,7 @@ class Line:
     schema: int = LINE_SCHEMA
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> tuple[object, ...]:
         """Return what two lines share of which the later replaces the earlier."""
         return (self.commit, self.suite, self.run, *(str(self.machine.get(name)) for name in (*CLASS, *HARDWARE)))
 

@@ -68,7 +68,7 @@ def _versions(first: Line, last: Line) -> str:
     return ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name))
 
 
-def _verdict(metric: str, old: Any, new: Any, line: Line) -> str:
+def _verdict(metric: str, old: object, new: Any, line: Line) -> str:
     if metric == STATUS:
         return str(GateState.IMPROVED if new == "ok" else GateState.REGRESSED)
     if metric in FOLLOWED_TIMES:

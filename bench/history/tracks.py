@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from odegrad.gate.metrics import machine_class
 from odegrad.history.line import Line
 from odegrad.reports.machines import HARDWARE
 from odegrad.reports.trends import Mark
 
-Key = tuple[tuple[str, Any], ...]
+Key = tuple[tuple[str, object], ...]
 """What two machines share whose figures compare: names and values."""
 
 TIMED = (*HARDWARE, "cpu_model", "instruction_set")

@@ -61,7 +61,7 @@ class _OfModule(nn.Module):
         self.method = method
         pass_on(self.module, self)
 
-    def forward(self, t: Tensor, y: Any) -> Any:
+    def forward(self, t: Tensor, y: object) -> object:
         return self.method(t, y)
 
 
@@ -93,8 +93,8 @@ class WithParameters(nn.Module):
 
 def solver_of(
     method: str | None,
-    rtol: Any,
-    atol: Any,
+    rtol: object,
+    atol: object,
     options: Mapping[str, Any] | None,
     solved: tuple[Any, State, Tensor] | None = None,
 ) -> OneStepSolver:
@@ -147,7 +147,7 @@ def _tolerance(name: str, value: Any) -> tuple[float, bool]:
 
 
 def _with_options(
-    solver: OneStepSolver, options: Mapping[str, Any], solved: tuple[Any, State, Tensor] | None
+    solver: OneStepSolver, options: Mapping[str, object], solved: tuple[Any, State, Tensor] | None
 ) -> OneStepSolver:
     """Return ``solver`` with the options of torchdiffeq that are no plain numbers."""
     if options and solved is None:
@@ -173,7 +173,7 @@ def _with_options(
     return solver
 
 
-def _grid(solver: OneStepSolver, constructor: Any, func: Any, y0: State, t: Tensor) -> tuple[float, ...]:
+def _grid(solver: OneStepSolver, constructor: Any, func: object, y0: State, t: Tensor) -> tuple[float, ...]:
     """Return the grid that a function of ``(func, y0, t)`` constructs."""
     if solver.num_steps is not None or solver.step_size is not None:
         raise UsageError("grid_constructor: it excludes step_size and num_steps; leave them out")

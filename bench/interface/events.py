@@ -28,7 +28,7 @@ def odeint_event(
     direction: CrossingDirection = 0,
     first_excluded: bool = True,
     event_samples: int = 3,
-    odeint_interface: Callable[..., Any] = odeint,
+    odeint_interface: Callable[..., object] = odeint,
     **kwargs: Any,
 ) -> EventSolution:
     """Solve ``dy/dt = func(t, y)``, ``y(t0) = y0`` until ``event_fn(t, y)`` crosses zero; drop-in for torchdiffeq's.

@@ -37,7 +37,7 @@ def odeint(
     rtol: float = 1e-7,
     atol: float = 1e-9,
     method: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     event_fn: EventFn | None = None,
     jumps: Iterable[tuple[float | Tensor, Reset]] = (),
     gradient: str = "naive",
@@ -178,7 +178,7 @@ def odeint_adjoint(
     adjoint_rtol: float | None = None,
     adjoint_atol: float | None = None,
     adjoint_method: str | None = None,
-    adjoint_options: Mapping[str, Any] | None = None,
+    adjoint_options: Mapping[str, object] | None = None,
     adjoint_params: Sequence[Tensor] | None = None,
 ) -> State:
     """Solve as ``odeint`` does, with the adjoint method; drop-in for ``torchdiffeq.odeint_adjoint``.
@@ -237,7 +237,7 @@ def odeint_adjoint(
     return _solved(found, field, y0, t, _Told(method, rtol, atol, options), event_fn, jumps)
 
 
-def _backward_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+def _backward_options(options: Mapping[str, object]) -> Mapping[str, object]:
     """Return the options of a backward solve."""
     for name in ("jump_t", "grid_constructor"):
         if name in options:

@@ -58,7 +58,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def machine_of_process(_progress: object) -> dict[str, Any]:
+def machine_of_process(_progress: object) -> dict[str, object]:
     """Return the machine as seen by the calling process, which a worker started for that."""
     return machine()
 

@@ -65,7 +65,7 @@ class MachineFindings:
         """Return the findings as plain rows."""
         return [{**asdict(each), "level": str(each.level)} for each in self.findings]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return everything as plain data."""
         told = None if self.noise is None else asdict(self.noise)
         return {"findings": self.rows(), "noise": told, "machine": dict(self.machine)}

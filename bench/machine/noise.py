@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -60,7 +59,7 @@ def paired_ratios(
     return ratios
 
 
-def measured_ratios(pairs: int, seed: int, _progress: Callable[[Mapping[str, Any]], None]) -> list[float]:
+def measured_ratios(pairs: int, seed: int, _progress: Callable[[Mapping[str, object]], None]) -> list[float]:
     """Return the ratios of the kernel to itself in this process; to be called in a fresh one, as passes are."""
     work = kernel(seed)
     for _ in range(UNTIMED_PAIRS):

@@ -158,7 +158,7 @@ def counted_iteration(
     return counts, solves
 
 
-def _calls(counts: Counts, traits: Traits) -> dict[str, Any]:
+def _calls(counts: Counts, traits: Traits) -> dict[str, object]:
     back, told = traits.backward_phase, traits.peer is None or traits.peer.tells_steps
     steps = {
         "accepted_steps": counts.accepted_steps["forward"],
@@ -211,7 +211,7 @@ def _rows(counts: Counts, back: str, solver: OneStepSolver) -> dict[str, Any]:
     return columns if solver.per_sample else dict.fromkeys(columns)
 
 
-def _operators(subject: Subject, method: GradientMethod, solver: OneStepSolver) -> dict[str, Any]:
+def _operators(subject: Subject, method: GradientMethod, solver: OneStepSolver) -> dict[str, object]:
     """Return the columns of operators and host waits, with the bare field, after one iteration has warmed up."""
     with HostWaits(subject.device) as waits:
         with OperatorCount() as forward:

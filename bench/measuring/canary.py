@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from time import perf_counter, process_time
 from types import FunctionType, ModuleType
-from typing import Any
 
 import torch
 
@@ -122,7 +121,7 @@ def _codes() -> dict[str, int]:
     return found
 
 
-def _functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
+def _functions(module: ModuleType) -> Iterator[tuple[str, object]]:
     for name, thing in vars(module).items():
         if isinstance(thing, FunctionType):
             yield name, thing.__code__

@@ -181,7 +181,7 @@ class _CountPulls(torch.autograd.Function):
         return tuple(p.view_as(p) for p in outputs)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: tuple[object, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004
         ctx.counts = inputs[0]
         ctx.set_materialize_grads(False)
 
@@ -191,5 +191,5 @@ class _CountPulls(torch.autograd.Function):
         return (None, *grads)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], counts: Counts, *outputs: Tensor) -> Any:  # noqa: ARG004
+    def vmap(info: object, in_dims: tuple[object, ...], counts: Counts, *outputs: Tensor) -> Any:  # noqa: ARG004
         return tuple(_CountPulls.apply(counts, *outputs)), in_dims[1:]  # type: ignore[no-untyped-call]

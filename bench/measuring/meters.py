@@ -169,7 +169,7 @@ class _StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
-        self._known: dict[int, weakref.ref[Any]] = {}
+        self._known: dict[int, weakref.ref[object]] = {}
         self._sizes: dict[int, int] = {}
 
     @classmethod

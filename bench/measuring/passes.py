@@ -41,7 +41,7 @@ REFERENCES = "references"
 """Name of the folder beside the scratch folders of a sweep's runs that holds what these share."""
 
 
-def run_pass(name: str, run: Run, scratch: str, progress: Progress) -> dict[str, Any]:
+def run_pass(name: str, run: Run, scratch: str, progress: Progress) -> dict[str, object]:
     """Run one pass and return the columns it measured.
 
     Parameters
@@ -74,7 +74,7 @@ def run_pass(name: str, run: Run, scratch: str, progress: Progress) -> dict[str,
     return columns
 
 
-def count(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
+def count(run: Run, scratch: Path, progress: Progress) -> dict[str, object]:
     """Count one forward and one backward pass on the first batch, predict them, and certify the gradient.
 
     All of it at the initial parameters, which are the same for every method.
@@ -82,7 +82,7 @@ def count(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
     return count_built(build(run), scratch.parent / REFERENCES, progress)
 
 
-def count_built(built: Built, references: Path, progress: Progress) -> dict[str, Any]:
+def count_built(built: Built, references: Path, progress: Progress) -> dict[str, object]:
     """Return the columns of the count pass on what was built; ``references`` is the folder of shared ones."""
     built = built.uncompiled()
     tap = next_tap(built.optimizer)
@@ -100,7 +100,7 @@ def count_built(built: Built, references: Path, progress: Progress) -> dict[str,
     return columns | _certificate(built, built.problem.model.state_dict(), references)
 
 
-def _library(built: Built) -> dict[str, Any]:
+def _library(built: Built) -> dict[str, object]:
     """Return which other library has been measured, and its version."""
     peer = built.method.traits.peer
     name = "" if peer is None else peer.distribution
@@ -161,7 +161,7 @@ def measure_memory(built: Built) -> dict[str, Any]:
     return measured_bytes(subject, lambda: next_solve(built.optimizer, built.method, built.solver, batch))
 
 
-def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
+def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, object]:  # noqa: ARG001
     """Time forward, backward and update apart, with a bare field, and say what disturbed the machine meanwhile."""
     built = build(run)
     before = snapshot(run.device)
@@ -184,7 +184,7 @@ def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:  #
     }
 
 
-def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
+def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, object]:
     """Train, evaluate the metric on the way, and leave the model's states there for the diagnosis."""
     built, calls = build(run), []
     uncompiled = built.uncompiled()
@@ -223,7 +223,7 @@ def train_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
     } | ({} if run.stage == TUNING else _at_the_end(uncompiled, calls[-1], scratch.parent / REFERENCES, progress))
 
 
-def _at_the_end(built: Built, calls: tuple[int, int], references: Path, progress: Progress) -> dict[str, Any]:
+def _at_the_end(built: Built, calls: tuple[int, int], references: Path, progress: Progress) -> dict[str, object]:
     """Return calls and certificate at the trained parameters, after the clock has stopped."""
     progress({"pass": "train", "what": "certificate"})
     state = {k: v.detach().clone() for k, v in built.problem.model.state_dict().items()}

@@ -5,7 +5,6 @@ import gc
 import math
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
 import torch
 
@@ -56,7 +55,7 @@ def forward_and_backward(subject: Subject, solve: Solve) -> tuple[float, float]:
 
 
 def time_iterations(
-    problem: Problem, method: GradientMethod, solver: Any, optimizer: torch.optim.Optimizer, budget: float
+    problem: Problem, method: GradientMethod, solver: object, optimizer: torch.optim.Optimizer, budget: float
 ) -> Timings:
     """Return the timings of repeated training iterations on batch 0.
 

@@ -110,7 +110,7 @@ def not_plain(value: Any, where: str = "value") -> str | None:
 def _reporter(send: Send) -> Listener:
     last = -MESSAGE_SECONDS
 
-    def report(message: Mapping[str, Any]) -> None:
+    def report(message: Mapping[str, object]) -> None:
         nonlocal last
         now = time.monotonic()
         if ("line" in message or now - last >= MESSAGE_SECONDS) and not_plain(dict(message)) is None:

@@ -39,7 +39,7 @@ class Sender:
         self._descriptor, self._key, self._turn = descriptor, key, threading.Lock()
         self._write = os.write  # bound before any code of a user's is loaded
 
-    def __call__(self, message: Mapping[str, Any]) -> None:
+    def __call__(self, message: Mapping[str, object]) -> None:
         """Send ``message``, plain data."""
         payload = json.dumps(message).encode()
         frame = memoryview(_HEAD.pack(self._key, len(payload), zlib.crc32(payload)) + payload)

@@ -22,7 +22,7 @@ from odegrad.records.record import Status
 
 def guarded(
     function: str,
-    *arguments: Any,
+    *arguments: object,
     what: str,
     timeout: float | None = None,
     threads: int = 0,

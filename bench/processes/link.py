@@ -22,7 +22,7 @@ from odegrad.processes.reaping import become_reaper, end_family
 PERFORMER = "odegrad.processes.child"
 """The module whose ``perform`` runs the call; it imports torch."""
 
-Send = Callable[[Mapping[str, Any]], None]
+Send = Callable[[Mapping[str, object]], None]
 
 Listener = Callable[[Mapping[str, Any]], None]
 """Hears of progress: small dictionaries such as ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``."""

@@ -100,14 +100,14 @@ def _list(name: str, by: str, meaning: str, unit: str = "", deterministic: bool 
     return Column(name, "object", unit, meaning, by, deterministic=deterministic)
 
 
-def _count(name: str, by: str, meaning: str, unit: str = "calls", **more: Any) -> Column:
+def _count(name: str, by: str, meaning: str, unit: str = "calls", **more: object) -> Column:
     settings: dict[str, Any] = {"compared": Compared.EXACT, "shown_as": ShownAs.COUNT, "higher_is_better": False}
     settings |= more
     band = 0.1 if settings["compared"] in GATED else 0.0
     return Column(name, "int64", unit, meaning, by, band=band, **settings)
 
 
-def _bytes(name: str, meaning: str, compared: Compared = Compared.EXACT, by: str = "memory", **more: Any) -> Column:
+def _bytes(name: str, meaning: str, compared: Compared = Compared.EXACT, by: str = "memory", **more: object) -> Column:
     return _count(name, by, meaning, "B", compared=compared, shown_as=ShownAs.MEMORY, **more)
 
 

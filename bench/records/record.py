@@ -94,7 +94,7 @@ class Run:
         text = _CANONICAL.encode(content)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain data for JSON; options become dictionaries."""
         out = dict(self.__dict__)
         for key in _OPTION_FIELDS:
@@ -130,10 +130,10 @@ class Record:
     message: str = ""
     measured: Mapping[str, Any] = field(default_factory=dict)
     """Column name -> value; names are those of ``COLUMNS``."""
-    machine: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, object] = field(default_factory=dict)
     """Hardware, versions, commit and settings, from ``odegrad.machine.description``."""
 
-    def to_row(self) -> dict[str, Any]:
+    def to_row(self) -> dict[str, object]:
         """Return the flat row: the run's fields, ``run_id``, every measured column, ``machine`` as a dictionary."""
         row: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "run_id": self.run.run_id, **self.run.to_dict()}
         row |= {"status": str(self.status), "message": self.message}

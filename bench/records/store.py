@@ -173,7 +173,7 @@ def read_statuses(folder: Path) -> dict[str, Status]:
     return found
 
 
-def read_rows(folder: Path, run_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+def read_rows(folder: Path, run_ids: Collection[str]) -> dict[str, dict[str, object]]:
     """Return the last row of each of these runs by its id; of a run that two files hold an ``ok`` counts.
 
     Raises
@@ -183,7 +183,7 @@ def read_rows(folder: Path, run_ids: Collection[str]) -> dict[str, dict[str, Any
     """
     found: dict[str, dict[str, Any]] = {}
     for path in record_files(folder):
-        mine: dict[str, dict[str, Any]] = {}
+        mine: dict[str, dict[str, object]] = {}
         for number, line in whole_lines(path):
             run = head_of(path, number, line).run_id
             if run in run_ids:

@@ -74,7 +74,7 @@ class DaskExecutor:
             If the scheduler has gone.
         """
         ended: SimpleQueue[Future[Any]] = SimpleQueue()
-        waiting, pending = list(reversed(runs)), dict[Future[Any], Run]()
+        waiting, pending = list(reversed(runs)), dict[Future[object], Run]()
         try:
             while waiting or pending:
                 while waiting and len(pending) < RUNS_AHEAD * max(1, len(self._hosts())):
@@ -89,7 +89,7 @@ class DaskExecutor:
             with contextlib.suppress(Exception):  # the scheduler may be what is lost
                 self.client.cancel(list(pending), force=True)
 
-    def _submit(self, run: Run) -> Future[Any]:
+    def _submit(self, run: Run) -> Future[object]:
         settings = {k: v for k, v in self.worker.__dict__.items() if k != "stop"}
         hosts = Counter(self._hosts())
         job = {
@@ -114,7 +114,7 @@ class DaskExecutor:
             "the others"
         )
 
-    def _next(self, ended: "SimpleQueue[Future[Any]]") -> Future[Any]:
+    def _next(self, ended: "SimpleQueue[Future[Any]]") -> Future[object]:
         """Return the next run that has ended; look after the scheduler and the workers meanwhile."""
         silent_since, told = None, time.monotonic()
         while True:
@@ -226,7 +226,7 @@ def slurm_cluster(device: str, worker: Worker, options: Mapping[str, Any]) -> SL
 
 @contextlib.contextmanager
 def on_slurm(
-    workers: int, device: str, options: Mapping[str, Any], worker: Worker, preload: Sequence[str] = ()
+    workers: int, device: str, options: Mapping[str, object], worker: Worker, preload: Sequence[str] = ()
 ) -> Iterator[DaskExecutor]:
     """Ask Slurm for ``workers`` jobs, measure on them as they start, and end them afterwards."""
     with slurm_cluster(device, worker, options) as cluster, Client(cluster, set_as_default=False) as client:

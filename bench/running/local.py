@@ -7,7 +7,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
 
 from odegrad.records.record import Record, Run
 from odegrad.records.rounds import turns
@@ -88,7 +87,7 @@ class LocalExecutor:
 class _Crew:
     """The workers, each with one run at a time."""
 
-    def __init__(self, workers: Sequence[Worker], circumstances: dict[str, Any], watcher: Watcher) -> None:
+    def __init__(self, workers: Sequence[Worker], circumstances: dict[str, object], watcher: Watcher) -> None:
         self.circumstances, self.watcher = circumstances, watcher
         self.free: SimpleQueue[Worker] = SimpleQueue()
         for worker in workers:

@@ -90,9 +90,9 @@ def forecast(runs: Sequence[Run], folder: Path, timeout: float | None = None) ->
     return {cell: Forecast(**row) for cell, row in zip(first, rows, strict=True)}
 
 
-def look_at(runs: Sequence[Mapping[str, Any]], folder: str, _progress: object) -> list[dict[str, Any]]:
+def look_at(runs: Sequence[Mapping[str, Any]], folder: str, _progress: object) -> list[dict[str, object]]:
     """Return the fields of a forecast of every run, as plain data."""
-    looks: dict[tuple[Any, ...], _Look | str] = {}
+    looks: dict[tuple[object, ...], _Look | str] = {}
     found = []
     for run in map(Run.from_dict, runs):
         kind = (run.task, run.size, run.solver, run.solver_options, run.rtol, run.atol, run.device, run.dtype)
@@ -195,7 +195,7 @@ def _seconds(method: GradientMethod, look: _Look) -> float | None:
     return total
 
 
-def plan_rows(runs: Sequence[Run], forecasts: Mapping[GridCell, Forecast]) -> list[dict[str, Any]]:
+def plan_rows(runs: Sequence[Run], forecasts: Mapping[GridCell, Forecast]) -> list[dict[str, object]]:
     """Return one row a cell of the grid, in its order, for a table: its seeds, and what each of its runs will cost."""
     rows: dict[tuple[str, GridCell], dict[str, Any]] = {}
     counting = {cell_of(run): run.iterations for run in runs if not run.stage}  # what the forecasts are of

@@ -95,7 +95,7 @@ class LiveLines:
         """Show ``run`` among the current ones."""
         self.current = self.current | {run.run_id: describe(run)}
 
-    def heard(self, run: Run, message: Mapping[str, Any]) -> None:
+    def heard(self, run: Run, message: Mapping[str, object]) -> None:
         """Show what ``run`` reports."""
         self.current = self.current | {run.run_id: f"{describe(run)}: {detail(message)}"}
 

@@ -29,7 +29,7 @@ _servers: list[subprocess.Popen[str]] = []
 """The server of this process: one or none."""
 
 
-def measure_row(job: Mapping[str, Any]) -> dict[str, Any]:
+def measure_row(job: Mapping[str, object]) -> dict[str, object]:
     """Return the row, as ``Record.to_row`` makes it, of the run that ``job`` describes; called by a cluster's worker.
 
     Parameters
@@ -82,7 +82,7 @@ def main() -> None:
     """Answer every job on standard input with a row on standard output."""
     jobs: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
-    circumstances: dict[str, Any] = {}
+    circumstances: dict[str, object] = {}
     while True:
         job = json.loads(jobs.get())
         prepare(job["preload"])

@@ -33,7 +33,7 @@ class Begun:
 
     status: Status = Status.OK
     message: str = ""
-    rounds: tuple[Mapping[str, Any], ...] = ()
+    rounds: tuple[Mapping[str, object], ...] = ()
     """Of the time pass."""
     spent: float = 0.0
     """Seconds in its passes, without the starts of processes."""
@@ -89,7 +89,7 @@ class Worker:
     shared: str | None = None
     stop: threading.Event | None = field(default=None, compare=False, repr=False)
 
-    def machine(self) -> dict[str, Any]:
+    def machine(self) -> dict[str, object]:
         """Return the circumstances of this worker's processes, found in one of them.
 
         Raises
@@ -126,7 +126,7 @@ class Worker:
         )
 
     def measure(
-        self, run: Run, circumstances: Mapping[str, Any], progress: Listener, begun: Begun | None = None
+        self, run: Run, circumstances: Mapping[str, object], progress: Listener, begun: Begun | None = None
     ) -> Record:
         """Return the record of ``run``; columns of the passes before a failure are kept.
 

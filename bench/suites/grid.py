@@ -179,7 +179,7 @@ def picks(rule: Rule, run: Run) -> bool:
     return all(_matches(_value_of(run, key), wanted) for key, wanted in rule.items())
 
 
-def _value_of(run: Run, key: str) -> Any:
+def _value_of(run: Run, key: str) -> object:
     """Return a field of the run, or one of its options (``gradient_options.num_nodes``); None if it has no such one."""
     name, dot, option = key.partition(".")
     value = getattr(run, name)
@@ -190,7 +190,7 @@ def _matches(value: Any, wanted: Sequence[Any]) -> bool:
     return any(fnmatchcase(value, w) if isinstance(value, str) and isinstance(w, str) else value == w for w in wanted)
 
 
-def rule_fields() -> dict[str, Any]:
+def rule_fields() -> dict[str, object]:
     """Return the fields of a run that a rule may name."""
-    fields: Mapping[str, Any] = Run.__dataclass_fields__
+    fields: Mapping[str, object] = Run.__dataclass_fields__
     return {name: field for name, field in fields.items() if name not in {"suite", "stage", "passes", "code"}}

@@ -62,7 +62,7 @@ def look_up(
     return tuple(methods), solver_cells(content), tasks
 
 
-def try_everything(content: SuiteFile, source: str, folder: str, _progress: object) -> list[dict[str, Any]]:
+def try_everything(content: SuiteFile, source: str, folder: str, _progress: object) -> list[dict[str, object]]:
     """Try everything that the suite names; return what each task, at each of its sizes, states of its training.
 
     Raises
@@ -78,7 +78,7 @@ def try_everything(content: SuiteFile, source: str, folder: str, _progress: obje
     return [_stated(task.training) for task in tasks]
 
 
-def _stated(training: Training) -> dict[str, Any]:
+def _stated(training: Training) -> dict[str, object]:
     """Return what a task states as plain data."""
     return {
         **training.__dict__,
@@ -171,7 +171,7 @@ def _refuse_twins(
         "dtype": [(dtype, i) for i, dtype in enumerate(content.dtype)],
     }
     for key, entries in axes.items():
-        known: dict[Any, int] = {}
+        known: dict[object, int] = {}
         for value, place in entries:
             if value in known:
                 raise SuiteError(

@@ -3,7 +3,6 @@
 import importlib.resources
 import tomllib
 from pathlib import Path
-from typing import Any
 
 from odegrad.errors import SuiteError, UnknownNameError
 
@@ -19,7 +18,7 @@ def suite_description(name: str) -> str:
     return str(read_suite(name)[0].get("description", ""))
 
 
-def read_suite(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
+def read_suite(name_or_path: str) -> tuple[dict[str, object], str, Path]:
     """Return a suite's unchecked data, the file's name, and the folder of its relative names.
 
     A path ends in ``.toml``; a suite that comes with odegrad has the current folder.

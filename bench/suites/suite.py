@@ -124,8 +124,8 @@ class Suite:
         self,
         device: str,
         seeds: Sequence[int],
-        points: Callable[[MethodCell, Mapping[str, Any]], Sequence[Point]],
-        changes: Mapping[str, Any],
+        points: Callable[[MethodCell, Mapping[str, object]], Sequence[Point]],
+        changes: Mapping[str, object],
     ) -> Iterator[Run]:
         belongs = Picker(tuple(self.content.include), tuple(self.content.exclude))
         devices: Sequence[str] = self.content.devices or [device]
@@ -151,7 +151,7 @@ class Suite:
                         if belongs(run):
                             yield run
 
-    def _of_block(self, task: TaskCell, solver: SolverCell) -> dict[str, Any]:
+    def _of_block(self, task: TaskCell, solver: SolverCell) -> dict[str, object]:
         """Return what a block's runs share; a task's own tolerances win over the solver's, but not over a sweep's."""
         entry, wanted = task.entry, tuple(name for name in PASSES if name in self.content.passes)
         return {

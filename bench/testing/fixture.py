@@ -36,7 +36,7 @@ class PytestBenchmark(Protocol):
 
     extra_info: dict[str, Any]
 
-    def pedantic(self, target: Callable[..., Any], **settings: Any) -> Any:
+    def pedantic(self, target: Callable[..., Any], **settings: Any) -> object:
         """Time ``target``."""
         ...
 
@@ -177,7 +177,7 @@ class GradientBenchmark:
         rounds = min(_MAX_ROUNDS, math.ceil(self.seconds / seconds))
         taker.pedantic(iteration, setup=forget, rounds=max(rounds, self.least_rounds))
 
-    def _method(self, method: Any, options: Mapping[str, Scalar] | None) -> tuple[Any, str, str | None]:
+    def _method(self, method: Any, options: Mapping[str, Scalar] | None) -> tuple[object, str, str | None]:
         """Return what is built, the name shown and the optimizer of a pair."""
         if isinstance(method, str):
             gradient, own = resolve_method(method)

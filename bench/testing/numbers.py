@@ -69,7 +69,7 @@ class GradientNumbers:
     def _backward(self, phase: str) -> int:
         return int(self.nfe_backward) if self.backward_phase == phase else 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain data for JSON, ``nfe_recompute``, ``nfe_adjoint``, ``nfe`` and ``flops`` among it, no lists."""
         summed = {name: getattr(self, name) for name in ("nfe_recompute", "nfe_adjoint", "nfe", "flops")}
         single = {column.name: self.measured[column.name] for column in COUNTED_COLUMNS if column.dtype != "object"}

@@ -8,12 +8,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from odegrad.errors import OdegradError, UnknownNameError, UsageError
 
 
-def load_from_file(name: str, kind: str) -> Any:
+def load_from_file(name: str, kind: str) -> object:
     """Return the class or function that ``path/to/file.py:Name`` names.
 
     Raises
@@ -68,7 +67,7 @@ def _of_traits(error: BaseException) -> str:
     return f"Traits: got {named}, which is no field of it; odegrad.contracts.Traits says which there are"
 
 
-def call_users(name: str, function: Callable[[], Any]) -> Any:
+def call_users(name: str, function: Callable[[], object]) -> object:
     """Return what a user's ``function`` without arguments returns.
 
     Raises

@@ -120,7 +120,7 @@ class Model:
         y0, inputs = self.inputs()
         return self.scalar(method(field or self.field, solver, y0, self.ts)), inputs
 
-    def scalar(self, ys: Any) -> Tensor:
+    def scalar(self, ys: object) -> Tensor:
         """Return the loss of the solution ``ys``.
 
         Raises

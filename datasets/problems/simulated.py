@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -90,10 +90,10 @@ def simulate(
         If scipy's solver gives up; the message holds its reason.
     """
     band = starts.shape[1] - 1
-    options: dict[str, Any] = {"method": "LSODA", "lband": band, "uband": band} if stiff else {"method": "DOP853"}
+    options: dict[str, object] = {"method": "LSODA", "lband": band, "uband": band} if stiff else {"method": "DOP853"}
     if jacobian is not None:
 
-        def blocks(t: float, y: Array) -> Any:
+        def blocks(t: float, y: Array) -> object:
             return block_diag(list(jacobian(t, y.reshape(starts.shape))), format="csc")
 
         options = {"method": "Radau", "jac": blocks}

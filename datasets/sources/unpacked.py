@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from filelock import FileLock
@@ -64,7 +63,7 @@ _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 class _TableReader(pickle_compat.Unpickler):  # type: ignore[misc]
     """Reads tables; whatever else a pickle asks for is refused before it is looked up."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         place = (_OLD_MODULES.get(module, module), name)
         if place not in KNOWN_PARTS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no table of numbers needs")
@@ -94,7 +93,7 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def _read(path: Path, **settings: str) -> Any:
+def _read(path: Path, **settings: str) -> object:
     with path.open("rb") as file:
         return _TableReader(file, **settings).load()
 

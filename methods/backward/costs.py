@@ -70,6 +70,13 @@ def with_systems(calls: Calls, steps: StepCounts, redone: int = 0, newton: int =
     return dataclasses.replace(calls, vjps=vjps, jacobians=systems, factorisations=systems, solves=newton + stages)
 
 
+def replayed_once(steps: StepCounts) -> Calls:
+    """Return the calls of a method that redoes every accepted step once, with a graph, and pulls back through it."""
+    backward = replay_calls(steps) + stage_calls(steps) + steps.carried
+    calls = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
+    return with_systems(calls, steps, redone=steps.accepted, newton=steps.work.newton)
+
+
 def kept_vectors(steps: StepCounts, count: int) -> int:
     """Return the states in ``count`` carried vectors, the first one left out where it is the caller's own."""
     return steps.carried_states * count if steps.carried_states > 1 else count - 1

@@ -32,3 +32,12 @@ class TappableMethod(SharedLoopMethod):
         watched = copy.copy(self)
         object.__setattr__(watched, "tap", tap)
         return watched
+
+
+@dataclass(frozen=True)
+class TappableRowsMethod(TappableMethod):
+    """A method that offers taps, and gives every sample steps of its own where nothing watches."""
+
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return None: every sample may have steps of its own."""
+        return None

@@ -119,8 +119,12 @@ class _NothingWrapped(TorchFunctionMode):
     """Raises where an operation meets what a transform has wrapped: outside of it that would count as a constant."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         if inside_transform():
             raise UnsupportedError(
                 "field: it uses torch.func itself and is inside of another transform, which this gradient method "

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +134,7 @@ def _derivatives(value: Tensor, time: Tensor, state: Tensor) -> tuple[Tensor, Te
     return by_time, by_state
 
 
-def _trained(function: Any) -> dict[int, Tensor]:
+def _trained(function: object) -> dict[int, Tensor]:
     """Return the tensors with a gradient that a module holds, or the module that ``function`` is a method of."""
     owner = function.__self__ if isinstance(function, MethodType) else function
     if not isinstance(owner, nn.Module):

@@ -43,7 +43,7 @@ class Known:
 
     def __init__(self, trained: Sequence[Tensor]) -> None:
         self._trained = frozenset(map(id, trained))
-        self._ends: set[Any] = {None, *(x.grad_fn for x in trained)}
+        self._ends: set[object] = {None, *(x.grad_fn for x in trained)}
         """Where the walk ends: at computed tensors, and at leaves that it has found to be known."""
 
     def refuse_others(self, outputs: Sequence[Tensor], also: Sequence[Tensor], named: Callable[[Tensor], str]) -> None:

@@ -53,7 +53,7 @@ class NumpySource:
 
     generator: np.random.Generator
 
-    def state(self) -> Any:
+    def state(self) -> object:
         """Return its state."""
         return self.generator.bit_generator.state
 
@@ -61,7 +61,7 @@ class NumpySource:
         """Make ``state`` its state."""
         self.generator.bit_generator.state = state
 
-    def stands_at(self, state: Any) -> bool:
+    def stands_at(self, state: object) -> bool:
         """Return whether nothing has been drawn since it was in ``state``."""
         return repr(state) == repr(self.state())
 
@@ -116,7 +116,7 @@ def torch_sources(device: torch.device) -> list[RandomSource]:
 class Draws:
     """States of sources at one moment."""
 
-    states: Sequence[tuple[RandomSource, Any]]
+    states: Sequence[tuple[RandomSource, object]]
 
     @classmethod
     def now(cls, sources: Iterable[RandomSource]) -> "Draws":

@@ -83,7 +83,7 @@ class NumpyGlobal:
 
 _STREAM: Any = random._inst
 
-_BITS: Callable[[], Any] = getattr(np.random, "get_bit_generator", lambda: None)
+_BITS: Callable[[], object] = getattr(np.random, "get_bit_generator", lambda: None)
 """NumPy's own, since 1.24."""
 
 

@@ -49,7 +49,7 @@ class _Space:
             return all(map(operator.is_, live.values(), then.values())) and all(map(operator.is_, live, then))
         return all(map(operator.is_, live, then))
 
-    def changed(self) -> list[Any]:
+    def changed(self) -> list[object]:
         """Return the keys under which another object lies."""
         live, then = self.live, self.then
         if not isinstance(live, dict):
@@ -68,7 +68,7 @@ class Held:
         self.tensors: dict[int, Tensor] = {}
         self.names: dict[int, str] = {}
         self.sources: list[RandomSource] = []
-        self._places: dict[int, list[tuple[_Space, Any]]] = {}
+        self._places: dict[int, list[tuple[_Space, object]]] = {}
         self._spaces: list[_Space] = []
         self._moving: set[int] = set()
         self._resting: list[tuple[Tensor, Tensor]] = []
@@ -118,7 +118,7 @@ class Held:
         self.names.setdefault(id(x), name)
         self._places.setdefault(id(x), []).append((space, key))
 
-    def _value(self, space: _Space, key: Any, value: object, name: str) -> None:
+    def _value(self, space: _Space, key: object, value: object, name: str) -> None:
         # The plainest first: most attributes are numbers.
         if value is None or isinstance(value, (bool, int, float, str)):
             return
@@ -200,7 +200,7 @@ class Held:
         UsageError
             If a tensor has been overwritten since.
         """
-        undo: list[tuple[Any, Any, object, object]] = []
+        undo: list[tuple[object, object, object, object]] = []
         frozen = [x for x in trained if not x.requires_grad]
         try:
             # While the solve is under way they hold what they did, but for what a call with stand-ins has written.
@@ -247,7 +247,7 @@ def _version(x: Tensor) -> int | None:
     return None if is_lazy(x) or x.is_inference() else x._version
 
 
-def _get(live: Any, key: Any) -> object:
+def _get(live: Any, key: object) -> object:
     return live.get(key, _MISSING) if isinstance(live, dict) else live[key]
 
 
@@ -258,7 +258,7 @@ def _set(live: Any, key: Any, value: object) -> None:
         live[key] = value
 
 
-def _put(undo: list[tuple[Any, Any, object, object]], live: Any, key: Any, value: object) -> None:
+def _put(undo: list[tuple[object, object, object, object]], live: Any, key: object, value: object) -> None:
     undo.append((live, key, value, _get(live, key)))
     _set(live, key, value)
 

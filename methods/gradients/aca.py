@@ -7,20 +7,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
-from odegrad.methods.backward.costs import (
-    forward_calls,
-    graph_of_steps,
-    kept_vectors,
-    pullback_peak,
-    replay_calls,
-    stage_calls,
-    stage_products,
-    with_systems,
-)
+from odegrad.methods.backward.costs import graph_of_steps, kept_vectors, pullback_peak, replayed_once
 from odegrad.methods.backward.per_sample.cost import bytes_of_replay, kept_starts, replayed_calls
 from odegrad.methods.backward.per_sample.replay import StepReplayNode
 from odegrad.methods.backward.replay import BlockReplayNode
-from odegrad.methods.backward.tappable import TappableMethod
+from odegrad.methods.backward.tappable import TappableRowsMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes
@@ -28,7 +19,7 @@ from odegrad.methods.solvers.solver import OneStepSolver
 
 
 @dataclass(frozen=True)
-class Aca(TappableMethod):
+class Aca(TappableRowsMethod):
     """Store the accepted states and steps; pull back through one step's graph at a time (Zhuang et al. 2020).
 
     It is the block replay with blocks of one step: naive's gradient, one step's graph in memory.
@@ -52,9 +43,7 @@ class Aca(TappableMethod):
         """Return the f calls and vector-Jacobian products that these steps cost."""
         if steps.rounds is not None:
             return replayed_calls(steps, steps.rounds)
-        calls = replay_calls(steps) + stage_calls(steps) + steps.carried
-        predicted = Calls(forward_calls(steps), calls, stage_products(steps) + steps.carried)
-        return with_systems(predicted, steps, redone=steps.accepted, newton=steps.work.newton)
+        return replayed_once(steps)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
@@ -66,10 +55,6 @@ class Aca(TappableMethod):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays step by step."""
         return BlockReplayNode(field, solver, times, self.tap, 1).apply(y0)
-
-    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
-        """Return None: every sample may have steps of its own."""
-        return None
 
     def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
         """Return the states ``[K, batch, n]`` with one node that replays rank by rank."""

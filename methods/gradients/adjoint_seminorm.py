@@ -1,6 +1,6 @@
 """The adjoint method with the seminorm: the parameter gradient is solved along, and left out of the error norm."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from odegrad.contracts import Traits
@@ -25,18 +25,11 @@ class AdjointSeminorm(Adjoint):
     parameters: Parameters = "seminorm"
     normalize_costate: bool = False
 
-    traits: ClassVar[Traits] = Traits(
+    traits: ClassVar[Traits] = replace(
+        Adjoint.traits,
         name="adjoint_seminorm",
         summary="the adjoint method, parameter gradient outside of the error norm",
         paper='Kidger et al., "Hey, that\'s not an ODE": Faster ODE Adjoints via Seminorms, ICML 2021',
-        exact=False,
-        keeps="the outputs",
-        memory="A + (2d+p) stages + K d",
-        cost_forward="s(N+R)+2 F",
-        cost_backward="per output s(N'+R')+2 of (F+B)",
-        backward_phase="adjoint",
-        state_from="solve",
-        taps="any time",
     )
 
     def __post_init__(self) -> None:

@@ -9,16 +9,7 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UsageError
-from odegrad.methods.backward.costs import (
-    forward_calls,
-    graph_of_steps,
-    kept_vectors,
-    pullback_peak,
-    replay_calls,
-    stage_calls,
-    stage_products,
-    with_systems,
-)
+from odegrad.methods.backward.costs import graph_of_steps, kept_vectors, pullback_peak, replayed_once
 from odegrad.methods.backward.per_sample.cost import (
     block_starts,
     bytes_of_replay,
@@ -28,7 +19,7 @@ from odegrad.methods.backward.per_sample.cost import (
 )
 from odegrad.methods.backward.per_sample.replay import BlockReplayRowsNode
 from odegrad.methods.backward.replay import BlockReplayNode
-from odegrad.methods.backward.tappable import TappableMethod
+from odegrad.methods.backward.tappable import TappableRowsMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes
@@ -36,7 +27,7 @@ from odegrad.methods.solvers.solver import OneStepSolver
 
 
 @dataclass(frozen=True)
-class Anode(TappableMethod):
+class Anode(TappableRowsMethod):
     """Store each block's first state and its accepted steps; redo the block with a graph (Gholami et al. 2019).
 
     A block is the interval between two outputs, or at most ``steps_per_block`` accepted steps of it; where outputs are
@@ -81,9 +72,7 @@ class Anode(TappableMethod):
         if steps.rounds is not None:
             again = steps.evaluations * ranks_between(steps.rounds)
             return replace(replayed_calls(steps, steps.rounds), backward=again, vjps=again)
-        calls = replay_calls(steps) + stage_calls(steps) + steps.carried
-        predicted = Calls(forward_calls(steps), calls, stage_products(steps) + steps.carried)
-        return with_systems(predicted, steps, redone=steps.accepted, newton=steps.work.newton)
+        return replayed_once(steps)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
@@ -100,10 +89,6 @@ class Anode(TappableMethod):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that replays block by block."""
         return BlockReplayNode(field, solver, times, self.tap, self.steps_per_block).apply(y0)
-
-    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
-        """Return None: every sample may have steps of its own."""
-        return None
 
     def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
         """Return the states ``[K, batch, n]`` with one node that replays block by block, by rank."""

@@ -20,7 +20,7 @@ from odegrad.methods.backward.costs import (
 from odegrad.methods.backward.per_sample.cost import bytes_of_graph, replayed_calls
 from odegrad.methods.backward.per_sample.naive import solved_with_graph
 from odegrad.methods.backward.step_ends import StepEnd, StepEndSampler
-from odegrad.methods.backward.tappable import TappableMethod
+from odegrad.methods.backward.tappable import TappableRowsMethod
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.loop import integrate_with_graph, steps_with_graph
 from odegrad.methods.solvers.per_sample.rows import RowField
@@ -30,7 +30,7 @@ from odegrad.methods.solvers.stepper import GridStep
 
 
 @dataclass(frozen=True)
-class Naive(TappableMethod):
+class Naive(TappableRowsMethod):
     """Keep the graph of every accepted step and let autograd walk it back (Chen et al. 2018, section 2).
 
     The gradient is exact for the computed loss. Step sizes are constants: the choice of a step is not differentiated,
@@ -90,10 +90,6 @@ class Naive(TappableMethod):
             # The pull-back through an implicit step calls the field again, and so does a tap.
             field.held.settle(trained_parameters(field.field))
         return ys
-
-    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
-        """Return None: every sample may have steps of its own."""
-        return None
 
     def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
         """Return the states ``[K, batch, n]`` with the graph of the accepted steps, by rank."""

@@ -35,7 +35,7 @@ from odegrad.methods.backward.per_sample.checkpoints import CheckpointedRowsNode
 from odegrad.methods.backward.per_sample.cost import bytes_of_replay, replayed_calls, widths
 from odegrad.methods.backward.replay import ReplayPullback
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
-from odegrad.methods.backward.tappable import TappableMethod
+from odegrad.methods.backward.tappable import TappableRowsMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.ends.landing import OpenTimes
 from odegrad.methods.solvers.loop import replay
@@ -45,7 +45,7 @@ from odegrad.methods.solvers.solver import OneStepSolver
 
 
 @dataclass(frozen=True)
-class Revolve(TappableMethod):
+class Revolve(TappableRowsMethod):
     """Keep at most C states and redo steps from them, with the least repetition (Griewank and Walther 2000).
 
     Where the steps are fixed, the states to keep are known beforehand; where they are adaptive, the set moves along as
@@ -124,10 +124,6 @@ class Revolve(TappableMethod):
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that walks the checkpoints back."""
         return _CheckpointedNode(field, solver, times, self.tap, self.checkpoints).apply(y0)
-
-    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
-        """Return None: every sample may have steps of its own."""
-        return None
 
     def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
         """Return the states ``[K, batch, n]`` with one node that walks checkpoints of ranks back."""

@@ -24,7 +24,7 @@ from odegrad.methods.backward.per_sample.partner import PartnerRowsNode
 from odegrad.methods.backward.products import pull_call
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
-from odegrad.methods.backward.tappable import TappableMethod
+from odegrad.methods.backward.tappable import TappableRowsMethod
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.per_sample.rows import RowField
@@ -38,7 +38,7 @@ from odegrad.methods.solvers.tableau import Tableau
 
 
 @dataclass(frozen=True)
-class SymplecticAdjoint(TappableMethod):
+class SymplecticAdjoint(TappableRowsMethod):
     """Store the accepted states; solve the step's symplectic partner backwards, stage by stage (Matsubara et al. 2021).
 
     With the cotangent ``a'`` of the new state the stages' cotangents are
@@ -125,10 +125,6 @@ class SymplecticAdjoint(TappableMethod):
             keep = self.keep_stages
             return ImplicitPartnerNode(field, solver, solver.scheme, times, self.tap, keep_stages=keep).apply(y0)
         return _SymplecticPartner(field, solver, times, self.tap).apply(y0)
-
-    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
-        """Return None: every sample may have steps of its own."""
-        return None
 
     def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
         """Return the states ``[K, batch, n]`` with one node that walks the symplectic partner back, by rank."""

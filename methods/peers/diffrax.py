@@ -21,6 +21,7 @@ from odegrad.errors import UnsupportedError
 from odegrad.methods.peers.jax_field import HeldArrays, JaxField, array, exchanged, tensor, translated
 from odegrad.methods.peers.jax_operators import Array
 from odegrad.methods.peers.mapping import PeerMapping
+from odegrad.methods.peers.method import PeerMethod, solved_back
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import parts
 
@@ -66,7 +67,7 @@ class _Program:
     solver: OneStepSolver
     makers: dict[str, Callable[..., Any]]
     kept: _Kept
-    ready: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    ready: dict[str, Callable[..., object]] = field(default_factory=dict)
 
     def run(self, name: str, *given: Any) -> Any:
         """Return what the program ``name`` makes of ``given``, when it has ended; compile it before if it is new."""
@@ -79,7 +80,7 @@ class _Program:
         return out
 
 
-def _jax() -> Any:
+def _jax() -> object:
     """Return jax, with one thread and with float64 where asked for: imported by the first solve of a process."""
     if torch.get_num_threads() == 1 and ONE_THREAD not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
@@ -100,10 +101,10 @@ class _Solve:
     adjoint: str
     heard: CallsHeard | None
 
-    def states(self, inner: JaxField, y0: Sequence[Array], ts: Array, held: Sequence[Array]) -> tuple[Any, Any]:
+    def states(self, inner: JaxField, y0: Sequence[Array], ts: Array, held: Sequence[Array]) -> tuple[Any, object]:
         """Return the solution's parts ``[K, *part]``, and whether diffrax has reached the end."""
         diffrax, control = DIFFRAX.module(), self.solver.controller
-        told: Callable[[Any], Any] = _unchanged if self.heard is None else _telling(self.jax, self.heard)
+        told: Callable[[object], object] = _unchanged if self.heard is None else _telling(self.jax, self.heard)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, y, args: told(inner(t, y, args))),
             getattr(diffrax, self.scheme)(),
@@ -128,19 +129,19 @@ class _Solve:
         return solution.ys, solution.result == diffrax.RESULTS.successful
 
 
-def _unchanged(rates: Any) -> Any:
+def _unchanged(rates: object) -> Any:
     return rates
 
 
-def _telling(jax: Any, heard: CallsHeard) -> Callable[[Any], Any]:
+def _telling(jax: Any, heard: CallsHeard) -> Callable[[object], Any]:
     """Return the identity over rates that lets a counter hear of the call, and of the product, as each happens."""
 
     @jax.custom_vjp  # type: ignore[untyped-decorator, unused-ignore]
-    def marked(rates: Any) -> Any:
+    def marked(rates: object) -> Any:
         jax.debug.callback(heard.heard_call)
         return rates
 
-    def forward(rates: Any) -> Any:
+    def forward(rates: Any) -> object:
         return marked(rates), None
 
     def pull(_: None, g: Any) -> Any:
@@ -158,14 +159,14 @@ def _program(solve: _Solve, vector_field: nn.Module, y0: State, ts: Tensor, kept
     def value(y0: Any, ts: Array, held: Any) -> Any:
         return solve.states(inner, y0, ts, held)
 
-    def forward(y0: Any, ts: Array, held: Any) -> Any:
+    def forward(y0: Any, ts: Array, held: Any) -> object:
         def of(y0: Any, trained: Any) -> Any:
             return solve.states(inner, y0, ts, exchanged(held, places, trained))
 
         ys, pull, reached = solve.jax.vjp(of, y0, [held[i] for i in places], has_aux=True)
         return ys, reached, pull
 
-    def backward(pull: Any, g: Any) -> Any:
+    def backward(pull: Any, g: Any) -> object:
         return pull(g)
 
     return _Program(solve.jax, solve.solver, {"value": value, "forward": forward, "backward": backward}, kept)
@@ -193,7 +194,9 @@ class _Bridge(torch.autograd.Function):
     """A solve by diffrax: state parts and trained parameters in, the solution's parts out."""
 
     @staticmethod
-    def forward(ctx: Any, program: _Program, name: str, ts: Tensor, held: HeldArrays, n: int, *inputs: Tensor) -> Any:
+    def forward(
+        ctx: Any, program: _Program, name: str, ts: Tensor, held: HeldArrays, n: int, *inputs: Tensor
+    ) -> object:
         jax = program.jax
         given = [array(p, jax) for p in inputs[:n]], array(ts, jax), [array(x, jax) for x in held.tensors]
         ys, reached, *pull = program.run(name, *given)
@@ -210,7 +213,7 @@ class _Bridge(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class DiffraxCheckpointed:
+class DiffraxCheckpointed(PeerMethod):
     """``diffrax.RecursiveCheckpointAdjoint``: reverse mode through the steps, by binomial checkpoints."""
 
     traits: ClassVar[Traits] = Traits(
@@ -228,18 +231,11 @@ class DiffraxCheckpointed:
         shared_loop=False,
         peer=_PEER,
     )
+    mapping: ClassVar[PeerMapping] = DIFFRAX
     adjoint: ClassVar[str] = "RecursiveCheckpointAdjoint"
 
-    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
-        """Solve; see ``odegrad.contracts.GradientMethod``.
-
-        Raises
-        ------
-        UnsupportedError
-            If diffrax has no such solver, or the field cannot be translated.
-        SolverError
-            If the step limit is reached or a step is not finite.
-        """
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
+        """Return the library's solution at ``ts``."""
         taken, scheme = DIFFRAX.taken(solver)
         DIFFRAX.times(ts)
         heard = field if isinstance(field, CallsHeard) else None
@@ -257,10 +253,6 @@ class DiffraxCheckpointed:
         ys: Any = _Bridge.apply(program, name, ts, held, len(pieces), *inputs)  # type: ignore[no-untyped-call]
         return ys[0] if isinstance(y0, Tensor) else ys  # type: ignore[no-any-return]
 
-    def refuses(self, solver: Solver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
-        return DIFFRAX.refuses(solver)
-
     def compile_seconds(self, modules: Iterable[nn.Module]) -> float:
         """Return the seconds that compiling programs for fields among ``modules`` has taken in this process."""
         return sum(_KEPT[m].seconds for m in modules if m in _KEPT)
@@ -270,19 +262,10 @@ class DiffraxCheckpointed:
 class DiffraxBacksolve(DiffraxCheckpointed):
     """``diffrax.BacksolveAdjoint``: state, costate and parameter gradient solved back in one norm."""
 
-    traits: ClassVar[Traits] = Traits(
-        name="diffrax_backsolve",
-        summary="diffrax with BacksolveAdjoint, compiled by jax",
-        paper="Kidger, On Neural Differential Equations, 2021",
-        exact=False,
-        keeps="the outputs",
-        memory="A + (2d+p) stages + K d",
-        cost_forward="s(N+R)+2 F",
-        cost_backward="per output s(N'+R')+2 of (F+B)",
-        backward_phase="adjoint",
-        state_from="solve",
-        times="none",
-        shared_loop=False,
-        peer=_PEER,
+    traits: ClassVar[Traits] = solved_back(
+        "diffrax_backsolve",
+        "diffrax with BacksolveAdjoint, compiled by jax",
+        "Kidger, On Neural Differential Equations, 2021",
+        _PEER,
     )
     adjoint: ClassVar[str] = "BacksolveAdjoint"

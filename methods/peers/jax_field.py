@@ -49,7 +49,7 @@ class HeldArrays:
 @contextmanager
 def _holding(field: nn.Module, held: Mapping[str, Tensor]) -> Iterator[None]:
     """Let ``field`` hold other tensors at these places inside."""
-    kept: list[tuple[dict[str, Any], str, Any]] = []
+    kept: list[tuple[dict[str, object], str, Any]] = []
     try:
         for place, tensor in held.items():
             owner, _, name = place.rpartition(".")
@@ -150,7 +150,7 @@ def _constant(module: nn.Module, node: fx.Node, jax: Any) -> Array:
     return array(getattr(module, str(node.target)), jax)
 
 
-def _check_agreement(field: nn.Module, found: JaxField, t: Tensor, y: State, jax: Any) -> None:
+def _check_agreement(field: nn.Module, found: JaxField, t: Tensor, y: State, jax: object) -> None:
     difference = disagreement(field, found, t, y, jax)
     limit = LARGEST_DIFFERENCE.get(t.dtype, 0.0)
     if not difference <= limit:
@@ -177,7 +177,7 @@ def disagreement(field: nn.Module, found: JaxField, t: Tensor, y: State, jax: An
     def of(state: Sequence[Array], trained: Sequence[Array]) -> tuple[Array, ...]:
         return found(array(t, jax), state, exchanged(arrays, held.trained, trained))
 
-    def both(state: Any, trained: Any, weights: Any) -> Any:
+    def both(state: object, trained: object, weights: Any) -> object:
         values, pull = jax.vjp(of, state, trained)
         return values, *pull(weights)
 

@@ -20,7 +20,7 @@ class Jax:
     lax: Any
 
 
-def _same(_j: Jax, x: Array, *_: Any, **__: Any) -> Array:
+def _same(_j: Jax, x: Array, *_: object, **__: Any) -> Array:
     # Of a detached output that autograd saved too: taking it for a constant would lose the second derivatives of a
     # field that differentiates inside. Whether it was one is decided by the comparison of products with torch's.
     return x
@@ -85,7 +85,7 @@ def _convolution(
     padding: Any,
     dilation: Any,
     transposed: bool,
-    _p: Any,
+    _p: object,
     groups: int,
 ) -> Array:
     if transposed:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import Solver, State, StateT, StepObserver, Traits, VectorField, unjudged_parts
 from odegrad.methods.peers.mapping import PeerMapping
+from odegrad.methods.peers.method import PeerMethod, solved_back, through_steps
 from odegrad.methods.solvers.dynamics import trained_parameters
 from odegrad.methods.solvers.solver import OneStepSolver
 
@@ -110,69 +111,41 @@ def _beside(y0: State, ts: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TorchdiffeqNaive:
+class TorchdiffeqNaive(PeerMethod):
     """``torchdiffeq.odeint`` with autograd through it."""
 
-    traits: ClassVar[Traits] = Traits(
-        name="torchdiffeq_naive",
-        summary="torchdiffeq.odeint, as published",
-        paper="Chen, torchdiffeq, 2018-",
-        exact=True,
-        keeps="the graph of every accepted step",
-        memory="A s N + K d",
-        cost_forward="s(N+R)+2 F",
-        cost_backward="sN B",
-        backward_phase="recompute",
-        double_backward=True,
+    traits: ClassVar[Traits] = through_steps(
+        "torchdiffeq_naive",
+        "torchdiffeq.odeint, as published",
+        "Chen, torchdiffeq, 2018-",
+        _PEER,
         times="computed",
-        shared_loop=False,
-        peer=_PEER,
+        twice=True,
     )
+    mapping: ClassVar[PeerMapping] = TORCHDIFFEQ
 
-    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
-        """Solve; see ``odegrad.contracts.GradientMethod``.
-
-        Raises
-        ------
-        UnsupportedError
-            If torchdiffeq has no such solver.
-        """
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
+        """Return the library's solution at ``ts``."""
         out: StateT = torchdiffeq.odeint(y0=y0, t=_beside(y0, ts), **_arguments(field, solver, ts))
         return out
 
-    def refuses(self, solver: Solver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
-        return TORCHDIFFEQ.refuses(solver)
-
 
 @dataclass(frozen=True)
-class TorchdiffeqAdjoint:
+class TorchdiffeqAdjoint(PeerMethod):
     """``torchdiffeq.odeint_adjoint``: state, costate and parameter gradient in one norm, at the solver's tolerances."""
 
-    traits: ClassVar[Traits] = Traits(
-        name="torchdiffeq_adjoint",
-        summary="torchdiffeq.odeint_adjoint, as published",
-        paper="Chen, torchdiffeq, 2018-",
-        exact=False,
-        keeps="the outputs",
-        memory="A + (2d+p) stages + K d",
-        cost_forward="s(N+R)+2 F",
-        cost_backward="per output s(N'+R')+2 of (F+B)",
-        backward_phase="adjoint",
-        state_from="solve",
-        shared_loop=False,
-        peer=_PEER,
+    traits: ClassVar[Traits] = solved_back(
+        "torchdiffeq_adjoint",
+        "torchdiffeq.odeint_adjoint, as published",
+        "Chen, torchdiffeq, 2018-",
+        _PEER,
+        times="continuous",
     )
+    mapping: ClassVar[PeerMapping] = TORCHDIFFEQ
     adjoint_options: ClassVar[Mapping[str, str] | None] = None
 
-    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
-        """Solve; see ``odegrad.contracts.GradientMethod``.
-
-        Raises
-        ------
-        UnsupportedError
-            If torchdiffeq has no such solver.
-        """
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
+        """Return the library's solution at ``ts``."""
         arguments = _arguments(field, solver, ts)
         adjoint_options = None if self.adjoint_options is None else dict(self.adjoint_options)
         out: StateT = torchdiffeq.odeint_adjoint(
@@ -183,10 +156,6 @@ class TorchdiffeqAdjoint:
             **arguments,
         )
         return out
-
-    def refuses(self, solver: Solver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
-        return TORCHDIFFEQ.refuses(solver)
 
 
 @dataclass(frozen=True)
@@ -205,4 +174,4 @@ class TorchdiffeqSeminorm(TorchdiffeqAdjoint):
         """Return why this method cannot use ``solver``, or None if it can."""
         if not solver.adaptive:
             return "a norm needs adaptive steps; use dopri5, bosh3 or dopri8 without num_steps and step_size"
-        return TORCHDIFFEQ.refuses(solver)
+        return super().refuses(solver)

@@ -29,9 +29,9 @@ def solve_as_torchdiffeq(
     t: Tensor,
     *,
     method: str,
-    rtol: Any,
+    rtol: object,
     atol: Any,
-    options: Mapping[str, Any] | None,
+    options: Mapping[str, object] | None,
 ) -> State:
     """Return torchdiffeq's own solution at ``t``, with the gradient of its ``odeint`` or ``odeint_adjoint``.
 
@@ -66,7 +66,7 @@ def solve_as_torchdiffeq(
 
 def _of_adjoint(gradient: Adjoint, func: Any) -> dict[str, Any]:
     """Return the arguments of ``odeint_adjoint`` that say what the method's options say."""
-    said: dict[str, Any] = {"adjoint_rtol": gradient.rtol, "adjoint_atol": gradient.atol}
+    said: dict[str, object] = {"adjoint_rtol": gradient.rtol, "adjoint_atol": gradient.atol}
     said["adjoint_method"] = gradient.solver
     if gradient.solver is not None:
         said["adjoint_options"] = {}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from odegrad.contracts import Solver, StateT, Traits, VectorField
 from odegrad.methods.peers.mapping import EXTRA, PeerMapping
+from odegrad.methods.peers.method import PeerMethod
 from odegrad.methods.peers.packing import PackedField, Packing
 from odegrad.methods.solvers.solver import OneStepSolver
 
@@ -78,7 +79,7 @@ def _options(solver: OneStepSolver, method: str, start: float, end: float) -> di
 
 
 @dataclass(frozen=True)
-class TorchdiffeqpackAca:
+class TorchdiffeqpackAca(PeerMethod):
     """``TorchDiffEqPack.odesolve_adjoint``: keeps accepted times, replays step by step."""
 
     traits: ClassVar[Traits] = Traits(
@@ -96,24 +97,15 @@ class TorchdiffeqpackAca:
         shared_loop=False,
         peer=TORCHDIFFEQPACK.named,
     )
+    mapping: ClassVar[PeerMapping] = TORCHDIFFEQPACK
 
-    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
-        """Solve; see ``odegrad.contracts.GradientMethod``.
-
-        Raises
-        ------
-        UnsupportedError
-            If TorchDiffEqPack has no such solver, or cannot take this field.
-        """
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
+        """Return the library's solution at ``ts``."""
         return _solved(TORCHDIFFEQPACK, "odesolve_adjoint", field, solver, y0, ts)
-
-    def refuses(self, solver: Solver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
-        return TORCHDIFFEQPACK.refuses(solver)
 
 
 @dataclass(frozen=True)
-class TorchdiffeqpackMali:
+class TorchdiffeqpackMali(PeerMethod):
     """``TorchDiffEqPack.odesolve_adjoint_sym12``: inverts the asynchronous leapfrog step by step."""
 
     traits: ClassVar[Traits] = Traits(
@@ -131,17 +123,8 @@ class TorchdiffeqpackMali:
         shared_loop=False,
         peer=LEAPFROG.named,
     )
+    mapping: ClassVar[PeerMapping] = LEAPFROG
 
-    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
-        """Solve; see ``odegrad.contracts.GradientMethod``.
-
-        Raises
-        ------
-        UnsupportedError
-            If the solver is not ``alf``, or TorchDiffEqPack cannot take this field.
-        """
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
+        """Return the library's solution at ``ts``."""
         return _solved(LEAPFROG, "odesolve_adjoint_sym12", field, solver, y0, ts)
-
-    def refuses(self, solver: Solver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
-        return LEAPFROG.refuses(solver)

@@ -15,6 +15,7 @@ from torch import Tensor
 from odegrad.contracts import Solver, StateT, Traits, VectorField
 from odegrad.errors import UnsupportedError
 from odegrad.methods.peers.mapping import PeerMapping
+from odegrad.methods.peers.method import PeerMethod, through_steps
 from odegrad.methods.peers.packing import PackedField, Packing
 from odegrad.methods.solvers.solver import OneStepSolver
 
@@ -67,37 +68,22 @@ def _grid(solver: OneStepSolver, times: list[float], ts: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TorchdynAutograd:
+class TorchdynAutograd(PeerMethod):
     """``torchdyn`` with autograd through every attempted step."""
 
-    traits: ClassVar[Traits] = Traits(
-        name="torchdyn_autograd",
-        summary="torchdyn's ODEProblem with sensitivity autograd, as published",
-        paper="Poli et al., TorchDyn: Implicit Models and Neural Numerical Methods in PyTorch, 2021",
-        exact=True,
-        keeps="the graph of every accepted step",
-        memory="A s N + K d",
-        cost_forward="s(N+R)+2 F",
-        cost_backward="sN B",
-        backward_phase="recompute",
-        times="none",
-        shared_loop=False,
-        peer=TORCHDYN.named,
+    traits: ClassVar[Traits] = through_steps(
+        "torchdyn_autograd",
+        "torchdyn's ODEProblem with sensitivity autograd, as published",
+        "Poli et al., TorchDyn: Implicit Models and Neural Numerical Methods in PyTorch, 2021",
+        TORCHDYN.named,
     )
+    mapping: ClassVar[PeerMapping] = TORCHDYN
     sensitivity: ClassVar[str] = "autograd"
     keeps_steps: ClassVar[bool] = False
     """Whether it returns every step, the outputs among them."""
 
-    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
-        """Solve; see ``odegrad.contracts.GradientMethod``.
-
-        Raises
-        ------
-        UnsupportedError
-            If torchdyn has no such solver, or cannot take this field or these times.
-        SolverError
-            If it has missed an output.
-        """
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
+        """Return the library's solution at ``ts``."""
         taken, name = TORCHDYN.taken(solver)
         times = TORCHDYN.times(ts)
         self._check(times)
@@ -129,10 +115,6 @@ class TorchdynAutograd:
                 solver, f"it returned {len(xs)} of {len(grid)} times: it stepped past one by rounding"
             )
         return xs if solver.adaptive else xs[torch.isin(grid, ts.detach())]
-
-    def refuses(self, solver: Solver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
-        return TORCHDYN.refuses(solver)
 
 
 @dataclass(frozen=True)

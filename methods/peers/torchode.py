@@ -17,6 +17,7 @@ from torch import Tensor
 from odegrad.contracts import Solver, StateT, Traits, VectorField
 from odegrad.errors import UnsupportedError
 from odegrad.methods.peers.mapping import EXTRA, PeerMapping
+from odegrad.methods.peers.method import PeerMethod, solved_back
 from odegrad.methods.peers.packing import PackedField, Packing
 from odegrad.methods.solvers.solver import OneStepSolver
 
@@ -83,15 +84,15 @@ class _Problem:
         return controller.to(dtype=self.y0.dtype, device=self.y0.device)
 
 
-def _autodiff(torchode: Any, problem: _Problem, _term: Any, scheme: Any, controller: Any) -> Any:
+def _autodiff(torchode: Any, problem: _Problem, _term: object, scheme: Any, controller: Any) -> object:
     return torchode.AutoDiffAdjoint(scheme, controller, max_steps=problem.solver.max_steps)
 
 
-def _joint(torchode: Any, _problem: _Problem, term: Any, scheme: Any, controller: Any) -> Any:
+def _joint(torchode: Any, _problem: _Problem, term: object, scheme: Any, controller: Any) -> object:
     return torchode.JointBacksolveAdjoint(term, scheme, controller)
 
 
-def _per_sample(torchode: Any, _problem: _Problem, term: Any, scheme: Any, controller: Any) -> Any:
+def _per_sample(torchode: Any, _problem: _Problem, term: Any, scheme: object, controller: Any) -> object:
     return torchode.BacksolveAdjoint(term, scheme, controller)
 
 
@@ -132,7 +133,7 @@ class _EachSample(PackedField):
 
 
 @dataclass(frozen=True)
-class TorchodeAutodiff:
+class TorchodeAutodiff(PeerMethod):
     """``torchode.AutoDiffAdjoint``: autograd through every attempted step and its size."""
 
     traits: ClassVar[Traits] = Traits(
@@ -149,15 +150,10 @@ class TorchodeAutodiff:
         shared_loop=False,
         peer=TORCHODE.named,
     )
+    mapping: ClassVar[PeerMapping] = TORCHODE
 
-    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
-        """Solve; see ``odegrad.contracts.GradientMethod``.
-
-        Raises
-        ------
-        UnsupportedError
-            If torchode has no such solver, or cannot take this field.
-        """
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
+        """Return the library's solution at ``ts``."""
         taken, scheme = TORCHODE.taken(solver)
         TORCHODE.times(ts)
         packing = Packing.of(y0)
@@ -165,50 +161,25 @@ class TorchodeAutodiff:
         ys = _Problem(taken, scheme, _WholeBatch(field, packing), x0.reshape(1, -1), ts).solved("autodiff")
         return packing.unpacked(ys[0].reshape(-1, *x0.shape), y0)
 
-    def refuses(self, solver: Solver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
-        return TORCHODE.refuses(solver)
-
 
 @dataclass(frozen=True)
-class TorchodeJoint:
+class TorchodeJoint(PeerMethod):
     """``torchode.JointBacksolveAdjoint``: state, costate and parameter gradient of the whole batch in one norm."""
 
-    traits: ClassVar[Traits] = Traits(
-        name="torchode_joint",
-        summary="torchode.JointBacksolveAdjoint, as published",
-        paper=_PAPER,
-        exact=False,
-        keeps="the outputs",
-        memory="A + (2d+p) stages + K d",
-        cost_forward="s(N+R)+2 F",
-        cost_backward="per output s(N'+R')+2 of (F+B)",
-        backward_phase="adjoint",
-        state_from="solve",
-        times="none",
-        shared_loop=False,
-        peer=TORCHODE.named,
+    traits: ClassVar[Traits] = solved_back(
+        "torchode_joint", "torchode.JointBacksolveAdjoint, as published", _PAPER, TORCHODE.named
     )
+    mapping: ClassVar[PeerMapping] = TORCHODE
     adjoint: ClassVar[str] = "joint"
     packed: ClassVar[type[PackedField]] = PackedField
 
-    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
-        """Solve; see ``odegrad.contracts.GradientMethod``.
-
-        Raises
-        ------
-        UnsupportedError
-            If torchode has no such solver, or cannot take this field.
-        """
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
+        """Return the library's solution at ``ts``."""
         taken, scheme = TORCHODE.taken(solver)
         TORCHODE.times(ts)
         packing = Packing.of(y0)
         ys = _Problem(taken, scheme, self.packed(field, packing), packing.pack(y0), ts).solved(self.adjoint)
         return packing.unpacked(ys.transpose(0, 1), y0)
-
-    def refuses(self, solver: Solver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
-        return TORCHODE.refuses(solver)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from odegrad.contracts import Solver, StateT, Traits, VectorField
 from odegrad.methods.peers.mapping import EXTRA, PeerMapping
+from odegrad.methods.peers.method import PeerMethod
 from odegrad.methods.peers.packing import PackedField, Packing
 
 XITORCH = PeerMapping(
@@ -33,7 +34,7 @@ XITORCH = PeerMapping(
 
 
 @dataclass(frozen=True)
-class XitorchAdjoint:
+class XitorchAdjoint(PeerMethod):
     """``xitorch.integrate.solve_ivp``: state, costate and parameter gradient solved back in one norm."""
 
     traits: ClassVar[Traits] = Traits(
@@ -50,15 +51,10 @@ class XitorchAdjoint:
         shared_loop=False,
         peer=XITORCH.named,
     )
+    mapping: ClassVar[PeerMapping] = XITORCH
 
-    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
-        """Solve; see ``odegrad.contracts.GradientMethod``.
-
-        Raises
-        ------
-        UnsupportedError
-            If xitorch has no such solver, or cannot take this field.
-        """
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
+        """Return the library's solution at ``ts``."""
         taken, name = XITORCH.taken(solver)
         XITORCH.times(ts)
         packing = Packing.of(y0)
@@ -79,7 +75,3 @@ class XitorchAdjoint:
             atol=taken.controller.atol,
         )
         return packing.unpacked(xs, y0)
-
-    def refuses(self, solver: Solver) -> str | None:
-        """Return why this method cannot use ``solver``, or None if it can."""
-        return XITORCH.refuses(solver)

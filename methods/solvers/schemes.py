@@ -17,7 +17,7 @@ from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.rosenbrock.tableau import Rosenbrock
 from odegrad.methods.solvers.step import Stages
 from odegrad.methods.solvers.stepper import Stepper
-from odegrad.methods.solvers.tableau import Tableau
+from odegrad.methods.solvers.tableau import OnTableau, Tableau
 
 
 @dataclass(frozen=True)
@@ -90,25 +90,14 @@ class Reversible:
 
 
 @dataclass(frozen=True)
-class ExtendedTableau(abc.ABC):
+class ExtendedTableau(OnTableau):
     """A Runge-Kutta method whose steps do more than advance the state, at no other f call than its own."""
 
     tableau: Tableau
 
     @property
-    def name(self) -> str:
-        """Return the Runge-Kutta method's name: its steps are the same."""
-        return self.tableau.name
-
-    @property
-    def source(self) -> str:
-        """Return where the Runge-Kutta method is from."""
-        return self.tableau.source
-
-    @property
-    def order(self) -> int:
-        """Return the Runge-Kutta method's order."""
-        return self.tableau.order
+    def _stated(self) -> Tableau:
+        return self.tableau
 
     @property
     def evaluations(self) -> int:

@@ -212,8 +212,8 @@ class _WeightsContext(Protocol):
     weights: Tensor
 
 
-class _Combination(torch.autograd.Function):
-    """``y + sum_j w_j k_j`` whose value is already known: only the pull-back is left to do."""
+class _KnownValue(torch.autograd.Function):
+    """A combination of stages whose value is already known: only the pull-back is left to do."""
 
     @staticmethod
     def forward(value: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
@@ -224,6 +224,10 @@ class _Combination(torch.autograd.Function):
         # Apart from the forward, as transforms of torch.func want it.
         ctx.weights = inputs[1]
 
+
+class _Combination(_KnownValue):
+    """``y + sum_j w_j k_j``."""
+
     @staticmethod
     def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
@@ -231,16 +235,8 @@ class _Combination(torch.autograd.Function):
         return None, None, grad, *torch.outer(ctx.weights, grad).unbind(0)
 
 
-class _DenseOutput(torch.autograd.Function):
-    """``y + sum_i w_mi k_i`` for rows m, whose values are already known."""
-
-    @staticmethod
-    def forward(values: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
-        return values
-
-    @staticmethod
-    def setup_context(ctx: _WeightsContext, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
-        ctx.weights = inputs[1]
+class _DenseOutput(_KnownValue):
+    """``y + sum_i w_mi k_i`` for rows m."""
 
     @staticmethod
     def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:

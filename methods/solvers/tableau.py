@@ -1,9 +1,54 @@
 """Butcher tableaus of explicit Runge-Kutta methods that validate themselves."""
 
+import abc
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from odegrad.errors import UsageError
+
+
+class NamedTableau(Protocol):
+    """A tableau, explicit or implicit, by what it states of itself."""
+
+    @property
+    def name(self) -> str:
+        """The registry's name."""
+        ...
+
+    @property
+    def order(self) -> int:
+        """The order of a step."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Where it is from."""
+        ...
+
+
+class OnTableau(abc.ABC):
+    """A scheme whose name, order and source are those of its tableau."""
+
+    @property
+    @abc.abstractmethod
+    def _stated(self) -> NamedTableau:
+        """Return the tableau."""
+
+    @property
+    def name(self) -> str:
+        """Return the tableau's name."""
+        return self._stated.name
+
+    @property
+    def source(self) -> str:
+        """Return where the tableau is from."""
+        return self._stated.source
+
+    @property
+    def order(self) -> int:
+        """Return the tableau's order."""
+        return self._stated.order
 
 
 @dataclass(frozen=True)
@@ -26,9 +71,9 @@ class Tableau:
     error: tuple[float, ...] | None = None
     """``b - b_hat``, the embedded method's error weights; None if there is no estimate."""
     dense: tuple[tuple[float, ...], ...] | None = None
+    """``dense[i][j]`` multiplies ``h k_i theta^(j+1)`` in the continuous extension; None if there is none."""
     perturbed: bool = False
     """Whether stages at the ends of a step see the next number inside of it, for fields that jump at these ends."""
-    """``dense[i][j]`` multiplies ``h k_i theta^(j+1)`` in the continuous extension; None if there is none."""
 
     def __post_init__(self) -> None:
         """Check shapes and consistency."""

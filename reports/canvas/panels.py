@@ -1,7 +1,6 @@
 """Figures with one panel a task: a grid of panels and one legend, in as few files as stay readable."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -73,7 +72,7 @@ def a_panel_per_task(
         return by_task(list(of_task), labels, columns, lambda axis, task: draw(axis, of_task[task], labels))
 
 
-def in_words(said: str, rows: pd.DataFrame, tell: Callable[[Any], str], nothing: str = "No finished run") -> str:
+def in_words(said: str, rows: pd.DataFrame, tell: Callable[[object], str], nothing: str = "No finished run") -> str:
     """Return a figure of one panel a task in words: what is ``said`` of all, then each task with its rows as told."""
     told = [f"{task}: {'; '.join(map(tell, rows_of(mine)))}" for task, mine in rows.groupby("task", sort=False)]
     return f"{said}. {'. '.join(told) or nothing}."

@@ -2,7 +2,6 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -42,7 +41,7 @@ def page(changes: Changes, before: str, after: str) -> str:
     )  # fmt: skip
 
 
-def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+def rows(table: pd.DataFrame) -> list[dict[str, object]]:
     """Return the rows of ``Changes.table`` that are not ``same``, as text for a terminal."""
     shown = table[table["verdict"] != "same"]
     return [

@@ -112,7 +112,7 @@ def _row(step: TrendStep) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _frame(found: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+def _frame(found: Sequence[dict[str, object]], columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(list(found), columns=list(columns))
 
 

@@ -253,7 +253,7 @@ def _failed(frame: Source) -> list[dict[str, str]]:
     ]
 
 
-def _machines(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _machines(frame: pd.DataFrame) -> list[dict[str, object]]:
     """Return each distinct machine with the number of its runs, the most used first."""
     texts = frame["machine"].dropna().map(json.dumps)
     return [

@@ -144,7 +144,7 @@ def _differences(first: pd.DataFrame, second: pd.DataFrame) -> str:
     return "; ".join(told) or "how their fields are combined"
 
 
-def _row(column: Column, group: pd.DataFrame) -> dict[str, Any]:
+def _row(column: Column, group: pd.DataFrame) -> dict[str, object]:
     old, new = (group[f"{column.name}_{side}"].astype("float64").to_numpy(dtype=float) for side in ("before", "after"))
     both = ~(np.isnan(old) | np.isnan(new))
     old, new = old[both], new[both]

@@ -47,14 +47,14 @@ def optimizers(frame: Source) -> pd.DataFrame:
 
 
 def _optimizers(results: Results) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for _, runs in results.cells[list(_TAKEN)].groupby("task", sort=False):
         if len(set(runs["optimizer"])) > 1:
             rows += _of_task(runs)
     return pd.DataFrame(rows, columns=list(OPTIMIZER_COLUMNS))
 
 
-def _of_task(runs: pd.DataFrame) -> list[dict[str, Any]]:
+def _of_task(runs: pd.DataFrame) -> list[dict[str, object]]:
     ok = runs[(runs["status"] == Status.OK) & runs["trace_metric"].notna()]
     validated = bool(len(ok)) and all(map(_is_numbers, ok["trace_validation_loss"]))
     column = "trace_validation_loss" if validated else "trace_metric"
@@ -107,7 +107,7 @@ def _reached(runs: pd.DataFrame, column: str, targets: dict[int, float], upwards
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(_COUNTED), dtype="float64")
 
 
-def _statistics(mine: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
+def _statistics(mine: pd.DataFrame, base: pd.DataFrame) -> dict[str, object]:
     found: dict[str, Any] = {"n_reached": int(np.isfinite(mine["iterations"]).sum()), "n": len(mine)}
     for name in _COUNTED:
         interval = median_interval(mine[name])

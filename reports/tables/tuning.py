@@ -51,7 +51,7 @@ def _row(key: Any, group: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _least(losses: Any) -> float:
+def _least(losses: object) -> float:
     known = finite(losses if isinstance(losses, list) else [])
     return float(known.min()) if known.size else float("nan")
 

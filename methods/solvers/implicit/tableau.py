@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odegrad.errors import UsageError
+from odegrad.methods.solvers.tableau import OnTableau
 from odegrad.states import sent_to
 
 LinearSolve = Literal["auto", "blocks", "dense", "krylov"]
@@ -89,7 +90,7 @@ class ImplicitTableau:
 
 
 @dataclass(frozen=True)
-class Implicit:
+class Implicit(OnTableau):
     """A diagonally implicit Runge-Kutta method with its Newton iteration.
 
     With an explicit first stage the carried vector is ``x = (y, k)``, ``k(t0) = f(t0, y0)``, ``[2d]``; without one it
@@ -124,19 +125,8 @@ class Implicit:
             raise UsageError(f"linear: expected 'auto', 'blocks', 'dense' or 'krylov', got {self.linear!r}")
 
     @property
-    def name(self) -> str:
-        """Return the tableau's name."""
-        return self.tableau.name
-
-    @property
-    def source(self) -> str:
-        """Return where the tableau is from."""
-        return self.tableau.source
-
-    @property
-    def order(self) -> int:
-        """Return the order."""
-        return self.tableau.order
+    def _stated(self) -> ImplicitTableau:
+        return self.tableau
 
     @property
     def evaluations(self) -> int:

@@ -30,10 +30,8 @@ class AdaptiveLoop(SteppingLoop):
         h = self._first(t, x) if self.size.h is None else self.size.h
         while t != t_end:
             h, t_next = self._land(t, self._bounded(h), t_end)
-            if self.callbacks is not None:
-                self.callbacks.attempted(t, x[: self.d], h)
             try:
-                x_next = self.stepper.attempt(t, h, t_next, x)
+                x_next = self.attempt(t, h, t_next, x)
             except NewtonError as error:
                 # No estimate, so no power of one: a quarter, and the errors before say nothing of what comes.
                 self._count(t, t_end, h, 0.0, x)
@@ -45,12 +43,10 @@ class AdaptiveLoop(SteppingLoop):
             if self.callbacks is not None:
                 self.callbacks.judged(t, x[: self.d], h, accepted=accepted)
             if accepted:
-                end = self.landing(t, h, t_next, x, x_next)
-                if end is not None:
-                    yield from self.accept(t, end.h, end.t_next, x, end.x_next)
-                    return end.x_next
-                yield from self.accept(t, h, t_next, x, x_next)
-                t, x = t_next, x_next
+                x, ended = yield from self.accept(t, h, t_next, x, x_next)
+                if ended:
+                    return x
+                t = t_next
             elif self.solver.observer is not None:
                 self.solver.observer.rejected(t, h)
             self._count(t, t_end, h, ratio, x)

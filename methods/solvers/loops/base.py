@@ -9,7 +9,7 @@ from torch import Tensor
 from odegrad.methods.fields.callbacks import StepCallbacks
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import Dynamics
-from odegrad.methods.solvers.ends.landing import Landing, OpenTimes, begin, landed
+from odegrad.methods.solvers.ends.landing import OpenTimes, begin, landed
 from odegrad.methods.solvers.one_step.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import AcceptedStep, GridStep, Stepper
 
@@ -44,14 +44,25 @@ class SteppingLoop(abc.ABC):
     def advance(self, t: float, t_end: float, x: Tensor) -> Generator[AcceptedStep, None, Tensor]:
         """Step from ``t`` to ``t_end``, the end of a step, and return the carried vector there."""
 
-    def landing(self, t: float, h: float, t_next: float, x: Tensor, x_next: Tensor) -> Landing | None:
-        """Return the step redone to end where the solve does, if its end is looked for and lies inside."""
-        if not isinstance(self.ts, OpenTimes):
-            return None
-        return landed(self.ts, self.stepper, t, h, t_next, x, x_next, self.d)
+    def attempt(self, t: float, h: float, t_next: float, x: Tensor) -> Tensor:
+        """Return the end of the step from ``(t, x)``, and tell a user's callback of it."""
+        if self.callbacks is not None:
+            self.callbacks.attempted(t, x[: self.d], h)
+        return self.stepper.attempt(t, h, t_next, x)
 
-    def accept(self, t: float, h: float, t_next: float, x: Tensor, x_next: Tensor) -> Iterator[AcceptedStep]:
-        """Yield the step, with the outputs that it reaches, and let the stepper stand on its end."""
+    def accept(
+        self, t: float, h: float, t_next: float, x: Tensor, x_next: Tensor
+    ) -> Generator[AcceptedStep, None, tuple[Tensor, bool]]:
+        """Yield the step, with the outputs that it reaches, and let the stepper stand on its end.
+
+        Return that end, and whether the solve ends there: if its end is looked for and lies inside of the step, the
+        step is redone to end there.
+        """
+        end = None
+        if isinstance(self.ts, OpenTimes):
+            end = landed(self.ts, self.stepper, t, h, t_next, x, x_next, self.d)
+        if end is not None:
+            h, t_next, x_next = end.h, end.t_next, end.x_next
         if self.solver.observer is not None:
             self.solver.observer.accepted(t, h)
         grid_step = GridStep(t, h, t_next, tuple(self._reached(t, h, t_next)))
@@ -63,6 +74,7 @@ class SteppingLoop(abc.ABC):
         yield step
         step.leave()
         self.stepper.accept()
+        return x_next, end is not None
 
     def _reached(self, t: float, h: float, t_next: float) -> list[tuple[int, float]]:
         """Return the outputs in ``(t, t_next]``: index, and fraction of the step."""

@@ -19,15 +19,10 @@ class FixedLoop(SteppingLoop):
         n, h = 0, 0.0
         for h, t_next in self._grid(t, t_end):
             n += 1
-            if self.callbacks is not None:
-                self.callbacks.attempted(t, x[: self.d], h)
-            x_next = self.stepper.attempt(t, h, t_next, x)
-            end = self.landing(t, h, t_next, x, x_next)
-            if end is not None:
-                yield from self.accept(t, end.h, end.t_next, x, end.x_next)
-                return end.x_next
-            yield from self.accept(t, h, t_next, x, x_next)
-            t, x = t_next, x_next
+            x, ended = yield from self.accept(t, h, t_next, x, self.attempt(t, h, t_next, x))
+            if ended:
+                return x
+            t = t_next
         # On a GPU this would be the only read of a fixed grid, and the host could no longer run ahead.
         if x.device.type == "cpu" and not bool(torch.isfinite(x.detach()).all()):
             raise NonFiniteError(

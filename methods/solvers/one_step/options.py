@@ -31,11 +31,11 @@ Compaction = Literal["none", "each", "halving"]
 """When rows of samples that have come to their end are dropped: never, at once, or when they are half of the rows."""
 
 
-Norm = Callable[[Any], Any]
+Norm = Callable[[Any], object]
 """The size of a state in the user's shapes, one number."""
 
 
-PerPart = Any
+PerPart = object
 """A tolerance: a number, a tensor by the numbers of the state, or a sequence of either by its parts."""
 
 

@@ -159,9 +159,10 @@ def test_method_without_its_traits_is_one_sentence(run_main, tmp_path, text, mes
 
 
 def test_help_and_results_need_no_torch(tmp_path):
-    """Neither the help nor a wrong results folder imports torch."""
+    """Neither the help, nor what there is by name, nor a wrong results folder imports torch: these answer at once."""
     program = "import sys; sys.modules['torch'] = None; from odegrad.cli import main; main()"
-    for arguments, code in ((["run", "--help"], 0), (["report", "gone"], 2)):
+    lists = [(["list", kind], 0) for kind in DETAILS]
+    for arguments, code in ((["run", "--help"], 0), *lists, (["report", "gone"], 2)):
         command = [sys.executable, "-c", program, *arguments]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr

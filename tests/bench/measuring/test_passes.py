@@ -80,6 +80,20 @@ def test_count():
     assert found["gradient_cosine"] == pytest.approx(1.0, abs=1e-12)
 
 
+def test_the_count_pass_is_read_in_five_rooms(tmp_path):
+    """Whoever follows a run through the count pass goes through at most five rooms of ``bench``."""
+    ran = set()
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, _: ran.add(frame.f_globals.get("__name__", "")) if event == "call" else None)
+    try:
+        run_pass("count", _run(gradient="adjoint"), _nothing, tmp_path)
+    finally:
+        sys.setprofile(before)
+    rooms = {name.split(".")[1] for name in ran if name.startswith("odegrad.") and name.count(".") > 1}
+    assert {"measuring", "reference"} <= rooms
+    assert len(rooms - {"methods", "datasets"}) <= 5, rooms
+
+
 def test_certificate_against_the_closed_form():
     """L = mean(y0^2) e^(2 theta), dL/dtheta = 2 L; the certificate's error is the distance to that."""
     found = run_pass("count", _run(gradient="naive", rtol=1e-3, atol=1e-3), _nothing)
