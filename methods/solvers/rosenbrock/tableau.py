@@ -10,6 +10,7 @@ from torch import Tensor
 
 from odegrad.errors import UsageError
 from odegrad.methods.solvers.implicit.tableau import LinearSolve
+from odegrad.methods.solvers.tableau import OnTableau
 from odegrad.states import sent_to
 
 NO_ROSENBROCK = (
@@ -127,7 +128,7 @@ ROSENBROCK_TABLEAUS: dict[str, RosenbrockTableau] = {tableau.name: tableau for t
 
 
 @dataclass(frozen=True)
-class Rosenbrock:
+class Rosenbrock(OnTableau):
     """A Rosenbrock method: every stage is one linear system with the Jacobian at the start of the step.
 
     The carried vector is the state alone. The Jacobian is a part of the method, and no help to solve for its stages:
@@ -158,19 +159,8 @@ class Rosenbrock:
             )
 
     @property
-    def name(self) -> str:
-        """Return the tableau's name."""
-        return self.tableau.name
-
-    @property
-    def source(self) -> str:
-        """Return where the tableau is from."""
-        return self.tableau.source
-
-    @property
-    def order(self) -> int:
-        """Return the order."""
-        return self.tableau.order
+    def _stated(self) -> RosenbrockTableau:
+        return self.tableau
 
     @property
     def evaluations(self) -> int:
