@@ -7,11 +7,14 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import TypeVar
+
+from odegrad.errors import UnsupportedError
+from odegrad.event import Event
 
 State = Tensor | tuple[Tensor, ...]
 """A state ``[batch, *state]`` or a tuple of such; solutions carry a leading ``[time]``."""
@@ -300,19 +303,73 @@ class GradientMethod(Protocol):
         return None
 
 
+@dataclass(frozen=True)
+class Ending(Generic[StateT]):
+    """Where a solve has ended that looked for an event."""
+
+    time: Tensor
+    """0-d; moves with whatever the event depends on."""
+    states: StateT
+    """``[2, batch, *state]``, or a tuple of such, at the start and just before the event."""
+    found: bool = True
+    """False where there was none up to ``t_max``, which is then ``time``."""
+
+
 @runtime_checkable
 class EndsAtEvents(Protocol):
     """A gradient method whose solves can end where a function of time and state crosses zero."""
 
     def until(
-        self, field: VectorField, solver: Solver, y0: StateT, t0: Tensor, event: Any, *, reverse: bool = False
-    ) -> tuple[Tensor, StateT]:
-        """Solve from ``t0``, 0-d, until ``event``, an ``Event`` of ``odegrad.methods.events``.
-
-        Return its time, 0-d, and the states ``[2, batch, *state]`` at the start and just before it; in decreasing time
-        where ``reverse``.
-        """
+        self, field: VectorField, solver: Solver, y0: StateT, t0: Tensor, event: Event, *, reverse: bool = False
+    ) -> Ending[StateT]:
+        """Solve from ``t0``, 0-d, until ``event``; in decreasing time where ``reverse``."""
         ...
+
+
+@runtime_checkable
+class TakesJumps(Protocol):
+    """A gradient method that can solve over known times at which the field jumps, in one solve from each to the next.
+
+    ``one(field, solver, y0, ts)`` does each of them, so that who measures hears of each.
+    """
+
+    def across(
+        self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor, jump_t: Sequence[float], one: Any
+    ) -> StateT:
+        """Return the solution at ``ts`` of a field that jumps at ``jump_t``; see ``GradientMethod``."""
+        ...
+
+
+def ending_at_events(method: GradientMethod) -> EndsAtEvents:
+    """Return ``method``, whose solves can end at events.
+
+    Raises
+    ------
+    UnsupportedError
+        If they cannot.
+    """
+    if not isinstance(method, EndsAtEvents):
+        raise UnsupportedError(
+            f"event_fn: gradient method {method.traits.name} solves by another library, which is not told of events "
+            "here; use one of this package, such as naive or aca"
+        )
+    return method
+
+
+def taking_jumps(method: GradientMethod) -> TakesJumps:
+    """Return ``method``, whose solves can go over known times at which the field jumps.
+
+    Raises
+    ------
+    UnsupportedError
+        If they cannot.
+    """
+    if not isinstance(method, TakesJumps):
+        raise UnsupportedError(
+            f"jump_t, jumps: gradient method {method.traits.name} solves by another library, which does not see the "
+            "limits of the field there; use one of this package, such as naive or aca"
+        )
+    return method
 
 
 @runtime_checkable
@@ -362,6 +419,10 @@ class StepCounts:
     """Newton iterations of every accepted implicit step."""
     weights: tuple[float, ...] = ()
     """The weights ``b`` of an explicit step's stages; empty of others."""
+    landings: int = 0
+    """How often the last step of the forward solve was redone to end at an event."""
+    time_calls: int = 0
+    """The f calls of the forward pass for gradients by times: one for the start, one for each output, or the event."""
     rounds_forward: tuple[RowCounts, ...] = ()
     """The solve's rounds where every sample has its own steps; empty where they share them."""
     rounds_backward: tuple[RowCounts, ...] = ()
@@ -517,6 +578,52 @@ class Solve(Protocol):
     def __call__(self, field: VectorField, y0: StateT, ts: Tensor, /) -> StateT:
         """Return the solution at ``ts``; see ``GradientMethod``."""
         ...
+
+
+@runtime_checkable
+class EventSolve(Solve, Protocol):
+    """A solve that can also end at an event, and go over times at which the field jumps.
+
+    Every solve that a task is given here is one; a task that needs it takes ``event_solve(solve)``.
+    """
+
+    def until(
+        self, field: VectorField, y0: StateT, t0: Tensor, event: Event, /, *, reverse: bool = False
+    ) -> Ending[StateT]:
+        """Return where ``event`` is, from ``t0`` on; see ``EndsAtEvents``.
+
+        Raises
+        ------
+        UnsupportedError
+            If the method or its solver cannot end at an event.
+        """
+        ...
+
+    def across(self, field: VectorField, y0: StateT, ts: Tensor, jump_t: Sequence[float], /) -> StateT:
+        """Return the solution at ``ts`` of a field that jumps at ``jump_t``; see ``TakesJumps``.
+
+        Raises
+        ------
+        UnsupportedError
+            If the method or its solver does not see the limits of the field there.
+        """
+        ...
+
+
+def event_solve(solve: Solve) -> EventSolve:
+    """Return ``solve``, which can end at events and go over jumps.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is a plain function, which can do neither.
+    """
+    if not isinstance(solve, EventSolve):
+        raise UnsupportedError(
+            f"solve: expected one that can end at events and go over jumps, got {type(solve).__name__}; take "
+            "odegrad.binding.solve_with(method, solver)"
+        )
+    return solve
 
 
 @runtime_checkable
