@@ -12,11 +12,12 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from odegrad.binding import solve_with
+from odegrad.binding import BoundSolve, solve_with
 from odegrad.checks.problems import relative
 from odegrad.checks.result import CheckResult, at_most
-from odegrad.contracts import HeldOutLoss, Problem, Solve, Split, Task, TaskInfo
+from odegrad.contracts import GradientMethod, HeldOutLoss, Problem, Solve, Solver, Split, Task, TaskInfo
 from odegrad.errors import DataError, InaccurateGradientWarning, UnknownNameError
+from odegrad.event import Event
 from odegrad.reference.reference import reference
 from odegrad.reference.sensitivity import sensitivity_error
 from odegrad.reference.subject import of_problem
@@ -58,7 +59,28 @@ STIFF_TOLERANCE = 1e-4
 
 def solving(name: str = "naive") -> Solve:
     """Return the gradient method ``name`` with dopri5."""
-    return solve_with(build_gradient(name), build_solver("dopri5", SOLVE_TOLERANCE, SOLVE_TOLERANCE))
+    return solve_with(*_solving(name))
+
+
+def _solving(name: str = "naive") -> tuple[GradientMethod, Solver]:
+    return build_gradient(name), build_solver("dopri5", SOLVE_TOLERANCE, SOLVE_TOLERANCE)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Watched(BoundSolve):
+    """A solve that tells of every solution whether its parts carry a graph."""
+
+    attached: list[bool] = dataclasses.field(default_factory=list)
+
+    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+        ys = super().solved(field, solver, y0, ts)
+        self.attached.extend(x.requires_grad for x in tensors(ys))
+        return ys
+
+    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+        end = super().until(field, y0, t0, event, reverse=reverse)
+        self.attached.extend(x.requires_grad for x in tensors((end.time, end.states)))
+        return end
 
 
 def _built(task: Task, seed: int = SEED, dtype: torch.dtype = torch.float32, size: str = "") -> Problem:
@@ -281,10 +303,7 @@ def evaluation(task: Task) -> Iterator[CheckResult]:
     before = [x.detach().clone() for x in problem.model.state_dict().values()]
     attached: list[bool] = []
 
-    def watched(field: Any, y0: Any, ts: Tensor) -> Any:
-        ys = solving()(field, y0, ts)
-        attached.extend(x.requires_grad for x in tensors(ys))
-        return ys
+    watched = _Watched(*_solving(), attached=attached)
 
     told: list[Callable[[Solve, Split], float]] = [problem.evaluate]
     if isinstance(problem, HeldOutLoss):
