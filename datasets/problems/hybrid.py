@@ -1,9 +1,7 @@
 """Fields whose state is reset on the way: a ball that bounces, a neuron that fires, doses at known times.
 
-The ``Solve`` of a task knows no events, so these problems land by themselves: they solve up to where the closed form
-puts the event, for the parameters as they are, and move there by one step of Newton's on the *solved* state. Its value
-is rounding; its derivative is ``dt*/dp = -(g_y . dy/dp) / (g_y . f)``, that of an event (Chen, Amos and Nickel, ICLR
-2021), so the gradient is that of the events' times too, by any gradient method.
+Where and when they are reset the solve finds out, by any gradient method that can end at an event: its time moves with
+what it depends on (Chen, Amos and Nickel, ICLR 2021). The closed forms are for the data, and for the tests.
 """
 
 import abc
@@ -14,11 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import Solve, Split, State, Training, VectorField
+from odegrad.contracts import Solve, Split, State, Training, VectorField, event_solve
 from odegrad.datasets.problems.regression import Pairs
+from odegrad.event import Event
 
 AT_REST = 1e-4
 """A ball whose flights are shorter than this share of the observed time lies still."""
+
+LATEST_FIRING = 50.0
+"""A neuron that has not fired before never does: its input is too small."""
 
 Draw = Callable[..., Pairs]
 """Draws inputs and targets from a stream of the seed."""
@@ -123,44 +125,39 @@ class Ball(HybridModel):
 
     def start(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return height and velocity ``[1, 2]``, and start and end of the first flight."""
-        flight, _ = self._flights(inputs)
-        return self._held(inputs), torch.tensor([0.0, flight], dtype=inputs.dtype)
+        flight = (2 * inputs[0] / self.field.gravity).sqrt()
+        return self._held(inputs), torch.stack([torch.zeros_like(flight), flight])
 
     def predicted(self, solve: Solve, inputs: Tensor) -> Tensor:
-        """Return the heights ``[times]`` of a ball dropped from ``inputs [1]``: one solve for each flight."""
-        y = self._held(inputs)
+        """Return the heights ``[times]`` of a ball dropped from ``inputs [1]``.
+
+        Each flight is a solve up to its end, and one to the times inside of it.
+        """
+        solve, end = event_solve(solve), self.times[-1]
+        t, y = torch.zeros_like(inputs[0]), self._held(inputs)
         heights: list[Tensor] = []
-        # What a flight begins later than where the closed form puts it: zero, with the derivative of its begin.
-        begin, late = 0.0, torch.zeros_like(inputs[0])
-        flight, restitution = self._flights(inputs)
         while len(heights) < len(self.times):
             waiting = self.times[len(heights) :]
-            if flight <= AT_REST * self.times[-1]:
+            landing = solve.until(self.field, y, t, Event(_height, t_max=end, required=False))
+            begin, stop = torch.stack([t.detach(), landing.time.detach()]).tolist()
+            if landing.found and stop - begin <= AT_REST * end:
                 return torch.cat([torch.stack(heights), inputs.new_zeros(len(waiting))])
-            inside = [t - begin for t in waiting if t - begin < flight]
-            ends = [flight] if len(inside) < len(waiting) else []
-            ys = solve(self.field, y, torch.tensor([0.0, *inside, *ends], dtype=inputs.dtype))
-            heights += list((ys[1:, 0, 0] - ys[1:, 0, 1] * late)[: len(inside)])
-            if ends:
-                height, velocity = ys[-1, 0]
-                moved = -height / velocity
-                up = -self.restitution * (velocity - self.field.gravity * moved)
-                y = torch.stack([torch.zeros_like(up), up])[None]
-                late = late + moved
-                # The first is half a flight: from the top.
-                begin, flight = begin + flight, flight * restitution * (2.0 if begin == 0.0 else 1.0)
+            inside = [time for time in waiting if time < stop or not landing.found]
+            if inside:
+                ts = torch.cat([t.reshape(1), inputs.new_tensor(inside)])
+                heights += list(solve(self.field, y, ts)[1:, 0, 0])
+            velocity = landing.states[-1, 0, 1]
+            t, y = landing.time, torch.stack([torch.zeros_like(velocity), -self.restitution * velocity])[None]
         return torch.stack(heights)
 
     def _held(self, inputs: Tensor) -> Tensor:
         """Return height and velocity ``[1, 2]`` of a ball that is held at ``inputs [1]``."""
         return torch.stack([inputs, torch.zeros_like(inputs)], dim=1)
 
-    def _flights(self, inputs: Tensor) -> tuple[float, float]:
-        """Return how long the ball falls from ``inputs [1]``, and how much shorter each flight is; without a graph."""
-        # By the closed form and not from the solved state: any method and tolerance then solves over the same times.
-        # Times are the host's, so these are the one read of the device that the task takes.
-        height, gravity, restitution = torch.stack([inputs[0], self.field.gravity, self.restitution]).tolist()
-        return math.sqrt(2 * height / gravity), restitution
+
+def _height(_t: Tensor, y: Tensor) -> Tensor:
+    """Return how high the ball is, ``y [1, 2]``."""
+    return y[0, 0]
 
 
 def ball_heights(height: Tensor, restitution: Tensor, gravity: Tensor, times: Tensor) -> Tensor:
@@ -177,25 +174,18 @@ def ball_heights(height: Tensor, restitution: Tensor, gravity: Tensor, times: Te
 
 
 class LeakyIntegrator(nn.Module):
-    """Potential, input and length of a period ``[batch, 3]``, over the fraction of the period that is past.
-
-    ``u' = T (w x - u) / tau``: time runs in units of the period T of each sample, so that all end at 1.
-    """
+    """Potential and input ``[1, 2]`` of a neuron: ``u' = (w x - u) / tau``; the input stays."""
 
     def __init__(self, weight: float, time_constant: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(weight))
         self.time_constant = nn.Parameter(torch.tensor(time_constant))
 
-    def rate(self, potential: Tensor, inputs: Tensor) -> Tensor:
-        """Return the rate of the potential per unit of time, ``[batch]``."""
-        return (self.weight * inputs - potential) / self.time_constant
-
     def forward(self, _t: Tensor, y: Tensor) -> Tensor:
-        """Return the rates ``[batch, 3]``."""
-        potential, inputs, period = y.unbind(1)
-        rate = period * self.rate(potential, inputs)
-        return torch.stack([rate, torch.zeros_like(rate), torch.zeros_like(rate)], dim=1)
+        """Return the rates ``[1, 2]``."""
+        potential, inputs = y.unbind(1)
+        rate = (self.weight * inputs - potential) / self.time_constant
+        return torch.stack([rate, torch.zeros_like(rate)], dim=1)
 
 
 class Neuron(HybridModel):
@@ -206,23 +196,29 @@ class Neuron(HybridModel):
         self.field: LeakyIntegrator = LeakyIntegrator(weight, time_constant)
 
     def start(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the initial state ``[batch, 3]``, and start and end of a period."""
-        with torch.no_grad():
-            period = firing_period(inputs, self.field.weight, self.field.time_constant)
-        return torch.stack([torch.zeros_like(inputs), inputs, period], dim=1), torch.tensor(
-            [0.0, 1.0], dtype=inputs.dtype
-        )
+        """Return the initial state ``[1, 2]`` of the first neuron, and start and end of its period."""
+        period = firing_period(inputs[:1], self.field.weight, self.field.time_constant)
+        return self._at_rest(inputs[0]), torch.cat([torch.zeros_like(period), period])
 
     def predicted(self, solve: Solve, inputs: Tensor) -> Tensor:
-        """Return the periods of ``inputs [batch]``."""
-        y0, ts = self.start(inputs)
-        potential, _, period = solve(self.field, y0, ts)[-1].unbind(1)
-        return period + (1.0 - potential) / self.field.rate(potential, inputs)
+        """Return the periods of ``inputs [batch]``: one solve for each neuron, which fires at a time of its own."""
+        solve, fires = event_solve(solve), Event(_above_threshold, t_max=LATEST_FIRING, direction=1)
+        start = torch.zeros_like(inputs[0])
+        return torch.stack([solve.until(self.field, self._at_rest(x), start, fires).time for x in inputs])
+
+    def _at_rest(self, x: Tensor) -> Tensor:
+        """Return potential and input ``[1, 2]`` of a neuron that has just fired."""
+        return torch.stack([torch.zeros_like(x), x])[None]
+
+
+def _above_threshold(_t: Tensor, y: Tensor) -> Tensor:
+    """Return how far the potential of ``y [1, 2]`` is above that at which the neuron fires."""
+    return y[0, 0] - 1.0
 
 
 def firing_period(inputs: Tensor, weight: Tensor, time_constant: Tensor) -> Tensor:
-    """Return ``tau ln(I / (I - 1))``, ``I = w x``, ``[batch]``; a current that never fires counts as a little more."""
-    current = (weight * inputs).clamp(min=1.01)
+    """Return ``tau ln(I / (I - 1))``, ``I = w x``, ``[batch]``; NaN or infinite where it never fires."""
+    current = weight * inputs
     return time_constant * torch.log(current / (current - 1.0))
 
 

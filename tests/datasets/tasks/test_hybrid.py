@@ -19,7 +19,7 @@ from odegrad.datasets.problems.hybrid import (
 from odegrad.registry import build_gradient, build_solver, build_task
 
 NAMES = ("bouncing_ball", "integrate_and_fire", "dosing")
-METHODS = ("naive", "symplectic_adjoint", "adjoint", "interpolation", "reversible_rk")
+METHODS = ("naive", "symplectic_adjoint", "adjoint", "interpolation")
 
 
 def solving(name: str) -> Solve:
