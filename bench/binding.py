@@ -1,21 +1,75 @@
 """A gradient method bound to its solver, with or without the tap that an optimizer wants."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from odegrad.contracts import CurvatureConsumer, CurvaturePasses, GradientMethod, Solve, Tap, Tappable
+from odegrad.contracts import (
+    CurvatureConsumer,
+    CurvaturePasses,
+    EventSolve,
+    GradientMethod,
+    Solve,
+    Tap,
+    Tappable,
+    ending_at_events,
+    taking_jumps,
+)
 from odegrad.errors import UnsupportedError
+from odegrad.event import Event
 
 
-def solve_with(method: GradientMethod, solver: Any) -> Solve:
+def _as_it_is(field: Any) -> Any:
+    return field
+
+
+@dataclass(frozen=True)
+class BoundSolve:
+    """A gradient method bound to its solver: an ``EventSolve``, whose every solve goes through ``solved`` or ``until``.
+
+    ``seen`` is what each field is wrapped in. Who listens, or puts other solves in the place of these, overrides
+    ``solved`` and ``until``.
+    """
+
+    method: GradientMethod
+    solver: Any
+    seen: Callable[[Any], Any] = _as_it_is
+
+    def __call__(self, field: Any, y0: Any, ts: Tensor, /) -> Any:
+        """Return the solution at ``ts``."""
+        return self.solved(field, self.solver, y0, ts)
+
+    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+        """Return one solve to known times, without a jump inside of them."""
+        return self.method(self.seen(field), solver, y0, ts)
+
+    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+        """Return where ``event`` is, from ``t0`` on: an ``Ending``.
+
+        Raises
+        ------
+        UnsupportedError
+            If the method or its solver cannot end at an event.
+        """
+        return ending_at_events(self.method).until(self.seen(field), self.solver, y0, t0, event, reverse=reverse)
+
+    def across(self, field: Any, y0: Any, ts: Tensor, jump_t: Sequence[float], /) -> Any:
+        """Return the solution at ``ts`` of a field that jumps at ``jump_t``: a solve from each to the next.
+
+        Raises
+        ------
+        UnsupportedError
+            If the method or its solver does not see the limits of the field there.
+        """
+        return taking_jumps(self.method).across(field, self.solver, y0, ts, jump_t, self.solved)
+
+
+def solve_with(method: GradientMethod, solver: Any) -> EventSolve:
     """Return the method bound to its solver."""
-
-    def solve(field: Any, y0: Any, ts: Tensor) -> Any:
-        return method(field, solver, y0, ts)
-
-    return solve
+    return BoundSolve(method, solver)
 
 
 def tapped(method: GradientMethod, tap: Tap | None) -> GradientMethod:

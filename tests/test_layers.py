@@ -12,6 +12,7 @@ HOUSE = (
     "odegrad.errors",
     "odegrad.exits",
     "odegrad.catalogue",
+    "odegrad.event",
     "odegrad.contracts",
     "odegrad.states",
     "odegrad.binding",
@@ -69,12 +70,12 @@ FORBIDDEN = [
     ),
     (
         "odegrad.methods",
-        ("odegrad.contracts", "odegrad.states", "odegrad.errors", "odegrad.methods"),
+        ("odegrad.contracts", "odegrad.event", "odegrad.states", "odegrad.errors", "odegrad.methods"),
         "methods know only the contracts",
     ),
     (
         "odegrad.datasets",
-        ("odegrad.contracts", "odegrad.states", "odegrad.errors", "odegrad.datasets"),
+        ("odegrad.contracts", "odegrad.event", "odegrad.states", "odegrad.errors", "odegrad.datasets"),
         "tasks know only the contracts",
     ),
 ]

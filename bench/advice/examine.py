@@ -15,7 +15,8 @@ from odegrad.binding import solve_with
 from odegrad.checks.limits import CONTRACTIONS, contraction_error
 from odegrad.contracts import Problem
 from odegrad.diagnosis.bounds import MEANINGS
-from odegrad.diagnosis.prediction import Diagnosis, diagnose, first_solve
+from odegrad.diagnosis.first_solve import first_solve
+from odegrad.diagnosis.prediction import Diagnosis, diagnose
 from odegrad.diagnosis.probe import largest_norms
 from odegrad.diagnosis.verdict import sentences
 from odegrad.errors import UnsupportedError, UsageError

@@ -13,7 +13,7 @@ from torch import Tensor
 from odegrad.binding import solve_with
 from odegrad.checks.problems import relative
 from odegrad.checks.result import CheckResult, at_most
-from odegrad.contracts import Problem, Solve, Task, TaskInfo
+from odegrad.contracts import GradientMethod, Problem, Solve, Solver, Task, TaskInfo
 from odegrad.errors import DataError, UnknownNameError
 from odegrad.registry import build_gradient, build_solver
 
@@ -47,7 +47,12 @@ def tensors(thing: Any) -> list[Tensor]:
 
 def solving(name: str = "naive") -> Solve:
     """Return the gradient method ``name`` with dopri5."""
-    return solve_with(build_gradient(name), build_solver("dopri5", SOLVE_TOLERANCE, SOLVE_TOLERANCE))
+    return solve_with(*method_and_solver(name))
+
+
+def method_and_solver(name: str = "naive") -> tuple[GradientMethod, Solver]:
+    """Return the gradient method ``name`` and dopri5."""
+    return build_gradient(name), build_solver("dopri5", SOLVE_TOLERANCE, SOLVE_TOLERANCE)
 
 
 def built(task: Task, seed: int = SEED, dtype: torch.dtype = torch.float32, size: str = "") -> Problem:

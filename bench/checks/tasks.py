@@ -1,5 +1,6 @@
 """Checks of how a task is solved and trained: its dynamics, gradients everywhere, a loss that falls, an evaluation."""
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from odegrad.binding import solve_with
+from odegrad.binding import BoundSolve, solve_with
 from odegrad.checks.result import CheckResult, at_most
 from odegrad.checks.task_builds import (
     SOLVE_TOLERANCE,
@@ -16,6 +17,7 @@ from odegrad.checks.task_builds import (
     batches,
     built,
     global_randomness,
+    method_and_solver,
     precisions,
     seeds,
     solving,
@@ -26,6 +28,7 @@ from odegrad.checks.task_builds import (
 )
 from odegrad.contracts import HeldOutLoss, Solve, Split, Task
 from odegrad.errors import InaccurateGradientWarning
+from odegrad.event import Event
 from odegrad.reference.reference import reference
 from odegrad.reference.sensitivity import sensitivity_error
 from odegrad.reference.subject import of_problem
@@ -42,6 +45,23 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 STIFF_TOLERANCE = 1e-4
 """Of implicit steps, in float32 too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Watched(BoundSolve):
+    """A solve that tells of every solution whether its parts carry a graph."""
+
+    attached: list[bool] = dataclasses.field(default_factory=list)
+
+    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+        ys = super().solved(field, solver, y0, ts)
+        self.attached.extend(x.requires_grad for x in tensors(ys))
+        return ys
+
+    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+        end = super().until(field, y0, t0, event, reverse=reverse)
+        self.attached.extend(x.requires_grad for x in tensors((end.time, end.states)))
+        return end
 
 
 def dynamics(task: Task) -> Iterator[CheckResult]:
@@ -133,10 +153,7 @@ def evaluation(task: Task) -> Iterator[CheckResult]:
     before = [x.detach().clone() for x in problem.model.state_dict().values()]
     attached: list[bool] = []
 
-    def watched(field: Any, y0: Any, ts: Tensor) -> Any:
-        ys = solving()(field, y0, ts)
-        attached.extend(x.requires_grad for x in tensors(ys))
-        return ys
+    watched = _Watched(*method_and_solver(), attached=attached)
 
     told: list[Callable[[Solve, Split], float]] = [problem.evaluate]
     if isinstance(problem, HeldOutLoss):

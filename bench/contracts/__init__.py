@@ -3,6 +3,7 @@
 * ``fields``: the state, and the vector field ``f(t, y) -> dy/dt``;
 * ``solvers``, ``observers``: the solver, and who hears of its steps;
 * ``methods``: the gradient method, what it states about itself, and what it may offer beside a solve;
+* ``events``: solves that end at events, and go over jumps;
 * ``work``, ``costs``: what a solve has cost, and what a method predicts that it costs;
 * ``taps``: who watches a backward pass, and who learns from it;
 * ``tasks``: the task, and the problem that it builds from a seed.
@@ -12,10 +13,18 @@
 """
 
 from odegrad.contracts.costs import Bytes, Calls, PredictsBytes, PredictsCalls, Sizes, StepCounts
+from odegrad.contracts.events import (
+    Ending,
+    EndsAtEvents,
+    EventSolve,
+    TakesJumps,
+    ending_at_events,
+    event_solve,
+    taking_jumps,
+)
 from odegrad.contracts.fields import CallsHeard, CarriesMore, State, StateT, VectorField, pass_on, unjudged_parts
 from odegrad.contracts.methods import (
     CompilesPrograms,
-    EndsAtEvents,
     GradientMethod,
     Peer,
     Solve,
@@ -51,8 +60,10 @@ __all__ = [
     "CompilesPrograms",
     "CurvatureConsumer",
     "CurvaturePasses",
+    "Ending",
     "EndsAtEvents",
     "EventObserver",
+    "EventSolve",
     "GradientMethod",
     "HeldOutLoss",
     "ImplicitWork",
@@ -76,6 +87,7 @@ __all__ = [
     "StateT",
     "StepCounts",
     "StepObserver",
+    "TakesJumps",
     "Tap",
     "Tappable",
     "Task",
@@ -85,7 +97,10 @@ __all__ = [
     "Traits",
     "VectorField",
     "WorkObserver",
+    "ending_at_events",
     "equivalent_solver",
+    "event_solve",
     "pass_on",
+    "taking_jumps",
     "unjudged_parts",
 ]

@@ -41,6 +41,10 @@ class StepCounts:
     """Newton iterations of every accepted implicit step."""
     weights: tuple[float, ...] = ()
     """The weights ``b`` of an explicit step's stages; empty of others."""
+    landings: int = 0
+    """How often the last step of the forward solve was redone to end at an event."""
+    time_calls: int = 0
+    """The f calls of the forward pass for gradients by times: one for the start, one for each output, or the event."""
     rounds_forward: tuple[RowCounts, ...] = ()
     """The solve's rounds where every sample has its own steps; empty where they share them."""
     rounds_backward: tuple[RowCounts, ...] = ()

@@ -102,21 +102,6 @@ class Solve(Protocol):
 
 
 @runtime_checkable
-class EndsAtEvents(Protocol):
-    """A gradient method whose solves can end where a function of time and state crosses zero."""
-
-    def until(
-        self, field: VectorField, solver: Solver, y0: StateT, t0: Tensor, event: object, *, reverse: bool = False
-    ) -> tuple[Tensor, StateT]:
-        """Solve from ``t0``, 0-d, until ``event``, an ``Event`` of ``odegrad.methods.events``.
-
-        Return its time, 0-d, and the states ``[2, batch, *state]`` at the start and just before it; in decreasing time
-        where ``reverse``.
-        """
-        ...
-
-
-@runtime_checkable
 class SolvesOtherwise(Protocol):
     """A gradient method that replaces the solver it is given: its gradient is naive's on another solver."""
 

@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from odegrad.contracts import Problem, VectorField
 from odegrad.diagnosis.bounds import LOOSE, Bound, costate_bound, interpolation_bounds
 from odegrad.diagnosis.costates import BatchedField, segments
 from odegrad.diagnosis.field_checks import check_field
@@ -19,12 +16,10 @@ from odegrad.errors import UsageError
 from odegrad.reference.allowance import Allowance, Tell, in_silence
 from odegrad.reference.sensitivity import sensitivity_error
 from odegrad.reference.subject import of_model
-from odegrad.registry import build_gradient, build_solver, default_gradients, gradients, odeint_solver
-from odegrad.states import flatten, mapped
+from odegrad.registry import build_gradient, default_gradients, gradients, odeint_solver
+from odegrad.states import flatten
 from odegrad.user.models import Model
 
-TIGHT_TOLERANCE = 1e-13
-"""Of the solves of a loss behind its first one."""
 STABILITY = 3.3
 """Length of dopri5's stability region on the negative real axis (Hairer and Wanner, Solving ODEs II, figure IV.2.1)."""
 BOUND_NODES = (8, 16)
@@ -66,34 +61,6 @@ class Diagnosis:
     """What there was no time for, in sentences."""
     choice: SolverChoice | None = None
     """What sets dopri5's steps at ``rtol``, and what an implicit solver takes; None where there was no time for it."""
-
-
-def first_solve(problem: Problem) -> Model:
-    """Return the first solve of a float64 problem's loss on its probe batch, the rest of the loss behind it."""
-    batch = problem.probe_batch()
-    exact = build_gradient("naive")
-    tight = build_solver("dopri8", TIGHT_TOLERANCE, TIGHT_TOLERANCE)
-    seen: list[tuple[Any, Any, Tensor]] = []
-
-    def first(field: VectorField, y0: Any, ts: Tensor) -> Any:
-        if not seen:
-            start = mapped(y0, Tensor.detach)
-            seen.append((field, start, ts.detach()))
-        return exact(field, tight, y0, ts)
-
-    with torch.no_grad():
-        problem.loss(first, batch)
-    field, start, ts = seen[0]
-
-    def loss(ys: Any) -> Tensor:
-        waiting = [ys]
-
-        def rest(field: VectorField, y0: Any, ts: Tensor) -> Any:
-            return waiting.pop() if waiting else exact(field, tight, y0, ts)
-
-        return problem.loss(rest, batch)
-
-    return Model(field, start, ts, loss)
 
 
 def diagnose(

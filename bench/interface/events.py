@@ -8,9 +8,9 @@ from torch import Tensor
 
 from odegrad.contracts import State
 from odegrad.errors import UsageError
+from odegrad.event import CrossingDirection, Event, EventFn
 from odegrad.interface.arguments import Func
 from odegrad.interface.solves import EventSolution, odeint
-from odegrad.methods.events.event import CrossingDirection, Event, EventFn
 from odegrad.methods.events.solve import accumulates, checked_start
 
 _AT_ONCE = "_odegrad_events_at_once"

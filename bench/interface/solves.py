@@ -7,12 +7,13 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor
 
 from odegrad.binding import tapped
-from odegrad.contracts import EndsAtEvents, GradientMethod, Scalar, State, Tap
+from odegrad.contracts import GradientMethod, Scalar, State, Tap, ending_at_events, taking_jumps
 from odegrad.errors import UnsupportedError, UsageError
+from odegrad.event import Event, EventFn
 from odegrad.interface.arguments import Func, WithParameters, field_of, solver_of
 from odegrad.methods.backward.continuous import ContinuousMethod
-from odegrad.methods.events.event import Event, EventFn
-from odegrad.methods.events.jumps import Reset, field_jumps, resets, solve_over_jumps
+from odegrad.methods.events.jumps import Jump, Reset, field_jumps, resets, solve_over_jumps
+from odegrad.methods.events.until_over_jumps import until_over_jumps
 from odegrad.methods.peers.torchdiffeq_solvers import OF_TORCHDIFFEQ, solve_as_torchdiffeq
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.times import checked_times
@@ -131,14 +132,11 @@ def _solved(
         return solve_as_torchdiffeq(found, field_of(func), y0, t, **given)
     times = [*field_jumps(options.pop("jump_t", ())), *resets(jumps)]
     field, solver = field_of(func), solver_of(told.method, told.rtol, told.atol, options, (func, y0, t))
-    if event_fn is not None and times:
-        raise UnsupportedError(
-            "event_fn: a solve to an event takes no jump_t and no jumps; solve from jump to jump, each up to t_max"
-        )
-    if times:
-        return solve_over_jumps(found, field, solver, y0, t, times)
     if event_fn is not None:
-        return cast("State", _until(found, field, solver, y0, t, event_fn))
+        return cast("State", _until(found, field, solver, y0, t, event_fn, times))
+    if times:
+        taking_jumps(found)
+        return solve_over_jumps(found, field, solver, y0, t, times)
     if isinstance(t, Tensor) and t.shape == (1,) and isinstance(y0, (Tensor, tuple)):
         return mapped(y0, lambda part: part[None])
     solution: State = found(field, solver, y0, t)
@@ -146,7 +144,13 @@ def _solved(
 
 
 def _until(
-    found: GradientMethod, field: Any, solver: OneStepSolver, y0: State, t: Tensor, event_fn: EventFn
+    found: GradientMethod,
+    field: Any,
+    solver: OneStepSolver,
+    y0: State,
+    t: Tensor,
+    event_fn: EventFn,
+    jumps: Sequence[Jump],
 ) -> EventSolution:
     """Return the time of the event and the states at the start and there, from times ``t [2]`` that tell the way."""
     start, way = checked_times(t)[:2]
@@ -155,13 +159,9 @@ def _until(
             f"t: expected two times with event_fn, of which the second tells the way only, got {len(t)}; solve on to "
             "output times behind the event by a second call"
         )
-    if not isinstance(found, EndsAtEvents):
-        raise UnsupportedError(
-            f"event_fn: gradient method {found.traits.name} solves by another library, which is not told of events "
-            "here; use one of this package, such as naive or aca"
-        )
     event = event_fn if isinstance(event_fn, Event) else Event(event_fn, differentiated=False)
-    return EventSolution(*found.until(field, solver, y0, t[0], event, reverse=way < start))
+    end = until_over_jumps(ending_at_events(found), field, solver, y0, t[0], event, jumps, reverse=way < start)
+    return EventSolution(end.time, end.states)
 
 
 def odeint_adjoint(

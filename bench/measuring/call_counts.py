@@ -3,15 +3,19 @@
 All at the parameters as they are, with an uncompiled solver.
 """
 
+import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from odegrad.binding import solve_with, tapped
+from odegrad.binding import BoundSolve, solve_with, tapped
 from odegrad.contracts import GradientMethod, ImplicitWork, RowCounts, Solve, State, Tap, Traits
+from odegrad.event import Event
 from odegrad.measuring.cost import SolveCost, graph_sizes, predicted_columns, sizes_of
 from odegrad.measuring.counting import CountedField, CountedTap, Counts
 from odegrad.measuring.meters import HostWaits
@@ -40,6 +44,11 @@ class SolveLog:
     works: dict[str, list[ImplicitWork]] = field(default_factory=dict)
     rounds: dict[str, list[RowCounts]] = field(default_factory=dict)
     pulled_back: bool = False
+    landings: int = 0
+    size_known: bool = False
+    """Whether the solve goes on with the step size of the one before it, over a jump."""
+    time_calls: int = 0
+    """f calls for gradients by times."""
 
     @property
     def outputs(self) -> int:
@@ -65,6 +74,11 @@ class SolveLog:
         """Count a rejected step."""
         self.counts.rejected(t, h)
         self.rejected_steps[self.counts.phase] += 1
+
+    def ended(self, landings: int, evaluations: int) -> None:
+        """Note that the solve has landed on its event."""
+        self.counts.ended(landings, evaluations)
+        self.landings += landings
 
     def reconstructed(self, error: float) -> None:
         """Hear how far the state of the backward pass was off."""
@@ -103,6 +117,7 @@ def count_columns(
     columns = _calls(counts, method.traits)
     columns |= _systems(counts, method.traits.backward_phase, implicit=solver.implicit)
     columns |= _rows(counts, method.traits.backward_phase, solver)
+    columns |= {"event_landings": counts.landings, "event_evaluations": counts.event_evaluations}
     with subject.left_as_it_was():
         columns |= _operators(subject, method, solver)
     if method.traits.peer is not None and not method.traits.peer.seen:
@@ -135,18 +150,12 @@ def counted_iteration(
 
     ``sample`` is given a solve that ``tap`` watches, and says whether it has taken the tap's samples by itself.
     """
-    counts, solves = Counts(), []
+    counts = Counts()
+    solves: list[SolveLog] = []
     watched = tapped(method, None if tap is None else CountedTap(tap, counts))
 
     def counted(method: GradientMethod) -> Solve:
-        def solve(f: Any, y0: Any, ts: Tensor) -> Any:
-            log = SolveLog(counts, f, y0, ts)
-            ys = method(CountedField(f, counts, ts[..., :: ts.shape[-1] - 1]), solver.observed_by(log), y0, ts)
-            log.watch(ys)
-            solves.append(log)
-            return ys
-
-        return solve
+        return _Counted(method, solver, counts=counts, solves=solves)
 
     with counts.during("tap"):
         if tap is not None and sample is not None and sample(counted(watched)):
@@ -156,6 +165,40 @@ def counted_iteration(
     with counts.during(method.traits.backward_phase):
         subject.pull_back(loss)
     return counts, solves
+
+
+@dataclass(frozen=True)
+class _Counted(BoundSolve):
+    """A solve that is counted, and noted in ``solves``."""
+
+    counts: Counts = field(default_factory=Counts)
+    solves: list[SolveLog] = field(default_factory=list)
+
+    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+        log = SolveLog(self.counts, field, y0, ts)
+        log.size_known = solver.carried is not None and solver.carried.h is not None
+        log.time_calls = log.outputs if ts.requires_grad and torch.is_grad_enabled() else 0
+        counted = CountedField(field, self.counts, ts[..., :: ts.shape[-1] - 1])
+        ys = super().solved(counted, solver.observed_by(log), y0, ts)
+        log.watch(ys)
+        self.solves.append(log)
+        return ys
+
+    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+        # Where the solve ends is not known before: it may be anywhere up to the limit.
+        never = -math.inf if reverse else math.inf
+        limit = t0.new_tensor(never if event.t_max is None else event.t_max)
+        interval = torch.stack([t0.detach().reshape(()), limit])
+        log = SolveLog(self.counts, field, y0, interval)
+        able = BoundSolve(self.method, self.solver.observed_by(log))
+        end = able.until(CountedField(field, self.counts, interval), y0, t0, event, reverse=reverse)
+        moves = any(part.requires_grad for part in parts(end.states)) and event.differentiated
+        by_limit = event.limit is not None and event.limit.requires_grad
+        log.time_calls = int(t0.requires_grad and torch.is_grad_enabled()) + int(moves and (end.found or by_limit))
+        log.watch(end.states)
+        log.watch(end.time)
+        self.solves.append(log)
+        return end
 
 
 def _calls(counts: Counts, traits: Traits) -> dict[str, object]:
@@ -242,6 +285,12 @@ def solve_costs(solves: list[SolveLog], solver: OneStepSolver, back: str) -> lis
             (log.accepted_steps[back], log.rejected_steps[back]),
             log.works.get("forward", ()),
             (log.rounds.get("forward", ()), log.rounds.get(back, ())),
+        )
+        steps = dataclasses.replace(
+            steps,
+            start=solver.restart_calls if log.size_known else steps.start,
+            landings=log.landings,
+            time_calls=log.time_calls,
         )
         costs.append(SolveCost(steps, sizes_of(log.vector_field, log.y0, log.outputs, known[kind]), log.pulled_back))
     return costs

@@ -34,6 +34,9 @@ class Counts:
     """What implicit steps and their pull-backs have cost."""
     reconstruction_error: float | None = None
     """The largest that a backward pass told; None if none did."""
+    landings: int | None = None
+    """How often steps were redone to land on events; None where no solve looked for one."""
+    event_evaluations: int | None = None
     times_hidden: bool = False
     """Whether a call's time could not be read, because samples with times of their own were called as one: then
     ``outside`` is not known."""
@@ -45,6 +48,11 @@ class Counts:
     def solved_in_rounds(self, counts: RowCounts) -> None:
         """Keep the rounds of a solve."""
         self.rounds.setdefault(self.phase, []).append(counts)
+
+    def ended(self, landings: int, evaluations: int) -> None:
+        """Add those of a solve that ended at an event, or looked for one up to its limit."""
+        self.landings = (self.landings or 0) + landings
+        self.event_evaluations = (self.event_evaluations or 0) + evaluations
 
     def accepted(self, t: float, h: float) -> None:  # noqa: ARG002
         """Count an accepted step."""

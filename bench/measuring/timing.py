@@ -75,7 +75,7 @@ def time_iterations(
             warm = len(timings.warm_up) < WARM_UPS
             if not warm and perf_counter() - started > budget and len(timings.forward) >= MIN_REPEATS:
                 break
-            solve = solve_with(method, solver)
+            solve: Solve = solve_with(method, solver)
             if state is None:
                 solve = next_solve(optimizer, method, solver, batch)
             optimizer.zero_grad(set_to_none=True)

@@ -207,6 +207,12 @@ COLUMNS: tuple[Column, ...] = (
     _count("rejected_steps", "count", "rejected steps of one forward pass", "steps"),
     _count("accepted_steps_backward", "count", "accepted steps of one backward solve", "steps"),
     _count("rejected_steps_backward", "count", "rejected steps of one backward solve", "steps"),
+    _count(
+        "event_landings", "count",
+        "times that steps of one forward pass were redone to end at events, s f calls each; none without events",
+        "steps",
+    ),
+    _count("event_evaluations", "count", "evaluations of event functions in one forward pass"),
     _count("nfe_outside", "count", "f calls of both at a time outside of the interval of their solve"),
     _count("operators_forward", "count", "tensor operators of one forward pass, the loss included"),
     _count("operators_backward", "count", "tensor operators of one backward pass"),

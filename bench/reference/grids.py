@@ -2,16 +2,23 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import GradientMethod, Solve, VectorField, pass_on
+from odegrad.binding import BoundSolve
+from odegrad.contracts import Ending, EventSolve, GradientMethod, VectorField, pass_on
 from odegrad.errors import SolverError
-from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.event import Event
+from odegrad.methods.events.near import until_near
+from odegrad.methods.solvers.solver import OneStepSolver, make_solver
 from odegrad.states import mapped
+
+SAME_END = 1e-6
+"""So far, relative to the length of a solve, its start or end may lie from the recorded one."""
 
 
 class BudgetSpentError(SolverError):
@@ -85,13 +92,20 @@ class Grid:
     """The accepted steps of one solve: from each time to the next; the outputs are among the times."""
 
     times: tuple[float, ...]
+    ends_at_event: bool = True
+    """False of a solve to an event that has found none."""
 
     def cut(self, ts: Tensor, pieces: int) -> tuple[Tensor, Tensor]:
         """Return the times with every step cut into ``pieces`` equal parts, and where among them ``ts [K]`` are.
 
-        An output time carries its graph, so that a gradient by it is not lost.
+        An output time carries its graph, so that a gradient by it is not lost. Start and end may be those of an event,
+        which every solve finds anew: they need only be those of the record to far less than a step.
         """
         plain = ts.detach().double().cpu().tolist()
+        close = SAME_END * abs(self.times[-1] - self.times[0])
+        for k in (0, -1):
+            if abs(plain[k] - self.times[k]) <= close:
+                plain[k] = self.times[k]
         fine: list[Tensor] = []
         rows: list[int] = []
         for i, start in enumerate(self.times):
@@ -116,38 +130,94 @@ class Grids:
 
     def __init__(self) -> None:
         self.known: list[Grid] = []
-        self._next = 0
 
-    def recording(self, method: GradientMethod, solver: OneStepSolver, budget: Budget) -> Solve:
+    def recording(self, method: GradientMethod, solver: OneStepSolver, budget: Budget) -> EventSolve:
         """Return a solve that notes the steps it takes; for one evaluation of the loss."""
         self.known.clear()
-        solver = dataclasses.replace(solver, outputs="step_ends", compile=False)
+        return _Recording(method, recordable(solver), budget.watched, self.known)
 
-        def solve(f: VectorField, y0: Any, ts: Tensor) -> Any:
-            ends = _Ends()
-            # The backward pass of the method, if there is one, is not to be heard.
-            noted = method(budget.watched(f), solver.observed_by(ends), y0, ts)
-            last = float(ts[-1])
-            self.known.append(Grid((*ends.times, last)))
-            ends.times = []
-            return noted
-
-        return solve
-
-    def along(self, method: GradientMethod, solver: OneStepSolver, pieces: int, budget: Budget) -> Solve:
+    def along(self, method: GradientMethod, solver: OneStepSolver, pieces: int, budget: Budget) -> EventSolve:
         """Return a solve by ``method`` whose outputs are the ends of all recorded steps, each cut into ``pieces``.
 
         What the loss sees are the rows at its own times; the others have no cotangent. For one evaluation of the loss.
         """
-        self._next = 0
+        return _Along(method, solver, budget.watched, iter(self.known), pieces)
 
-        def solve(f: VectorField, y0: Any, ts: Tensor) -> Any:
-            if self._next >= len(self.known):
-                raise SolverError(
-                    "the loss solves more equations than when its grids were recorded: it is not repeatable"
-                )
-            fine, rows = self.known[self._next].cut(ts, pieces)
-            self._next += 1
-            return mapped(method(budget.watched(f), solver, y0, fine), lambda ys: ys[rows])
 
-        return solve
+def recordable(solver: OneStepSolver) -> OneStepSolver:
+    """Return ``solver`` with every output at the end of a step, and not compiled."""
+    return dataclasses.replace(solver, outputs="step_ends", compile=False)
+
+
+def searching(solver: OneStepSolver) -> OneStepSolver:
+    """Return ``solver``, or dopri5 with its tolerances where it has no dense output to search for an event."""
+    if solver.has_dense_output:
+        return solver
+    control = solver.controller
+    return make_solver("dopri5", rtol=control.rtol, atol=control.atol, max_steps=solver.max_steps)
+
+
+@dataclass(frozen=True)
+class Searching(BoundSolve):
+    """A solve that ends at events by a solver that can."""
+
+    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+        """Return where ``event`` is."""
+        able = dataclasses.replace(self, solver=searching(self.solver))
+        return BoundSolve.until(able, field, y0, t0, event, reverse=reverse)
+
+
+@dataclass(frozen=True)
+class _Recording(BoundSolve):
+    """A solve whose steps are noted."""
+
+    known: list[Grid] = field(default_factory=list)
+
+    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+        ends = _Ends()
+        ys = super().solved(field, solver.observed_by(ends), y0, ts)
+        self._note(ends, float(ts[-1]))
+        return ys
+
+    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+        ends = _Ends()
+        able = BoundSolve(self.method, recordable(searching(self.solver)).observed_by(ends), self.seen)
+        end = able.until(field, y0, t0, event, reverse=reverse)
+        self._note(ends, float(end.time), found=end.found)
+        return end
+
+    def _note(self, ends: _Ends, last: float, *, found: bool = True) -> None:
+        self.known.append(Grid((*ends.times, last), found))
+        # The backward pass of the method, if there is one, is not to be heard.
+        ends.times = []
+
+
+@dataclass(frozen=True)
+class _Along(BoundSolve):
+    """A solve along recorded steps, each cut into ``pieces``."""
+
+    known: Iterator[Grid] = field(default_factory=lambda: iter(()))
+    pieces: int = 1
+
+    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+        fine, rows = self._next().cut(ts, self.pieces)
+        return mapped(super().solved(field, solver, y0, fine), lambda ys: ys[rows])
+
+    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:  # noqa: ARG002
+        grid = self._next()
+        times = grid.cut(t0.new_tensor([grid.times[0], grid.times[-1]]), self.pieces)[0].tolist()
+
+        def along(start: Any, ts: Tensor) -> Any:
+            return BoundSolve.solved(self, field, self.solver, start, ts)
+
+        if grid.ends_at_event:
+            return until_near(along, field, y0, t0, times, event)
+        limit = t0.new_tensor(times[-1]) if event.limit is None else event.limit
+        ys = along(y0, torch.cat([t0.reshape(1), t0.new_tensor(times[1:-1]), limit.reshape(1)]))
+        return Ending(limit.reshape(()), mapped(ys, lambda part: part[[0, -1]]), found=False)
+
+    def _next(self) -> Grid:
+        grid = next(self.known, None)
+        if grid is None:
+            raise SolverError("the loss solves more equations than when its grids were recorded: it is not repeatable")
+        return grid

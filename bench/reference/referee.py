@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odegrad.binding import solve_with
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.reference.grids import Budget
+from odegrad.reference.grids import Budget, Searching
 from odegrad.reference.subject import Subject
 from odegrad.states import put_back
 
@@ -66,11 +65,11 @@ def _extrapolated(subject: Subject, direction: Tensor, length: float, budget: Bu
 
 
 def _slope(subject: Subject, direction: Tensor, length: float, budget: Budget) -> float:
-    bound = solve_with(Naive(), make_solver("dopri8", rtol=REFEREE_TOLERANCE, atol=REFEREE_TOLERANCE))
+    tight = make_solver("dopri8", rtol=REFEREE_TOLERANCE, atol=REFEREE_TOLERANCE)
     ends = []
     for sign in (1.0, -1.0):
         with _moved(subject, sign * length * direction):
-            ends.append(subject.value(lambda f, y0, ts: bound(budget.watched(f), y0, ts)))
+            ends.append(subject.value(Searching(Naive(), tight, budget.watched)))
     return (ends[0] - ends[1]) / (2.0 * length)
 
 

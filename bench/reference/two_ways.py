@@ -16,14 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odegrad.binding import solve_with
 from odegrad.contracts import Solve
 from odegrad.errors import InaccurateGradientWarning
 from odegrad.methods.gradients.aca import Aca
 from odegrad.methods.gradients.adjoint import Adjoint
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver
-from odegrad.reference.grids import Budget, Grids
+from odegrad.reference.grids import Budget, Grids, Searching
 from odegrad.reference.subject import Subject
 
 RECORD_TOLERANCE, COSTATE_TOLERANCE = 1e-9, 1e-10
@@ -149,8 +148,7 @@ def _kinked(subject: Subject, budget: Budget) -> TwoWays:
 
 
 def _watched(solver: OneStepSolver, budget: Budget) -> Solve:
-    bound = solve_with(Naive(), solver)
-    return lambda f, y0, ts: bound(budget.watched(f), y0, ts)
+    return Searching(Naive(), solver, budget.watched)
 
 
 def _recorded(subject: Subject, solver: OneStepSolver, budget: Budget) -> Grids:

@@ -115,8 +115,8 @@ class IntegrateAndFire(Sized[HybridSettings]):
         licence="none needed (generated)",
     )
     settings: ClassVar[Mapping[str, HybridSettings]] = {
-        name: HybridSettings(size, 0.01, 0.3, 64, trained(count, adam=0.02, sgd=0.05, snopt=None))
-        for name, size, count in (("tiny", 16, 200), ("default", 64, 500), ("paper", 256, 1000))
+        name: HybridSettings(size, 0.01, 0.3, 16, trained(count, adam=0.02, sgd=0.05, snopt=None))
+        for name, size, count in (("tiny", 8, 200), ("default", 16, 500), ("paper", 32, 1000))
     }
 
     def built(self, s: HybridSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:

@@ -7,16 +7,17 @@ from odegrad.contracts import Calls, Sizes, StepCounts
 
 
 def forward_calls(steps: StepCounts) -> int:
-    """Return the f calls of a solve: ``s(N + R)`` and those of its start.
+    """Return the f calls of a solve: ``s(N + R + L)``, those of its start, and those for gradients by times.
 
     Of an implicit one: one for each Newton iteration of any attempt, and one for each accepted step's Jacobian. Of a
     Rosenbrock method likewise, with its stages in the place of the iterations.
     """
+    outside = steps.start + steps.time_calls
     if steps.linear_stages:
-        return steps.linear_stages * (steps.accepted + steps.rejected) + steps.accepted + steps.start
+        return steps.linear_stages * (steps.accepted + steps.rejected) + steps.accepted + outside
     if steps.implicit:
-        return steps.work.newton + steps.work.newton_lost + steps.accepted + steps.start
-    return steps.evaluations * (steps.accepted + steps.rejected) + steps.start
+        return steps.work.newton + steps.work.newton_lost + steps.accepted + outside
+    return steps.evaluations * (steps.accepted + steps.rejected + steps.landings) + outside
 
 
 def replay_calls(steps: StepCounts) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from odegrad.contracts import (
     Calls,
+    Ending,
     Solver,
     State,
     StateT,
@@ -23,10 +24,11 @@ from odegrad.contracts import (
     unjudged_parts,
 )
 from odegrad.errors import UnsupportedError
+from odegrad.event import Event
 from odegrad.methods.backward.limits import check_numbers, warn_of_tolerance
 from odegrad.methods.backward.per_sample.entry import solve_samples
 from odegrad.methods.backward.transforms import OTHER_WAYS, refuse_transforms, solved_outside
-from odegrad.methods.events.event import Event
+from odegrad.methods.events.jumps import OneSolve, field_jumps, solve_over_jumps
 from odegrad.methods.events.solve import StartTime, refuse_events, solve_to_event
 from odegrad.methods.fields.callbacks import CALLBACKS, StepCallbacks
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
@@ -89,10 +91,8 @@ class SharedLoopMethod(abc.ABC):
 
     def until(
         self, field: VectorField, solver: Solver, y0: StateT, t0: Tensor, event: Event, *, reverse: bool = False
-    ) -> tuple[Tensor, StateT]:
-        """Solve from ``t0``, 0-d, until ``event``: its time, 0-d, and the states ``[2, batch, *state]`` at both.
-
-        In decreasing time where ``reverse``. Raises what a call does.
+    ) -> Ending[StateT]:
+        """Solve from ``t0``, 0-d, until ``event``; in decreasing time where ``reverse``. Raises what a call does.
 
         Raises
         ------
@@ -105,11 +105,29 @@ class SharedLoopMethod(abc.ABC):
             raise UnsupportedError(f"odeint_event: it cannot be transformed by torch.func; {OTHER_WAYS}")
         time = StartTime.of(t0, event, reverse=reverse)
 
-        def solved(flat_field: FlatField, checked: OneStepSolver, start: Tensor) -> tuple[Tensor, Tensor]:
+        def solved(flat_field: FlatField, checked: OneStepSolver, start: Tensor) -> Ending[Tensor]:
+            if checked.one_sided:
+                flat_field.see_inside(checked.one_sided, time.start, time.limit)
             return solve_to_event(self.solve, flat_field, checked, start, time, event)
 
-        layout, (end, ys) = self._on_flat_states(field, usable, y0, solved)
-        return end, cast("StateT", layout.unflatten(ys))
+        layout, end = self._on_flat_states(field, usable, y0, solved)
+        return Ending(end.time, cast("StateT", layout.unflatten(end.states)), end.found)
+
+    def across(
+        self,
+        field: VectorField,
+        solver: Solver,
+        y0: StateT,
+        ts: Tensor,
+        jump_t: Sequence[float],
+        one: OneSolve | None = None,
+    ) -> StateT:
+        """Return the solution at ``ts`` of a field that jumps at ``jump_t``, a solve from each to the next.
+
+        ``one`` does each, this method itself if None. Raises what a call does.
+        """
+        usable = self._usable(solver)
+        return cast("StateT", solve_over_jumps(one or self, field, usable, y0, ts, field_jumps(jump_t)))
 
     def _usable(self, solver: Solver) -> OneStepSolver:
         """Return ``solver``, if it is one that this method can use."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.errors import NonFiniteError, UsageError
-from odegrad.methods.events.event import Event
+from odegrad.event import Event
 from odegrad.methods.fields.closures import leaves
 from odegrad.methods.fields.held import Held
 from odegrad.methods.solvers.dynamics import FlatField

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odegrad.contracts import GradientMethod, State
+from odegrad.contracts import State, VectorField
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -23,6 +23,9 @@ from odegrad.states import mapped, parts
 
 Reset = Callable[[Tensor, Any], Any]
 """``y+ = r(t, y-)``."""
+
+OneSolve = Callable[[Any, Any, Any, Tensor], Any]
+"""A solve without a jump inside: field, solver, ``y0``, times -> the solution, as a gradient method has them."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,22 @@ def _jump(name: str, time: object, reset: Reset | None) -> Jump:
 
 
 def solve_over_jumps(
-    method: GradientMethod, field: Any, solver: OneStepSolver, y0: State, ts: Tensor, jumps: Sequence[Jump]
+    one: OneSolve, field: VectorField, solver: OneStepSolver, y0: State, ts: Tensor, jumps: Sequence[Jump]
 ) -> State:
     """Return the solution at ``ts``, ``[K, *state]``; an output at the time of a jump is the state before it.
+
+    ``one`` does the solve from each jump to the next.
 
     Raises
     ------
     UsageError
         If a reset lies outside of the interval, two jumps cannot be told apart, or a reset returns something else.
     UnsupportedError
-        If the method solves by another library, or the solver compiles its steps.
+        If the solver compiles its steps.
     """
-    _refuse(method, solver)
+    refuse_compiled(solver)
     times = checked_times(ts)
-    jumps = [_jump("jumps", jump.tensor.to(ts), jump.reset) for jump in jumps]
+    jumps = on_times_of(ts, jumps)
     solver = dataclasses.replace(solver, carried=StepSize())
     y, rows, k = y0, [mapped(y0, lambda part: part[None])], 1
     start, since = ts[:1], None
@@ -101,21 +106,23 @@ def solve_over_jumps(
             stop = k + sum((t - at) * (times[1] - times[0]) <= 0 for t in times[k:])
             sides = (*([] if since is None else [since.at]), *(last if jump is None else [at]))
             segment = torch.cat([start, ts[k:stop], *_end(jump, ts, times[stop - 1])])
-            ys = method(field, dataclasses.replace(solver, one_sided=sides), y, segment)
+            ys = one(field, dataclasses.replace(solver, one_sided=sides), y, segment)
             rows.append(_rows(ys, 1, 1 + stop - k))
             y, k = mapped(ys, lambda part: part[-1]), stop
         if jump is not None:
-            y, start, since = _after(jump, y), jump.tensor.reshape(1), jump
+            y, start, since = after_jump(jump, y), jump.tensor.reshape(1), jump
     joined = [torch.cat(column) for column in zip(*map(parts, rows), strict=True)]
     return joined[0] if isinstance(y0, Tensor) else tuple(joined)
 
 
-def _refuse(method: GradientMethod, solver: OneStepSolver) -> None:
-    if method.traits.peer is not None:
-        raise UnsupportedError(
-            f"jump_t, jumps: gradient method {method.traits.name} solves by another library, which does not see the "
-            "limits of the field there; use one of this package, such as naive or aca"
-        )
+def refuse_compiled(solver: OneStepSolver) -> None:
+    """Raise where the steps of ``solver`` do not see the limits of a field.
+
+    Raises
+    ------
+    UnsupportedError
+        If they are compiled.
+    """
     if solver.compile:
         raise UnsupportedError(
             "jump_t, jumps: compiled steps do not see the limits of the field there; leave out compile"
@@ -125,15 +132,32 @@ def _refuse(method: GradientMethod, solver: OneStepSolver) -> None:
 def _inside(jumps: Sequence[Jump], times: Sequence[float]) -> list[Jump]:
     """Return the jumps from the first time up to before the last one, in the order that a solve meets them."""
     ahead = math.copysign(1.0, times[-1] - times[0])
+    within = [0 <= (jump.at - times[0]) * ahead < abs(times[-1] - times[0]) for jump in jumps]
+    outside = [jump.at for jump, lies in zip(jumps, within, strict=True) if jump.reset is not None and not lies]
+    if outside:
+        raise UsageError(
+            f"jumps: expected times from t[0] = {times[0]:g} up to before t[-1] = {times[-1]:g}, got {outside[0]:g}; "
+            "leave it out, or solve further"
+        )
+    return in_order([jump for jump, lies in zip(jumps, within, strict=True) if lies], ahead)
+
+
+def on_times_of(ts: Tensor, jumps: Sequence[Jump]) -> list[Jump]:
+    """Return ``jumps`` with times of the type of ``ts``, as which a solve knows them."""
+    return [_jump("jumps", jump.tensor.to(ts), jump.reset) for jump in jumps]
+
+
+def in_order(jumps: Sequence[Jump], ahead: float) -> list[Jump]:
+    """Return ``jumps`` as a solve meets them whose time runs by the sign of ``ahead``; those at one time are one.
+
+    Raises
+    ------
+    UsageError
+        If two are at one time, and gradients move them apart.
+    """
     found: list[Jump] = []
     for jump in sorted(jumps, key=lambda each: each.at * ahead):
-        if not 0 <= (jump.at - times[0]) * ahead < abs(times[-1] - times[0]):
-            if jump.reset is not None:
-                raise UsageError(
-                    f"jumps: expected times from t[0] = {times[0]:g} up to before t[-1] = {times[-1]:g}, got "
-                    f"{jump.at:g}; leave it out, or solve further"
-                )
-        elif found and found[-1].at == jump.at:
+        if found and found[-1].at == jump.at:
             found[-1] = _joined(found[-1], jump)
         else:
             found.append(jump)
@@ -177,7 +201,7 @@ def _rows(ys: State, first: int, stop: int) -> State:
     return mapped(ys, lambda part: part[first:stop])
 
 
-def _after(jump: Jump, y: State) -> State:
+def after_jump(jump: Jump, y: State) -> State:
     """Return the state behind ``jump``.
 
     Raises

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from odegrad.errors import EventError
+from odegrad.event import Event
 from odegrad.methods.events.brent import root_between
-from odegrad.methods.events.event import Event
 from odegrad.methods.events.function import EventFunction
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.ends.landing import CLOSE_ENOUGH, Dense, spacing
@@ -29,6 +29,8 @@ class EventSearch:
         self.d = sum(field.layout.sizes)
         """Numbers of the state, behind which a solve may carry more."""
         self.landings = 0
+        self.found = True
+        """False where the solve has ended at its limit without an event."""
         self.dtype = field.layout.dtype
         self.last = 0.0
         """g where the search stands, with the sign that it has just behind: 0.0 where no sign is known."""
@@ -89,6 +91,11 @@ class EventSearch:
     def landed(self, landings: int) -> None:
         """Note it."""
         self.landings = landings
+
+    def ends_without(self) -> bool:
+        """Note that there is none up to the limit, and return whether the solve ends there all the same."""
+        self.found = False
+        return not self.event.required
 
     def missed(self, t: float, attempts: int | None) -> EventError:
         """Return what to raise where the solve does not reach an event."""

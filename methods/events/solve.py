@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odegrad.contracts import EventObserver, Solver
+from odegrad.contracts import Ending, EventObserver, Solver
 from odegrad.errors import EventError, UnsupportedError, UsageError
-from odegrad.methods.events.event import Event
+from odegrad.event import Event
 from odegrad.methods.events.event_time import event_time
 from odegrad.methods.events.search import EventSearch, StartsAtEventError
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.ends.landing import CLOSE_ENOUGH, OpenTimes, spacing
 from odegrad.methods.solvers.opaque import without_gradient
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.times import start_depends_on_time
+from odegrad.methods.solvers.times import moves_with_time, start_depends_on_time
 
 FlatSolve = Callable[[FlatField, OneStepSolver, Tensor, Sequence[float]], Tensor]
 """A gradient method's solve of flat states: field, solver, ``y0 [d]``, times -> ``[K, d]``."""
@@ -50,7 +50,7 @@ class StartTime:
         """
         tensor = checked_start(t0)
         start = float(tensor.detach())
-        limit = event.t_max
+        limit = None if event.t_max is None else float(event.t_max)
         if limit is None:
             limit = -float("inf") if reverse else float("inf")
         if limit == start or (limit < start) is not reverse:
@@ -102,8 +102,10 @@ def refuse_events(solver: Solver) -> None:
 
 def solve_to_event(
     solve: FlatSolve, field: FlatField, solver: OneStepSolver, y0: Tensor, time: StartTime, event: Event
-) -> tuple[Tensor, Tensor]:
+) -> Ending[Tensor]:
     """Return the time of the event, 0-d, and the states ``[2, d]`` at the start and just before the event.
+
+    Where the event is not required and there is none, those at the limit.
 
     Raises
     ------
@@ -121,8 +123,11 @@ def solve_to_event(
     except StartsAtEventError:
         times[1], y = time.start, start
     end = times[1]
-    wanted = wanted and (y.requires_grad or any(x.requires_grad for x in search.function.trained))
-    if wanted and event.differentiated:
+    of_function = search.found and any(x.requires_grad for x in search.function.trained)
+    wanted = wanted and (y.requires_grad or of_function)
+    if not search.found:
+        found, y = _at_the_limit(field, y, end, time.tensor if event.limit is None else event.limit)
+    elif wanted and event.differentiated:
         found, y = event_time(search.function, field, end, y, time.tensor)
     else:
         found = torch.full((), end, dtype=time.tensor.dtype, device=time.tensor.device)
@@ -130,7 +135,16 @@ def solve_to_event(
     listener: object = solver.observer
     if isinstance(listener, EventObserver):
         listener.ended(search.landings, search.function.evaluations)
-    return found, torch.stack([y0, y])
+    return Ending(found, torch.stack([y0, y]), search.found)
+
+
+def _at_the_limit(field: FlatField, y: Tensor, end: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the time and the state ``y [d]`` at the limit; they move with it where it requires a gradient."""
+    if not (like.requires_grad and torch.is_grad_enabled() and float(like.detach()) == end):
+        return torch.full((), end, dtype=like.dtype, device=like.device), y
+    with torch.no_grad():
+        f = field(end, y.detach()).detach()
+    return like.reshape(()), moves_with_time(y[None], like.reshape(1).to(y.device), f[None])[0]
 
 
 def accumulates(start: float, end: float, before: int, dtype: torch.dtype) -> int:

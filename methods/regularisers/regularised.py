@@ -1,13 +1,14 @@
 """A regularised solve: a gradient method bound to its solver, which also gathers penalties on the dynamics."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from odegrad.contracts import GradientMethod, StateT, VectorField
+from odegrad.contracts import Ending, GradientMethod, StateT, VectorField, ending_at_events, taking_jumps
 from odegrad.errors import UnsupportedError
+from odegrad.event import Event
 from odegrad.methods.regularisers.chosen import Regularisers, check_regularised
 from odegrad.methods.regularisers.one_solve import Penalised, SolveWithPenalties
 from odegrad.methods.regularisers.step_sums import summing
@@ -79,6 +80,37 @@ class RegularisedSolve:
             self._gathered[name] = self._gathered[name] + value if name in self._gathered else value
         self._solves += 1
         return ys  # type: ignore[return-value]
+
+    def until(
+        self, field: VectorField, y0: StateT, t0: Tensor, event: Event, /, *, reverse: bool = False
+    ) -> Ending[StateT]:
+        """Return where ``event`` is, as the method without penalties does.
+
+        Raises
+        ------
+        UnsupportedError
+            If there are penalties, or the method cannot end at an event.
+        """
+        self._refuse_unless_plain("a solve that ends at an event")
+        return ending_at_events(self.method).until(field, self.solver, y0, t0, event, reverse=reverse)
+
+    def across(self, field: VectorField, y0: StateT, ts: Tensor, jump_t: Sequence[float], /) -> StateT:
+        """Return the solution at ``ts`` of a field that jumps at ``jump_t``, as the method without penalties does.
+
+        Raises
+        ------
+        UnsupportedError
+            If there are penalties, or the method does not see the limits of the field.
+        """
+        self._refuse_unless_plain("a solve over times at which the field jumps")
+        return taking_jumps(self.method).across(field, self.solver, y0, ts, jump_t, self.method)
+
+    def _refuse_unless_plain(self, what: str) -> None:
+        if self.regularisers.weights:
+            raise UnsupportedError(
+                f"regulariser: penalties are gathered between known times, along one field, and not in {what}; leave "
+                "the regularisers out, or choose another task"
+            )
 
     def _generator(self) -> torch.Generator:
         """Return the generator of this solve."""

@@ -1,13 +1,13 @@
 """A ball that bounces: its flights, each a solve, and its heights in closed form."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import Solve
+from odegrad.contracts import Solve, event_solve
 from odegrad.datasets.problems.hybrid.problem import HybridModel
+from odegrad.event import Event
 
 AT_REST = 1e-4
 """A ball whose flights are shorter than this share of the observed time lies still."""
@@ -36,44 +36,39 @@ class Ball(HybridModel):
 
     def start(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return height and velocity ``[1, 2]``, and start and end of the first flight."""
-        flight, _ = self._flights(inputs)
-        return self._held(inputs), torch.tensor([0.0, flight], dtype=inputs.dtype)
+        flight = (2 * inputs[0] / self.field.gravity).sqrt()
+        return self._held(inputs), torch.stack([torch.zeros_like(flight), flight])
 
     def predicted(self, solve: Solve, inputs: Tensor) -> Tensor:
-        """Return the heights ``[times]`` of a ball dropped from ``inputs [1]``: one solve for each flight."""
-        y = self._held(inputs)
+        """Return the heights ``[times]`` of a ball dropped from ``inputs [1]``.
+
+        Each flight is a solve up to its end, and one to the times inside of it.
+        """
+        solve, end = event_solve(solve), self.times[-1]
+        t, y = torch.zeros_like(inputs[0]), self._held(inputs)
         heights: list[Tensor] = []
-        # What a flight begins later than where the closed form puts it: zero, with the derivative of its begin.
-        begin, late = 0.0, torch.zeros_like(inputs[0])
-        flight, restitution = self._flights(inputs)
         while len(heights) < len(self.times):
             waiting = self.times[len(heights) :]
-            if flight <= AT_REST * self.times[-1]:
+            landing = solve.until(self.field, y, t, Event(_height, t_max=end, required=False))
+            begin, stop = torch.stack([t.detach(), landing.time.detach()]).tolist()
+            if landing.found and stop - begin <= AT_REST * end:
                 return torch.cat([torch.stack(heights), inputs.new_zeros(len(waiting))])
-            inside = [t - begin for t in waiting if t - begin < flight]
-            ends = [flight] if len(inside) < len(waiting) else []
-            ys = solve(self.field, y, torch.tensor([0.0, *inside, *ends], dtype=inputs.dtype))
-            heights += list((ys[1:, 0, 0] - ys[1:, 0, 1] * late)[: len(inside)])
-            if ends:
-                height, velocity = ys[-1, 0]
-                moved = -height / velocity
-                up = -self.restitution * (velocity - self.field.gravity * moved)
-                y = torch.stack([torch.zeros_like(up), up])[None]
-                late = late + moved
-                # The first is half a flight: from the top.
-                begin, flight = begin + flight, flight * restitution * (2.0 if begin == 0.0 else 1.0)
+            inside = [time for time in waiting if time < stop or not landing.found]
+            if inside:
+                ts = torch.cat([t.reshape(1), inputs.new_tensor(inside)])
+                heights += list(solve(self.field, y, ts)[1:, 0, 0])
+            velocity = landing.states[-1, 0, 1]
+            t, y = landing.time, torch.stack([torch.zeros_like(velocity), -self.restitution * velocity])[None]
         return torch.stack(heights)
 
     def _held(self, inputs: Tensor) -> Tensor:
         """Return height and velocity ``[1, 2]`` of a ball that is held at ``inputs [1]``."""
         return torch.stack([inputs, torch.zeros_like(inputs)], dim=1)
 
-    def _flights(self, inputs: Tensor) -> tuple[float, float]:
-        """Return how long the ball falls from ``inputs [1]``, and how much shorter each flight is; without a graph."""
-        # By the closed form and not from the solved state: any method and tolerance then solves over the same times.
-        # Times are the host's, so these are the one read of the device that the task takes.
-        height, gravity, restitution = torch.stack([inputs[0], self.field.gravity, self.restitution]).tolist()
-        return math.sqrt(2 * height / gravity), restitution
+
+def _height(_t: Tensor, y: Tensor) -> Tensor:
+    """Return how high the ball is, ``y [1, 2]``."""
+    return y[0, 0]
 
 
 def ball_heights(height: Tensor, restitution: Tensor, gravity: Tensor, times: Tensor) -> Tensor:

@@ -3,30 +3,27 @@
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import Solve
+from odegrad.contracts import Solve, event_solve
 from odegrad.datasets.problems.hybrid.problem import HybridModel
+from odegrad.event import Event
+
+LATEST_FIRING = 50.0
+"""A neuron that has not fired before never does: its input is too small."""
 
 
 class LeakyIntegrator(nn.Module):
-    """Potential, input and length of a period ``[batch, 3]``, over the fraction of the period that is past.
-
-    ``u' = T (w x - u) / tau``: time runs in units of the period T of each sample, so that all end at 1.
-    """
+    """Potential and input ``[1, 2]`` of a neuron: ``u' = (w x - u) / tau``; the input stays."""
 
     def __init__(self, weight: float, time_constant: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(weight))
         self.time_constant = nn.Parameter(torch.tensor(time_constant))
 
-    def rate(self, potential: Tensor, inputs: Tensor) -> Tensor:
-        """Return the rate of the potential per unit of time, ``[batch]``."""
-        return (self.weight * inputs - potential) / self.time_constant
-
     def forward(self, _t: Tensor, y: Tensor) -> Tensor:
-        """Return the rates ``[batch, 3]``."""
-        potential, inputs, period = y.unbind(1)
-        rate = period * self.rate(potential, inputs)
-        return torch.stack([rate, torch.zeros_like(rate), torch.zeros_like(rate)], dim=1)
+        """Return the rates ``[1, 2]``."""
+        potential, inputs = y.unbind(1)
+        rate = (self.weight * inputs - potential) / self.time_constant
+        return torch.stack([rate, torch.zeros_like(rate)], dim=1)
 
 
 class Neuron(HybridModel):
@@ -37,21 +34,27 @@ class Neuron(HybridModel):
         self.field: LeakyIntegrator = LeakyIntegrator(weight, time_constant)
 
     def start(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the initial state ``[batch, 3]``, and start and end of a period."""
-        with torch.no_grad():
-            period = firing_period(inputs, self.field.weight, self.field.time_constant)
-        return torch.stack([torch.zeros_like(inputs), inputs, period], dim=1), torch.tensor(
-            [0.0, 1.0], dtype=inputs.dtype
-        )
+        """Return the initial state ``[1, 2]`` of the first neuron, and start and end of its period."""
+        period = firing_period(inputs[:1], self.field.weight, self.field.time_constant)
+        return self._at_rest(inputs[0]), torch.cat([torch.zeros_like(period), period])
 
     def predicted(self, solve: Solve, inputs: Tensor) -> Tensor:
-        """Return the periods of ``inputs [batch]``."""
-        y0, ts = self.start(inputs)
-        potential, _, period = solve(self.field, y0, ts)[-1].unbind(1)
-        return period + (1.0 - potential) / self.field.rate(potential, inputs)
+        """Return the periods of ``inputs [batch]``: one solve for each neuron, which fires at a time of its own."""
+        solve, fires = event_solve(solve), Event(_above_threshold, t_max=LATEST_FIRING, direction=1)
+        start = torch.zeros_like(inputs[0])
+        return torch.stack([solve.until(self.field, self._at_rest(x), start, fires).time for x in inputs])
+
+    def _at_rest(self, x: Tensor) -> Tensor:
+        """Return potential and input ``[1, 2]`` of a neuron that has just fired."""
+        return torch.stack([torch.zeros_like(x), x])[None]
+
+
+def _above_threshold(_t: Tensor, y: Tensor) -> Tensor:
+    """Return how far the potential of ``y [1, 2]`` is above that at which the neuron fires."""
+    return y[0, 0] - 1.0
 
 
 def firing_period(inputs: Tensor, weight: Tensor, time_constant: Tensor) -> Tensor:
-    """Return ``tau ln(I / (I - 1))``, ``I = w x``, ``[batch]``; a current that never fires counts as a little more."""
-    current = (weight * inputs).clamp(min=1.01)
+    """Return ``tau ln(I / (I - 1))``, ``I = w x``, ``[batch]``; NaN or infinite where it never fires."""
+    current = weight * inputs
     return time_constant * torch.log(current / (current - 1.0))

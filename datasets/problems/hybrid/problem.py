@@ -1,9 +1,7 @@
 """Fields whose state is reset on the way: a ball that bounces, a neuron that fires, doses at known times.
 
-The ``Solve`` of a task knows no events, so these problems land by themselves: they solve up to where the closed form
-puts the event, for the parameters as they are, and move there by one step of Newton's on the *solved* state. Its value
-is rounding; its derivative is ``dt*/dp = -(g_y . dy/dp) / (g_y . f)``, that of an event (Chen, Amos and Nickel, ICLR
-2021), so the gradient is that of the events' times too, by any gradient method.
+Where and when they are reset the solve finds out, by any gradient method that can end at an event: its time moves with
+what it depends on (Chen, Amos and Nickel, ICLR 2021). The closed forms are for the data, and for the tests.
 """
 
 import abc

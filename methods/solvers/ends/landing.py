@@ -43,6 +43,10 @@ class EndSearch(Protocol):
         """Hear how often the last step was redone."""
         ...
 
+    def ends_without(self) -> bool:
+        """Hear that the limit is reached without the end; return whether the solve ends there all the same."""
+        ...
+
     def missed(self, t: float, attempts: int | None) -> Exception:
         """Return what to raise: ``t`` is reached without the end, which is the limit, or after so many steps."""
         ...
@@ -82,7 +86,7 @@ def _dense(stepper: Stepper, x: Tensor, h: float, d: int) -> Dense:
 def landed(
     times: OpenTimes, stepper: Stepper, t: float, h: float, t_next: float, x: Tensor, x_next: Tensor, d: int
 ) -> Landing | None:
-    """Return the step from ``t`` redone to end where the event is, None if the attempt ``x_next`` holds none.
+    """Return the step from ``t`` redone to end where the event is, None if the attempt ``x_next`` is to stay.
 
     The dense output, which finds it, is off by its own error: so the step is redone up to there, and once more up to
     where its own end, by one step of Newton's, puts the event. ``s`` f calls for each.
@@ -96,6 +100,8 @@ def landed(
         end = times.search.end_in(t, h, t_next, x_next[:d].detach(), _dense(stepper, x, h, d))
     if end is None and t_next == times[1]:
         at_limit = times.search.ends_at(t_next, x_next[:d].detach(), _rate_at_end(stepper, x, h, d))
+        if not at_limit and times.search.ends_without():
+            return None
         if not at_limit:
             raise times.search.missed(t_next, None)
         end = t_next

@@ -14,7 +14,8 @@ from odegrad.checks.limits import contraction_error
 from odegrad.checks.problems import SmoothNet, smooth_net_start
 from odegrad.diagnosis.bounds import interpolation_bounds
 from odegrad.diagnosis.costates import BatchedField, Segment, interpolated, segments, solved
-from odegrad.diagnosis.prediction import Diagnosis, diagnose, first_solve
+from odegrad.diagnosis.first_solve import first_solve
+from odegrad.diagnosis.prediction import Diagnosis, diagnose
 from odegrad.diagnosis.trajectory import TrajectoryNorms, log_norms
 from odegrad.diagnosis.verdict import is_stiff, nature, sentences
 from odegrad.errors import NonFiniteError, UsageError

@@ -13,7 +13,7 @@ from odegrad.datasets.problems.hybrid.problem import HybridModel, HybridProblem
 from odegrad.registry import build_gradient, build_solver, build_task
 
 NAMES = ("bouncing_ball", "integrate_and_fire", "dosing")
-METHODS = ("naive", "symplectic_adjoint", "adjoint", "interpolation", "reversible_rk")
+METHODS = ("naive", "symplectic_adjoint", "adjoint", "interpolation")
 
 
 def solving(name: str) -> Solve:

@@ -197,11 +197,6 @@ def identity(t, y):
         ),
         ({"jumps": [(1.0, identity)], "gradient": "torchdiffeq_naive"}, UnsupportedError, "by another library"),
         ({"options": {"jump_t": [1.0], "compile": True}, "gradient": "aca"}, UnsupportedError, "leave out compile"),
-        (
-            {"jumps": [(1.0, identity)], "event_fn": lambda t, y: y.sum()},
-            UnsupportedError,
-            "takes no jump_t and no jum",
-        ),
     ],
     ids=lambda v: str(v)[:30] if isinstance(v, dict) else None,
 )

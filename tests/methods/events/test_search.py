@@ -12,8 +12,8 @@ from torch import nn
 
 import odegrad
 from odegrad.errors import EventError, NonFiniteError, UnsupportedError, UsageError
+from odegrad.event import Event
 from odegrad.methods.events.brent import root_between
-from odegrad.methods.events.event import Event
 from odegrad.registry import build_gradient, build_solver
 
 DTYPE = torch.float64
@@ -86,7 +86,7 @@ def test_calls_of_a_solve_to_an_event(name, solver):
         calls.clear()
         log, g.calls = Log(), 0
         taken = taken.observed_by(log)
-        t, _ = build_gradient(name).until(field, taken, START, t0, Event(g))
+        t = build_gradient(name).until(field, taken, START, t0, Event(g)).time
         attempts = log.accepted_steps + log.rejected_steps + log.landings
         assert len(calls) == 2 + taken.scheme.evaluations * attempts + more
         assert 1 <= log.landings <= 3
@@ -145,9 +145,10 @@ def test_event_at_the_end_of_a_step_and_at_the_limit():
     log = Log()
     solver = build_solver("rk4", 1e-6, 1e-6, {"step_size": 0.5}).observed_by(log)
     y0 = torch.zeros(1, dtype=DTYPE)
-    t, ys = build_gradient("naive").until(clock, solver, y0, number(0.0), Event(lambda _t, y: y[0] - 1.0, t_max=1.0))
-    assert float(t) == 1.0
-    assert abs(float(ys[1, 0]) - 1.0) < 4e-16
+    end = build_gradient("naive").until(clock, solver, y0, number(0.0), Event(lambda _t, y: y[0] - 1.0, t_max=1.0))
+    assert end.found
+    assert float(end.time) == 1.0
+    assert abs(float(end.states[1, 0]) - 1.0) < 4e-16
     assert (log.accepted_steps, log.landings) == (2, 0)
 
 

@@ -1,0 +1,79 @@
+"""The first solve of a task's loss as a model of its own, the rest of the loss behind it: what a diagnosis looks at."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odegrad.contracts import Ending, Problem
+from odegrad.event import Event
+from odegrad.methods.events.near import ended_at
+from odegrad.reference.grids import Searching
+from odegrad.registry import build_gradient, build_solver
+from odegrad.states import mapped
+from odegrad.user.models import Model
+
+TIGHT_TOLERANCE = 1e-13
+"""Of the solves of a loss behind its first one."""
+
+
+@dataclass(frozen=True)
+class _Noting(Searching):
+    """A solve that notes the first one: field, start, times and, where it ends at one, the event."""
+
+    noted: list[tuple[Any, Any, Tensor, Event | None]] = dataclasses.field(default_factory=list)
+
+    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+        ys = super().solved(field, solver, y0, ts)
+        self._note(field, y0, ts, None)
+        return ys
+
+    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+        end = super().until(field, y0, t0, event, reverse=reverse)
+        self._note(field, y0, torch.stack([t0.reshape(()), end.time.to(t0)]), event if end.found else None)
+        return end
+
+    def _note(self, field: Any, y0: Any, ts: Tensor, event: Event | None) -> None:
+        if not self.noted:
+            self.noted.append((field, mapped(y0, Tensor.detach), ts.detach(), event))
+
+
+@dataclass(frozen=True)
+class _Behind(Searching):
+    """A solve whose first solution is ``waiting``, and where it ended at one, the event."""
+
+    waiting: list[Any] = dataclasses.field(default_factory=list)
+    end: float = 0.0
+    event: Event | None = None
+
+    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+        return self.waiting.pop() if self.waiting else super().solved(field, solver, y0, ts)
+
+    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+        if not self.waiting:
+            return super().until(field, y0, t0, event, reverse=reverse)
+        ys = self.waiting.pop()
+        if self.event is None:
+            return Ending(t0.new_tensor(self.end), ys, found=False)
+        return ended_at(field, event, t0, self.end, y0, mapped(ys, lambda part: part[-1]))
+
+
+def first_solve(problem: Problem) -> Model:
+    """Return the first solve of a float64 problem's loss on its probe batch, the rest of the loss behind it.
+
+    One that ends at an event is here a solve to the time of the event, which moves with its last state.
+    """
+    batch = problem.probe_batch()
+    exact = build_gradient("naive")
+    tight = build_solver("dopri8", TIGHT_TOLERANCE, TIGHT_TOLERANCE)
+    noting = _Noting(exact, tight)
+    with torch.no_grad():
+        problem.loss(noting, batch)
+    field, start, ts, event = noting.noted[0]
+
+    def loss(ys: Any) -> Tensor:
+        return problem.loss(_Behind(exact, tight, waiting=[ys], end=float(ts[-1]), event=event), batch)
+
+    return Model(field, start, ts, loss)
