@@ -1,21 +1,94 @@
 """A gradient method bound to its solver, with or without the tap that an optimizer wants."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from odegrad.contracts import CurvatureConsumer, CurvaturePasses, GradientMethod, Solve, Tap, Tappable
-from odegrad.errors import UnsupportedError
+from odegrad.contracts import (
+    CurvatureConsumer,
+    CurvaturePasses,
+    GradientMethod,
+    Solve,
+    StateT,
+    Tap,
+    Tappable,
+    gives_samples_steps,
+)
+from odegrad.errors import UnsupportedError, UsageError
+from odegrad.states import mapped
 
 
 def solve_with(method: GradientMethod, solver: Any) -> Solve:
-    """Return the method bound to its solver."""
+    """Return the method bound to its solver: it takes times ``[batch, K]`` whether samples share steps or not."""
 
     def solve(field: Any, y0: Any, ts: Tensor) -> Any:
         return method(field, solver, y0, ts)
 
-    return solve
+    return solve if gives_samples_steps(solver) else at_all_times(solve)
+
+
+def at_all_times(solve: Solve) -> Solve:
+    """Return ``solve``, whose samples share their times, for times of each sample's own too.
+
+    Times ``[batch, K]`` are solved for at the union of all of them, by which every sample is carried to the last time
+    of any; each is then handed out at its own.
+    """
+
+    def at_own(field: Any, y0: Any, ts: Tensor) -> Any:
+        if not isinstance(ts, Tensor) or ts.dim() != 2:
+            return solve(field, y0, ts)
+        union = UnionOfTimes.of(ts)
+        return union.picked(solve(field, y0, union.times))
+
+    return at_own
+
+
+@dataclass(frozen=True)
+class UnionOfTimes:
+    """The times of all samples, each once."""
+
+    times: Tensor
+    """``[U]``, in the order in which they are solved."""
+    places: Tensor
+    """``[batch, K]``: where each sample's own times are among them."""
+
+    @classmethod
+    def of(cls, ts: Tensor) -> "UnionOfTimes":
+        """Return the union of ``ts [batch, K]``, whose rows may repeat their last times.
+
+        Raises
+        ------
+        UsageError
+            If the samples do not start at one time, or ``ts`` requires a gradient.
+        """
+        own = ts.detach()
+        if own.numel() and not bool((own[:, 0] == own[0, 0]).all()):
+            row = int((own[:, 0] != own[0, 0]).nonzero()[0])
+            raise UsageError(
+                f"ts: expected rows [batch, K] that start at one time where samples share their steps, got "
+                f"{float(own[0, 0])!r} in row 0 and {float(own[row, 0])!r} in row {row}; count each sample's time from "
+                "its own start, or give samples steps of their own by the solver option batch = 'per_sample'"
+            )
+        if ts.requires_grad:
+            raise UsageError(
+                "ts: a gradient by times [batch, K] of each sample's own needs the solver option batch = 'per_sample'; "
+                "expected times without requires_grad where samples share their steps"
+            )
+        times, places = torch.unique(own, return_inverse=True)
+        if own.numel() and bool(own[0, 0] > own[0, -1]):
+            times, places = times.flip(0), len(times) - 1 - places
+        return cls(times, places)
+
+    def picked(self, ys: StateT) -> StateT:
+        """Return a solution ``[U, batch, *state]`` at each sample's own times, ``[K, batch, *state]``."""
+
+        def of_part(part: Tensor) -> Tensor:
+            rows = self.places.to(part.device).t()
+            return part[rows, torch.arange(rows.shape[1], device=part.device)]
+
+        return cast("StateT", mapped(ys, of_part))
 
 
 def tapped(method: GradientMethod, tap: Tap | None) -> GradientMethod:

@@ -137,6 +137,11 @@ class RowObserver(Protocol):
         ...
 
 
+def gives_samples_steps(solver: object) -> bool:
+    """Return whether ``solver`` gives every sample of a batch steps of its own, and so takes times of its own."""
+    return getattr(solver, "batch", "joint") == "per_sample"
+
+
 def unjudged_parts(field: object) -> int:
     """Return how many of the last parts of the state are outside of the error norm on ``field``."""
     # Not isinstance, which looks the protocol's members up at every solve.
@@ -515,7 +520,11 @@ class Solve(Protocol):
     """A gradient method bound to its solver: all that a task sees of either."""
 
     def __call__(self, field: VectorField, y0: StateT, ts: Tensor, /) -> StateT:
-        """Return the solution at ``ts``; see ``GradientMethod``."""
+        """Return the solution at ``ts``, ``[K]`` or a row a sample, ``[batch, K]``; see ``GradientMethod``.
+
+        A row may repeat its last time. Samples that share their steps are solved for at the union of all rows, which
+        then start at one time.
+        """
         ...
 
 
@@ -627,7 +636,7 @@ class Problem(Protocol[Batch]):
         ...
 
     def dynamics(self, batch: Batch) -> tuple[VectorField, State, Tensor]:
-        """Return the vector field, the initial state of ``batch`` (detached) and the output times ``[K]``."""
+        """Return the vector field, the initial state of ``batch`` (detached) and times ``[K]`` or ``[batch, K]``."""
         ...
 
 

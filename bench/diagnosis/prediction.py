@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odegrad.binding import solve_with
 from odegrad.contracts import GradientMethod, Problem, VectorField
 from odegrad.diagnosis.bounds import LOOSE, Bound, costate_bound, interpolation_bounds
 from odegrad.diagnosis.costates import BatchedField, segments
@@ -108,15 +109,14 @@ class Diagnosis:
 def first_solve(problem: Problem) -> Model:
     """Return the first solve of a float64 problem's loss on its probe batch, the rest of the loss behind it."""
     batch = problem.probe_batch()
-    exact = build_gradient("naive")
-    tight = build_solver("dopri8", TIGHT_TOLERANCE, TIGHT_TOLERANCE)
+    exact = solve_with(build_gradient("naive"), build_solver("dopri8", TIGHT_TOLERANCE, TIGHT_TOLERANCE))
     seen: list[tuple[Any, Any, Tensor]] = []
 
     def first(field: VectorField, y0: Any, ts: Tensor) -> Any:
         if not seen:
             start = mapped(y0, Tensor.detach)
             seen.append((field, start, ts.detach()))
-        return exact(field, tight, y0, ts)
+        return exact(field, y0, ts)
 
     with torch.no_grad():
         problem.loss(first, batch)
@@ -126,7 +126,7 @@ def first_solve(problem: Problem) -> Model:
         waiting = [ys]
 
         def rest(field: VectorField, y0: Any, ts: Tensor) -> Any:
-            return waiting.pop() if waiting else exact(field, tight, y0, ts)
+            return waiting.pop() if waiting else exact(field, y0, ts)
 
         return problem.loss(rest, batch)
 
@@ -181,6 +181,8 @@ def diagnose(
         raise UsageError(f"wanted (--error): expected a positive relative error, got {wanted!r}; 1e-2 is usual")
     if budget is not None and not budget > 0:
         raise UsageError(f"budget: expected a positive number of seconds or None, got {budget!r}")
+    # Everything here goes along the batch: samples with times of their own are looked at at all of these.
+    model = model.at_all_times()
     allowance, subject = Allowance(budget), of_model(model)
     field = BatchedField(model.field, model.y0)
     y0, ts = flatten(model.y0).detach(), model.ts

@@ -16,9 +16,15 @@ import torch
 from odegrad.registry import build_gradient, build_solver, build_task
 
 try:
+    from odegrad.binding import solve_with
     from odegrad.records.record import Run
 except ModuleNotFoundError:  # a base of 0.1, whose modules lay side by side
     from odegrad.record import Run  # type: ignore[import-not-found, no-redef]
+
+    def solve_with(method: Any, solver: Any) -> Any:  # type: ignore[misc]
+        """Return the method bound to its solver."""
+        return lambda field, y0, ts: method(field, solver, y0, ts)
+
 
 _WARM_UPS = 3
 _MIN_REPEATS = 3
@@ -40,10 +46,7 @@ def iteration_of(run: Run) -> Iteration:
     solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options))
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
     problem = build_task(run.task).build(run.size, run.seed, torch.device("cpu"), dtype)
-    batch = problem.batch(0)
-
-    def solve(field: Any, y0: Any, ts: torch.Tensor) -> Any:
-        return method(field, solver, y0, ts)
+    batch, solve = problem.batch(0), solve_with(method, solver)
 
     def iterate() -> tuple[float, float]:
         problem.model.zero_grad(set_to_none=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from odegrad.binding import solve_with, tapped
+from odegrad.binding import at_all_times, solve_with, tapped
 from odegrad.contracts import GradientMethod, ImplicitWork, RowCounts, Solve, State, Tap, Traits
 from odegrad.measuring.cost import SolveCost, graph_sizes, predicted_columns, sizes_of
 from odegrad.measuring.counting import CountedField, CountedTap, Counts
@@ -146,7 +146,7 @@ def counted_iteration(
             solves.append(log)
             return ys
 
-        return solve
+        return solve if solver.per_sample else at_all_times(solve)
 
     with counts.during("tap"):
         if tap is not None and sample is not None and sample(counted(watched)):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from odegrad.binding import at_all_times
 from odegrad.contracts import GradientMethod, Solve, VectorField, pass_on
 from odegrad.errors import SolverError
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -132,7 +133,7 @@ class Grids:
             ends.times = []
             return noted
 
-        return solve
+        return at_all_times(solve)
 
     def along(self, method: GradientMethod, solver: OneStepSolver, pieces: int, budget: Budget) -> Solve:
         """Return a solve by ``method`` whose outputs are the ends of all recorded steps, each cut into ``pieces``.
@@ -150,4 +151,4 @@ class Grids:
             self._next += 1
             return mapped(method(budget.watched(f), solver, y0, fine), lambda ys: ys[rows])
 
-        return solve
+        return at_all_times(solve)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
-from odegrad.contracts import ImplicitWork, RowCounts, Solver, StepCounts, StepObserver
+from odegrad.contracts import ImplicitWork, RowCounts, Solver, StepCounts, StepObserver, gives_samples_steps
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.control import Control, Controller, StepSize
 from odegrad.methods.solvers.implicit.tableau import Implicit, LinearSolve
@@ -165,7 +165,7 @@ class OneStepSolver(Solver):
     @property
     def per_sample(self) -> bool:
         """Return whether every sample has its own steps."""
-        return self.batch == "per_sample"
+        return gives_samples_steps(self)
 
     @property
     def refuses_per_sample(self) -> str | None:
