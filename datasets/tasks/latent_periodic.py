@@ -179,7 +179,7 @@ class LatentPeriodic(Sized[PeriodicSettings]):
         ),
         "default": PeriodicSettings(
             latent=4, hidden=32, fewest=10, most=20, unseen=20, batch_size=64, test_series=256,
-            training=trained(1_000, adam=5e-3, sgd=1e-3, snopt=1e-3, update_freq=100),
+            training=trained(600, adam=1e-2, sgd=1e-3, snopt=1e-3, update_freq=100),
         ),
         "paper": PeriodicSettings(
             latent=6, hidden=64, fewest=10, most=20, unseen=20, batch_size=128, test_series=1_000,
