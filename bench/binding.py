@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,13 +13,16 @@ from odegrad.contracts import (
     EventSolve,
     GradientMethod,
     Solve,
+    StateT,
     Tap,
     Tappable,
     ending_at_events,
+    gives_samples_steps,
     taking_jumps,
 )
-from odegrad.errors import UnsupportedError
+from odegrad.errors import UnsupportedError, UsageError
 from odegrad.event import Event
+from odegrad.states import mapped
 
 
 def _as_it_is(field: Any) -> Any:
@@ -39,8 +42,15 @@ class BoundSolve:
     seen: Callable[[Any], Any] = _as_it_is
 
     def __call__(self, field: Any, y0: Any, ts: Tensor, /) -> Any:
-        """Return the solution at ``ts``."""
-        return self.solved(field, self.solver, y0, ts)
+        """Return the solution at ``ts``, ``[K]`` or ``[batch, K]``.
+
+        Samples that share their steps are solved for at the union of all their times, by which every sample is carried
+        to the last time of any; each is then handed out at its own.
+        """
+        if ts.dim() != 2 or gives_samples_steps(self.solver):
+            return self.solved(field, self.solver, y0, ts)
+        union = UnionOfTimes.of(ts)
+        return union.picked(self.solved(field, self.solver, y0, union.times))
 
     def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
         """Return one solve to known times, without a jump inside of them."""
@@ -70,6 +80,52 @@ class BoundSolve:
 def solve_with(method: GradientMethod, solver: Any) -> EventSolve:
     """Return the method bound to its solver."""
     return BoundSolve(method, solver)
+
+
+@dataclass(frozen=True)
+class UnionOfTimes:
+    """The times of all samples, each once."""
+
+    times: Tensor
+    """``[U]``, in the order in which they are solved."""
+    places: Tensor
+    """``[batch, K]``: where each sample's own times are among them."""
+
+    @classmethod
+    def of(cls, ts: Tensor) -> "UnionOfTimes":
+        """Return the union of ``ts [batch, K]``, whose rows may repeat their last times.
+
+        Raises
+        ------
+        UsageError
+            If the samples do not start at one time, or ``ts`` requires a gradient.
+        """
+        own = ts.detach()
+        if own.numel() and not bool((own[:, 0] == own[0, 0]).all()):
+            row = int((own[:, 0] != own[0, 0]).nonzero()[0])
+            raise UsageError(
+                f"ts: expected rows [batch, K] that start at one time where samples share their steps, got "
+                f"{float(own[0, 0])!r} in row 0 and {float(own[row, 0])!r} in row {row}; count each sample's time from "
+                "its own start, or give samples steps of their own by the solver option batch = 'per_sample'"
+            )
+        if ts.requires_grad:
+            raise UsageError(
+                "ts: a gradient by times [batch, K] of each sample's own needs the solver option batch = 'per_sample'; "
+                "expected times without requires_grad where samples share their steps"
+            )
+        times, places = torch.unique(own, return_inverse=True)
+        if own.numel() and bool(own[0, 0] > own[0, -1]):
+            times, places = times.flip(0), len(times) - 1 - places
+        return cls(times, places)
+
+    def picked(self, ys: StateT) -> StateT:
+        """Return a solution ``[U, batch, *state]`` at each sample's own times, ``[K, batch, *state]``."""
+
+        def of_part(part: Tensor) -> Tensor:
+            rows = self.places.to(part.device).t()
+            return part[rows, torch.arange(rows.shape[1], device=part.device)]
+
+        return cast("StateT", mapped(ys, of_part))
 
 
 def tapped(method: GradientMethod, tap: Tap | None) -> GradientMethod:

@@ -254,6 +254,8 @@ TASKS: tuple[Task, ...] = (
           f"ten spoken digits by their cepstrum, 4 to 93 observations; {_RNN}"),
     _task("latent_spiral", "time series", True, "latent_spiral:LatentSpiral",
           "noisy spirals at 100 times; latent ODE: recurrent encoder, ODE, decoder; evidence lower bound"),
+    _task("latent_periodic", "time series", True, "latent_periodic:LatentPeriodic",
+          "noisy sinusoids at 10 to 20 times of their own; latent ODE solved for at each one's times"),
     _task("lotka_volterra", "time series", True, "orbits:LotkaVolterra",
           "cycles of predators and prey; MLP field fitted to pieces of them"),
     _task("three_body", "time series", True, "orbits:ThreeBody",

@@ -121,7 +121,8 @@ def compare_gradients(
     y0
         Initial state, a tensor ``[batch, *state]`` or a tuple; a part that requires a gradient is differentiated too.
     t
-        Output times ``[time]``.
+        Output times ``[time]``, or ``[batch, time]``: a row for each sample, which may repeat its last time. Samples
+        that share their steps are solved for at the union of all times, and then start at one time.
     loss
         From the solution ``[time, batch, *state]`` to a scalar; half the mean square of the last output if None.
     gradients
@@ -186,7 +187,7 @@ def _of_the_solver(model: Model, solver: OneStepSolver, allowance: Allowance) ->
     if allowance.over():
         return []
     try:
-        twin = model.in_float64()
+        twin = model.at_all_times().in_float64()
         field, y0 = BatchedField(twin.field, twin.y0), flatten(twin.y0).detach()
         check_field(field, twin.ts[0].to(y0.device), y0)
         found = choose_solver(field, y0, twin.ts, solver)

@@ -84,7 +84,7 @@ def dynamics(task: Task) -> Iterator[CheckResult]:
     yield at_most(
         "T5 dynamics", attached, 0, "parts of the initial state that carry a graph: compute it under torch.no_grad()"
     )
-    velocity = tensors(field(ts[0], state))
+    velocity = tensors(field(ts.flatten()[0], state))
     wrong = [tuple(v.shape) for v, x in zip(velocity, tensors(state), strict=False) if v.shape != x.shape]
     wrong += [tuple(x.shape) for x in tensors(state)[len(velocity) :]]
     yield at_most(

@@ -33,7 +33,7 @@ from odegrad.contracts.methods import (
     equivalent_solver,
 )
 from odegrad.contracts.observers import EventObserver, ReconstructionObserver, RowObserver, StepObserver, WorkObserver
-from odegrad.contracts.solvers import Solver, SolverT
+from odegrad.contracts.solvers import Solver, SolverT, gives_samples_steps
 from odegrad.contracts.taps import CurvatureConsumer, CurvaturePasses, SamplingObserver, Tap, Tappable
 from odegrad.contracts.tasks import (
     Batch,
@@ -100,6 +100,7 @@ __all__ = [
     "ending_at_events",
     "equivalent_solver",
     "event_solve",
+    "gives_samples_steps",
     "pass_on",
     "taking_jumps",
     "unjudged_parts",

@@ -97,7 +97,11 @@ class Solve(Protocol):
     """A gradient method bound to its solver: all that a task sees of either."""
 
     def __call__(self, field: VectorField, y0: StateT, ts: Tensor, /) -> StateT:
-        """Return the solution at ``ts``; see ``GradientMethod``."""
+        """Return the solution at ``ts``, ``[K]`` or a row a sample, ``[batch, K]``; see ``GradientMethod``.
+
+        A row may repeat its last time. Samples that share their steps are solved for at the union of all rows, which
+        then start at one time.
+        """
         ...
 
 

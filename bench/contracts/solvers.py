@@ -29,3 +29,8 @@ class Solver(Protocol):
     def observed_by(self, observer: StepObserver) -> Self:
         """Return the same solver with ``observer`` hearing of its steps."""
         ...
+
+
+def gives_samples_steps(solver: object) -> bool:
+    """Return whether ``solver`` gives every sample of a batch steps of its own, and so takes times of its own."""
+    return getattr(solver, "batch", "joint") == "per_sample"

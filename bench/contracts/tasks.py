@@ -102,7 +102,7 @@ class Problem(Protocol[Batch]):
         ...
 
     def dynamics(self, batch: Batch) -> tuple[VectorField, State, Tensor]:
-        """Return the vector field, the initial state of ``batch`` (detached) and the output times ``[K]``."""
+        """Return the vector field, the initial state of ``batch`` (detached) and times ``[K]`` or ``[batch, K]``."""
         ...
 
 

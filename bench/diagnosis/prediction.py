@@ -111,6 +111,8 @@ def diagnose(
         raise UsageError(f"wanted (--error): expected a positive relative error, got {wanted!r}; 1e-2 is usual")
     if budget is not None and not budget > 0:
         raise UsageError(f"budget: expected a positive number of seconds or None, got {budget!r}")
+    # Everything here goes along the batch: samples with times of their own are looked at at all of these.
+    model = model.at_all_times()
     allowance, subject = Allowance(budget), of_model(model)
     field = BatchedField(model.field, model.y0)
     y0, ts = flatten(model.y0).detach(), model.ts

@@ -30,6 +30,12 @@ class LargestNorms:
     """``int mu_2(-J) dt``: the same backward in time, as for an adjoint method that solves the state back at once."""
 
 
+def _last(ts: torch.Tensor) -> float:
+    """Return the last time of ``ts``, ``[K]`` or ``[batch, K]``: of all rows the one furthest from the start."""
+    first = ts.flatten()[0]
+    return float(ts.flatten()[(ts.flatten() - first).abs().argmax()])
+
+
 def largest_norms(problem: Problem) -> LargestNorms:
     """Return the logarithmic norms along the first solve of a float64 problem's probe batch.
 
@@ -40,7 +46,8 @@ def largest_norms(problem: Problem) -> LargestNorms:
     """
     field, y0, ts = problem.dynamics(problem.probe_batch())
     flat = BatchedField(field, y0)  # type: ignore[arg-type]
-    times = torch.linspace(float(ts[0]), float(ts[-1]), TIMES, dtype=torch.float64, device=ts.device)
+    # Of times of each sample's own the first is where they all start, the last where the last one ends.
+    times = torch.linspace(float(ts.flatten()[0]), _last(ts), TIMES, dtype=torch.float64, device=ts.device)
     solver = make_solver("dopri5", rtol=PROBE_TOLERANCE, atol=PROBE_TOLERANCE)
     with torch.no_grad():
         ys = Naive()(flat, solver, flatten(y0), times)

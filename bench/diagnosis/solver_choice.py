@@ -102,6 +102,8 @@ class SolverChoice:
 def choose_solver(field: BatchedField, y0: Tensor, ts: Tensor, solver: OneStepSolver) -> SolverChoice | None:
     """Return what both solvers take on ``y' = field(t, y)``; None if ``solver`` is no adaptive explicit tableau.
 
+    None too where every sample has steps of its own, whose one largest Jacobian says nothing of the others.
+
     The implicit one is run where stability sets the steps.
 
     Parameters
@@ -118,7 +120,7 @@ def choose_solver(field: BatchedField, y0: Tensor, ts: Tensor, solver: OneStepSo
     NonFiniteError
         If a Jacobian is not finite.
     """
-    if not solver.adaptive or not isinstance(solver.scheme, Tableau):
+    if not solver.adaptive or solver.per_sample or not isinstance(solver.scheme, Tableau):
         return None
     explicit, starts = _taken(field, y0, ts, solver)
     if y0.shape[1] > DENSE_BELOW:

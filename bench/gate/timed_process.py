@@ -16,6 +16,7 @@ import torch
 from odegrad.registry import build_gradient, build_solver, build_task
 
 try:
+    from odegrad.binding import solve_with
     from odegrad.records.record import Run
 except ModuleNotFoundError:  # a base of 0.1, whose modules lay side by side
     from odegrad.record import Run  # type: ignore[import-not-found, no-redef]

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -247,7 +248,8 @@ def _rows(counts: Counts, back: str, solver: OneStepSolver) -> dict[str, Any]:
         "sample_evaluations": counts.rows["forward"],
         "sample_evaluations_backward": counts.rows[back],
         "useful_fraction": sum(each.useful_rows(s) for each in there) / made if made else None,
-        "sample_steps": [n for each in there for n in each.steps],
+        # Solves of one loss are of one batch, or of the first samples of it.
+        "sample_steps": [sum(steps) for steps in zip_longest(*(each.steps for each in there), fillvalue=0)],
         "rounds": sum(each.rounds for each in there),
         "rounds_backward": sum(each.rounds for each in again),
     }

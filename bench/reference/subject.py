@@ -126,7 +126,7 @@ def in_float64(model: Model) -> Subject:
 
 def _takes_float64(model: Model, loss: Callable[[Any], Tensor]) -> bool:
     """Return whether ``loss`` takes a solution in float64; tried on states that stay where they start."""
-    still = mapped(model.y0, lambda part: part.detach().double().expand(len(model.ts), *part.shape).clone())
+    still = mapped(model.y0, lambda part: part.detach().double().expand(model.ts.shape[-1], *part.shape).clone())
     try:
         with undisturbed(parts(model.y0)[0].device, model.field):
             loss(still)

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from odegrad.binding import UnionOfTimes, solve_with
 from odegrad.contracts import GradientMethod, State
 from odegrad.errors import OdegradError, SolverError, UsageError
 from odegrad.methods.fields.held import Held
+from odegrad.methods.solvers.per_sample.times import checked_sample_times
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import mapped, parts, undisturbed
 from odegrad.user.files import call_users, load_from_file
@@ -35,14 +37,14 @@ class Model:
     y0
         Initial state ``[batch, *state]`` or a tuple; a part that requires a gradient is differentiated too.
     ts
-        Output times ``[time]``.
+        Output times ``[time]``, or ``[batch, time]``, a row a sample that may repeat its last time.
     loss
         From the solution, in the type of ``y0``, to a scalar.
 
     Raises
     ------
     UsageError
-        If ``field`` is no module, or nothing requires a gradient.
+        If ``field`` is no module, times or states are not what is said here, or nothing requires a gradient.
     """
 
     field: nn.Module
@@ -54,15 +56,19 @@ class Model:
         """Check what can be checked before a solve."""
         if not isinstance(self.field, nn.Module):
             raise UsageError(f"func: expected an nn.Module, got {type(self.field).__name__}; wrap it in a module")
-        if not isinstance(self.ts, Tensor) or self.ts.ndim != 1 or not self.ts.is_floating_point():
+        if not isinstance(self.ts, Tensor) or self.ts.ndim not in (1, 2) or not self.ts.is_floating_point():
             got = f"shape {tuple(self.ts.shape)}, {self.ts.dtype}" if isinstance(self.ts, Tensor) else repr(self.ts)
-            raise UsageError(f"t: expected a floating-point tensor [time], got {got}; as torch.tensor([0.0, 1.0])")
+            raise UsageError(
+                f"t: expected a floating-point tensor [time] or [batch, time], got {got}; as torch.tensor([0.0, 1.0])"
+            )
         for part in parts(self.y0):
             if not isinstance(part, Tensor) or not part.is_floating_point() or part.ndim == 0:
                 got = f"shape {tuple(part.shape)}, {part.dtype}" if isinstance(part, Tensor) else repr(part)
                 raise UsageError(f"y0: expected a floating-point tensor [batch, ...] or a tuple of such, got {got}")
             if not bool(torch.isfinite(part).all()):
                 raise UsageError("y0: expected finite numbers, got NaN or infinity; check where the states come from")
+        if self.ts.ndim == 2:
+            checked_sample_times(self.ts, len(parts(self.y0)[0]))
         if not self.inputs()[1]:
             raise UsageError("func, y0: expected a parameter or a state that requires a gradient, got none")
 
@@ -75,6 +81,19 @@ class Model:
             return self.loss(cast[0] if isinstance(ys, Tensor) else cast)
 
         return Model(copied_in_float64(self.field), mapped(self.y0, Tensor.double), self.ts.double(), loss)
+
+    def at_all_times(self) -> "Model":
+        """Return the same where all samples have the same times: the union of theirs, from which the loss sees its own.
+
+        Raises
+        ------
+        UsageError
+            If samples have times of their own that do not start together.
+        """
+        if self.ts.ndim == 1:
+            return self
+        union = UnionOfTimes.of(self.ts.detach())
+        return Model(self.field, self.y0, union.times, lambda ys: self.loss(union.picked(ys)))
 
     def check_loss(self, method: GradientMethod, solver: OneStepSolver) -> None:
         """Solve once by ``method`` and refuse a loss without a gradient, or one that is not finite.
@@ -118,7 +137,7 @@ class Model:
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the loss, with its graph, and what to differentiate it by."""
         y0, inputs = self.inputs()
-        return self.scalar(method(field or self.field, solver, y0, self.ts)), inputs
+        return self.scalar(solve_with(method, solver)(field or self.field, y0, self.ts)), inputs
 
     def scalar(self, ys: object) -> Tensor:
         """Return the loss of the solution ``ys``.

@@ -15,3 +15,27 @@ def log_density_about(mean: Tensor, log_deviation: Tensor, x: Tensor) -> Tensor:
 def diagonal_kl(mean: Tensor, log_deviation: Tensor) -> Tensor:
     """Return ``KL(N(mean, exp(log_deviation)^2) || N(0, I))`` of each row of ``[batch, dim]``, ``[batch]``."""
     return 0.5 * (mean.square() + torch.exp(2.0 * log_deviation) - 1.0 - 2.0 * log_deviation).sum(-1)
+
+
+def evidence_bounds(
+    mean: Tensor, log_deviation: Tensor, found: Tensor, observed: Tensor, noise: float, seen: Tensor | None = None
+) -> Tensor:
+    """Return each series' lower bound on the logarithm of its evidence, in nats, ``[batch]``.
+
+    Parameters
+    ----------
+    mean, log_deviation
+        Of the latent state's posterior, ``[batch, latent]``; its prior is the standard normal.
+    found
+        Decoded from a draw of it, ``[batch, times, channels]``.
+    observed
+        The observations, of the same shape.
+    noise
+        Their standard deviation about what is decoded.
+    seen
+        Which there are, ``[batch, times]``; all if None.
+    """
+    likelihoods = log_density_about(found, torch.full_like(observed, math.log(noise)), observed)
+    if seen is not None:
+        likelihoods = likelihoods * seen[..., None]
+    return likelihoods.sum((1, 2)) - diagonal_kl(mean, log_deviation)

@@ -54,6 +54,20 @@ class Series:
         """Return the same with every ``stride``-th observation, from the first on."""
         return Series(self.values[:, ::stride], self.seen[:, ::stride], self.labels)
 
+    def at_own_times(self, time_step: float) -> tuple[Tensor, Tensor]:
+        """Return the observations of each series side by side ``[count, most, channels]``, and their times.
+
+        The times ``[count, most]`` are on the CPU in the values' type; those of shorter series repeat their last one.
+        """
+        counts = self.seen.sum(1)
+        most = int(counts.max())
+        places = torch.argsort((~self.seen).int(), dim=1, stable=True)[:, :most]
+        kept = torch.arange(most, device=counts.device) < counts[:, None]
+        values = self.values.take_along_dim(places[..., None], dim=1) * kept[..., None]
+        last = places.gather(1, counts[:, None] - 1)
+        steps = torch.where(kept, places, last).double().cpu()
+        return values, (time_step * steps).to(values.dtype)
+
     def thinned(self, rate: float, source: torch.Generator) -> "Series":
         """Return the same with each observation dropped with probability ``rate``; the first one of a series stays."""
         kept = torch.rand(self.seen.shape, dtype=torch.float64, generator=source) >= rate

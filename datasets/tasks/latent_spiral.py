@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, VectorField
-from odegrad.datasets.nets.layers import AutonomousNet, GRUCell, tanh_layers
-from odegrad.datasets.problems.gaussian import diagonal_kl, log_density_about
+from odegrad.datasets.nets.latent_ode import LatentODE
+from odegrad.datasets.problems.gaussian import evidence_bounds
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.seeding import PARAMETERS, PROBE, TEST, TRAIN, VALIDATION, generator, seeded_module
 from odegrad.states import sent_to
@@ -46,34 +46,6 @@ class SpiralSettings:
     end_time: float = 3.0
     noise: float = 0.1
     """Standard deviation of the points' noise, which the model knows."""
-
-
-class LatentODE(nn.Module):
-    """Encodes a series backwards in time, solves from a latent state, decodes at every time.
-
-    Chen et al., Neural Ordinary Differential Equations, NeurIPS 2018, section 5.
-    """
-
-    def __init__(self, latent: int, hidden: int) -> None:
-        super().__init__()
-        self.latent, self.hidden = latent, hidden
-        self.cell = GRUCell(DIMENSIONS, hidden)
-        self.to_latent = nn.Linear(hidden, 2 * latent)
-        self.field = AutonomousNet(latent, (hidden, hidden))
-        self.decoder = tanh_layers(latent, hidden, DIMENSIONS)
-
-    def encode(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and logarithm of the deviation of the first latent state, ``[batch, latent]`` each."""
-        h = seen.new_zeros((len(seen), self.hidden))
-        for points in reversed(seen.unbind(1)):
-            h = self.cell(points, h)
-        mean, log_deviation = self.to_latent(h).chunk(2, dim=-1)
-        return mean, log_deviation
-
-    def decode(self, zs: Tensor) -> Tensor:
-        """Return points ``[batch, times, 2]`` of latent states ``[times, batch, latent]``."""
-        out: Tensor = self.decoder(zs)
-        return out.transpose(0, 1)
 
 
 class SpiralProblem:
@@ -123,18 +95,16 @@ class SpiralProblem:
     def loss(self, solve: Solve, batch: Any) -> Tensor:
         """Return the mean negative evidence lower bound in nats a time, 0-d."""
         mean, log_deviation = self.net.encode(batch.seen)
-        zs = solve(self.net.field, mean + log_deviation.exp() * batch.noise, self.ts)
-        scale = torch.full_like(batch.seen, math.log(self.settings.noise))
-        likelihood = log_density_about(self.net.decode(zs), scale, batch.seen).sum((1, 2))
-        bound = (likelihood - diagonal_kl(mean, log_deviation)).mean()
-        return -bound / self.settings.times
+        found = self.net.decoded(solve, mean + log_deviation.exp() * batch.noise, self.ts)
+        bounds = evidence_bounds(mean, log_deviation, found, batch.seen, self.settings.noise)
+        return -bounds.mean() / self.settings.times
 
     def evaluate(self, solve: Solve, split: Split = "test") -> float:
         """Return the mean squared distance, a coordinate, of the decoded means from held-out spirals without noise."""
         batch = self.held_out[split]
         with torch.no_grad():
             mean, _ = self.net.encode(batch.seen)
-            found = self.net.decode(solve(self.net.field, mean, self.ts))
+            found = self.net.decoded(solve, mean, self.ts)
             return float((found - batch.clean).square().mean())
 
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
@@ -207,5 +177,7 @@ class LatentSpiral(Sized[SpiralSettings]):
 
     def built(self, s: SpiralSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Build the latent ODE and its spirals."""
-        net = seeded_module(lambda: LatentODE(s.latent, s.hidden), generator(seed, PARAMETERS), device, dtype)
+        net = seeded_module(
+            lambda: LatentODE(DIMENSIONS, s.latent, s.hidden), generator(seed, PARAMETERS), device, dtype
+        )
         return SpiralProblem(net, s, seed, device, dtype)

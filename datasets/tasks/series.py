@@ -9,7 +9,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, VectorField
-from odegrad.datasets.nets.ode_rnn import ODERNN
+from odegrad.datasets.nets.ode_rnn import ODERNN, from_zero
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.seeding import PARAMETERS, epoch_rows, generator, seeded_module
 from odegrad.datasets.sources.uea_archive import CITATION, Series, read
@@ -32,6 +32,8 @@ class SeriesSettings:
     """Share of the observations that is dropped, the same ones for all seeds: irregular sampling."""
     stride: int = 1
     """Every so many observations one is kept, from the first on; ``time_step`` is between those kept."""
+    ragged: bool = False
+    """Whether each series is solved from its own observations to its own next ones, and leaves the batch at its end."""
 
 
 class SeriesProblem:
@@ -99,10 +101,10 @@ class SeriesProblem:
 
     def evaluate(self, solve: Solve, split: Split = "test") -> float:
         """Return the fraction of held-out series whose class has the highest score."""
-        values, seen, labels = self._parts(self.held_out[split])
+        batch = self._parts(self.held_out[split])
         with torch.no_grad():
-            guesses = self.net(solve, values, seen, self.ts).argmax(1)
-        return float((guesses == labels).double().mean())
+            guesses = self.scores(solve, batch).argmax(1)
+        return float((guesses == batch[2]).double().mean())
 
     def held_out_loss(self, solve: Solve, split: Split) -> float:
         """Return the mean cross-entropy of held-out series in nats."""
@@ -115,6 +117,41 @@ class SeriesProblem:
         with torch.no_grad():
             state = self.net.start(values, seen)
         return self.net.field, state, self.ts[:2]
+
+
+class RaggedProblem(SeriesProblem):
+    """The same on series of unlike length at times of their own: no time is solved for at which a series is not seen.
+
+    The numbers are those of the other one, as far as the solver is exact. A batch holds values ``[batch, most,
+    channels]``, times ``[batch, most]`` and classes ``[batch]``.
+    """
+
+    def __init__(
+        self, model: ODERNN, train: Series, held_out: Mapping[str, Series], settings: SeriesSettings, seed: int
+    ) -> None:
+        self.time_step = settings.time_step
+        super().__init__(model, train, held_out, settings, seed)
+
+    def _parts(self, series: Series, length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
+        values, ts = series.at_own_times(self.time_step)
+        return values, ts, series.labels
+
+    def scores(self, solve: Solve, batch: Any) -> Tensor:
+        """Return the scores ``[batch, classes]``."""
+        values, ts, _ = batch
+        return self.net.at_own_times(solve, values, ts)
+
+    def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
+        """Return the field, the states after the first observations (detached) and times ``[batch, 2]`` to the next.
+
+        Of series that are seen once nothing is solved: they are left out.
+        """
+        values, ts, _ = batch
+        gaps = ts[:, 1] - ts[:, 0]
+        moving = gaps > 0
+        with torch.no_grad():
+            state = self.net.cell(values[:, 0], values.new_zeros((len(values), self.net.hidden)))
+        return self.net.field, state[sent_to(state.device, moving)], from_zero(gaps[moving])
 
 
 def _lengths(series: Series) -> Tensor:
@@ -147,7 +184,8 @@ class SeriesClassification(Sized[SeriesSettings]):
         scaled = [part.scaled(train).to(device, dtype) for part in (train, validation, test)]
         channels, classes = every.values.shape[2], int(every.labels.max()) + 1
         net = seeded_module(lambda: ODERNN(channels, s.hidden, classes), generator(seed, PARAMETERS), device, dtype)
-        return SeriesProblem(net, scaled[0], {"validation": scaled[1], "test": scaled[2]}, s, seed)
+        kind = RaggedProblem if s.ragged else SeriesProblem
+        return kind(net, scaled[0], {"validation": scaled[1], "test": scaled[2]}, s, seed)
 
 
 EVERY_SIZE = ("tiny", "default", "paper")
@@ -182,12 +220,16 @@ class JapaneseVowels(SeriesClassification):
     archive_name: ClassVar[str] = "JapaneseVowels"
     info: ClassVar[TaskInfo] = series_info(
         "japanese_vowels", "JapaneseVowels", "nine speakers by the cepstrum of two vowels, 7 to 29 observations",
-        {"tiny": 0.9, "default": 0.93, "irregular": 0.9, "paper": 0.93}, ("tiny", "default", "irregular", "paper"),
+        {"tiny": 0.9, "default": 0.93, "irregular": 0.9, "ragged": 0.9, "paper": 0.93},
+        ("tiny", "default", "irregular", "ragged", "paper"),
     )  # fmt: skip
     settings: ClassVar[Mapping[str, SeriesSettings]] = {
         "tiny": SeriesSettings(hidden=16, batch_size=64, training=series_training(40, 2e-2)),
         "default": SeriesSettings(hidden=32, batch_size=72, training=series_training(200, 5e-3)),
         "irregular": SeriesSettings(hidden=32, batch_size=72, training=series_training(200, 5e-3), dropped=0.3),
+        "ragged": SeriesSettings(
+            hidden=32, batch_size=72, training=series_training(200, 5e-3), dropped=0.3, ragged=True
+        ),
         "paper": SeriesSettings(hidden=32, batch_size=256, training=series_training(600, 3e-3)),
     }
 
@@ -227,9 +269,14 @@ class CharacterTrajectories(SeriesClassification):
     archive_name: ClassVar[str] = "CharacterTrajectories"
     info: ClassVar[TaskInfo] = series_info(
         "character_trajectories", "CharacterTrajectories", "20 letters by a pen's path, 60 to 182 observations",
-        {},
+        {}, (*EVERY_SIZE, "ragged"),
     )  # fmt: skip
-    settings: ClassVar[Mapping[str, SeriesSettings]] = _published(32, 512, _paper(800, 1e-3, 1e-3, 3e-3, 0.05))
+    settings: ClassVar[Mapping[str, SeriesSettings]] = {
+        **_published(32, 512, _paper(800, 1e-3, 1e-3, 3e-3, 0.05)),
+        "ragged": SeriesSettings(
+            hidden=32, batch_size=128, training=series_training(500, 5e-3), dropped=0.3, ragged=True
+        ),
+    }
 
 
 class ArticularyWordRecognition(SeriesClassification):

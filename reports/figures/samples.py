@@ -18,6 +18,9 @@ from odegrad.reports.tables.table import label
 TITLE = "Steps of each sample"
 _TAKEN = ["task", "method", "variant", "accepted_steps", "sample_steps"]
 MAX_BINS = 24
+FAINT = 0.25
+WIDE = 8.0
+"""From so many times the least steps to the most, the axis is logarithmic."""
 
 
 def draw(frame: Source, columns: int = 2) -> Figure:
@@ -60,7 +63,7 @@ def _counted(frame: Results) -> pd.DataFrame:
 def _panel(axis: Axes, runs: pd.DataFrame, labels: list[tuple[str, str]]) -> None:
     every = [steps for each in runs["sample_steps"] if isinstance(each, list) for steps in each]
     low, high = min(every), max(every)
-    edges = np.linspace(low - 0.5, high + 0.5, min(MAX_BINS, high - low + 1) + 1)
+    edges, most, filled = _edges(low, high), float(high), list[list[int]]()
     for (method, variant), group in runs.groupby(["method", "variant"], sort=False):
         drawn = style.line_style(str(method), variant_number(labels, str(method), str(variant)))
         look = {"color": drawn["color"], "linestyle": drawn["linestyle"]}
@@ -68,7 +71,26 @@ def _panel(axis: Axes, runs: pd.DataFrame, labels: list[tuple[str, str]]) -> Non
         if own:
             heights, _ = np.histogram(own, edges)
             axis.stairs(heights / len(own), edges, gid="own", **look)
+            if own not in filled:
+                # Methods that take the same steps, as most do, share one area.
+                axis.stairs(heights / len(own), edges, fill=True, color=style.GREY, alpha=FAINT, gid="area")
+                filled.append(own)
         else:
-            axis.axvline(float(median(group["accepted_steps"])), gid="joint", **look)
-    axis.set(xlabel="accepted steps", ylabel="share of samples", ylim=(0, None))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            shared = float(median(group["accepted_steps"]))
+            low, most = min(low, shared), max(most, shared)
+            axis.axvline(shared, gid="joint", **look)
+    axis.set(ylabel="share of samples", ylim=(0, None))
+    name = "accepted steps (line: shared by all samples)"
+    if most > WIDE * low:
+        style.log_axis(axis.xaxis, pd.Series([float(low), float(most)]), name, units.count)
+    else:
+        axis.set(xlabel=name)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _edges(low: int, high: int) -> Any:
+    """Return the edges of the bins from ``low`` to ``high`` steps: even, or even factors where they are far apart."""
+    bins = min(MAX_BINS, high - low + 1)
+    if high <= WIDE * low:
+        return np.linspace(low - 0.5, high + 0.5, bins + 1)
+    return np.unique(np.floor(np.geomspace(low, high + 1, bins + 1))) - 0.5

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from odegrad.contracts import ImplicitWork, RowCounts, Solver, StepCounts, StepObserver
+from odegrad.contracts import ImplicitWork, RowCounts, Solver, StepCounts, StepObserver, gives_samples_steps
 from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.one_step.options import SolverOptions
@@ -30,7 +30,7 @@ class OneStepSolver(SolverOptions, Solver):
     @property
     def per_sample(self) -> bool:
         """Return whether every sample has its own steps."""
-        return self.batch == "per_sample"
+        return gives_samples_steps(self)
 
     @property
     def refuses_per_sample(self) -> str | None:

@@ -8,16 +8,18 @@ import pytest
 import torch
 from torch import nn
 
+from odegrad.binding import solve_with
 from odegrad.datasets.nets.layers import GRUCell
 from odegrad.datasets.nets.ode_rnn import ODERNN
 from odegrad.datasets.sources import uea_archive
 from odegrad.datasets.sources.files import FOLDER_VARIABLE
 from odegrad.datasets.sources.seeding import generator
 from odegrad.datasets.sources.uea_archive import Series
-from odegrad.datasets.tasks.series import BasicMotions, JapaneseVowels, SpokenArabicDigits
+from odegrad.datasets.tasks.series import BasicMotions, CharacterTrajectories, JapaneseVowels, SpokenArabicDigits
 from odegrad.errors import DataError
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import make_solver
+from odegrad.registry import build_gradient
 
 CPU = torch.device("cpu")
 HEAD = "@problemName SpokenArabicDigits\n@timeStamps false\n@missing true\n@univariate false\n@equalLength false\n"
@@ -123,11 +125,11 @@ def test_bundled_sets_are_those_of_the_archive(
     assert sorted(set(train.labels.tolist())) == sorted(set(test.labels.tolist())) == list(range(classes))
 
 
-def written(folder: Path, train: str, test: str | None = None) -> None:
-    place = folder / "uea" / "SpokenArabicDigits"
+def written(folder: Path, train: str, name: str = "SpokenArabicDigits") -> None:
+    place = folder / "uea" / name
     place.mkdir(parents=True)
-    (place / "SpokenArabicDigits_TRAIN.ts").write_text(train, encoding="utf-8")
-    (place / "SpokenArabicDigits_TEST.ts").write_text(test or train, encoding="utf-8")
+    for split in ("TRAIN", "TEST"):
+        (place / f"{name}_{split}.ts").write_text(train, encoding="utf-8")
 
 
 def test_files_placed_by_hand_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,3 +202,83 @@ def test_irregular_sampling_is_the_same_for_all_seeds() -> None:
     dense: Any = JapaneseVowels().build("default", 0, CPU, torch.float32)
     share = first.train.seen.sum() / dense.train.seen.sum()  # type: ignore[attr-defined]
     assert 0.65 < float(share) < 0.8
+
+
+def test_own_times_are_those_of_the_observations() -> None:
+    """Observations side by side; the last time is repeated behind them."""
+    values = torch.arange(1.0, 9.0).view(2, 4, 1)
+    seen = torch.tensor([[True, False, True, True], [True, True, False, False]])
+    found, ts = Series(values * seen[..., None], seen, torch.zeros(2)).at_own_times(0.5)
+    assert found[..., 0].tolist() == [[1.0, 3.0, 4.0], [5.0, 6.0, 0.0]]
+    assert ts.tolist() == [[0.0, 1.0, 1.5], [0.0, 0.5, 0.5]]
+
+
+@pytest.mark.parametrize("batch", ["joint", "per_sample"])
+def test_ragged_series_have_the_scores_of_one_grid_for_all(batch: str) -> None:
+    """Solved from observation to observation of its own, a series ends where it ends with masks on shared times."""
+    model = net()
+    values, seen, _ = series()
+    kept = torch.rand(seen.shape, generator=generator(5)) < 0.6
+    kept[:, 0] = True
+    thin = Series(values * (seen & kept)[..., None], seen & kept, torch.zeros(5))
+    tight = solve_with(build_gradient("aca"), make_solver("dopri8", rtol=1e-11, atol=1e-12, batch=batch))
+    own, ts = thin.at_own_times(0.1)
+    found = model.at_own_times(tight, own, ts)
+    expected = model(tight, thin.values, thin.seen, TIMES)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+    parameters = list(model.parameters())
+    for a, b in zip(*(torch.autograd.grad(x.square().sum(), parameters) for x in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+def test_rows_leave_at_their_ends() -> None:
+    """Series of 7, 6, 5, 3 and 1 observations: the k-th solve holds those with more than k."""
+    values, seen, _ = series()
+    own, ts = Series(values, seen, torch.zeros(5)).at_own_times(0.1)
+    widths: list[int] = []
+
+    def counted(field: Any, y0: Any, times: Any) -> Any:
+        widths.append(len(y0))
+        assert bool((times[:, 1] > times[:, 0]).all())
+        return solve_with(Naive(), make_solver("rk4", num_steps=2))(field, y0, times)
+
+    net().at_own_times(counted, own, ts)
+    assert widths == [4, 4, 3, 3, 2, 1]
+
+
+CHARACTERS = "@problemName CharacterTrajectories\n@timeStamps false\n@missing false\n@univariate false\n"
+
+
+def test_ragged_characters_work_offline_from_small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve letters of 4 to 15 observations in the archive's own format: the loss falls, own steps or shared ones."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    source = generator(3)
+    rows = []
+    for i in range(12):
+        pen = torch.randn(3, 4 + i, generator=source) + 2.0 * (i % 2)
+        rows.append(":".join(",".join(f"{x:.4f}" for x in channel) for channel in pen.tolist()) + f":{1 + i % 2}")
+    text = CHARACTERS + "@equalLength false\n@classLabel true 1 2\n@data\n" + "\n".join(rows) + "\n"
+    written(tmp_path, text, "CharacterTrajectories")
+    problem: Any = CharacterTrajectories().build("ragged", 0, CPU, torch.float32)
+    values, ts, labels = problem.batch(0)
+    assert values.shape[2] == 3
+    assert ts.shape == values.shape[:2]
+    assert len({len(set(row)) for row in ts.tolist()}) > 3
+    assert sorted(labels.unique().tolist()) == [0, 1]
+    solves = [
+        solve_with(build_gradient("aca"), make_solver("dopri5", rtol=1e-3, atol=1e-3, batch=batch))
+        for batch in ("per_sample", "joint")
+    ]
+    first = [float(problem.loss(solve, problem.batch(0)).detach()) for solve in solves]
+    assert first[0] == pytest.approx(first[1], abs=1e-3)
+    optimizer = torch.optim.Adam(problem.model.parameters(), lr=2e-2)
+    for i in range(4):
+        optimizer.zero_grad()
+        problem.loss(solves[0], problem.batch(i)).backward()
+        optimizer.step()
+    assert float(problem.loss(solves[0], problem.batch(0)).detach()) < first[0]
+    assert 0.0 <= problem.evaluate(solves[1]) <= 1.0
+    field, state, times = problem.dynamics(problem.probe_batch())
+    assert len(state) == len(times)
+    assert times.shape[1] == 2
+    assert field is problem.fields[0]

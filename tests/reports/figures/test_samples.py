@@ -33,6 +33,24 @@ def test_heights_are_shares_of_the_samples_and_a_line_is_where_all_share_steps(f
     assert set(line.get_xdata()) == {30.0}
 
 
+def test_the_axis_is_logarithmic_where_steps_are_far_apart(record, frame_of):
+    """Own steps from 2 to 40 and 300 shared ones: bins by even factors that hold every sample, a line at 300."""
+    own = [2, 2, 3, 5, 9, 17, 40, 40]
+    rows = [record(method=m, settings=OWN, accepted_steps=118, sample_steps=own) for m in ("aca", "adjoint")]
+    figure = samples.draw(frame_of([*rows, record(method="aca", accepted_steps=300, sample_steps=None)]))
+    (axis,) = figure.axes
+    assert axis.get_xscale() == "log"
+    outlines = [patch for patch in axis.patches if patch.get_gid() == "own"]
+    assert len(outlines) == 2
+    assert len([patch for patch in axis.patches if patch.get_gid() == "area"]) == 1
+    values, edges, _ = outlines[0].get_data()
+    assert values.sum() == pytest.approx(1.0)
+    assert edges[0] == 1.5
+    assert edges[-1] == 40.5
+    assert (np.diff(edges) >= 1.0).all()
+    assert axis.get_xlim()[1] > 300
+
+
 def test_it_is_told_in_words(frame, frame_of, quick):
     """The least, the most and the middle; and where there is nothing to tell."""
     said = samples.describe(frame)
