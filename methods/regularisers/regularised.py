@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from odegrad.binding import solve_with
 from odegrad.contracts import Ending, GradientMethod, StateT, VectorField, ending_at_events, taking_jumps
 from odegrad.errors import UnsupportedError
 from odegrad.event import Event
@@ -73,7 +72,7 @@ class RegularisedSolve:
     def __call__(self, field: VectorField, y0: StateT, ts: Tensor, /) -> StateT:
         """Return the solution at ``ts``, as the method without penalties does; see ``odegrad.contracts.Solve``."""
         if not self.regularisers.weights:
-            return solve_with(self.method, self.solver)(field, y0, ts)
+            return self.method(field, self.solver, y0, ts)
         if ts.dim() != 1:
             raise UnsupportedError(
                 "regulariser: penalties are gathered over one interval that all samples share, got times of shape "
