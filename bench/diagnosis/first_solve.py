@@ -25,6 +25,11 @@ class _Noting(Searching):
 
     noted: list[tuple[Any, Any, Tensor, Event | None]] = dataclasses.field(default_factory=list)
 
+    def __call__(self, field: Any, y0: Any, ts: Tensor, /) -> Any:
+        if ts.dim() == 2:  # as they were asked for, before the union of all is solved for
+            self._note(field, y0, ts, None)
+        return super().__call__(field, y0, ts)
+
     def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
         ys = super().solved(field, solver, y0, ts)
         self._note(field, y0, ts, None)
@@ -47,6 +52,9 @@ class _Behind(Searching):
     waiting: list[Any] = dataclasses.field(default_factory=list)
     end: float = 0.0
     event: Event | None = None
+
+    def __call__(self, field: Any, y0: Any, ts: Tensor, /) -> Any:
+        return self.waiting.pop() if self.waiting else super().__call__(field, y0, ts)
 
     def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
         return self.waiting.pop() if self.waiting else super().solved(field, solver, y0, ts)
