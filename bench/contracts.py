@@ -4,9 +4,11 @@
 ``[batch, *state]`` or a tuple of such. Methods and tasks know only this page; neither knows that it is measured.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import abc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
@@ -67,6 +69,8 @@ class ImplicitWork:
     """Right-hand sides that were solved for."""
     products: int = 0
     """Pull-backs that formed Jacobians: one for each row, or one for all rows where they were vectorised."""
+    rest: int = 0
+    """Calls of the half of a split field that is not stiff, of any attempt or of a step that was redone."""
 
     def lost(self) -> Self:
         """Return the same work of an attempt that was not accepted."""
@@ -76,6 +80,10 @@ class ImplicitWork:
         """Return both together."""
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         return replace(self, **sums)
+
+
+HALVES = ("stiff", "rest")
+"""The methods of a field that is split into two, each of ``(t, y)`` as the field itself, which is their sum."""
 
 
 @runtime_checkable
@@ -148,6 +156,26 @@ def pass_on(field: object, wrapper: object) -> None:
     for name in ("moving", "unjudged", "sample_time"):
         if hasattr(field, name):
             setattr(wrapper, name, getattr(field, name))
+
+
+class PassesCalls(nn.Module, abc.ABC):
+    """A field that calls another one, ``inner``, and does something at each call; it has halves where that has them."""
+
+    inner: Any
+
+    @abc.abstractmethod
+    def called(self, function: Callable[[Tensor, Any], Any], t: Tensor, y: Any) -> Any:
+        """Return ``function(t, y)``, of the field or of one of its halves."""
+
+    def forward(self, t: Tensor, y: Any) -> Any:
+        """Return ``inner(t, y)``."""
+        return self.called(self.inner, t, y)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a half of the inner field, called as that is."""
+        if name in HALVES:
+            return partial(self.called, getattr(self.inner, name))
+        return super().__getattr__(name)
 
 
 class StepObserver(Protocol):
@@ -356,6 +384,8 @@ class StepCounts:
     """Whether stages are solved by Newton's iteration: then ``evaluations`` are the stages, and ``work`` their cost."""
     node_states: int = 0
     """The states that the graph of one implicit step keeps."""
+    rest_stages: int = 0
+    """The calls of a step to the half of a split field that is not stiff; 0 where the field is not split."""
     work: ImplicitWork = field(default=ImplicitWork())
     """The work of the forward pass's implicit steps."""
     newton_by_step: tuple[int, ...] = ()

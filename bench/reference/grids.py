@@ -2,13 +2,14 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import GradientMethod, Solve, VectorField, pass_on
+from odegrad.contracts import GradientMethod, PassesCalls, Solve, VectorField, pass_on
 from odegrad.errors import SolverError
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import mapped
@@ -51,7 +52,7 @@ class Budget:
         self.calls += 1
 
 
-class _Watched(nn.Module):
+class _Watched(PassesCalls):
     """A field that tells a budget of its calls and changes nothing."""
 
     def __init__(self, inner: VectorField, budget: Budget) -> None:
@@ -59,9 +60,9 @@ class _Watched(nn.Module):
         self.inner, self.budget = inner, budget
         pass_on(inner, self)
 
-    def forward(self, t: Tensor, y: Any) -> Any:
+    def called(self, function: Callable[[Tensor, Any], Any], t: Tensor, y: Any) -> Any:
         self.budget.spend()
-        return self.inner(t, y)
+        return function(t, y)
 
 
 @dataclass
