@@ -188,6 +188,11 @@ SOLVERS: tuple[Entry, ...] = (
         "implicit, adaptive steps",
         "Kvaerno's pair of orders 5 and 4, for stiff equations at tight tolerances; calls f past the last time",
     ),
+    Entry(
+        "kencarp4_imex",
+        "implicit-explicit, adaptive steps",
+        "kencarp4 on field.stiff(t, y) with its explicit partner on field.rest(t, y), orders 4 and 3",
+    ),
 )
 
 

@@ -23,6 +23,7 @@ from odegrad.methods.backward.costate import (
 )
 from odegrad.methods.backward.entry import (
     NEEDS_TABLEAU,
+    SPLIT,
     TappableMethod,
     check_positive,
     costate_calls,
@@ -34,10 +35,14 @@ from odegrad.methods.backward.per_sample.cost import solved_back_calls
 from odegrad.methods.backward.reconstruction import Limits
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.implicit.additive import Imex
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.methods.solvers.tableaus import TABLEAUS
+
+IMPLICIT_IN_STATE = "an implicit costate solve has the parameters outside of its state; use parameters = 'quadrature'"
+"""Why parameters cannot be a part of the state there."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,8 @@ class ContinuousMethod(TappableMethod):
                 "an implicit solver is for contracting dynamics, whose state cannot be solved back; use aca or "
                 "interpolation_dense"
             )
-        if solver.implicit and self.parameters != "quadrature":
-            return "an implicit costate solve has the parameters outside of its state; use parameters = 'quadrature'"
+        if isinstance(solver.scheme, Imex) or (solver.implicit and self.parameters != "quadrature"):
+            return SPLIT if isinstance(solver.scheme, Imex) else IMPLICIT_IN_STATE
         if solver.implicit and self.solver is None:
             return None
         if not (solver.implicit or isinstance(solver.scheme, Tableau)):

@@ -254,26 +254,36 @@ def _told(field: FlatField, solver: OneStepSolver) -> FlatField:
 def forward_calls(steps: StepCounts) -> int:
     """Return the f calls of a solve: ``s(N + R)`` and those of its start.
 
-    Of an implicit one: one for each Newton iteration of any attempt, and one for each accepted step's Jacobian.
+    Of an implicit one: one for each Newton iteration of any attempt, and one for each accepted step's Jacobian; where
+    the field is split, those of its other half too.
     """
     if steps.implicit:
-        return steps.work.newton + steps.work.newton_lost + steps.accepted + steps.start
+        return steps.work.newton + steps.work.newton_lost + steps.work.rest + steps.accepted + steps.start
     return steps.evaluations * (steps.accepted + steps.rejected) + steps.start
 
 
 def replay_calls(steps: StepCounts) -> int:
     """Return the f calls that redo every accepted step: ``s N``, or its Newton iterations and its Jacobian."""
-    return steps.work.newton + steps.accepted if steps.implicit else steps.evaluations * steps.accepted
+    if steps.implicit:
+        return steps.work.newton + (1 + steps.rest_stages) * steps.accepted
+    return steps.evaluations * steps.accepted
 
 
 def stage_calls(steps: StepCounts) -> int:
     """Return the f calls that the pull-back through every accepted step makes itself, at its implicit stages."""
-    return steps.evaluations * steps.accepted if steps.implicit else 0
+    return (steps.evaluations + _explicit_halves(steps)) * steps.accepted if steps.implicit else 0
 
 
 def stage_products(steps: StepCounts) -> int:
     """Return the products of the pull-back: one for each stage, and those of its Jacobian where it is implicit."""
-    return steps.evaluations * steps.accepted * (steps.products + 1 if steps.implicit else 1)
+    stages = steps.evaluations * steps.accepted
+    return stages * (steps.products + 1 if steps.implicit else 1) + _explicit_halves(steps) * steps.accepted
+
+
+def _explicit_halves(steps: StepCounts) -> int:
+    """Return the halves that the pull-back through a step of a split field meets beside the solved ones."""
+    # The rest at every stage, and the stiff half at the first one.
+    return steps.rest_stages + 1 if steps.rest_stages else 0
 
 
 def with_systems(calls: Calls, steps: StepCounts, redone: int = 0, newton: int = 0) -> Calls:
@@ -314,6 +324,12 @@ def costate_calls(steps: StepCounts) -> int:
     attempts = steps.accepted_backward + steps.rejected_backward
     return steps.evaluations * attempts + steps.start + steps.restart * (steps.intervals - 1)
 
+
+SPLIT = (
+    "its equations are solved along with the whole field, and an implicit-explicit pair steps with two halves; use aca "
+    "or symplectic_adjoint, or kencarp4"
+)
+"""Why a method refuses a solver of a split field that has no pull-back of its own through it."""
 
 NEEDS_TABLEAU = "it works on the stages of a Runge-Kutta method; use one such as dopri5"
 """Why a method refuses a solver that is none."""

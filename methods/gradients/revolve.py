@@ -93,7 +93,7 @@ class Revolve(TappableMethod):
         again = advanced(actions)
         # An implicit step costs its own Newton iterations and its Jacobian: which steps are taken again counts.
         newton = sum(steps.newton_by_step[i] for i in again) if steps.implicit else 0
-        calls = newton + len(again) if steps.implicit else steps.evaluations * len(again)
+        calls = newton + (1 + steps.rest_stages) * len(again) if steps.implicit else steps.evaluations * len(again)
         backward = calls + replay_calls(steps) + stage_calls(steps) + steps.carried
         predicted = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
         return with_systems(predicted, steps, n + len(again), newton + steps.work.newton)

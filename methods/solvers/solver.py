@@ -9,8 +9,9 @@ from typing import Any, Literal, Self, get_args
 from odegrad.contracts import ImplicitWork, RowCounts, Solver, StepCounts, StepObserver
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.control import Control, Controller, StepSize
+from odegrad.methods.solvers.implicit.additive import Imex
 from odegrad.methods.solvers.implicit.tableau import Implicit, LinearSolve
-from odegrad.methods.solvers.implicit.tableaus import IMPLICIT_TABLEAUS
+from odegrad.methods.solvers.implicit.tableaus import ADDITIVE_PAIRS, IMPLICIT_TABLEAUS
 from odegrad.methods.solvers.schemes import ExtendedTableau, Leapfrog, Reversible, Scheme
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.methods.solvers.tableaus import TABLEAUS
@@ -233,6 +234,11 @@ class OneStepSolver(Solver):
         return isinstance(self.scheme, Implicit)
 
     @property
+    def takes_halves(self) -> bool:
+        """Return whether it steps with the two halves of a field that is split."""
+        return isinstance(self.scheme, Imex)
+
+    @property
     def control_order(self) -> int:
         """Return the power of the step that the error estimate goes with."""
         scheme = self.scheme
@@ -258,10 +264,7 @@ class OneStepSolver(Solver):
     @property
     def has_dense_output(self) -> bool:
         """Return whether the solution is known between the ends of a step."""
-        if isinstance(self.scheme, Implicit):
-            return self.scheme.carries_rate
-        tableau = self._stepped
-        return tableau is not None and tableau.dense is not None
+        return self.dense_degree > 0
 
     @property
     def reads_inside_steps(self) -> bool:
@@ -294,7 +297,7 @@ class OneStepSolver(Solver):
     def dense_degree(self) -> int:
         """Return the degree of the dense output's polynomial; 0 if there is none."""
         if isinstance(self.scheme, Implicit):
-            return 3 if self.scheme.carries_rate else 0
+            return self.scheme.dense_degree
         dense = self._stepped.dense if self._stepped is not None else None
         return len(dense[0]) if dense else 0
 
@@ -328,6 +331,7 @@ class OneStepSolver(Solver):
             carried_states=2 if isinstance(scheme, Leapfrog | Reversible) or carries_rate else 1,
             implicit=isinstance(scheme, Implicit),
             node_states=scheme.node_states if isinstance(scheme, Implicit) else 0,
+            rest_stages=scheme.rest_stages if isinstance(scheme, Implicit) else 0,
             work=sum(works, ImplicitWork()),
             newton_by_step=tuple(work.newton for work in works if work.newton),
             weights=scheme.b if isinstance(scheme, Tableau) else (),
@@ -353,7 +357,7 @@ class OneStepSolver(Solver):
         """Return the f calls that stand on a new state cost before the first step: the reused first stage."""
         scheme = self.scheme
         if isinstance(scheme, Implicit):
-            return int(scheme.carries_rate)
+            return scheme.restart_calls
         tableau = self._stepped
         return 1 if isinstance(scheme, Leapfrog) or (tableau is not None and tableau.fsal) else 0
 
@@ -413,7 +417,7 @@ class OneStepSolver(Solver):
 
 def solver_names() -> list[str]:
     """Return the names of the solvers."""
-    return [*TABLEAUS, Leapfrog().name, *IMPLICIT_TABLEAUS]
+    return [*TABLEAUS, Leapfrog().name, *IMPLICIT_TABLEAUS, *ADDITIVE_PAIRS]
 
 
 def make_solver(
@@ -470,10 +474,14 @@ def make_solver(
 
 def _scheme(name: str, coupling: float | None, eta: float, newton: float | None, linear: LinearSolve | None) -> Scheme:
     """Return what the solver ``name`` steps with."""
-    if name in IMPLICIT_TABLEAUS:
+    if name in IMPLICIT_TABLEAUS or name in ADDITIVE_PAIRS:
         if coupling is not None:
             raise UsageError(f"coupling: expected none with solver {name}, whose steps have no inverse; leave it out")
-        return Implicit(IMPLICIT_TABLEAUS[name], 1e-2 if newton is None else newton, linear or "auto")
+        kappa, kind = 1e-2 if newton is None else newton, linear or "auto"
+        if name in IMPLICIT_TABLEAUS:
+            return Implicit(IMPLICIT_TABLEAUS[name], kappa, kind)
+        tableau, partner = ADDITIVE_PAIRS[name]
+        return Imex(tableau, kappa, kind, partner=partner)
     for option, value in (("newton", newton), ("linear", linear)):
         if value is not None:
             raise UsageError(

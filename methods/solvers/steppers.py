@@ -9,6 +9,9 @@ from torch import Tensor
 from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.compiled import StepCompiler
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
+from odegrad.methods.solvers.implicit.additive import Imex
+from odegrad.methods.solvers.implicit.additive_graph import GraphPairStepper
+from odegrad.methods.solvers.implicit.additive_stepper import PairStepper
 from odegrad.methods.solvers.implicit.graph import GraphImplicitStepper
 from odegrad.methods.solvers.implicit.stepper import ImplicitStepper
 from odegrad.methods.solvers.implicit.tableau import Implicit
@@ -268,6 +271,8 @@ def graph_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, firs
     ``first``: see ``plain_stepper``.
     """
     scheme = solver.scheme
+    if isinstance(scheme, Imex):
+        return GraphPairStepper(solver, scheme, field, like, refuse_mixing=first)
     if isinstance(scheme, Implicit):
         return GraphImplicitStepper(solver, scheme, field, like, refuse_mixing=first)
     if isinstance(scheme, Tableau):
@@ -285,6 +290,8 @@ def _implicit_stepper(
 ) -> Stepper:
     if isinstance(dynamics, StepsImplicitly):
         return dynamics.implicit_stepper(solver, scheme, like)
+    if isinstance(dynamics, FlatField) and isinstance(scheme, Imex):
+        return PairStepper(solver, scheme, dynamics, like, refuse_mixing=first)
     if isinstance(dynamics, FlatField):
         return ImplicitStepper(solver, scheme, dynamics, like, refuse_mixing=first)
     raise UnsupportedError(

@@ -78,7 +78,7 @@ class StagePullback:
             if i == last and tableau.stiffly_accurate:
                 of_y = of_y + a
             pulled[i].copy_(of_y.reshape(-1))
-            _gather(total, of_parameters)
+            gather(total, of_parameters)
         count = len(tableau.solved)
         products = self.jacobians.products * count
         tell(self.observer, ImplicitWork(jacobians=count, factorisations=count, solves=count, products=products))
@@ -94,7 +94,8 @@ class StagePullback:
         return Linearisation(self.jacobians, self.jacobians.field.time(t), y)
 
 
-def _gather(total: list[Tensor | None], pulled: Sequence[Tensor | None]) -> None:
+def gather(total: list[Tensor | None], pulled: Sequence[Tensor | None]) -> None:
+    """Add what was pulled back to ``total``."""
     # Never in place into what autograd handed out: it may hand out one tensor twice.
     for i, p in enumerate(pulled):
         if p is not None:

@@ -139,9 +139,14 @@ class ImplicitStepper(Stepper):
         """Return ``W^-1 h sum_i (b_i - b^_i) k_i``: the embedded estimate, which is bounded on fast modes by ``W``."""
         if self._system is None or self.weights.error is None:
             raise UnsupportedError(f"solver {self.scheme.name}: it has no error estimate; use kencarp4")
-        raw = torch.mv(self.k.t(), self.weights.error).mul_(h).view_as(self.stages[-1])
+        return self._filtered(torch.mv(self.k.t(), self.weights.error).mul_(h))
+
+    def _filtered(self, raw: Tensor) -> Tensor:
+        """Return ``W^-1`` times an estimate, ``[d]`` sample behind sample, as a state."""
+        if self._system is None:
+            raise UnsupportedError(f"solver {self.scheme.name}: no step has been attempted; call attempt first")
         tell(self.observer, ImplicitWork(solves=1))
-        return self.samples.flat(self._system.solve(raw))
+        return self.samples.flat(self._system.solve(raw.view_as(self.stages[-1])))
 
     def accept(self) -> None:
         """Stand on the new state: the Jacobian of the old one is no longer known."""
