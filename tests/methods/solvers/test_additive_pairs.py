@@ -132,7 +132,7 @@ def test_counts_of_both_halves_are_exact():
 
 @pytest.mark.parametrize("rate", [1e3, 1e6])
 def test_stiffness_does_not_bind_the_steps(rate):
-    """The closed form to the tolerance, by steps that the slow half sets; fewer calls of the rest than of kencarp4's f."""
+    """The closed form, by steps that the slow half sets, with fewer calls of the rest than kencarp4 has of f."""
     y0 = torch.ones(1, 2, dtype=torch.float64)
     found = {}
     for name in ("kencarp4_imex", "kencarp4"):
