@@ -179,6 +179,12 @@ class ImplicitStepper(Stepper):
                 f"solver {name}: the field's Jacobian is not finite at t = {t:g}; the field has an infinite slope "
                 "there (a root, a quotient): bound it, or take an explicit solver such as dopri5"
             )
+        if stage.stalled is not None:
+            return NewtonError(
+                f"solver {name}: at t = {t:g} with h = {h:g} the corrections of Newton's iteration stand still at "
+                f"{stage.stalled:.2g} times its tolerance, by the field's own rounding in {at.y.dtype}; loosen rtol and "
+                "atol, or use float64"
+            )
         why = "does not come to its tolerance" if stage.finite else "meets numbers that are not finite"
         return NewtonError(
             f"solver {name}: Newton's iteration {why} in stage {i + 1} of the step from t = {t:g} with h = {h:g}; take "
