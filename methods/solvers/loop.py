@@ -320,8 +320,8 @@ class _AdaptiveLoop(_Loop):
             bound = float(torch.dot(g - f, direction)) / small
             size = float(torch.linalg.vector_norm(g - f)) / small
         if not (math.isfinite(ratio) and math.isfinite(size)):
-            return "the field is not finite just beyond: check the parameters for NaN, clip gradients, or bound the field"
+            return "the field is not finite just beyond: check the parameters for NaN, clip gradients, or bound it"
         return (
-            f"there the logarithmic norm mu_2 is at least {bound:.3g} and the norm of the Jacobian {size:.3g}; the problem "
-            "may be stiff: loosen rtol and atol, or raise max_steps"
+            f"there the logarithmic norm mu_2 is at least {bound:.3g} and the norm of the Jacobian {size:.3g}; the "
+            "problem may be stiff: loosen rtol and atol, or raise max_steps"
         )

@@ -65,7 +65,8 @@ class Newton:
         self.scale = y.abs().mul_(rtol).add_(atol)
         self.kappa = kappa
         # Below this a correction may be rounding; whether it is costs a look at the stage itself.
-        self._suspect = 100.0 * ROUNDING_FLOOR * torch.finfo(y.dtype).eps * (1.0 + float(torch.linalg.vector_norm(y, torch.inf))) / atol
+        rounding = ROUNDING_FLOOR * torch.finfo(y.dtype).eps
+        self._suspect = 100.0 * rounding * (1.0 + float(torch.linalg.vector_norm(y, torch.inf))) / atol
 
     def solve(self, t: float, base: Tensor, z: Tensor, system: System, hg: float) -> Stage:
         """Return the stage ``Y = base + z`` with ``z = hg f(t, Y)``; ``z`` is the first guess, and written over."""

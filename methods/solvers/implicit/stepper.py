@@ -182,8 +182,8 @@ class ImplicitStepper(Stepper):
         if stage.stalled is not None:
             return NewtonError(
                 f"solver {name}: at t = {t:g} with h = {h:g} the corrections of Newton's iteration stand still at "
-                f"{stage.stalled:.2g} times its tolerance, by the field's own rounding in {at.y.dtype}; loosen rtol and "
-                "atol, or use float64"
+                f"{stage.stalled:.2g} times its tolerance, by the field's own rounding in {at.y.dtype}; loosen rtol "
+                "and atol, or use float64"
             )
         why = "does not come to its tolerance" if stage.finite else "meets numbers that are not finite"
         return NewtonError(
