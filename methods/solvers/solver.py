@@ -272,8 +272,8 @@ class OneStepSolver(Solver):
 
         ``auto`` does so with adaptive steps if the dense output's polynomial has at least the degree of the result
         whose error the step control holds: both errors then have at least that power of the step, plus one. Samples
-        with steps of their own end one at each output. So do implicit steps: on a fast mode, which follows the slow ones
-        at the stages however long the step, the estimate says nothing of what a polynomial does in between.
+        with steps of their own end one at each output. So do implicit steps: on a fast mode, which follows the slow
+        ones at the stages however long the step, the estimate says nothing of what a polynomial does in between.
         """
         if self.outputs == "auto":
             apart = self.per_sample or self.implicit

@@ -84,7 +84,6 @@ def test_dense_outputs_save_function_calls():
         ("tsit5", {}, True),
         ("bosh3", {}, True),
         ("kencarp4", {}, False),  # its cubic has the order that is controlled, on slow modes only
-        ("kencarp4_imex", {}, False),
         ("kvaerno5", {}, False),
         ("dopri8", {}, False),
         ("alf", {}, False),
