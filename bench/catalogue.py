@@ -193,6 +193,11 @@ SOLVERS: tuple[Entry, ...] = (
         "linearly implicit, adaptive steps",
         "Steinebach's Rosenbrock pair of orders 5 and 4, for stiff equations at tight tolerances and smooth fields",
     ),
+    Entry(
+        "kencarp4_imex",
+        "implicit-explicit, adaptive steps",
+        "kencarp4 on field.stiff(t, y) with its explicit partner on field.rest(t, y), orders 4 and 3",
+    ),
 )
 
 

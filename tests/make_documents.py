@@ -63,6 +63,14 @@ iteration is differentiated. `interpolation`, `interpolation_dense` and `gauss_a
 systems alone, over a cubic polynomial of each step. `adjoint` refuses them, for a contracting state cannot be solved
 back. They have no second derivative and are not compiled. In single precision, rtol below 1e-5 gains nothing.
 
+`kencarp4_imex` is for a field that is fast in one half only. The field has, beside `forward(t, y)`, the methods
+`stiff(t, y)` and `rest(t, y)`, whose sum it is (compared once where a solve begins; a field without them is refused).
+Newton's iteration, its Jacobians and `linear` are of the stiff half alone: the rest is called six times for each step,
+may mix samples and may be large. A call of either half counts as an f call; `nfe_stiff_forward` and its like tell them
+apart. What the fast modes are in balance with belongs to the stiff half: forcing of them that is left to the rest is
+followed to the third order only, at many more steps. Exact with `naive`, `anode`, `aca`, `revolve` and
+`symplectic_adjoint`; other methods refuse it.
+
 """
 
 OPTIMIZER_PAGE = """

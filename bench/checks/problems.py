@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import GradientMethod, ImplicitWork, pass_on
+from odegrad.contracts import GradientMethod, ImplicitWork, PassesCalls, pass_on
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.user.models import Loss
 
@@ -120,19 +120,19 @@ def smooth_net_start() -> tuple[Tensor, Tensor]:
     return y0, torch.randn(16, 8, generator=generator, dtype=torch.float64)
 
 
-class Recorded(nn.Module):
+class Recorded(PassesCalls):
     """A field that notes the time of every call."""
 
     def __init__(self, field: nn.Module) -> None:
         super().__init__()
-        self.field = field
+        self.inner = field
         self.times: list[float] = []
         pass_on(field, self)
 
-    def forward(self, t: Tensor, y: object) -> Any:
+    def called(self, function: Callable[[Tensor, Any], Any], t: Tensor, y: Any) -> Any:
         """Return what the field returns."""
         self.times.append(t.item())
-        return self.field(t, y)
+        return function(t, y)
 
 
 class StepLog:

@@ -22,7 +22,17 @@ from odegrad.contracts.events import (
     event_solve,
     taking_jumps,
 )
-from odegrad.contracts.fields import CallsHeard, CarriesMore, State, StateT, VectorField, pass_on, unjudged_parts
+from odegrad.contracts.fields import (
+    HALVES,
+    CallsHeard,
+    CarriesMore,
+    PassesCalls,
+    State,
+    StateT,
+    VectorField,
+    pass_on,
+    unjudged_parts,
+)
 from odegrad.contracts.methods import (
     CompilesPrograms,
     GradientMethod,
@@ -51,6 +61,7 @@ from odegrad.contracts.tasks import (
 from odegrad.contracts.work import ImplicitWork, RowCounts
 
 __all__ = [
+    "HALVES",
     "Batch",
     "Batch_contra",
     "Bytes",
@@ -67,6 +78,7 @@ __all__ = [
     "GradientMethod",
     "HeldOutLoss",
     "ImplicitWork",
+    "PassesCalls",
     "Peer",
     "PredictsBytes",
     "PredictsCalls",

@@ -35,6 +35,8 @@ class StepCounts:
     """The f calls of one attempt of a Rosenbrock method beside that of its Jacobian; 0 where it is none."""
     node_states: int = 0
     """The states that the graph of one implicit step keeps."""
+    rest_stages: int = 0
+    """The calls of a step to the half of a split field that is not stiff; 0 where the field is not split."""
     work: ImplicitWork = field(default=ImplicitWork())
     """The work of the forward pass's implicit steps."""
     newton_by_step: tuple[int, ...] = ()

@@ -1,7 +1,9 @@
 """The dynamics: states and the vector field that moves them."""
 
-from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+import abc
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from typing_extensions import TypeVar
@@ -31,6 +33,10 @@ class VectorField(Protocol):
         Trained tensors among its attributes are found as well; one reached through a closure is refused.
         """
         ...
+
+
+HALVES = ("stiff", "rest")
+"""The methods of a field that is split into two, each of ``(t, y)`` as the field itself, which is their sum."""
 
 
 @runtime_checkable
@@ -70,3 +76,23 @@ class CallsHeard(Protocol):
     def heard_product(self) -> None:
         """Count a vector-Jacobian product."""
         ...
+
+
+class PassesCalls(nn.Module, abc.ABC):
+    """A field that calls another one, ``inner``, and does something at each call; it has halves where that has them."""
+
+    inner: Any
+
+    @abc.abstractmethod
+    def called(self, function: Callable[[Tensor, Any], Any], t: Tensor, y: Any) -> Any:
+        """Return ``function(t, y)``, of the field or of one of its halves."""
+
+    def forward(self, t: Tensor, y: Any) -> Any:
+        """Return ``inner(t, y)``."""
+        return self.called(self.inner, t, y)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a half of the inner field, called as that is."""
+        if name in HALVES:
+            return partial(self.called, getattr(self.inner, name))
+        return super().__getattr__(name)

@@ -22,6 +22,8 @@ class ImplicitWork:
     """Right-hand sides that were solved for."""
     products: int = 0
     """Pull-backs that formed Jacobians: one for each row, or one for all rows where they were vectorised."""
+    rest: int = 0
+    """Calls of the half of a split field that is not stiff, of any attempt or of a step that was redone."""
 
     def lost(self) -> Self:
         """Return the same work of an attempt that was not accepted."""

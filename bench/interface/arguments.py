@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import State, pass_on
+from odegrad.contracts import PassesCalls, State, pass_on
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
@@ -65,7 +65,7 @@ class _OfModule(nn.Module):
         return self.method(t, y)
 
 
-class WithParameters(nn.Module):
+class WithParameters(PassesCalls):
     """A function with the tensors that it depends on.
 
     Raises
@@ -76,7 +76,7 @@ class WithParameters(nn.Module):
 
     def __init__(self, func: Func, tensors: Sequence[Tensor]) -> None:
         super().__init__()
-        self.func = func
+        self.inner = func
         self.tensors = tuple(tensors)
         pass_on(func, self)
         if not all(isinstance(x, Tensor) for x in self.tensors):
@@ -86,9 +86,9 @@ class WithParameters(nn.Module):
         """Yield the tensors."""
         yield from self.tensors  # type: ignore[misc]
 
-    def forward(self, t: Tensor, y: Any) -> Any:
-        """Return ``func(t, y)``."""
-        return self.func(t, y)
+    def called(self, function: Func, t: Tensor, y: Any) -> Any:
+        """Return ``function(t, y)``."""
+        return function(t, y)
 
 
 def solver_of(

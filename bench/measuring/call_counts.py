@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.binding import BoundSolve, solve_with, tapped
-from odegrad.contracts import GradientMethod, ImplicitWork, RowCounts, Solve, State, Tap, Traits
+from odegrad.contracts import HALVES, GradientMethod, ImplicitWork, RowCounts, Solve, State, Tap, Traits
 from odegrad.event import Event
 from odegrad.measuring.cost import SolveCost, graph_sizes, predicted_columns, sizes_of
 from odegrad.measuring.counting import CountedField, CountedTap, Counts
@@ -117,6 +117,7 @@ def count_columns(
         counts, solves = counted_iteration(subject, method, solver, tap, sample)
     columns = _calls(counts, method.traits)
     columns |= _systems(counts, method.traits.backward_phase, implicit=solver.implicit)
+    columns |= _halves(counts, method.traits.backward_phase, solver)
     columns |= _rows(counts, method.traits.backward_phase, solver)
     columns |= {"event_landings": counts.landings, "event_evaluations": counts.event_evaluations}
     with subject.left_as_it_was():
@@ -237,6 +238,16 @@ def _systems(counts: Counts, back: str, *, implicit: bool) -> dict[str, Any]:
         "linear_solves_backward": backward.solves,
     }
     return columns if implicit else dict.fromkeys(columns)
+
+
+def _halves(counts: Counts, back: str, solver: OneStepSolver) -> dict[str, Any]:
+    """Return the columns of calls to one half of a split field; None where the solver takes it whole."""
+    columns = {
+        f"nfe_{half}_{name}": counts.halves[phase, half]
+        for name, phase in (("forward", "forward"), ("backward", back))
+        for half in HALVES
+    }
+    return columns if solver.takes_halves else dict.fromkeys(columns)
 
 
 def _rows(counts: Counts, back: str, solver: OneStepSolver) -> dict[str, Any]:

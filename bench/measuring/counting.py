@@ -2,15 +2,15 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from odegrad.contracts import ImplicitWork, RowCounts, State, Tap, VectorField, pass_on
+from odegrad.contracts import ImplicitWork, PassesCalls, RowCounts, State, Tap, VectorField, pass_on
 from odegrad.states import parts
 
 
@@ -20,6 +20,8 @@ class Counts:
 
     phase: str = "forward"
     calls: Counter[str] = field(default_factory=Counter)
+    halves: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Among ``calls`` those of a half alone of a split field, by phase and half."""
     graph_calls: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
     """The samples that were called, where each has its own steps."""
@@ -81,8 +83,10 @@ def _size(error: float) -> float:
     return math.inf if math.isnan(error) else error
 
 
-class CountedField(nn.Module):
+class CountedField(PassesCalls):
     """A field that counts its calls, and the engine passes through its output, and changes nothing.
+
+    A call of one half of a field that is split is a call as well.
 
     Parameters
     ----------
@@ -102,14 +106,16 @@ class CountedField(nn.Module):
         self.interval = None if interval is None else interval.detach()
         pass_on(inner, self)
 
-    def forward(self, t: Tensor, y: State) -> Any:
-        """Return ``inner(t, y)``."""
+    def called(self, function: Callable[[Tensor, Any], Any], t: Tensor, y: State) -> Any:
+        """Return ``function(t, y)``, counted."""
         counts = self.counts
+        if function is not self.inner:
+            counts.halves[counts.phase, getattr(function, "__name__", "")] += 1
         counts.calls[counts.phase] += 1
         counts.rows[counts.phase] += rows_of(y)
         if self.interval is not None and not counts.times_hidden:
             self._look_at(t.detach(), self.interval)
-        dy = self.inner(t, y)
+        dy = function(t, y)
         pieces = parts(dy)
         with_graph = [p for p in pieces if _has_graph(p)]
         if not (torch.is_grad_enabled() and with_graph):

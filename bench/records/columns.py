@@ -202,6 +202,12 @@ COLUMNS: tuple[Column, ...] = (
         "nfe_tap", "count", "f calls for curvature samples in one refresh, beside nfe_backward", title="NFE tap",
         summarised=True,
     ),
+    _count(
+        "nfe_stiff_forward", "count", "among nfe_forward the calls of a split field's stiff half alone"
+    ),
+    _count("nfe_rest_forward", "count", "among nfe_forward those of its other half alone"),
+    _count("nfe_stiff_backward", "count", "among nfe_backward the calls of its stiff half alone"),
+    _count("nfe_rest_backward", "count", "among nfe_backward those of its other half alone"),
     _count("vjps", "count", "vector-Jacobian products of one backward pass", title="VJPs", summarised=True),
     _count("accepted_steps", "count", "accepted steps of one forward pass", "steps"),
     _count("rejected_steps", "count", "rejected steps of one forward pass", "steps"),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.binding import BoundSolve
-from odegrad.contracts import Ending, EventSolve, GradientMethod, VectorField, pass_on
+from odegrad.contracts import Ending, EventSolve, GradientMethod, PassesCalls, VectorField, pass_on
 from odegrad.errors import SolverError
 from odegrad.event import Event
 from odegrad.methods.events.near import until_near
@@ -58,7 +58,7 @@ class Budget:
         self.calls += 1
 
 
-class _Watched(nn.Module):
+class _Watched(PassesCalls):
     """A field that tells a budget of its calls and changes nothing."""
 
     def __init__(self, inner: VectorField, budget: Budget) -> None:
@@ -66,9 +66,9 @@ class _Watched(nn.Module):
         self.inner, self.budget = inner, budget
         pass_on(inner, self)
 
-    def forward(self, t: Tensor, y: Any) -> Any:
+    def called(self, function: Callable[[Tensor, Any], Any], t: Tensor, y: Any) -> Any:
         self.budget.spend()
-        return self.inner(t, y)
+        return function(t, y)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from odegrad.methods.backward.costate import (
     solve_back,
 )
 from odegrad.methods.backward.costs import costate_calls, forward_calls
-from odegrad.methods.backward.entry import NEEDS_TABLEAU
+from odegrad.methods.backward.entry import NEEDS_TABLEAU, SPLIT
 from odegrad.methods.backward.limits import check_positive
 from odegrad.methods.backward.node import Gradients, SolveNode
 from odegrad.methods.backward.per_sample.continuous import BackwardSteps
@@ -31,6 +31,7 @@ from odegrad.methods.backward.reconstruction import Limits
 from odegrad.methods.backward.tappable import TappableMethod
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.implicit.additive import Imex
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
 from odegrad.methods.solvers.rosenbrock.tableau import NO_ROSENBROCK, Rosenbrock
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -101,6 +102,8 @@ class ContinuousMethod(TappableMethod):
             )
         if isinstance(solver.scheme, Rosenbrock):
             return NO_ROSENBROCK
+        if isinstance(solver.scheme, Imex):
+            return SPLIT
         if self.parameters != "quadrature":
             return "an implicit costate solve has the parameters outside of its state; use parameters = 'quadrature'"
         return None

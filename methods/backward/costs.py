@@ -10,25 +10,30 @@ def forward_calls(steps: StepCounts) -> int:
     """Return the f calls of a solve: ``s(N + R + L)``, those of its start, and those for gradients by times.
 
     Of an implicit one: one for each Newton iteration of any attempt, and one for each accepted step's Jacobian. Of a
-    Rosenbrock method likewise, with its stages in the place of the iterations.
+    Rosenbrock method likewise, with its stages in the place of the iterations. Where
+    the field is split, those of its other half too.
     """
     outside = steps.start + steps.time_calls
     if steps.linear_stages:
         return steps.linear_stages * (steps.accepted + steps.rejected) + steps.accepted + outside
     if steps.implicit:
-        return steps.work.newton + steps.work.newton_lost + steps.accepted + outside
+        return steps.work.newton + steps.work.newton_lost + steps.work.rest + steps.accepted + outside
     return steps.evaluations * (steps.accepted + steps.rejected + steps.landings) + outside
 
 
 def replay_calls(steps: StepCounts) -> int:
     """Return the f calls that redo every accepted step: ``s N``, or those at its solved stages and its Jacobian."""
     solved = steps.linear_stages * steps.accepted or steps.work.newton
-    return solved + steps.accepted if steps.implicit else steps.evaluations * steps.accepted
+    return solved + (1 + steps.rest_stages) * steps.accepted if steps.implicit else steps.evaluations * steps.accepted
 
 
 def redone_calls(steps: StepCounts, which: Sequence[int]) -> int:
     """Return the f calls that take the accepted steps of these numbers again."""
-    return solved_calls(steps, which) + len(which) if steps.implicit else steps.evaluations * len(which)
+    return (
+        solved_calls(steps, which) + (1 + steps.rest_stages) * len(which)
+        if steps.implicit
+        else steps.evaluations * len(which)
+    )
 
 
 def solved_calls(steps: StepCounts, which: Sequence[int]) -> int:
@@ -43,14 +48,21 @@ def stage_calls(steps: StepCounts) -> int:
     if not steps.implicit:
         return 0
     # Of a Rosenbrock step also the one call that linearises the field at its start.
-    return (steps.evaluations + bool(steps.linear_stages)) * steps.accepted
+    return (steps.evaluations + bool(steps.linear_stages) + _explicit_halves(steps)) * steps.accepted
 
 
 def stage_products(steps: StepCounts) -> int:
     """Return the products of the pull-back: one for each stage, and those of its Jacobian where it is implicit."""
     if steps.linear_stages:
         return (steps.linear_stages + 1 + steps.products) * steps.accepted
-    return steps.evaluations * steps.accepted * (steps.products + 1 if steps.implicit else 1)
+    stages = steps.evaluations * steps.accepted
+    return stages * (steps.products + 1 if steps.implicit else 1) + _explicit_halves(steps) * steps.accepted
+
+
+def _explicit_halves(steps: StepCounts) -> int:
+    """Return the halves that the pull-back through a step of a split field meets beside the solved ones."""
+    # The rest at every stage, and the stiff half at the first one.
+    return steps.rest_stages + 1 if steps.rest_stages else 0
 
 
 def with_systems(calls: Calls, steps: StepCounts, redone: int = 0, newton: int = 0) -> Calls:

@@ -242,5 +242,11 @@ def _told(field: FlatField, solver: OneStepSolver) -> FlatField:
     return field
 
 
+SPLIT = (
+    "its equations are solved along with the whole field, and an implicit-explicit pair steps with two halves; use aca "
+    "or symplectic_adjoint, or kencarp4"
+)
+"""Why a method refuses a solver of a split field that has no pull-back of its own through it."""
+
 NEEDS_TABLEAU = "it works on the stages of a Runge-Kutta method; use one such as dopri5"
 """Why a method refuses a solver that is none."""

@@ -11,11 +11,12 @@ from torch import Tensor
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.backward.costs import forward_calls, stage_calls
-from odegrad.methods.backward.entry import NEEDS_TABLEAU, SharedLoopMethod
+from odegrad.methods.backward.entry import NEEDS_TABLEAU, SPLIT, SharedLoopMethod
 from odegrad.methods.backward.implicit.columns import ImplicitColumns
 from odegrad.methods.backward.node import Gradients, SolveNode
 from odegrad.methods.backward.products import derivative_along
 from odegrad.methods.solvers.dynamics import FlatField, Tolerances
+from odegrad.methods.solvers.implicit.additive import Imex
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -68,6 +69,8 @@ class ForwardSensitivity(SharedLoopMethod):
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if solver.sees == "tangent":
             return "it carries every sensitivity itself, and the state alone chooses its steps; use sees = 'state'"
+        if isinstance(solver.scheme, Imex):
+            return SPLIT
         if isinstance(solver.scheme, Implicit):
             if solver.scheme.linear == "krylov":
                 return (

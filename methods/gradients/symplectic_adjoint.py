@@ -18,6 +18,7 @@ from odegrad.methods.backward.costs import (
     with_systems,
 )
 from odegrad.methods.backward.entry import NEEDS_TABLEAU
+from odegrad.methods.backward.implicit.pairs import PairPartnerNode
 from odegrad.methods.backward.implicit.steps import ImplicitPartnerNode
 from odegrad.methods.backward.per_sample.cost import bytes_of_replay, kept_starts, replayed_calls
 from odegrad.methods.backward.per_sample.partner import PartnerRowsNode
@@ -26,6 +27,7 @@ from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.backward.tappable import TappableRowsMethod
 from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.methods.solvers.implicit.additive import Imex
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes
@@ -87,6 +89,8 @@ class SymplecticAdjoint(TappableRowsMethod):
         if isinstance(solver.scheme, Rosenbrock):
             return NO_ROSENBROCK
         if solver.implicit:
+            if self.keep_stages and isinstance(solver.scheme, Imex):
+                return "keep_stages is for steps whose stages are all solved for; leave it out, or use kencarp4"
             return None
         if self.keep_stages:
             return "keep_stages is for implicit solvers, whose stages are dear to redo; leave it out, or use kencarp4"
@@ -99,7 +103,7 @@ class SymplecticAdjoint(TappableRowsMethod):
         s, n = steps.evaluations, steps.accepted
         if steps.implicit:
             redone, newton = (0, 0) if self.keep_stages else (n, steps.work.newton)
-            backward = newton + redone + stage_calls(steps) + steps.carried
+            backward = newton + (1 + steps.rest_stages) * redone + stage_calls(steps) + steps.carried
             calls = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
             return with_systems(calls, steps, redone, newton)
         return Calls(forward_calls(steps), (2 * s - 1) * n, s * n)
@@ -121,6 +125,8 @@ class SymplecticAdjoint(TappableRowsMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that walks the symplectic partner back."""
+        if isinstance(solver.scheme, Imex):
+            return PairPartnerNode(field, solver, solver.scheme, times, self.tap).apply(y0)
         if isinstance(solver.scheme, Implicit):
             keep = self.keep_stages
             return ImplicitPartnerNode(field, solver, solver.scheme, times, self.tap, keep_stages=keep).apply(y0)

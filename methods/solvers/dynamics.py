@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import State, VectorField
-from odegrad.errors import UsageError
+from odegrad.contracts import HALVES, State, VectorField
+from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.fields.buffers import buffers_as_they_were
 from odegrad.methods.fields.callbacks import StepCallbacks
 from odegrad.methods.fields.closures import Known, explained
@@ -204,6 +204,19 @@ class FlatField:
             return dy
         return mapped(dy, lambda part: part.to(self.layout.dtype) if isinstance(part, Tensor) else part)  # type: ignore[arg-type]
 
+    def half(self, name: str) -> "HalfField":
+        """Return the half ``name``, ``stiff`` or ``rest``, of a field that is split into two.
+
+        Raises
+        ------
+        UnsupportedError
+            If the field has no such half.
+        """
+        found = self.kept.get(("half", name))
+        if not isinstance(found, HalfField):
+            found = self.kept["half", name] = HalfField(self, name)
+        return found
+
     def stand_after_one_call(self) -> None:
         """Let the generators stand where a call leaves them that draws, if every call began from known states."""
         if self._after is not None:
@@ -278,6 +291,40 @@ class FlatField:
             t = self.sides.get(t, t)
         # full() is filled on the device; tensor() would copy from the host and make it wait.
         return torch.full((), t, dtype=self.layout.dtype, device=self.layout.device)
+
+
+class HalfField(FlatField):
+    """One half of a field that is split into two, ``field.stiff(t, y)`` and ``field.rest(t, y)``, in the same solve.
+
+    All that the solve knows of the field it knows of the half: what it holds, how it draws, what its graph may reach.
+
+    Raises
+    ------
+    UnsupportedError
+        If the field has no such half.
+    """
+
+    def __init__(self, whole: FlatField, name: str) -> None:
+        # Not the parent's: whatever is not set here is the whole field's, as that stands at any time.
+        missing = [half for half in HALVES if not callable(getattr(whole.field, half, None))]
+        if missing:
+            raise UnsupportedError(
+                f"field: expected the two halves field.stiff(t, y) and field.rest(t, y), whose sum is field(t, y), got "
+                f"{type(whole.field).__name__} without {' and '.join(missing)}; add what is missing, or use solver "
+                "kencarp4, which takes a field whole"
+            )
+        self.whole = whole
+        self.kept = {}
+        self._of_field = getattr(whole.field, name)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the whole field has."""
+        return getattr(self.__dict__["whole"], name)
+
+    @property
+    def unchecked(self) -> bool:
+        """Return whether the next call is to be checked for tensors that nobody told of."""
+        return self._unchecked
 
 
 def trained_parameters(field: VectorField) -> tuple[nn.Parameter, ...]:

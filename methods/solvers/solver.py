@@ -4,8 +4,9 @@ import dataclasses
 
 from odegrad.errors import UsageError
 from odegrad.methods.solvers.control import Control, Controller
+from odegrad.methods.solvers.implicit.additive import Imex
 from odegrad.methods.solvers.implicit.tableau import Implicit, LinearSolve
-from odegrad.methods.solvers.implicit.tableaus import IMPLICIT_TABLEAUS
+from odegrad.methods.solvers.implicit.tableaus import ADDITIVE_PAIRS, IMPLICIT_TABLEAUS
 from odegrad.methods.solvers.one_step.solver import NO_ONE_STEP_SOLVER, OneStepSolver
 from odegrad.methods.solvers.rosenbrock.tableau import ROSENBROCK_TABLEAUS, Rosenbrock
 from odegrad.methods.solvers.schemes import Leapfrog, Reversible, Scheme
@@ -21,7 +22,7 @@ NO_OPTIONS = frozenset(
 
 def solver_names() -> list[str]:
     """Return the names of the solvers."""
-    return [*TABLEAUS, Leapfrog().name, *IMPLICIT_TABLEAUS, *ROSENBROCK_TABLEAUS]
+    return [*TABLEAUS, Leapfrog().name, *IMPLICIT_TABLEAUS, *ROSENBROCK_TABLEAUS, *ADDITIVE_PAIRS]
 
 
 def make_solver(
@@ -78,10 +79,14 @@ def make_solver(
 
 def _scheme(name: str, coupling: float | None, eta: float, newton: float | None, linear: LinearSolve | None) -> Scheme:
     """Return what the solver ``name`` steps with."""
-    if name in IMPLICIT_TABLEAUS:
+    if name in IMPLICIT_TABLEAUS or name in ADDITIVE_PAIRS:
         if coupling is not None:
             raise UsageError(f"coupling: expected none with solver {name}, whose steps have no inverse; leave it out")
-        return Implicit(IMPLICIT_TABLEAUS[name], 1e-2 if newton is None else newton, linear or "auto")
+        kappa, kind = 1e-2 if newton is None else newton, linear or "auto"
+        if name in IMPLICIT_TABLEAUS:
+            return Implicit(IMPLICIT_TABLEAUS[name], kappa, kind)
+        tableau, partner = ADDITIVE_PAIRS[name]
+        return Imex(tableau, kappa, kind, partner=partner)
     if name in ROSENBROCK_TABLEAUS:
         return _rosenbrock(name, coupling, newton, linear)
     for option, value in (("newton", newton), ("linear", linear)):

@@ -9,6 +9,9 @@ from torch import Tensor
 from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.compiled import StepCompiler
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
+from odegrad.methods.solvers.implicit.additive import Imex
+from odegrad.methods.solvers.implicit.additive_graph import GraphPairStepper
+from odegrad.methods.solvers.implicit.additive_stepper import PairStepper
 from odegrad.methods.solvers.implicit.graph import GraphImplicitStepper
 from odegrad.methods.solvers.implicit.stepper import ImplicitStepper
 from odegrad.methods.solvers.implicit.tableau import Implicit
@@ -271,6 +274,8 @@ def graph_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, firs
     ``first``: see ``plain_stepper``.
     """
     scheme = solver.scheme
+    if isinstance(scheme, Imex):
+        return GraphPairStepper(solver, scheme, field, like, refuse_mixing=first)
     if isinstance(scheme, Implicit):
         return GraphImplicitStepper(solver, scheme, field, like, refuse_mixing=first)
     if isinstance(scheme, Rosenbrock):
@@ -295,6 +300,8 @@ def _implicit_stepper(
             f"solver {scheme.name}: expected a user's field, got {type(dynamics).__name__}, which has no Jacobian; use "
             "an explicit solver such as dopri5 for it"
         )
+    if isinstance(scheme, Imex):
+        return PairStepper(solver, scheme, dynamics, like, refuse_mixing=first)
     if isinstance(scheme, Implicit):
         return ImplicitStepper(solver, scheme, dynamics, like, refuse_mixing=first)
     return RosenbrockStepper(solver, scheme, dynamics, like, refuse_mixing=first)

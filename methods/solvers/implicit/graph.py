@@ -9,7 +9,6 @@ from torch import Tensor
 
 from odegrad.methods.fields.hooks import hooks_at_rest
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
-from odegrad.methods.solvers.implicit.linear import Jacobians
 from odegrad.methods.solvers.implicit.pullback import StagePullback
 from odegrad.methods.solvers.implicit.stepper import ImplicitStepper
 from odegrad.methods.solvers.implicit.tableau import Implicit
@@ -32,7 +31,7 @@ class GraphImplicitStepper(ImplicitStepper):
     ) -> None:
         super().__init__(solver, scheme, field, like, refuse_mixing=refuse_mixing)
         self.first = refuse_mixing
-        self.back = StagePullback(self.tableau, self.jacobians, parameters_behind(field), self.observer)
+        self.back = StagePullback(self.tableau, self.jacobians, differentiated_by(field), self.observer)
 
     def start(self, t: float, y0: Tensor) -> Tensor:
         """Return ``(y0, f(t0, y0))`` with its graph; in a first solve that of the rate is a call of the way back."""
@@ -57,61 +56,65 @@ class GraphImplicitStepper(ImplicitStepper):
         step = _Taken(self.back, self.field, self.d, self.tableau.times(t, h, t_next), h)
         # Of a stiffly accurate method the last stage is the new state, which autograd keeps anyway.
         kept = self.stages[:-1] if self.tableau.stiffly_accurate else self.stages
-        self.x_next = KnownStep.apply(step, value, x, len(kept), *kept, *self.back.parameters)  # type: ignore[no-untyped-call]
+        (self.x_next,) = KnownStep.through(step, x, (value,), kept)
         return self.x_next
 
 
-def parameters_behind(field: FlatField) -> tuple[Tensor, ...]:
-    """Return what the nodes of single steps differentiate by: what the method's own node does, if there is one."""
+def differentiated_by(field: FlatField) -> tuple[Tensor, ...]:
+    """Return what the pull-backs through steps on ``field`` differentiate by."""
     if field.differentiated is not None:
         return field.differentiated
     return trained_parameters(field.field) if torch.is_grad_enabled() else ()
 
 
-class StepBehind(Protocol):
+class StepTaken(Protocol):
     """A step that was taken, and how to pull back through it."""
 
     field: FlatField
-    parameters: tuple[Tensor, ...]
+    saves_outputs: bool
+    """Whether the pull-back needs the step's outputs too, before the stages."""
 
-    def pull_back(
-        self, ends: tuple[Tensor, Tensor], kept: Sequence[Tensor], grad: Tensor
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """Return the cotangent of the carried vector at the start and the parameters' gradients.
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """What the pull-back differentiates by."""
+        ...
 
-        ``ends`` are the carried vectors before and after, ``kept`` what the node holds beside them.
+    def pull_back(self, saved: Sequence[Tensor], grads: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
+        """Return the cotangent of the step's start and the parameters' gradients.
+
+        ``saved`` are the start, the outputs where they are saved, and what was kept; ``grads`` the outputs' cotangents.
         """
         ...
 
 
 class _Taken:
-    """A step of stages that Newton's iteration has solved for."""
+    """A step of an implicit method."""
+
+    saves_outputs = True
 
     def __init__(self, back: StagePullback, field: FlatField, d: int, times: Sequence[float], h: float) -> None:
         self.back = back
-        self.parameters = back.parameters
         self.field = field
         self.d = d
         self.times = times
         self.h = h
 
-    def pull_back(
-        self, ends: tuple[Tensor, Tensor], kept: Sequence[Tensor], grad: Tensor
-    ) -> tuple[Tensor, list[Tensor | None]]:
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Return what the pull-back differentiates by."""
+        return self.back.parameters
+
+    def pull_back(self, saved: Sequence[Tensor], grads: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
         """Return the cotangent of the carried vector at the start and the parameters' gradients."""
-        samples, d = self.jacobians.samples, self.d
-        stages = list(kept)
+        _, x_next, *stages = saved
+        samples, d = self.back.jacobians.samples, self.d
+        grad = torch.zeros_like(x_next) if grads[0] is None else grads[0].contiguous()
         if self.back.tableau.stiffly_accurate:
-            stages.append(samples.of(ends[1][:d]))
+            stages.append(samples.of(x_next[:d]))
         a, q = samples.of(grad[:d]), samples.of(grad[d:]) if grad.numel() > d else None
         of_state, of_rate, of_parameters = self.back.through(self.times, self.h, stages, a, q)
         flat = samples.flat(of_state)
         return flat if of_rate is None else torch.cat([flat, samples.flat(of_rate)]), of_parameters
-
-    @property
-    def jacobians(self) -> Jacobians:
-        """Return what forms the Jacobians."""
-        return self.back.jacobians
 
 
 def _as_it_was(field: FlatField, parameters: Sequence[Tensor]) -> AbstractContextManager[None]:
@@ -123,33 +126,46 @@ def _as_it_was(field: FlatField, parameters: Sequence[Tensor]) -> AbstractContex
 
 
 class _StepContext(Context, Protocol):
-    step: StepBehind
-    count: int
+    step: StepTaken
+    others: int
+
+    def set_materialize_grads(self, value: bool) -> None: ...
 
 
 class KnownStep(torch.autograd.Function):
-    """A step whose value is already known: only the pull-back is left to do."""
+    """A step whose values are already known: only the pull-back is left to do."""
+
+    @classmethod
+    def through(
+        cls, step: StepTaken, x: Tensor, outputs: Sequence[Tensor], kept: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Return ``outputs``, which autograd sees as made from ``x`` and the step's parameters."""
+        found: tuple[Tensor, ...] = cls.apply(step, x, len(outputs), *outputs, *kept, *step.parameters)  # type: ignore[no-untyped-call]
+        return found
 
     @staticmethod
-    def forward(ctx: _StepContext, step: StepBehind, value: Tensor, x: Tensor, count: int, *rest: Tensor) -> Tensor:
-        """Return ``value``; ``rest`` are ``count`` tensors of the step's own, and the parameters."""
+    def forward(ctx: _StepContext, step: StepTaken, x: Tensor, count: int, *rest: Tensor) -> tuple[Tensor, ...]:
+        """Return the first ``count`` of ``rest``, the outputs; the stages and the parameters follow."""
         ctx.step = step
-        ctx.count = count
+        ctx.others = len(rest) - len(step.parameters)
+        ctx.set_materialize_grads(False)
         # The parameters too, since autograd knows whether one has been changed in place when it hands them out again.
-        ctx.save_for_backward(x, value, *rest)
-        return value
+        ctx.save_for_backward(x, *(rest if step.saves_outputs else rest[count:]))
+        return rest[:count]
 
     @staticmethod
-    def backward(ctx: _StepContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Pull back through the step."""
-        x, x_next, *rest = ctx.saved_tensors
-        step, kept = ctx.step, rest[: ctx.count]
-        with torch.no_grad(), step.field.undisturbed(), _as_it_was(step.field, step.parameters):
-            of_x, pulled = step.pull_back((x.detach(), x_next.detach()), kept, grads[0].contiguous())
+    def backward(ctx: _StepContext, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Pull back through the step's stages."""
+        step = ctx.step
         parameters = step.parameters
+        saved = ctx.saved_tensors[: len(ctx.saved_tensors) - len(parameters)]
+        x = saved[0]
+        with torch.no_grad(), step.field.undisturbed(), _as_it_was(step.field, parameters):
+            of_x, pulled = step.pull_back([one.detach() for one in saved], grads)
         present = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, pulled, strict=True)]
-        marked = without_derivative([of_x, *present], (grads[0], x, *parameters), "an implicit step", INSTEAD)
-        return None, None, marked[0], None, *([None] * ctx.count), *marked[1:]
+        given = [g for g in grads if g is not None]
+        marked = without_derivative([of_x, *present], (*given, x, *parameters), "an implicit step", INSTEAD)
+        return None, marked[0], None, *([None] * ctx.others), *marked[1:]
 
 
 class _RateContext(Context, Protocol):

@@ -13,8 +13,11 @@ AT_ONCE = 1e-3
 """Part of the tolerance at which the first correction ends the iteration, whose rate is not known yet."""
 DIVERGED = 2.0
 """Rate above which the iteration is given up."""
-ROUNDING_FLOOR = 8.0
-"""Machine epsilons of the stage below which a correction may be rounding."""
+ROUNDING_FLOOR = 32.0
+"""Machine epsilons of the stage below which a correction may be rounding: 8 are less than what the sums inside of a
+neural field leave, and in float32 with a tight atol such a stage is then never solved, however short the step."""
+STALLED = 1e3
+"""Machine epsilons of the stage up to which corrections that stand still are told to be rounding of the field."""
 STANDS_STILL_RATE = 0.25
 """Rate from which on such a correction is: a correction of the iteration's own would get smaller."""
 LINEAR_PART = 1e-2
@@ -32,6 +35,8 @@ class Stage(NamedTuple):
     """f calls, and solves."""
     converged: bool
     finite: bool
+    stalled: float | None = None
+    """Where the corrections of an unsolved stage stand still at the field's rounding: at how many of ``kappa``."""
 
 
 class Newton:
@@ -59,9 +64,9 @@ class Newton:
         self.field, self.samples = jacobians.field, jacobians.samples
         self.scale = y.abs().mul_(rtol).add_(atol)
         self.kappa = kappa
-        self._rounding = ROUNDING_FLOOR * torch.finfo(y.dtype).eps
         # Below this a correction may be rounding; whether it is costs a look at the stage itself.
-        self._suspect = 100.0 * self._rounding * (1.0 + float(torch.linalg.vector_norm(y, torch.inf))) / atol
+        rounding = ROUNDING_FLOOR * torch.finfo(y.dtype).eps
+        self._suspect = 100.0 * rounding * (1.0 + float(torch.linalg.vector_norm(y, torch.inf))) / atol
 
     def solve(self, t: float, base: Tensor, z: Tensor, system: System, hg: float) -> Stage:
         """Return the stage ``Y = base + z`` with ``z = hg f(t, Y)``; ``z`` is the first guess, and written over."""
@@ -85,12 +90,14 @@ class Newton:
             small = iteration > 1 and rate < 1.0 and rate / (1.0 - rate) * size <= self.kappa
             if small or size <= AT_ONCE * self.kappa:
                 return Stage(z, torch.add(base, z), iteration, converged=True, finite=True)
-        return Stage(z, y, iteration, converged=False, finite=finite)
+        # Of rounding no rate can be known, below or above the one that is given up at.
+        near = finite and iteration > 1 and rate >= STANDS_STILL_RATE and self._is_rounding(change, y, STALLED)
+        return Stage(z, y, iteration, converged=False, finite=finite, stalled=size / self.kappa if near else None)
 
     def _norm(self, change: Tensor) -> float:
         """Return the largest root mean square of a sample, in units of the scale: a read of the device."""
         return self.jacobians.largest_sample(torch.div(change, self.scale))
 
-    def _is_rounding(self, change: Tensor, y: Tensor) -> bool:
+    def _is_rounding(self, change: Tensor, y: Tensor, epsilons: float = ROUNDING_FLOOR) -> bool:
         of_change, of_stage = (torch.linalg.vector_norm(x, torch.inf) for x in (change, y))
-        return float(of_change) <= self._rounding * float(of_stage)
+        return float(of_change) <= epsilons * torch.finfo(y.dtype).eps * float(of_stage)

@@ -125,9 +125,14 @@ class ImplicitStepper(LinearisedStepper[Linearisation]):
         """Return ``W^-1 h sum_i (b_i - b^_i) k_i``: the embedded estimate, which is bounded on fast modes by ``W``."""
         if self._system is None or self.weights.error is None:
             raise UnsupportedError(f"solver {self.scheme.name}: it has no error estimate; use kencarp4")
-        raw = torch.mv(self.k.t(), self.weights.error).mul_(h).view_as(self.stages[-1])
+        return self._filtered(torch.mv(self.k.t(), self.weights.error).mul_(h))
+
+    def _filtered(self, raw: Tensor) -> Tensor:
+        """Return ``W^-1`` times an estimate, ``[d]`` sample behind sample, as a state."""
+        if self._system is None:
+            raise UnsupportedError(f"solver {self.scheme.name}: no step has been attempted; call attempt first")
         tell(self.observer, ImplicitWork(solves=1))
-        return self.samples.flat(self._system.solve(raw))
+        return self.samples.flat(self._system.solve(raw.view_as(self.stages[-1])))
 
     def accept(self) -> None:
         """Stand on the new state: the Jacobian of the old one is no longer known, nor are its factors."""
@@ -152,6 +157,12 @@ class ImplicitStepper(LinearisedStepper[Linearisation]):
             return NonFiniteError(
                 f"solver {name}: the field's Jacobian is not finite at t = {t:g}; the field has an infinite slope "
                 "there (a root, a quotient): bound it, or take an explicit solver such as dopri5"
+            )
+        if stage.stalled is not None:
+            return NewtonError(
+                f"solver {name}: at t = {t:g} with h = {h:g} the corrections of Newton's iteration stand still at "
+                f"{stage.stalled:.2g} times its tolerance, by the field's own rounding in {at.y.dtype}; loosen rtol "
+                "and atol, or use float64"
             )
         why = "does not come to its tolerance" if stage.finite else "meets numbers that are not finite"
         return NewtonError(

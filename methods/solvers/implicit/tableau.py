@@ -144,6 +144,21 @@ class Implicit(OnTableau):
         """Return whether ``f(t, y)`` is carried behind the state."""
         return self.tableau.explicit_first
 
+    @property
+    def dense_degree(self) -> int:
+        """Return the degree of the dense output's polynomial; 0 if there is none."""
+        return 3 if self.carries_rate else 0
+
+    @property
+    def restart_calls(self) -> int:
+        """Return the f calls that stand on a new state cost before the first step."""
+        return int(self.carries_rate)
+
+    @property
+    def rest_stages(self) -> int:
+        """Return the stages at which the half of f that is not stiff is called; 0 where f is not split."""
+        return 0
+
 
 @dataclass(frozen=True)
 class ImplicitWeights:

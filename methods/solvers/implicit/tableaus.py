@@ -7,6 +7,7 @@ order 2, whose stability function vanishes at infinity.
 import math
 from fractions import Fraction
 
+from odegrad.methods.solvers.implicit.additive import ExplicitPartner
 from odegrad.methods.solvers.implicit.tableau import ImplicitTableau
 
 IMPLICIT_EULER = ImplicitTableau(
@@ -61,6 +62,29 @@ KENCARP4_EMBEDDED: tuple[Fraction, ...] = (
     Fraction(-3700637, 11593932), Fraction(61727, 225920),
 )  # fmt: skip
 
+KENCARP4_EXPLICIT_ROWS: tuple[tuple[Fraction, ...], ...] = (
+    (),
+    (Fraction(1, 2),),
+    (Fraction(13861, 62500), Fraction(6889, 62500)),
+    (Fraction(-116923316275, 2393684061468), Fraction(-2731218467317, 15368042101831),
+     Fraction(9408046702089, 11113171139209)),
+    (Fraction(-451086348788, 2902428689909), Fraction(-2682348792572, 7519795681897),
+     Fraction(12662868775082, 11960479115383), Fraction(3355817975965, 11060851509271)),
+    (Fraction(647845179188, 3216320057751), Fraction(73281519250, 8382639484533),
+     Fraction(552539513391, 3454668386233), Fraction(3354512671639, 8306763924573), Fraction(4040, 17871)),
+)  # fmt: skip
+"""The rows of its explicit partner, which are published to 25 digits. Weights and times are the implicit half's."""
+KENCARP4_DENSE: tuple[tuple[Fraction, ...], ...] = (
+    (Fraction(6943876665148, 7220017795957), Fraction(-54480133, 30881146), Fraction(6818779379841, 7100303317025)),
+    (Fraction(0), Fraction(0), Fraction(0)),
+    (Fraction(7640104374378, 9702883013639), Fraction(-11436875, 14766696), Fraction(2173542590792, 12501825683035)),
+    (Fraction(-20649996744609, 7521556579894), Fraction(174696575, 18121608),
+     Fraction(-31592104683404, 5083833661969)),
+    (Fraction(8854892464581, 2390941311638), Fraction(-12120380, 966161), Fraction(61146701046299, 7138195549469)),
+    (Fraction(-11397109935349, 6675773540249), Fraction(3843, 706), Fraction(-17219254887155, 4939391667607)),
+)  # fmt: skip
+"""For each stage the weights of ``theta``, ``theta^2``, ``theta^3`` in the pair's dense output of order 3."""
+
 
 def _kencarp4() -> ImplicitTableau:
     """Return the implicit half of ARK4(3)6L[2]SA."""
@@ -96,3 +120,15 @@ IMPLICIT_TABLEAUS: dict[str, ImplicitTableau] = {
     for tableau in (IMPLICIT_EULER, IMPLICIT_MIDPOINT, _tr_bdf2(), _kvaerno3(), _kencarp4(), _kvaerno5())
 }
 """Implicit tableaus by name."""
+
+KENCARP4_PARTNER = ExplicitPartner(
+    "kencarp4_imex",
+    tuple(tuple(map(float, row)) for row in KENCARP4_EXPLICIT_ROWS),
+    tuple(tuple(map(float, row)) for row in KENCARP4_DENSE),
+)
+"""The explicit half of ARK4(3)6L[2]SA."""
+
+ADDITIVE_PAIRS: dict[str, tuple[ImplicitTableau, ExplicitPartner]] = {
+    KENCARP4_PARTNER.name: (IMPLICIT_TABLEAUS["kencarp4"], KENCARP4_PARTNER)
+}
+"""Implicit methods with the explicit one that goes beside them, by the pair's name."""

@@ -97,14 +97,17 @@ class AdaptiveLoop(SteppingLoop):
         if self.attempts >= self.solver.max_steps and t != t_end:
             if isinstance(self.ts, OpenTimes):
                 raise self.ts.search.missed(t, self.attempts)
+            failed = "" if self.failure is None else f"; of the last step that failed: {self.failure}"
             raise TooManyStepsError(
                 f"solver {self.solver.name}: {self.attempts} steps were attempted and t = {t:g} is reached of "
-                f"{t_end:g}, h = {h:g}; {self._growth_along_flow(t, x)}; the problem may be stiff: loosen rtol and "
-                "atol, or raise max_steps"
-            )
+                f"{t_end:g}, h = {h:g}; {self._slow_because(t, x, ratio)}{failed}"
+            ) from self.failure
 
-    def _growth_along_flow(self, t: float, x: Tensor) -> str:
-        """Say how the field stretches its own direction at ``t``: a lower bound of the logarithmic norm there."""
+    def _slow_because(self, t: float, x: Tensor, ratio: float) -> str:
+        """Say how the field stretches its own direction at ``t``, a lower bound of the logarithmic norm there.
+
+        Or that it is not finite there, or was not in the last attempt, of error ``ratio``.
+        """
         with torch.no_grad():
             y = x[: self.d].detach()
             # <J v, v> of any unit vector v bounds mu_2 from below; along f two calls give it, by a finite difference.
@@ -116,4 +119,9 @@ class AdaptiveLoop(SteppingLoop):
             self.dynamics.write(t, torch.add(y, direction, alpha=small), g, 0)
             bound = float(torch.dot(g - f, direction)) / small
             size = float(torch.linalg.vector_norm(g - f)) / small
-        return f"there the logarithmic norm mu_2 is at least {bound:.3g} and the norm of the Jacobian {size:.3g}"
+        if not (math.isfinite(ratio) and math.isfinite(size)):
+            return "the field is not finite just beyond: check the parameters for NaN, clip gradients, or bound it"
+        return (
+            f"there the logarithmic norm mu_2 is at least {bound:.3g} and the norm of the Jacobian {size:.3g}; the "
+            "problem may be stiff: loosen rtol and atol, or raise max_steps"
+        )

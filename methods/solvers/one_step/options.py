@@ -159,7 +159,7 @@ class SolverOptions:
     def has_dense_output(self) -> bool:
         """Return whether the solution is known between the ends of a step."""
         if isinstance(self.scheme, Implicit):
-            return self.scheme.carries_rate
+            return self.scheme.dense_degree > 0
         tableau = self._stepped
         return tableau is not None and tableau.dense is not None
 

@@ -8,6 +8,7 @@ from typing import Self
 
 from odegrad.contracts import ImplicitWork, RowCounts, Solver, StepCounts, StepObserver, gives_samples_steps
 from odegrad.errors import UnsupportedError
+from odegrad.methods.solvers.implicit.additive import Imex
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.one_step.options import SolverOptions
 from odegrad.methods.solvers.rosenbrock.tableau import Rosenbrock
@@ -60,6 +61,11 @@ class OneStepSolver(SolverOptions, Solver):
         return isinstance(self.scheme, Implicit | Rosenbrock)
 
     @property
+    def takes_halves(self) -> bool:
+        """Return whether it steps with the two halves of a field that is split."""
+        return isinstance(self.scheme, Imex)
+
+    @property
     def control_order(self) -> int:
         """Return the power of the step that the error estimate goes with."""
         scheme = self.scheme
@@ -88,10 +94,12 @@ class OneStepSolver(SolverOptions, Solver):
 
         ``auto`` does so with adaptive steps if the dense output's polynomial has at least the degree of the result
         whose error the step control holds: both errors then have at least that power of the step, plus one. Samples
-        with steps of their own end one at each output.
+        with steps of their own end one at each output. So do implicit steps: on a fast mode, which follows the slow
+        ones at the stages however long the step, the estimate says nothing of what a polynomial does in between.
         """
         if self.outputs == "auto":
-            return self.adaptive and not self.per_sample and self.dense_degree >= self._judged_order
+            apart = self.per_sample or self.implicit
+            return self.adaptive and not apart and self.dense_degree >= self._judged_order
         return self.outputs == "dense"
 
     @property
@@ -106,7 +114,7 @@ class OneStepSolver(SolverOptions, Solver):
     def dense_degree(self) -> int:
         """Return the degree of the dense output's polynomial; 0 if there is none."""
         if isinstance(self.scheme, Implicit):
-            return 3 if self.scheme.carries_rate else 0
+            return self.scheme.dense_degree
         dense = self._stepped.dense if self._stepped is not None else None
         return len(dense[0]) if dense else 0
 
@@ -141,6 +149,7 @@ class OneStepSolver(SolverOptions, Solver):
             implicit=self.implicit,
             linear_stages=scheme.evaluations if isinstance(scheme, Rosenbrock) else 0,
             node_states=scheme.node_states if isinstance(scheme, Implicit | Rosenbrock) else 0,
+            rest_stages=scheme.rest_stages if isinstance(scheme, Implicit) else 0,
             work=sum(works, ImplicitWork()),
             newton_by_step=tuple(work.newton for work in works if work.newton),
             weights=scheme.b if isinstance(scheme, Tableau) else (),
@@ -166,7 +175,7 @@ class OneStepSolver(SolverOptions, Solver):
         """Return the f calls that stand on a new state cost before the first step: the reused first stage."""
         scheme = self.scheme
         if isinstance(scheme, Implicit):
-            return int(scheme.carries_rate)
+            return scheme.restart_calls
         tableau = self._stepped
         return 1 if isinstance(scheme, Leapfrog) or (tableau is not None and tableau.fsal) else 0
 

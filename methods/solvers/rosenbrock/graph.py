@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.implicit.graph import KnownStep, parameters_behind
+from odegrad.methods.solvers.implicit.graph import KnownStep, differentiated_by
 from odegrad.methods.solvers.implicit.samples import Samples
 from odegrad.methods.solvers.rosenbrock.pullback import RosenbrockPullback
 from odegrad.methods.solvers.rosenbrock.stepper import RosenbrockStepper
@@ -25,7 +25,7 @@ class GraphRosenbrockStepper(RosenbrockStepper):
         self, solver: OneStepSolver, scheme: Rosenbrock, field: FlatField, like: Tensor, *, refuse_mixing: bool = False
     ) -> None:
         super().__init__(solver, scheme, field, like, refuse_mixing=refuse_mixing)
-        self.back = RosenbrockPullback(self.tableau, self.jacobians, parameters_behind(field), self.observer)
+        self.back = RosenbrockPullback(self.tableau, self.jacobians, differentiated_by(field), self.observer)
 
     def start(self, t: float, y0: Tensor) -> Tensor:
         """Return ``y0`` itself; the first f call is looked at for tensors that nobody told of."""
@@ -37,30 +37,34 @@ class GraphRosenbrockStepper(RosenbrockStepper):
         """Return the state after a step from ``x``; see ``RosenbrockStepper``."""
         value = super().attempt(t, h, t_next, x, whole=whole)
         step = _Taken(self.back, self.field, self.samples, self.tableau.times(t, h, t_next), h)
-        kept = self.u.clone()
-        self.x_next = KnownStep.apply(step, value, x, 1, kept, *self.back.parameters)  # type: ignore[no-untyped-call]
+        (self.x_next,) = KnownStep.through(step, x, (value,), (self.u.clone(),))
         return self.x_next
 
 
 class _Taken:
-    """A step that was taken, and how to pull back through it."""
+    """A step of a Rosenbrock method."""
+
+    saves_outputs = False
 
     def __init__(
         self, back: RosenbrockPullback, field: FlatField, samples: Samples, times: Sequence[float], h: float
     ) -> None:
-        self.parameters = back.parameters
         self.field = field
         self._back = back
         self._samples = samples
         self._times = times
         self._h = h
 
-    def pull_back(
-        self, ends: tuple[Tensor, Tensor], kept: Sequence[Tensor], grad: Tensor
-    ) -> tuple[Tensor, list[Tensor | None]]:
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Return what the pull-back differentiates by."""
+        return self._back.parameters
+
+    def pull_back(self, saved: Sequence[Tensor], grads: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
         """Return the cotangent of the state at the start and the parameters' gradients."""
-        samples = self._samples
-        y, a = samples.of(ends[0]), samples.of(grad)
-        solved = [u.view_as(y) for u in kept[0].unbind(0)]
+        x, u = saved
+        samples, grad = self._samples, grads[0]
+        y, a = samples.of(x), samples.of(torch.zeros_like(x) if grad is None else grad.contiguous())
+        solved = [stage.view_as(y) for stage in u.unbind(0)]
         of_start, of_parameters = self._back.through(self._times, self._h, y, solved, a)
         return samples.flat(of_start), of_parameters

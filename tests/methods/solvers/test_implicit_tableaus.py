@@ -10,9 +10,12 @@ import pytest
 from odegrad.errors import UsageError
 from odegrad.methods.solvers.implicit.tableaus import (
     IMPLICIT_TABLEAUS,
+    KENCARP4_DENSE,
     KENCARP4_EMBEDDED,
+    KENCARP4_EXPLICIT_ROWS,
     KENCARP4_ROWS,
 )
+from odegrad.methods.solvers.solver import make_solver
 
 EMBEDDED_AT_INFINITY = {"kvaerno3": -0.957, "kencarp4": -0.150, "kvaerno5": -0.748}
 """The embedded methods' stability function at infinity, by the published tables."""
@@ -98,6 +101,72 @@ def test_kencarp4_is_exact():
     rows = [[*row, g if i else Fraction(0)] for i, row in enumerate(KENCARP4_ROWS)]
     assert residual(rows, rows[-1], 4) == 0
     assert residual(rows, list(KENCARP4_EMBEDDED), 3) == 0
+
+
+def coloured(tree, tables):
+    """Return the elementary weights of ``tree`` at every stage for each choice of a table at each of its edges."""
+    found = [[1] * len(tables[0])]
+    for branch in tree:
+        ways = [
+            [sum(row[j] * inner[j] for j in range(len(row))) for row in a]
+            for inner in coloured(branch, tables)
+            for a in tables
+        ]
+        found = [[x * y for x, y in zip(known, way, strict=True)] for known in found for way in ways]
+    return found
+
+
+def coupled_residual(tables, b, order):
+    """Return the largest residual of every condition of an additive pair up to ``order``."""
+    return max(
+        abs(sum(x * w for x, w in zip(b, weight, strict=True)) - Fraction(1, density(tree)))
+        for p in range(1, order + 1)
+        for tree in trees(p)
+        for weight in coloured(tree, tables)
+    )
+
+
+PAIR = (
+    [[*row, Fraction(1, 4) if i else Fraction(0)] for i, row in enumerate(KENCARP4_ROWS)],
+    [[*row, Fraction(0)] for row in KENCARP4_EXPLICIT_ROWS],
+)
+"""The implicit and the explicit half, as published."""
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_the_pair_by_every_coloured_tree(embedded):
+    """Its fractions, published to 25 digits, meet every coupled condition of order 4; the embedded ones of order 3."""
+    b, order = (list(KENCARP4_EMBEDDED), 3) if embedded else (PAIR[0][-1], 4)
+    # Two colours for each edge of each of the 1, 1, 2, 4 trees.
+    assert [sum(len(coloured(tree, PAIR)) for tree in trees(p)) for p in range(1, 5)] == [1, 2, 8, 32]
+    assert coupled_residual(PAIR, b, order) <= Fraction(1, 10**24)
+    assert coupled_residual(PAIR, b, order + 1) > 1e-5
+
+
+def test_floats_of_the_pair_are_its_fractions():
+    """What the solver steps with are the same numbers, to a float's rounding."""
+    scheme = make_solver("kencarp4_imex").scheme
+    for row, exact_row in zip(scheme.partner.a, KENCARP4_EXPLICIT_ROWS, strict=True):
+        assert row == tuple(map(float, exact_row))
+
+
+def test_dense_output_of_the_pair():
+    """At every theta it is of order 3 on every coloured tree, ends in b, and is bounded on fast modes.
+
+    On a fast mode ``k_1`` grows with the rate; in the stages of the implicit half what it does is bounded, and so it is
+    in weights that are a sum of their rows.
+    """
+    a = [[*row, *[Fraction(0)] * (6 - len(row))] for row in PAIR[0]]
+    for theta in (Fraction(1, 7), Fraction(1, 2), Fraction(9, 10), Fraction(1)):
+        b = [sum(w * theta ** (k + 1) for k, w in enumerate(row)) for row in KENCARP4_DENSE]
+        for p in range(1, 4):
+            for tree in trees(p):
+                for weight in coloured(tree, PAIR):
+                    value = sum(x * w for x, w in zip(b, weight, strict=True))
+                    assert abs(value - theta**p / density(tree)) <= Fraction(1, 10**22)
+        rows = np.linalg.solve(np.array(a, dtype=float)[1:, 1:].T, np.array(b, dtype=float)[1:])
+        assert float(b[0]) == pytest.approx(float(rows @ np.array(a, dtype=float)[1:, 0]), abs=1e-13)
+    assert all(abs(x - y) <= Fraction(1, 10**22) for x, y in zip(b, PAIR[0][-1], strict=True))
 
 
 @pytest.mark.parametrize("name", IMPLICIT_TABLEAUS)

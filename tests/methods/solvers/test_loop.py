@@ -293,3 +293,19 @@ def test_step_size_divides_each_interval_evenly():
     solver = make_solver("rk4", step_size=0.25).observed_by(log)
     Naive()(SmoothNet(), solver, _start(), torch.tensor([0.0, 0.5, 1.1], dtype=torch.float64))
     assert log.ends == pytest.approx([0.25, 0.5, 0.7, 0.9, 1.1])
+
+
+@pytest.mark.parametrize("name", ["dopri5", "kencarp4"])
+def test_too_many_steps_at_a_field_that_is_not_finite(name):
+    """Where the field is NaN just beyond the state no logarithmic norm is told, and no stiffness is guessed."""
+
+    class Wall(nn.Module):
+        def forward(self, t, y):
+            return torch.where(y >= 1.0, math.nan, 1.0 + 0.0 * y)
+
+    y0 = torch.full((1, 1), 1.0 - 1e-9, dtype=torch.float64)
+    solver = make_solver(name, max_steps=4, first_step=0.1)
+    with pytest.raises(TooManyStepsError, match="not finite just beyond") as caught:
+        Naive()(Wall(), solver, y0, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert "nan" not in str(caught.value).replace("NaN", "")
+    assert "stiff" not in str(caught.value)
