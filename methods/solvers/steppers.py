@@ -274,12 +274,8 @@ def graph_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, firs
     ``first``: see ``plain_stepper``.
     """
     scheme = solver.scheme
-    if isinstance(scheme, Imex):
-        return GraphPairStepper(solver, scheme, field, like, refuse_mixing=first)
-    if isinstance(scheme, Implicit):
-        return GraphImplicitStepper(solver, scheme, field, like, refuse_mixing=first)
-    if isinstance(scheme, Rosenbrock):
-        return GraphRosenbrockStepper(solver, scheme, field, like, refuse_mixing=first)
+    if isinstance(scheme, Implicit | Rosenbrock):
+        return _implicit_graph_stepper(solver, scheme, field, like, first=first)
     if isinstance(scheme, Tableau):
         return RungeKuttaStepper(GraphStages(field, scheme, like))
     if isinstance(scheme, ExtendedTableau):
@@ -305,3 +301,13 @@ def _implicit_stepper(
     if isinstance(scheme, Implicit):
         return ImplicitStepper(solver, scheme, dynamics, like, refuse_mixing=first)
     return RosenbrockStepper(solver, scheme, dynamics, like, refuse_mixing=first)
+
+
+def _implicit_graph_stepper(
+    solver: OneStepSolver, scheme: Implicit | Rosenbrock, field: FlatField, like: Tensor, *, first: bool
+) -> Stepper:
+    if isinstance(scheme, Imex):
+        return GraphPairStepper(solver, scheme, field, like, refuse_mixing=first)
+    if isinstance(scheme, Implicit):
+        return GraphImplicitStepper(solver, scheme, field, like, refuse_mixing=first)
+    return GraphRosenbrockStepper(solver, scheme, field, like, refuse_mixing=first)

@@ -9,7 +9,7 @@ from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.additive import Imex
 from odegrad.methods.solvers.implicit.additive_pullback import PairPullback
 from odegrad.methods.solvers.implicit.additive_stepper import PairStepper
-from odegrad.methods.solvers.implicit.graph import KnownStep, differentiated_by
+from odegrad.methods.solvers.implicit.graph import KnownStep, StepTaken, differentiated_by
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
@@ -49,21 +49,8 @@ class GraphPairStepper(PairStepper):
         return self._slopes
 
 
-class _PairTaken:
-    """A step that was taken, and how to pull back through it."""
-
-    saves_outputs = False
-
-    def __init__(self, back: PairPullback, field: FlatField, times: Sequence[float], h: float) -> None:
-        self.back = back
-        self.field = field
-        self.times = times
-        self.h = h
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        """Return what the pull-back differentiates by."""
-        return self.back.parameters
+class _PairTaken(StepTaken[PairPullback]):
+    """A step of a pair."""
 
     def pull_back(self, saved: Sequence[Tensor], grads: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
         """Return the cotangent of the start and the parameters' gradients."""

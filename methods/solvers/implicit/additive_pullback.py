@@ -24,19 +24,7 @@ from odegrad.methods.solvers.implicit.pullback import gather, tell
 
 @dataclass(frozen=True)
 class PairPullback:
-    """Pulls back through steps of one pair on one field.
-
-    Parameters
-    ----------
-    scheme
-        The pair.
-    stiff, rest
-        Of the steps' halves.
-    parameters
-        That the field depends on.
-    observer
-        Hears of the work, if it listens.
-    """
+    """Pulls back through steps of one pair on the halves ``stiff`` and ``rest`` of one field; see ``StagePullback``."""
 
     scheme: Imex
     stiff: Jacobians
@@ -51,10 +39,8 @@ class PairPullback:
 
         Parameters
         ----------
-        times
-            Of all stages.
-        h
-            The signed size.
+        times, h
+            Of all stages; the signed size.
         stages
             All of them, the start first, ``[batch, n, 1]``.
         a

@@ -1,8 +1,9 @@
 """The steps of a diagonally implicit Runge-Kutta method with a graph: one node for each step, whose value is known."""
 
+import abc
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class GraphImplicitStepper(ImplicitStepper):
     def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:
         """Return the carried vector after a step from ``x``; see ``ImplicitStepper``."""
         value = super().attempt(t, h, t_next, x, whole=whole)
-        step = _Taken(self.back, self.field, self.d, self.tableau.times(t, h, t_next), h)
+        step = _Taken(self.back, self.field, self.tableau.times(t, h, t_next), h)
         # Of a stiffly accurate method the last stage is the new state, which autograd keeps anyway.
         kept = self.stages[:-1] if self.tableau.stiffly_accurate else self.stages
         (self.x_next,) = KnownStep.through(step, x, (value,), kept)
@@ -67,47 +68,48 @@ def differentiated_by(field: FlatField) -> tuple[Tensor, ...]:
     return trained_parameters(field.field) if torch.is_grad_enabled() else ()
 
 
-class StepTaken(Protocol):
-    """A step that was taken, and how to pull back through it."""
-
-    field: FlatField
-    saves_outputs: bool
-    """Whether the pull-back needs the step's outputs too, before the stages."""
+class Pullback(Protocol):
+    """Pulls back through steps."""
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
-        """What the pull-back differentiates by."""
+        """What it differentiates by."""
         ...
 
+
+BackT = TypeVar("BackT", bound=Pullback)
+
+
+class StepTaken(abc.ABC, Generic[BackT]):
+    """A step of size ``h`` that was taken, with its stages at ``times``, and how to pull back through it."""
+
+    saves_outputs: ClassVar[bool] = False
+    """Whether the pull-back needs the step's outputs too, before the stages."""
+
+    def __init__(self, back: BackT, field: FlatField, times: Sequence[float], h: float) -> None:
+        self.back = back
+        self.field = field
+        self.times = times
+        self.h = h
+
+    @abc.abstractmethod
     def pull_back(self, saved: Sequence[Tensor], grads: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
         """Return the cotangent of the step's start and the parameters' gradients.
 
         ``saved`` are the start, the outputs where they are saved, and what was kept; ``grads`` the outputs' cotangents.
         """
-        ...
 
 
-class _Taken:
+class _Taken(StepTaken[StagePullback]):
     """A step of an implicit method."""
 
     saves_outputs = True
 
-    def __init__(self, back: StagePullback, field: FlatField, d: int, times: Sequence[float], h: float) -> None:
-        self.back = back
-        self.field = field
-        self.d = d
-        self.times = times
-        self.h = h
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        """Return what the pull-back differentiates by."""
-        return self.back.parameters
-
     def pull_back(self, saved: Sequence[Tensor], grads: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
         """Return the cotangent of the carried vector at the start and the parameters' gradients."""
         _, x_next, *stages = saved
-        samples, d = self.back.jacobians.samples, self.d
+        samples = self.back.jacobians.samples
+        d = samples.batch * samples.n
         grad = torch.zeros_like(x_next) if grads[0] is None else grads[0].contiguous()
         if self.back.tableau.stiffly_accurate:
             stages.append(samples.of(x_next[:d]))
@@ -126,7 +128,7 @@ def _as_it_was(field: FlatField, parameters: Sequence[Tensor]) -> AbstractContex
 
 
 class _StepContext(Context, Protocol):
-    step: StepTaken
+    step: StepTaken[Pullback]
     others: int
 
     def set_materialize_grads(self, value: bool) -> None: ...
@@ -137,17 +139,17 @@ class KnownStep(torch.autograd.Function):
 
     @classmethod
     def through(
-        cls, step: StepTaken, x: Tensor, outputs: Sequence[Tensor], kept: Sequence[Tensor]
+        cls, step: StepTaken[Any], x: Tensor, outputs: Sequence[Tensor], kept: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Return ``outputs``, which autograd sees as made from ``x`` and the step's parameters."""
-        found: tuple[Tensor, ...] = cls.apply(step, x, len(outputs), *outputs, *kept, *step.parameters)  # type: ignore[no-untyped-call]
+        found: tuple[Tensor, ...] = cls.apply(step, x, len(outputs), *outputs, *kept, *step.back.parameters)  # type: ignore[no-untyped-call]
         return found
 
     @staticmethod
-    def forward(ctx: _StepContext, step: StepTaken, x: Tensor, count: int, *rest: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: _StepContext, step: StepTaken[Any], x: Tensor, count: int, *rest: Tensor) -> tuple[Tensor, ...]:
         """Return the first ``count`` of ``rest``, the outputs; the stages and the parameters follow."""
         ctx.step = step
-        ctx.others = len(rest) - len(step.parameters)
+        ctx.others = len(rest) - len(step.back.parameters)
         ctx.set_materialize_grads(False)
         # The parameters too, since autograd knows whether one has been changed in place when it hands them out again.
         ctx.save_for_backward(x, *(rest if step.saves_outputs else rest[count:]))
@@ -157,7 +159,7 @@ class KnownStep(torch.autograd.Function):
     def backward(ctx: _StepContext, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Pull back through the step's stages."""
         step = ctx.step
-        parameters = step.parameters
+        parameters = step.back.parameters
         saved = ctx.saved_tensors[: len(ctx.saved_tensors) - len(parameters)]
         x = saved[0]
         with torch.no_grad(), step.field.undisturbed(), _as_it_was(step.field, parameters):

@@ -23,19 +23,7 @@ from odegrad.states import sent_to
 
 
 class ImplicitStepper(LinearisedStepper[Linearisation]):
-    """The steps without a graph.
-
-    Parameters
-    ----------
-    solver, scheme
-        Tolerances and who hears of the work; what is stepped with.
-    field
-        The field.
-    like
-        A state ``[d]``.
-    refuse_mixing
-        Check at the first Jacobian that samples do not depend on each other, where it supposes so.
-    """
+    """The steps of ``scheme`` without a graph; the other parameters are those of ``LinearisedStepper``."""
 
     def __init__(
         self, solver: OneStepSolver, scheme: Implicit, field: FlatField, like: Tensor, *, refuse_mixing: bool = False

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.implicit.graph import KnownStep, differentiated_by
-from odegrad.methods.solvers.implicit.samples import Samples
+from odegrad.methods.solvers.implicit.graph import KnownStep, StepTaken, differentiated_by
 from odegrad.methods.solvers.rosenbrock.pullback import RosenbrockPullback
 from odegrad.methods.solvers.rosenbrock.stepper import RosenbrockStepper
 from odegrad.methods.solvers.rosenbrock.tableau import Rosenbrock
@@ -36,35 +35,19 @@ class GraphRosenbrockStepper(RosenbrockStepper):
     def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:
         """Return the state after a step from ``x``; see ``RosenbrockStepper``."""
         value = super().attempt(t, h, t_next, x, whole=whole)
-        step = _Taken(self.back, self.field, self.samples, self.tableau.times(t, h, t_next), h)
+        step = _Taken(self.back, self.field, self.tableau.times(t, h, t_next), h)
         (self.x_next,) = KnownStep.through(step, x, (value,), (self.u.clone(),))
         return self.x_next
 
 
-class _Taken:
+class _Taken(StepTaken[RosenbrockPullback]):
     """A step of a Rosenbrock method."""
-
-    saves_outputs = False
-
-    def __init__(
-        self, back: RosenbrockPullback, field: FlatField, samples: Samples, times: Sequence[float], h: float
-    ) -> None:
-        self.field = field
-        self._back = back
-        self._samples = samples
-        self._times = times
-        self._h = h
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        """Return what the pull-back differentiates by."""
-        return self._back.parameters
 
     def pull_back(self, saved: Sequence[Tensor], grads: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
         """Return the cotangent of the state at the start and the parameters' gradients."""
         x, u = saved
-        samples, grad = self._samples, grads[0]
+        samples, grad = self.back.jacobians.samples, grads[0]
         y, a = samples.of(x), samples.of(torch.zeros_like(x) if grad is None else grad.contiguous())
         solved = [stage.view_as(y) for stage in u.unbind(0)]
-        of_start, of_parameters = self._back.through(self._times, self._h, y, solved, a)
+        of_start, of_parameters = self.back.through(self.times, self.h, y, solved, a)
         return samples.flat(of_start), of_parameters

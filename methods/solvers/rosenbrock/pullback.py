@@ -34,10 +34,8 @@ class RosenbrockPullback:
 
         Parameters
         ----------
-        times
-            Of all stages.
-        h
-            The signed size.
+        times, h
+            Of all stages; the signed size.
         y
             The start ``[batch, n, 1]``.
         solved
