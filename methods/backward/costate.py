@@ -155,7 +155,7 @@ class CostateDynamics:
             dy = self.field(t, y.detach())
         if not (dy.requires_grad and self.parameters):
             return [None] * len(self.parameters)
-        return self.field.pulled_through([dy], self.parameters, [a])
+        return self.field.pulled_through_last(dy, self.parameters, a)
 
     def collect(self, step: AcceptedStep) -> None:
         """Add an accepted step to the parameter gradients: ``g -= h sum_i b_i f_theta^T a`` (``h`` is signed)."""
@@ -190,7 +190,7 @@ class CostateDynamics:
         inputs = (y, *self.parameters) if with_parameters else (y,)
         if not dy.requires_grad:
             return dy, [None] * len(inputs)
-        return dy.detach(), self.field.pulled_through([dy], inputs, [a])
+        return dy.detach(), self.field.pulled_through_last(dy, inputs, a)
 
 
 class TapSampler:
