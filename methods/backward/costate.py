@@ -103,7 +103,7 @@ class CostateDynamics:
         return ImplicitCostateStepper(solver, scheme, self, like)
 
     def pack(self, y: Tensor | None, a: Tensor) -> Tensor:
-        """Return ``x`` from ``y`` (None where it is not in it) and ``a``, ``[d]``, and the gradients gathered so far."""
+        """Return ``x`` from ``y`` (None where it has none) and ``a``, ``[d]``, and the gradients gathered so far."""
         parts = [a] if y is None else [y, a]
         if self.in_state:
             parts += [g.reshape(-1) for g in self.total]

@@ -31,7 +31,8 @@ class RowTrajectory(Protocol):
 class RowCostate:
     """The right-hand side of the backward solve over rows ``x = (y, a)``.
 
-    With a trajectory f is evaluated at its states, and the ``y`` in ``x`` only judges the steps; see ``CostateDynamics``.
+    With a trajectory f is evaluated at its states, and the ``y`` in ``x`` only judges the steps: see
+    ``CostateDynamics``.
 
     Parameters
     ----------
