@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from odegrad.contracts import Calls, StepCounts
+from odegrad.contracts import Calls, Sizes, StepCounts
 from odegrad.errors import UnknownNameError, UnsupportedError
 from odegrad.methods.backward.costate import (
     CostateDynamics,
@@ -162,6 +162,12 @@ class ContinuousMethod(TappableMethod):
             factorisations=systems,
             solves=systems + (attempts if steps.adaptive else 0),
         )
+
+    def bytes_of_stages(self, steps: StepCounts, sizes: Sizes) -> int:
+        """Return the bytes of the backward solve's stages where its state is read from a trajectory."""
+        # Of f too, whose integral judges the steps beside the costate.
+        stages = steps.evaluations + steps.restart
+        return 2 * stages * sizes.state_bytes + (stages + 1) * sizes.parameter_bytes
 
     def _calls_of_rows(self, steps: StepCounts, s: int) -> Calls:
         """Return the calls where samples have steps of their own, ``s`` a backward step."""

@@ -35,11 +35,18 @@ class Trajectory(Protocol):
         ...
 
 
+LOOSER = 10.0
+"""How many times the tolerance the integral of f may be off in a step whose state is read from a trajectory."""
+
+
 class CostateDynamics:
     """The right-hand side of the backward solve over ``x = (y?, a, g?)``.
 
-    ``y`` is in ``x`` unless there is a ``trajectory``; ``g`` is collected by ``collect`` on accepted steps if
-    ``mode`` is ``quadrature``, and in ``x`` otherwise.
+    ``g`` is collected by ``collect`` on accepted steps if ``mode`` is ``quadrature``, and in ``x`` otherwise. With a
+    ``trajectory`` f is evaluated at its states, and the ``y`` in ``x`` is the integral of f, which only judges the
+    steps: where f jumps or oscillates and ``f_y`` does not, as under a control that is switched on, the costate is
+    smooth, and alone it would choose steps too long for the parameters' integral. Implicit steps carry ``a`` alone, and
+    are judged by both.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class CostateDynamics:
         self.parameters = tuple(parameters)
         self.tableau = tableau
         self.trajectory: Trajectory | None = None
+        self.carries_state = isinstance(tableau, Tableau)
         self.in_state = mode != "quadrature"
         self.in_norm = mode == "state"
         self.total = [torch.zeros_like(p) for p in self.parameters]
@@ -82,9 +90,8 @@ class CostateDynamics:
         known = self.field.tolerances
         if known is None or self.own_tolerances:
             return None
-        copies = 2 if self.trajectory is None else 1
         rest = sum(self._parameter_sizes) if self.in_state else 0
-        rtol, atol = (torch.cat([*[v] * copies, v.amin().expand(rest)]) for v in known)
+        rtol, atol = (torch.cat([v, v, v.amin().expand(rest)]) for v in known)
         return rtol, atol
 
     def keep(self, stage: int, pulled: Sequence[Tensor | None]) -> None:
@@ -96,7 +103,7 @@ class CostateDynamics:
         return ImplicitCostateStepper(solver, scheme, self, like)
 
     def pack(self, y: Tensor | None, a: Tensor) -> Tensor:
-        """Return ``x`` from ``y`` (None with a trajectory) and ``a``, ``[d]``, and the gradients gathered so far."""
+        """Return ``x`` from ``y`` (None where it has none) and ``a``, ``[d]``, and the gradients gathered so far."""
         parts = [a] if y is None else [y, a]
         if self.in_state:
             parts += [g.reshape(-1) for g in self.total]
@@ -104,7 +111,7 @@ class CostateDynamics:
 
     def costate(self, x: Tensor) -> Tensor:
         """Return the costate part ``[*lead, d]`` of ``x [*lead, ...]``."""
-        start = 0 if self.trajectory is not None else self.d
+        start = self.d if self.carries_state else 0
         return x[..., start : start + self.d]
 
     def state(self, x: Tensor, times: Sequence[float]) -> Tensor:
@@ -128,10 +135,10 @@ class CostateDynamics:
         """Write ``dx/dt``: one f call and one vector-Jacobian product."""
         y = x[: self.d] if self._states is None else self._states[stage]
         with_parameters = self.in_state or self.weighs(stage)
-        dy, (pulled, *pulled_parameters) = self._vjp(t, y, self.costate(x), with_parameters=with_parameters)
-        if self.trajectory is None:
-            out[: self.d].copy_(dy)
-        slot = self.costate(out)
+        costate = slice(self.d, 2 * self.d)
+        dy, (pulled, *pulled_parameters) = self._vjp(t, y, x[costate], with_parameters=with_parameters)
+        out[: self.d].copy_(dy)
+        slot = out[costate]
         if pulled is None:
             slot.zero_()
         else:
@@ -155,7 +162,7 @@ class CostateDynamics:
             dy = self.field(t, y.detach())
         if not (dy.requires_grad and self.parameters):
             return [None] * len(self.parameters)
-        return self.field.pulled_through([dy], self.parameters, [a])
+        return self.field.pulled_through_last(dy, self.parameters, a)
 
     def collect(self, step: AcceptedStep) -> None:
         """Add an accepted step to the parameter gradients: ``g -= h sum_i b_i f_theta^T a`` (``h`` is signed)."""
@@ -173,9 +180,8 @@ class CostateDynamics:
         # The largest of the parts, not one mean over all: p numbers of g would hide what happens to d of the costate.
         # Nothing feeds back from g, so the seminorm leaves it out: a step is not refused for an integral's sake.
         layout = self.field.layout
-        norms = [layout.norm(self.costate(x))]
-        if self.trajectory is None:
-            norms.append(layout.norm(x[: self.d]))
+        of_state = layout.norm(x[: self.d])
+        norms = [layout.norm(x[self.d : 2 * self.d]), of_state if self.trajectory is None else of_state / LOOSER]
         if self.in_norm and self.parameters:
             rest = x[x.numel() - sum(self._parameter_sizes) :]
             norms += [
@@ -190,7 +196,7 @@ class CostateDynamics:
         inputs = (y, *self.parameters) if with_parameters else (y,)
         if not dy.requires_grad:
             return dy, [None] * len(inputs)
-        return dy.detach(), self.field.pulled_through([dy], inputs, [a])
+        return dy.detach(), self.field.pulled_through_last(dy, inputs, a)
 
 
 class TapSampler:
@@ -248,6 +254,8 @@ def solve_back(
     ``y`` (None with a trajectory) and ``a`` are state and costate ``[d]`` at ``interval[0]``. Parameter gradients
     gather in ``dynamics.total``. The step size goes on from one interval to the next in ``size``.
     """
+    if y is None and dynamics.carries_state:
+        (y,) = dynamics.states(interval[:1])
     x0 = dynamics.pack(y, a)
     xs = [x0[None]]
     for step in steps(dynamics, solver, x0, interval, size):

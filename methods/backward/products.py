@@ -78,6 +78,6 @@ def pull_call(
         dy = field(t, y)
     if not dy.requires_grad:
         return dy, torch.zeros_like(y)
-    of_state, *of_parameters = field.pulled_through([dy], (y, *parameters), [a])
+    of_state, *of_parameters = field.pulled_through_last(dy, (y, *parameters), a)
     add_to(total, of_parameters)
     return dy.detach(), torch.zeros_like(y) if of_state is None else of_state

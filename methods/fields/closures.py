@@ -1,8 +1,9 @@
 """What the graph of an f call reaches: a trained tensor that nobody told of would lose its gradient in silence."""
 
 import functools
+import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,14 @@ from torch import Tensor
 from odegrad.errors import UnsupportedError, UsageError
 
 _ACCUMULATE = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+
+BETWEEN = 5
+"""Graphs of one shape between two that are walked."""
+_MOST_SHAPES = 64
+"""A field whose calls have more shapes than these has its graphs walked anew."""
+
+nodes_made: Callable[[], float] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: math.nan)
+"""How many nodes of graphs this thread has made so far."""
 
 
 def leaves(outputs: Iterable[Tensor], seen: set[Any] | None = None) -> Iterator[Tensor]:
@@ -45,6 +54,21 @@ class Known:
         self._trained = frozenset(map(id, trained))
         self._ends: set[object] = {None, *(x.grad_fn for x in trained)}
         """Where the walk ends: at computed tensors, and at leaves that it has found to be known."""
+        self._left: dict[Hashable, int] = {}
+        """Shape of a call's graph -> how many more of it may go by before one is walked again."""
+
+    def is_due(self, shape: Hashable) -> bool:
+        """Return whether the graph of an f call must be walked: one of a new ``shape``, and one in six of any other.
+
+        To walk a small field's graph takes a twentieth of the time that its pull-back takes. What reaches another
+        tensor makes another number of nodes, or leaves out a tensor that was reached, or else stands where a constant
+        stood; and that is found within six calls.
+        """
+        left = self._left.get(shape, 0)
+        if not left and len(self._left) >= _MOST_SHAPES:
+            self._left.clear()
+        self._left[shape] = left - 1 if left else BETWEEN
+        return not left
 
     def refuse_others(self, outputs: Sequence[Tensor], also: Sequence[Tensor], named: Callable[[Tensor], str]) -> None:
         """Raise if the graph of ``outputs`` reaches a leaf that is neither trained nor in ``also``.

@@ -49,7 +49,7 @@ class Adjoint(ContinuousMethod):
         """Return the bytes that these steps cost."""
         saved = sizes.outputs * sizes.state_bytes
         if steps.rounds is not None:
-            return bytes_solved_back(steps, sizes, saved, 2)
+            return bytes_solved_back(steps, sizes, saved)
         stages = steps.evaluations + steps.restart
         solved = 2 * sizes.state_bytes + (0 if self.parameters == "quadrature" else sizes.parameter_bytes)
         gathered = (stages + 1) * sizes.parameter_bytes if self.parameters == "quadrature" else sizes.parameter_bytes

@@ -53,7 +53,7 @@ class GaussAdjoint(Interpolation):
         paper="Norcliffe and Deisenroth, Faster Training of Neural ODEs Using Gauss-Legendre Quadrature, TMLR 2023",
         exact=False,
         keeps="the state at Chebyshev nodes",
-        memory="A + n d per output + p + d stages, independent of N",
+        memory="A + n d per output + p + 2d stages, independent of N",
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B_y), + q N' of (F+B_theta)",
         backward_phase="adjoint",

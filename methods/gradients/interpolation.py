@@ -57,7 +57,7 @@ class Interpolation(ContinuousMethod):
         paper="Daulbaev et al., Interpolation Technique to Speed Up Gradients Propagation in Neural ODEs, NeurIPS 2020",
         exact=False,
         keeps="the state at Chebyshev nodes",
-        memory="A + n d per output + (d+p) stages, independent of N",
+        memory="A + n d per output + (2d+p) stages, independent of N",
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B)",
         backward_phase="adjoint",
@@ -80,11 +80,8 @@ class Interpolation(ContinuousMethod):
         """Return the bytes that these steps cost."""
         saved = (sizes.outputs + self.num_nodes * steps.intervals) * sizes.state_bytes + sizes.item_bytes
         if steps.rounds is not None:
-            return bytes_solved_back(steps, sizes, saved, 1)
-        stages = steps.evaluations + steps.restart
-        return Bytes(
-            saved, saved + stages * sizes.state_bytes + (stages + 1) * sizes.parameter_bytes + sizes.graph_bytes
-        )
+            return bytes_solved_back(steps, sizes, saved)
+        return Bytes(saved, saved + self.bytes_of_stages(steps, sizes) + sizes.graph_bytes)
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored nodes."""

@@ -34,7 +34,7 @@ class InterpolationDense(ContinuousMethod):
         paper="Rackauckas et al., Universal Differential Equations for Scientific Machine Learning, 2020",
         exact=False,
         keeps="the dense output's coefficients",
-        memory="N d (degree + 1) + A + (d+p) stages",
+        memory="N d (degree + 1) + A + (2d+p) stages",
         cost_forward="s(N+R)+2 F",
         cost_backward="per output s(N'+R')+2 of (F+B)",
         backward_phase="adjoint",
@@ -52,12 +52,9 @@ class InterpolationDense(ContinuousMethod):
         """Return the bytes that these steps cost."""
         if steps.rounds is not None:
             kept = sum(steps.rounds.steps) * (steps.dense_degree + 1) * sizes.row_bytes
-            return bytes_solved_back(steps, sizes, kept + sizes.outputs * sizes.state_bytes, 1)
+            return bytes_solved_back(steps, sizes, kept + sizes.outputs * sizes.state_bytes)
         saved = (sizes.outputs + steps.accepted * (steps.dense_degree + 1)) * sizes.state_bytes
-        stages = steps.evaluations + steps.restart
-        return Bytes(
-            saved, saved + stages * sizes.state_bytes + (stages + 1) * sizes.parameter_bytes + sizes.graph_bytes
-        )
+        return Bytes(saved, saved + self.bytes_of_stages(steps, sizes) + sizes.graph_bytes)
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with one node that solves back over the stored steps."""

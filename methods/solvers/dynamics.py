@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import repeat
+from operator import is_
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +13,7 @@ from odegrad.contracts import HALVES, State, VectorField
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.fields.buffers import buffers_as_they_were
 from odegrad.methods.fields.callbacks import StepCallbacks
-from odegrad.methods.fields.closures import Known, explained
+from odegrad.methods.fields.closures import Known, explained, nodes_made
 from odegrad.methods.fields.draws import Draws, torch_sources
 from odegrad.methods.fields.held import Held
 from odegrad.methods.fields.surroundings import Autocast, with_second_derivatives
@@ -20,6 +22,8 @@ from odegrad.states import Layout, mapped
 TRIAL = -1
 """The stage of an f call that belongs to no step: the trial that chooses the first step."""
 
+
+_NONE = repeat(None)
 
 WRITES = (
     "field: it writes into the state that it is given (an in-place operation on y), which the solver still needs; let "
@@ -95,6 +99,8 @@ class FlatField:
         self._first = not self.draws
         self._unchecked = False
         self._after: Draws | None = None
+        self._made: float = 0
+        """How many nodes there were before the last call."""
 
     def refuse_closures_at_first_call(self, trained: Sequence[Tensor]) -> None:
         """Let the next ``write`` check that the field depends on no trained tensor beside ``trained``."""
@@ -131,6 +137,21 @@ class FlatField:
         except RuntimeError as error:
             raise explained(error) from error
 
+    def pulled_through_last(self, dy: Tensor, inputs: Sequence[Tensor], a: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``inputs`` of ``dy``, which the last call has returned, along ``a``.
+
+        Raises what ``pulled_through`` does. Of many calls after another not every graph is walked, see ``Known``.
+        """
+        made = nodes_made() - self._made
+        try:
+            pulled = torch.autograd.grad([dy], inputs, [a], allow_unused=True)
+        except RuntimeError as error:
+            self.refuse_closures([dy], inputs)
+            raise explained(error) from error
+        if self.known is not None and self.known.is_due((made, *map(is_, pulled, _NONE))):
+            self.refuse_closures([dy], inputs)
+        return pulled
+
     def _named(self, x: Tensor) -> str:
         return self.held.name(x) if self.held is not None else "a tensor "
 
@@ -139,7 +160,7 @@ class FlatField:
 
         ``held`` stands in for parameters of the same names.
         """
-        time = self.time(t)
+        time, self._made = self.time(t), nodes_made()
         dy = self.layout.flatten(tuple(self.layout.parts_of(self._call(time, self.layout.unflatten(y), held))))
         if self._unchecked and torch.is_grad_enabled():
             self.refuse_unchecked(dy, time, y)

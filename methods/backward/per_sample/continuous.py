@@ -78,10 +78,9 @@ class BackwardRowsNode(RowsNode):
             if not len(samples):
                 continue
             place = at(samples, a)
-            start = (a + grads[k] / scale).index_select(0, place)
             state = self.state(k, samples, kept)
-            dynamics.trajectory = None if isinstance(state, Tensor) else state
-            x0 = torch.cat([state, start], dim=1) if isinstance(state, Tensor) else start
+            start = (a + grads[k] / scale).index_select(0, place)
+            x0 = dynamics.start(state, start, samples, times.table[:, 0])
             rounds, ends = Rounds(dynamics, solver, x0, times, samples, sizes), OutputRows(x0, times)
             for seen in rounds.walk():
                 own = samples[seen.samples]

@@ -90,8 +90,8 @@ def solved_back_calls(steps: StepCounts, backward_stages: int, weights: int) -> 
     )
 
 
-def bytes_solved_back(steps: StepCounts, sizes: Sizes, saved: int, parts: int) -> Bytes:
-    """Return the bytes of a backward solve of ``parts`` states: its stages and what these stand on."""
+def bytes_solved_back(steps: StepCounts, sizes: Sizes, saved: int) -> Bytes:
+    """Return the bytes of a backward solve of state and costate: its stages and what these stand on."""
     stages = steps.evaluations + steps.restart
-    solved = 2 * stages * parts * sizes.state_bytes + sizes.parameter_bytes
+    solved = 4 * stages * sizes.state_bytes + sizes.parameter_bytes
     return Bytes(saved, saved + solved + sizes.graph_bytes_of(1, sizes.batch))

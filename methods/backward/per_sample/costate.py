@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from odegrad.methods.backward.costate import LOOSER
 from odegrad.methods.backward.per_sample.entry import on_device
 from odegrad.methods.backward.products import add_to
 from odegrad.methods.solvers.per_sample.loop import TRIAL_STAGE, AcceptedRows
@@ -28,9 +29,10 @@ class RowTrajectory(Protocol):
 
 
 class RowCostate:
-    """The right-hand side of the backward solve over rows ``x = (y?, a)``.
+    """The right-hand side of the backward solve over rows ``x = (y, a)``.
 
-    ``y`` is in ``x`` unless there is a trajectory.
+    With a trajectory f is evaluated at its states, and the ``y`` in ``x`` only judges the steps: see
+    ``CostateDynamics``.
 
     Parameters
     ----------
@@ -49,6 +51,11 @@ class RowCostate:
         self._states: Tensor | None = None
         self._inputs: list[Tensor | None] = [None] * tableau.stages
 
+    def start(self, y: Tensor | RowTrajectory, a: Tensor, samples: HostIntegers, times: HostFloats) -> Tensor:
+        """Return ``x [m, 2n]`` of ``samples`` at ``times [m]`` from the costates, and states or their trajectory."""
+        self.trajectory = None if isinstance(y, Tensor) else y
+        return torch.cat([y if isinstance(y, Tensor) else y.at(samples, times[None])[0], a], dim=1)
+
     def prepare(self, samples: HostIntegers, times: HostFloats) -> None:
         """Read the states of all coming stages in one product."""
         self._states = None if self.trajectory is None else self.trajectory.at(samples, times)
@@ -63,8 +70,7 @@ class RowCostate:
             leaf = y.detach().requires_grad_()
             dy = self.field.at(t, leaf)
         pulled = self.field.pulled_through([dy], (leaf,), [a])[0] if dy.requires_grad else None
-        if self.trajectory is None:
-            out[:, :n].copy_(dy.detach())
+        out[:, :n].copy_(dy.detach())
         slot = self.costate(out)
         if pulled is None:
             slot.zero_()
@@ -73,13 +79,13 @@ class RowCostate:
 
     def costate(self, x: Tensor) -> Tensor:
         """Return the costate part ``[..., n]`` of ``x``."""
-        return x if self.trajectory is not None else x[..., self.field.rows.n :]
+        return x[..., self.field.rows.n :]
 
     def norms(self, x: Tensor) -> Tensor:
         """Return the largest root mean square over the parts of state and costate, row by row."""
         rows = self.field.rows
-        norms = rows.norms(self.costate(x))
-        return norms if self.trajectory is not None else torch.maximum(norms, rows.norms(x[:, : rows.n]))
+        of_state = rows.norms(x[:, : rows.n])
+        return torch.maximum(rows.norms(self.costate(x)), of_state if self.trajectory is None else of_state / LOOSER)
 
     def collect(self, seen: AcceptedRows, samples: HostIntegers, scale: Tensor) -> None:  # noqa: ARG002
         """Add accepted steps: ``g -= sum_i h_i sum_j b_j f_theta^T a_ij``; one call and product for each weight.
@@ -105,4 +111,4 @@ class RowCostate:
 
     def _parts(self, x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
         n = self.field.rows.n
-        return (x[:, :n], x[:, n:]) if self._states is None else (self._states[stage], x)
+        return x[:, :n] if self._states is None else self._states[stage], x[:, n:]

@@ -1,0 +1,67 @@
+"""A trained tensor that nobody told of, and that the field comes to depend on after its first call."""
+
+import pytest
+import torch
+
+from odegrad.errors import UsageError
+from odegrad.methods.fields.closures import BETWEEN, Known
+from odegrad.methods.solvers.solver import make_solver
+from odegrad.registry import build_gradient
+
+ENTERS = {
+    "beside the rest": lambda late, w, c, dy: dy + late if late is not None else dy,
+    "for a constant": lambda late, w, c, dy: dy + (c if late is None else late),
+    "for a parameter": lambda late, w, c, dy: dy * (w if late is None else late),
+}
+"""How: with a node of its own, or in the place of another tensor, which makes no more nodes than before."""
+
+
+def _field(net, enters, when):
+    outside = torch.full((3,), 0.7, dtype=torch.float64, requires_grad=True)
+
+    class Late(net):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+            self.calls = 0
+
+        def forward(self, t, y):
+            self.calls += 1
+            late = outside if when(self.calls, float(t)) else None
+            return ENTERS[enters](late, self.weight, torch.ones(3, dtype=torch.float64), super().forward(t, y))
+
+    return Late(), outside
+
+
+@pytest.mark.parametrize("enters", sorted(ENTERS))
+def test_it_is_found_however_it_enters(solving, net, start, enters):
+    """The gradient by it, or an error; never a solve that leaves it out."""
+    field, outside = _field(net, enters, lambda _n, t: t > 0.5)
+    if solving.method.traits.state_from == "graph":
+        (found,) = torch.autograd.grad(solving(field, start())[-1].sum(), outside)
+        assert float(found.abs().min()) > 1e-3
+        return
+    with pytest.raises(UsageError, match="reached through a closure"):
+        torch.autograd.grad(solving(field, start())[-1].sum(), [*field.first.parameters()])
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_one_call_that_makes_another_number_of_nodes_is_enough(net, start, at):
+    """Wherever it lies between the graphs that are walked."""
+    solver = make_solver("rk4", num_steps=4)
+    solved: list[int] = []
+    field, _ = _field(net, "beside the rest", lambda n, _t: bool(solved) and n == solved[0] + at)
+    ys = build_gradient("adjoint")(field, solver, start(), torch.tensor([0.0, 1.0], dtype=torch.float64))
+    solved.append(field.calls)
+    with pytest.raises(UsageError, match="reached through a closure"):
+        torch.autograd.grad(ys[-1].sum(), [*field.first.parameters()])
+
+
+def test_of_one_shape_every_sixth_graph_is_walked_and_of_a_new_one_the_first():
+    """However the shapes alternate, and however many there are."""
+    known = Known([])
+    due = [known.is_due("a") for _ in range(3 * (BETWEEN + 1))]
+    assert due == [True, *[False] * BETWEEN] * 3
+    assert known.is_due("b")
+    assert not known.is_due("b")
+    assert all(known.is_due(("one of many", n)) for n in range(200))
