@@ -41,7 +41,7 @@ def next_tap(optimizer: torch.optim.Optimizer) -> Tap | None:
     return optimizer.next_tap() if isinstance(optimizer, CurvatureConsumer) else None
 
 
-def next_solve(optimizer: torch.optim.Optimizer, method: GradientMethod, solver: object, batch: Any) -> Solve:
+def next_solve(optimizer: torch.optim.Optimizer, method: GradientMethod, solver: object, batch: object) -> Solve:
     """Return the solve of the coming iteration, with the tap that the optimizer wants.
 
     Where the optimizer takes its samples by passes of its own, it does so here, and the solve has no tap.
@@ -58,6 +58,6 @@ def next_solve(optimizer: torch.optim.Optimizer, method: GradientMethod, solver:
     return solve
 
 
-def samples_by_itself(optimizer: torch.optim.Optimizer, solve: Solve, batch: Any) -> bool:
+def samples_by_itself(optimizer: torch.optim.Optimizer, solve: Solve, batch: object) -> bool:
     """Let the optimizer take the samples of the tap on ``solve``, if it does so by passes of its own; say whether."""
     return isinstance(optimizer, CurvaturePasses) and optimizer.sample(solve, batch)

@@ -41,7 +41,7 @@ INTERPOLATIONS = frozenset({"linear", "cubic"})
 NOT_PLAIN = ("step_t", "grid_constructor", "norm", "dtype", "interp", "perturb")
 """Options of torchdiffeq that are no plain numbers, or that need none here."""
 
-Func = Callable[[Tensor, Any], Any]
+Func = Callable[[Tensor, object], object]
 """Dynamics ``dy/dt = func(t, y)``."""
 
 
@@ -86,7 +86,7 @@ class WithParameters(nn.Module):
         """Yield the tensors."""
         yield from self.tensors  # type: ignore[misc]
 
-    def forward(self, t: Tensor, y: Any) -> Any:
+    def forward(self, t: Tensor, y: Any) -> object:
         """Return ``func(t, y)``."""
         return self.func(t, y)
 
@@ -96,7 +96,7 @@ def solver_of(
     rtol: object,
     atol: object,
     options: Mapping[str, Any] | None,
-    solved: tuple[Any, State, Tensor] | None = None,
+    solved: tuple[object, State, Tensor] | None = None,
 ) -> OneStepSolver:
     """Return the solver that torchdiffeq's arguments name.
 
@@ -147,7 +147,7 @@ def _tolerance(name: str, value: Any) -> tuple[float, bool]:
 
 
 def _with_options(
-    solver: OneStepSolver, options: Mapping[str, object], solved: tuple[Any, State, Tensor] | None
+    solver: OneStepSolver, options: Mapping[str, object], solved: tuple[object, State, Tensor] | None
 ) -> OneStepSolver:
     """Return ``solver`` with the options of torchdiffeq that are no plain numbers."""
     if options and solved is None:
@@ -188,7 +188,7 @@ def _grid(solver: OneStepSolver, constructor: Any, func: object, y0: State, t: T
     return grid
 
 
-def _perturbed(solver: OneStepSolver, solved: tuple[Any, State, Tensor] | None) -> OneStepSolver:
+def _perturbed(solver: OneStepSolver, solved: tuple[object, State, Tensor] | None) -> OneStepSolver:
     """Return ``solver`` with stages that see the field inside of the step at its ends."""
     scheme = solver.scheme
     if solver.adaptive or not isinstance(scheme, Tableau) or scheme.fsal or solver.compile:
@@ -201,7 +201,7 @@ def _perturbed(solver: OneStepSolver, solved: tuple[Any, State, Tensor] | None) 
     return replace(solver, scheme=replace(scheme, perturbed=True))
 
 
-def _times(name: str, times: Any) -> tuple[float, ...]:
+def _times(name: str, times: object) -> tuple[float, ...]:
     """Return ``times`` as floats."""
     try:
         flat = torch.as_tensor(times, dtype=torch.float64).detach().reshape(-1)

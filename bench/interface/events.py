@@ -1,7 +1,6 @@
 """``odeint_event`` with torchdiffeq's arguments: solves that end at an event, whose time has a gradient."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ def odeint_event(
     first_excluded: bool = True,
     event_samples: int = 3,
     odeint_interface: Callable[..., object] = odeint,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> EventSolution:
     """Solve ``dy/dt = func(t, y)``, ``y(t0) = y0`` until ``event_fn(t, y)`` crosses zero; drop-in for torchdiffeq's.
 

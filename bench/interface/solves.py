@@ -109,7 +109,7 @@ class _Told:
 
     method: str | None
     rtol: Any
-    atol: Any
+    atol: object
     options: Mapping[str, Any] | None
 
 
@@ -172,7 +172,7 @@ def odeint_adjoint(
     rtol: float = 1e-7,
     atol: float = 1e-9,
     method: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     event_fn: EventFn | None = None,
     jumps: Iterable[tuple[float | Tensor, Reset]] = (),
     adjoint_rtol: float | None = None,

@@ -86,7 +86,7 @@ def count_columns(
     solver: OneStepSolver,
     tap: Tap | None = None,
     sample: Sample | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return every column of the count pass but the certificate; the subject is left as it was.
 
     Parameters
@@ -229,7 +229,7 @@ def _operators(subject: Subject, method: GradientMethod, solver: OneStepSolver) 
 
 def solve_costs(solves: list[SolveLog], solver: OneStepSolver, back: str) -> list[SolveCost]:
     """Return what the cost of each solve depends on; calls each field once for every shape of its state."""
-    known: dict[Any, int | tuple[int, int]] = {}
+    known: dict[object, int | tuple[int, int]] = {}
     costs = []
     for log in solves:
         pieces = parts(log.y0)

@@ -94,7 +94,7 @@ class CountedField(nn.Module):
         self.interval = None if interval is None else interval.detach()
         pass_on(inner, self)
 
-    def forward(self, t: Tensor, y: State) -> Any:
+    def forward(self, t: Tensor, y: State) -> object:
         """Return ``inner(t, y)``."""
         counts = self.counts
         counts.calls[counts.phase] += 1
@@ -191,5 +191,5 @@ class _CountPulls(torch.autograd.Function):
         return (None, *grads)
 
     @staticmethod
-    def vmap(info: object, in_dims: tuple[object, ...], counts: Counts, *outputs: Tensor) -> Any:  # noqa: ARG004
+    def vmap(info: object, in_dims: tuple[object, ...], counts: Counts, *outputs: Tensor) -> object:  # noqa: ARG004
         return tuple(_CountPulls.apply(counts, *outputs)), in_dims[1:]  # type: ignore[no-untyped-call]

@@ -59,7 +59,7 @@ class _Watched(nn.Module):
         self.inner, self.budget = inner, budget
         pass_on(inner, self)
 
-    def forward(self, t: Tensor, y: Any) -> Any:
+    def forward(self, t: Tensor, y: Any) -> object:
         self.budget.spend()
         return self.inner(t, y)
 

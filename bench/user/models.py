@@ -149,7 +149,7 @@ def copied_in_float64(field: nn.Module) -> nn.Module:
     """
     # A copy of a computed tensor has no history to share, and PyTorch refuses to make one; what the field holds is
     # known by its numbers alone.
-    memo: dict[int, Any] = {}
+    memo: dict[int, object] = {}
     for key, x in Held(field).tensors.items():
         if not isinstance(x, nn.Parameter):
             own = x.detach().clone()

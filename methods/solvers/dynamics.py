@@ -198,7 +198,7 @@ class FlatField:
                 dy = self._of_field(t, y)
         return dy if self.autocast is None else self._in_own_type(dy)
 
-    def _in_own_type(self, dy: Any) -> Any:
+    def _in_own_type(self, dy: object) -> Any:
         """Return what autocast has computed in the type of the state; anything else is left to be refused."""
         if not isinstance(dy, (Tensor, tuple, list)):
             return dy

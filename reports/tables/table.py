@@ -37,7 +37,7 @@ class TextColumn:
     """One column as shown: its heading, its text of one summary row, and the side it is aligned to."""
 
     heading: str
-    text: Callable[[Any], str]
+    text: Callable[[object], str]
     right: bool = True
 
 

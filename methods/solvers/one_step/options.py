@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from odegrad.contracts import StepObserver
 from odegrad.errors import UsageError
@@ -31,7 +31,7 @@ Compaction = Literal["none", "each", "halving"]
 """When rows of samples that have come to their end are dropped: never, at once, or when they are half of the rows."""
 
 
-Norm = Callable[[Any], object]
+Norm = Callable[[object], object]
 """The size of a state in the user's shapes, one number."""
 
 
