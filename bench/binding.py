@@ -1,18 +1,26 @@
 """A gradient method bound to its solver, with or without the tap that an optimizer wants."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from odegrad.contracts import CurvatureConsumer, CurvaturePasses, GradientMethod, Solve, Tap, Tappable
+from odegrad.contracts import (
+    CurvatureConsumer,
+    CurvaturePasses,
+    GradientMethod,
+    Solve,
+    Solver,
+    StateT,
+    Tap,
+    Tappable,
+    VectorField,
+)
 from odegrad.errors import UnsupportedError
 
 
-def solve_with(method: GradientMethod, solver: Any) -> Solve:
+def solve_with(method: GradientMethod, solver: Solver) -> Solve:
     """Return the method bound to its solver."""
 
-    def solve(field: Any, y0: Any, ts: Tensor) -> Any:
+    def solve(field: VectorField, y0: StateT, ts: Tensor) -> StateT:
         return method(field, solver, y0, ts)
 
     return solve
@@ -41,7 +49,7 @@ def next_tap(optimizer: torch.optim.Optimizer) -> Tap | None:
     return optimizer.next_tap() if isinstance(optimizer, CurvatureConsumer) else None
 
 
-def next_solve(optimizer: torch.optim.Optimizer, method: GradientMethod, solver: object, batch: object) -> Solve:
+def next_solve(optimizer: torch.optim.Optimizer, method: GradientMethod, solver: Solver, batch: object) -> Solve:
     """Return the solve of the coming iteration, with the tap that the optimizer wants.
 
     Where the optimizer takes its samples by passes of its own, it does so here, and the solve has no tap.

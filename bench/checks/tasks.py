@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from odegrad.checks.task_builds import (
     unequal,
     unknown_size,
 )
-from odegrad.contracts import HeldOutLoss, Solve, Split, Task
+from odegrad.contracts import HeldOutLoss, Solve, Split, StateT, Task, VectorField
 from odegrad.errors import InaccurateGradientWarning
 from odegrad.reference.reference import reference
 from odegrad.reference.sensitivity import sensitivity_error
@@ -133,7 +133,7 @@ def evaluation(task: Task) -> Iterator[CheckResult]:
     before = [x.detach().clone() for x in problem.model.state_dict().values()]
     attached: list[bool] = []
 
-    def watched(field: Any, y0: Any, ts: Tensor) -> Any:
+    def watched(field: VectorField, y0: StateT, ts: Tensor) -> StateT:
         ys = solving()(field, y0, ts)
         attached.extend(x.requires_grad for x in tensors(ys))
         return ys

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from odegrad.contracts.fields import StateT, VectorField
 from odegrad.contracts.solvers import Solver, SolverT
+
+EventT_contra = TypeVar("EventT_contra", contravariant=True)
+"""What a solve may end at: an ``Event`` of ``odegrad.methods.events``."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,11 @@ class Solve(Protocol):
 
 
 @runtime_checkable
-class EndsAtEvents(Protocol):
+class EndsAtEvents(Protocol[EventT_contra]):
     """A gradient method whose solves can end where a function of time and state crosses zero."""
 
     def until(
-        self, field: VectorField, solver: Solver, y0: StateT, t0: Tensor, event: object, *, reverse: bool = False
+        self, field: VectorField, solver: Solver, y0: StateT, t0: Tensor, event: EventT_contra, *, reverse: bool = False
     ) -> tuple[Tensor, StateT]:
         """Solve from ``t0``, 0-d, until ``event``, an ``Event`` of ``odegrad.methods.events``.
 

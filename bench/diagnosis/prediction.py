@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from odegrad.contracts import Problem, VectorField
+from odegrad.contracts import Problem, State, StateT, VectorField
 from odegrad.diagnosis.bounds import LOOSE, Bound, costate_bound, interpolation_bounds
 from odegrad.diagnosis.costates import BatchedField, segments
 from odegrad.diagnosis.field_checks import check_field
@@ -73,23 +73,23 @@ def first_solve(problem: Problem) -> Model:
     batch = problem.probe_batch()
     exact = build_gradient("naive")
     tight = build_solver("dopri8", TIGHT_TOLERANCE, TIGHT_TOLERANCE)
-    seen: list[tuple[Any, Any, Tensor]] = []
+    seen: list[tuple[nn.Module, State, Tensor]] = []
 
-    def first(field: VectorField, y0: Any, ts: Tensor) -> Any:
+    def first(field: VectorField, y0: StateT, ts: Tensor) -> StateT:
         if not seen:
             start = mapped(y0, Tensor.detach)
-            seen.append((field, start, ts.detach()))
+            seen.append((cast("nn.Module", field), start, ts.detach()))
         return exact(field, tight, y0, ts)
 
     with torch.no_grad():
         problem.loss(first, batch)
     field, start, ts = seen[0]
 
-    def loss(ys: Any) -> Tensor:
+    def loss(ys: State) -> Tensor:
         waiting = [ys]
 
-        def rest(field: VectorField, y0: Any, ts: Tensor) -> Any:
-            return waiting.pop() if waiting else exact(field, tight, y0, ts)
+        def rest(field: VectorField, y0: StateT, ts: Tensor) -> StateT:
+            return cast("StateT", waiting.pop()) if waiting else exact(field, tight, y0, ts)
 
         return problem.loss(rest, batch)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from odegrad.contracts import State
+from odegrad.contracts import StateT
 from odegrad.errors import UsageError
 from odegrad.interface.arguments import Func
 from odegrad.interface.solves import EventSolution, odeint
@@ -17,8 +17,8 @@ _AT_ONCE = "_odegrad_events_at_once"
 
 
 def odeint_event(
-    func: Func,
-    y0: State,
+    func: Func[StateT],
+    y0: StateT,
     t0: Tensor,
     *,
     event_fn: EventFn,

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor
 
 from odegrad.binding import tapped
-from odegrad.contracts import EndsAtEvents, GradientMethod, Scalar, State, Tap
+from odegrad.contracts import EndsAtEvents, GradientMethod, Scalar, State, StateT, Tap, VectorField
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.interface.arguments import Func, WithParameters, field_of, solver_of
 from odegrad.methods.backward.continuous import ContinuousMethod
 from odegrad.methods.events.event import Event, EventFn
 from odegrad.methods.events.jumps import Reset, field_jumps, resets, solve_over_jumps
 from odegrad.methods.peers.torchdiffeq_solvers import OF_TORCHDIFFEQ, solve_as_torchdiffeq
+from odegrad.methods.solvers.one_step.options import PerPart
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.times import checked_times
 from odegrad.registry import build_gradient
@@ -30,12 +31,12 @@ class EventSolution(NamedTuple):
 
 
 def odeint(
-    func: Func,
-    y0: State,
+    func: Func[StateT],
+    y0: StateT,
     t: Tensor,
     *,
-    rtol: float = 1e-7,
-    atol: float = 1e-9,
+    rtol: PerPart = 1e-7,
+    atol: PerPart = 1e-9,
     method: str | None = None,
     options: Mapping[str, object] | None = None,
     event_fn: EventFn | None = None,
@@ -43,7 +44,7 @@ def odeint(
     gradient: str = "naive",
     gradient_options: Mapping[str, Scalar] | None = None,
     tap: Tap | None = None,
-) -> State:
+) -> StateT:
     """Solve ``dy/dt = func(t, y)``, ``y(t[0]) = y0``; drop-in for ``torchdiffeq.odeint`` with a choice of gradient.
 
     Parameters
@@ -108,27 +109,30 @@ class _Told:
     """How to step, in torchdiffeq's arguments."""
 
     method: str | None
-    rtol: Any
-    atol: object
+    rtol: PerPart
+    atol: PerPart
     options: Mapping[str, Any] | None
 
 
 def _solved(
     found: GradientMethod,
-    func: Func,
-    y0: State,
+    func: Func[StateT],
+    y0: StateT,
     t: Tensor,
     told: _Told,
     event_fn: EventFn | None,
     jumps: Iterable[tuple[float | Tensor, Reset]],
-) -> State:
+) -> StateT:
     """Return what ``odeint`` does, by the gradient method ``found``."""
     options = dict(told.options or {})
     if told.method in OF_TORCHDIFFEQ:
         if event_fn is not None or list(jumps):
             raise UnsupportedError(f"event_fn, jumps: not with method {told.method} of torchdiffeq; use dopri5")
-        given = {"method": told.method, "rtol": told.rtol, "atol": told.atol, "options": options}
-        return solve_as_torchdiffeq(found, field_of(func), y0, t, **given)
+        field, (rtol, atol) = field_of(func), (told.rtol, told.atol)
+        of_other = solve_as_torchdiffeq(
+            found, field, y0, t, method=told.method or "", rtol=rtol, atol=atol, options=options
+        )
+        return cast("StateT", of_other)
     times = [*field_jumps(options.pop("jump_t", ())), *resets(jumps)]
     field, solver = field_of(func), solver_of(told.method, told.rtol, told.atol, options, (func, y0, t))
     if event_fn is not None and times:
@@ -136,17 +140,16 @@ def _solved(
             "event_fn: a solve to an event takes no jump_t and no jumps; solve from jump to jump, each up to t_max"
         )
     if times:
-        return solve_over_jumps(found, field, solver, y0, t, times)
+        return cast("StateT", solve_over_jumps(found, field, solver, y0, t, times))
     if event_fn is not None:
-        return cast("State", _until(found, field, solver, y0, t, event_fn))
+        return cast("StateT", _until(found, field, solver, y0, t, event_fn))
     if isinstance(t, Tensor) and t.shape == (1,) and isinstance(y0, (Tensor, tuple)):
         return mapped(y0, lambda part: part[None])
-    solution: State = found(field, solver, y0, t)
-    return solution
+    return found(field, solver, y0, t)
 
 
 def _until(
-    found: GradientMethod, field: Any, solver: OneStepSolver, y0: State, t: Tensor, event_fn: EventFn
+    found: GradientMethod, field: VectorField, solver: OneStepSolver, y0: State, t: Tensor, event_fn: EventFn
 ) -> EventSolution:
     """Return the time of the event and the states at the start and there, from times ``t [2]`` that tell the way."""
     start, way = checked_times(t)[:2]
@@ -165,12 +168,12 @@ def _until(
 
 
 def odeint_adjoint(
-    func: Func,
-    y0: State,
+    func: Func[StateT],
+    y0: StateT,
     t: Tensor,
     *,
-    rtol: float = 1e-7,
-    atol: float = 1e-9,
+    rtol: PerPart = 1e-7,
+    atol: PerPart = 1e-9,
     method: str | None = None,
     options: Mapping[str, object] | None = None,
     event_fn: EventFn | None = None,
@@ -180,7 +183,7 @@ def odeint_adjoint(
     adjoint_method: str | None = None,
     adjoint_options: Mapping[str, object] | None = None,
     adjoint_params: Sequence[Tensor] | None = None,
-) -> State:
+) -> StateT:
     """Solve as ``odeint`` does, with the adjoint method; drop-in for ``torchdiffeq.odeint_adjoint``.
 
     Parameters

@@ -6,12 +6,12 @@ All at the parameters as they are, with an uncompiled solver.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from odegrad.binding import solve_with, tapped
-from odegrad.contracts import GradientMethod, ImplicitWork, RowCounts, Solve, State, Tap, Traits
+from odegrad.contracts import GradientMethod, ImplicitWork, RowCounts, Solve, State, StateT, Tap, Traits, VectorField
 from odegrad.measuring.cost import SolveCost, graph_sizes, predicted_columns, sizes_of
 from odegrad.measuring.counting import CountedField, CountedTap, Counts
 from odegrad.measuring.meters import HostWaits
@@ -139,8 +139,8 @@ def counted_iteration(
     watched = tapped(method, None if tap is None else CountedTap(tap, counts))
 
     def counted(method: GradientMethod) -> Solve:
-        def solve(f: Any, y0: Any, ts: Tensor) -> Any:
-            log = SolveLog(counts, f, y0, ts)
+        def solve(f: VectorField, y0: StateT, ts: Tensor) -> StateT:
+            log = SolveLog(counts, cast("nn.Module", f), y0, ts)
             ys = method(CountedField(f, counts, ts[..., :: ts.shape[-1] - 1]), solver.observed_by(log), y0, ts)
             log.watch(ys)
             solves.append(log)
@@ -177,10 +177,10 @@ def _calls(counts: Counts, traits: Traits) -> dict[str, object]:
     }
 
 
-def _systems(counts: Counts, back: str, *, implicit: bool) -> dict[str, Any]:
+def _systems(counts: Counts, back: str, *, implicit: bool) -> dict[str, object]:
     """Return the columns of Newton's iterations and linear systems; None where no step is implicit."""
     forward, backward = (counts.work.get(phase, ImplicitWork()) for phase in ("forward", back))
-    columns = {
+    columns: dict[str, object] = {
         "newton_iterations": forward.newton,
         "newton_iterations_lost": forward.newton_lost,
         "newton_failures": forward.failures,
@@ -195,12 +195,12 @@ def _systems(counts: Counts, back: str, *, implicit: bool) -> dict[str, Any]:
     return columns if implicit else dict.fromkeys(columns)
 
 
-def _rows(counts: Counts, back: str, solver: OneStepSolver) -> dict[str, Any]:
+def _rows(counts: Counts, back: str, solver: OneStepSolver) -> dict[str, object]:
     """Return the columns of samples with steps of their own; None where they share them."""
     there, again = counts.rounds.get("forward", []), counts.rounds.get(back, [])
     s = solver.scheme.evaluations
     made = sum(each.rows(s) for each in there)
-    columns = {
+    columns: dict[str, object] = {
         "sample_evaluations": counts.rows["forward"],
         "sample_evaluations_backward": counts.rows[back],
         "useful_fraction": sum(each.useful_rows(s) for each in there) / made if made else None,

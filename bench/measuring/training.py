@@ -14,6 +14,7 @@ from odegrad.contracts import (
     GradientMethod,
     HeldOutLoss,
     Problem,
+    Solver,
     Split,
     TrainableEndTime,
 )
@@ -78,7 +79,7 @@ def scheduled(optimizer: torch.optim.Optimizer, schedule: Mapping[int, float]) -
 def train(
     problem: Problem,
     method: GradientMethod,
-    solver: object,
+    solver: Solver,
     optimizer: torch.optim.Optimizer,
     iterations: int,
     progress: Progress,
@@ -143,7 +144,7 @@ def train(
 def _iteration(
     problem: Problem,
     method: GradientMethod,
-    solver: object,
+    solver: Solver,
     optimizer: torch.optim.Optimizer,
     i: int,
     regularised: RegularisedSolve | None,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import GradientMethod, Solve, VectorField, pass_on
+from odegrad.contracts import GradientMethod, Solve, StateT, VectorField, pass_on
 from odegrad.errors import SolverError
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import mapped
@@ -123,7 +123,7 @@ class Grids:
         self.known.clear()
         solver = dataclasses.replace(solver, outputs="step_ends", compile=False)
 
-        def solve(f: VectorField, y0: Any, ts: Tensor) -> Any:
+        def solve(f: VectorField, y0: StateT, ts: Tensor) -> StateT:
             ends = _Ends()
             # The backward pass of the method, if there is one, is not to be heard.
             noted = method(budget.watched(f), solver.observed_by(ends), y0, ts)
@@ -141,7 +141,7 @@ class Grids:
         """
         self._next = 0
 
-        def solve(f: VectorField, y0: Any, ts: Tensor) -> Any:
+        def solve(f: VectorField, y0: StateT, ts: Tensor) -> StateT:
             if self._next >= len(self.known):
                 raise SolverError(
                     "the loss solves more equations than when its grids were recorded: it is not repeatable"

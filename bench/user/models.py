@@ -70,7 +70,7 @@ class Model:
         """Return a copy whose field and solution are float64; the loss still sees the type that it was made for."""
         kinds = tuple(p.dtype for p in parts(self.y0))
 
-        def loss(ys: Any) -> Tensor:
+        def loss(ys: State) -> Tensor:
             cast = tuple(p.to(kind) for p, kind in zip(parts(ys), kinds, strict=True))
             return self.loss(cast[0] if isinstance(ys, Tensor) else cast)
 

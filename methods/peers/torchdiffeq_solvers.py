@@ -11,6 +11,7 @@ from odegrad.errors import SolverError, UnsupportedError
 from odegrad.methods.gradients.adjoint import Adjoint
 from odegrad.methods.gradients.adjoint_seminorm import AdjointSeminorm
 from odegrad.methods.gradients.naive import Naive
+from odegrad.methods.solvers.one_step.options import PerPart
 from odegrad.methods.solvers.opaque import without_gradient
 from odegrad.states import mapped, parts
 
@@ -28,8 +29,8 @@ def solve_as_torchdiffeq(
     t: Tensor,
     *,
     method: str,
-    rtol: object,
-    atol: object,
+    rtol: PerPart,
+    atol: PerPart,
     options: Mapping[str, object] | None,
 ) -> State:
     """Return torchdiffeq's own solution at ``t``, with the gradient of its ``odeint`` or ``odeint_adjoint``.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -198,11 +198,12 @@ class FlatField:
                 dy = self._of_field(t, y)
         return dy if self.autocast is None else self._in_own_type(dy)
 
-    def _in_own_type(self, dy: object) -> Any:
+    def _in_own_type(self, dy: State) -> State:
         """Return what autocast has computed in the type of the state; anything else is left to be refused."""
-        if not isinstance(dy, (Tensor, tuple, list)):
+        given: object = dy
+        if not isinstance(given, (Tensor, tuple, list)):
             return dy
-        return mapped(dy, lambda part: part.to(self.layout.dtype) if isinstance(part, Tensor) else part)  # type: ignore[arg-type]
+        return mapped(dy, lambda part: part.to(self.layout.dtype) if isinstance(part, Tensor) else part)
 
     def stand_after_one_call(self) -> None:
         """Let the generators stand where a call leaves them that draws, if every call began from known states."""

@@ -143,7 +143,7 @@ class Across:
     """What the horizontal axis is."""
 
     name: str
-    values: Callable[[object], Any]
+    values: Callable[[Any], Any]
     """Run -> the place of each of its points."""
     columns: tuple[str, ...]
     """What it takes of a run."""

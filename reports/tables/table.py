@@ -37,7 +37,7 @@ class TextColumn:
     """One column as shown: its heading, its text of one summary row, and the side it is aligned to."""
 
     heading: str
-    text: Callable[[object], str]
+    text: Callable[[Any], str]
     right: bool = True
 
 
