@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from odegrad.contracts import (
     EventSolve,
     GradientMethod,
     Solve,
+    Solver,
     StateT,
     Tap,
     Tappable,
@@ -125,7 +126,7 @@ class UnionOfTimes:
             rows = self.places.to(part.device).t()
             return part[rows, torch.arange(rows.shape[1], device=part.device)]
 
-        return cast("StateT", mapped(ys, of_part))
+        return mapped(ys, of_part)
 
 
 def tapped(method: GradientMethod, tap: Tap | None) -> GradientMethod:
@@ -151,7 +152,7 @@ def next_tap(optimizer: torch.optim.Optimizer) -> Tap | None:
     return optimizer.next_tap() if isinstance(optimizer, CurvatureConsumer) else None
 
 
-def next_solve(optimizer: torch.optim.Optimizer, method: GradientMethod, solver: object, batch: Any) -> Solve:
+def next_solve(optimizer: torch.optim.Optimizer, method: GradientMethod, solver: Solver, batch: object) -> Solve:
     """Return the solve of the coming iteration, with the tap that the optimizer wants.
 
     Where the optimizer takes its samples by passes of its own, it does so here, and the solve has no tap.
@@ -168,6 +169,6 @@ def next_solve(optimizer: torch.optim.Optimizer, method: GradientMethod, solver:
     return solve
 
 
-def samples_by_itself(optimizer: torch.optim.Optimizer, solve: Solve, batch: Any) -> bool:
+def samples_by_itself(optimizer: torch.optim.Optimizer, solve: Solve, batch: object) -> bool:
     """Let the optimizer take the samples of the tap on ``solve``, if it does so by passes of its own; say whether."""
     return isinstance(optimizer, CurvaturePasses) and optimizer.sample(solve, batch)

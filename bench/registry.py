@@ -167,7 +167,7 @@ def build_task(name: str | Callable[..., Task]) -> Task:
     return _construct(factory, "task", name_of(name), None)  # type: ignore[no-any-return]
 
 
-def name_of(name: Any) -> str:
+def name_of(name: object) -> str:
     """Return a name as it is, and that of a class or function."""
     return name if isinstance(name, str) else getattr(name, "__name__", type(name).__name__)
 
@@ -185,7 +185,7 @@ def options_of(factory: Any, given: int = 0) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in taken[given:]}
 
 
-def _construct(factory: Any, kind: str, name: str, options: Mapping[str, Scalar] | None, *first: Any) -> Any:
+def _construct(factory: Any, kind: str, name: str, options: Mapping[str, Scalar] | None, *first: object) -> Any:
     asked = dict(options or {})
     known = options_of(factory, len(first))
     if not any(p.kind is p.VAR_KEYWORD for p in known.values()):

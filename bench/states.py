@@ -5,12 +5,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import State
+from odegrad.contracts import State, StateT
 from odegrad.errors import UsageError
 
 
@@ -19,9 +19,10 @@ def parts(y: State) -> tuple[Tensor, ...]:
     return (y,) if isinstance(y, Tensor) else tuple(y)
 
 
-def mapped(y: State, change: Callable[[Tensor], Tensor]) -> State:
+def mapped(y: StateT, change: Callable[[Tensor], Tensor]) -> StateT:
     """Return ``y`` with every part changed."""
-    return change(y) if isinstance(y, Tensor) else tuple(change(p) for p in y)
+    changed: State = change(y) if isinstance(y, Tensor) else tuple(change(p) for p in y)
+    return cast("StateT", changed)
 
 
 def flatten(y: State) -> Tensor:
@@ -133,7 +134,7 @@ class Layout:
     device: torch.device
     judged: int | None = None
     """How many of the parts the error norm sees, from the first on; all of them if None."""
-    own_norm: Callable[[Any], Any] | None = field(default=None, compare=False)
+    own_norm: Callable[[Any], object] | None = field(default=None, compare=False)
     """The user's norm of a state, instead of the largest root mean square over its parts."""
 
     @classmethod

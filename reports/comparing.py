@@ -237,7 +237,7 @@ _TRACED = ["target", "status", "metric_higher_is_better", "trace_metric", "trace
 
 
 def _reached(
-    target: float, status: str, higher_is_better: object, metric: object, seconds: Any, iterations: Any
+    target: float, status: str, higher_is_better: object, metric: object, seconds: Any, iterations: object
 ) -> tuple[float, float]:
     """Return the seconds and iterations to the target."""
     if math.isnan(target):

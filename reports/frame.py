@@ -82,7 +82,7 @@ def load(*results: Path | str, across_machines: bool = False) -> pd.DataFrame:
     """
     if not results:
         raise ResultsError("results: expected at least one folder, got none; give one that `odegrad run` wrote")
-    latest: dict[str, tuple[Any, ...]] = {}
+    latest: dict[str, tuple[object, ...]] = {}
     for folder in map(Path, results):
         for row in _rows_of_folder(folder):
             _keep_latest(latest, row)
@@ -126,7 +126,7 @@ def _rows_of_folder(folder: Path) -> Iterator[dict[str, object]]:
         )
 
 
-def from_rows(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def from_rows(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """Return rows, as ``Record.to_row`` makes them, as a dataframe; absent values are NA, unknown keys are dropped.
 
     Raises
@@ -222,7 +222,7 @@ def _place(error: ValueError | RecursionError) -> str:
     return f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
-def _is_record(row: Any, path: Path, number: int) -> bool:
+def _is_record(row: object, path: Path, number: int) -> bool:
     """Return whether a line is a record; refuse one of a newer odegrad."""
     if not isinstance(row, dict):
         return False
@@ -233,14 +233,14 @@ def _is_record(row: Any, path: Path, number: int) -> bool:
     return isinstance(row.get("run_id"), str) and isinstance(status, str) and status in _STATUSES
 
 
-def _keep_latest(latest: dict[str, tuple[Any, ...]], row: dict[str, Any]) -> None:
+def _keep_latest(latest: dict[str, tuple[object, ...]], row: dict[str, Any]) -> None:
     known = latest.get(row["run_id"])
     if known is None or row["status"] == Status.OK or known[_STATUS] != Status.OK:
         latest.pop(row["run_id"], None)
         latest[row["run_id"]] = _values(row)
 
 
-def _values(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _values(row: Mapping[str, object]) -> tuple[object, ...]:
     return tuple(map(row.get, _NAMES))
 
 
@@ -249,7 +249,7 @@ def _frame(rows: list[tuple[object, ...]]) -> pd.DataFrame:
     return pd.DataFrame({c.name: _series(c, list(v)) for c, v in zip(COLUMNS, by_column, strict=True)})
 
 
-def _series(column: Column, values: list[Any]) -> Any:
+def _series(column: Column, values: list[Any]) -> object:
     try:
         if column.dtype == "object":
             return pd.Series(values, dtype="object")
@@ -279,7 +279,7 @@ def _check_types(rows: list[tuple[object, ...]]) -> None:
             raise ResultsError(f"column {column.name!r}: expected lists of numbers in every record")
 
 
-def _fits(dtype: str, value: Any) -> bool:
+def _fits(dtype: str, value: object) -> bool:
     kinds: dict[str, Any] = {"int64": int, "boolean": bool, "string": str, "float64": (int, float)}
     return value is None or isinstance(value, kinds[dtype])
 

@@ -16,7 +16,7 @@ TIMINGS = tuple(column for column in COLUMNS if column.measured and not column.d
 _log = logging.getLogger(__name__)
 
 
-def hardware(machine: Any) -> tuple[Any, ...] | None:
+def hardware(machine: Any) -> tuple[object, ...] | None:
     """Return what decides the times of a record's machine, or None where the record does not say."""
     known = isinstance(machine, dict) and any(machine.get(key) is not None for key in HARDWARE)
     return tuple(machine.get(key) for key in HARDWARE) if known else None

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
 
 import pandas as pd
 
@@ -38,7 +37,7 @@ _NAMED = frozenset({"rtol", "atol", "iterations", "code"})
 """Settings whose bare value does not say what it is."""
 
 
-def sort_key(method: str, variant: str = "") -> tuple[Any, ...]:
+def sort_key(method: str, variant: str = "") -> tuple[object, ...]:
     """Return a key that sorts methods: known ones in ``METHOD_ORDER``, others by name; variants by number."""
     place = METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER)
     return (place, method, natural(variant))
@@ -96,7 +95,7 @@ def _texts(values: pd.Series) -> pd.Series:
     return pd.Series([texts[i] for i in numbers], index=values.index, dtype="object")
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in sorted(value.items()))
     if isinstance(value, float):

@@ -57,7 +57,7 @@ class TrendStep:
     bad: int
     """Index of the first commit after it; of a drift since a release, the last commit."""
     before: object
-    after: Any
+    after: object
     change: str
     """By how much, in words."""
     verdict: str

@@ -98,7 +98,7 @@ TEXTS: Mapping[ShownAs, Callable[[Any], str]] = {
 """How a column is shown -> what writes its values."""
 
 
-def of_column(name: str, value: Any) -> str:
+def of_column(name: str, value: object) -> str:
     """Return a value of a record's column, or a median of it, as a reader sees it."""
     return TEXTS[COLUMN_OF[name].shown_as](value)
 

@@ -48,7 +48,7 @@ def candidate(chosen: str | tuple[str, Mapping[str, Scalar]], solver: OneStepSol
     """
     name, settings = (chosen, {}) if isinstance(chosen, str) else chosen
     method = build_gradient(name, settings)
-    row: dict[str, Any] = {"gradient": name, "exact": method.traits.exact}
+    row: dict[str, object] = {"gradient": name, "exact": method.traits.exact}
     taken = solver_for(method, solver)
     if taken is None:
         return Candidate(method, solver, row | {"verdict": f"refused: {method.refuses(solver)}"})

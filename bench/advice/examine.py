@@ -126,10 +126,10 @@ class Examination:
             ],
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return everything as plain data."""
         d = self.diagnosis
-        plain: dict[str, Any] = _finite_or_none(
+        plain: dict[str, object] = _finite_or_none(
             {
                 "name": d.name,
                 "rtol": d.rtol,
@@ -151,7 +151,7 @@ class Examination:
         return plain
 
 
-def _finite_or_none(value: Any) -> Any:
+def _finite_or_none(value: object) -> Any:
     """Return plain data with None for numbers that JSON does not know."""
     if isinstance(value, dict):
         return {k: _finite_or_none(v) for k, v in value.items()}

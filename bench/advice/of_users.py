@@ -16,7 +16,9 @@ from odegrad.registry import is_foreign, others_offer
 from odegrad.user.models import load_model
 
 
-def compare_users(model: str, settings: dict[str, Any], timeout: float | None, tell: Tell = in_silence) -> Comparison:
+def compare_users(
+    model: str, settings: dict[str, object], timeout: float | None, tell: Tell = in_silence
+) -> Comparison:
     """Return the comparison on the model in ``my_model.py:build``.
 
     Parameters
@@ -41,7 +43,7 @@ def compare_users(model: str, settings: dict[str, Any], timeout: float | None, t
     return table
 
 
-def compared(model: str, settings: dict[str, Any], progress: Listener) -> dict[str, Any]:
+def compared(model: str, settings: dict[str, Any], progress: Listener) -> dict[str, object]:
     """Return rows and advice of the comparison on a user's model; called in a measuring process."""
     built = load_model(model)
     table = compare_gradients(built.field, built.y0, built.ts, loss=built.loss, tell=_lines(progress), **settings)
@@ -91,7 +93,7 @@ def examined(
     return told(name, settings, figure, lambda message: tell(message["line"]))
 
 
-def told(name: str, settings: dict[str, Any], figure: str | None, progress: Listener) -> dict[str, Any]:
+def told(name: str, settings: dict[str, Any], figure: str | None, progress: Listener) -> dict[str, object]:
     """Return an examination as plain data, and draw its figure; in a measuring process where code is a user's own."""
     found = examine(name, tell=_lines(progress), **settings)
     if figure is not None:

@@ -92,7 +92,7 @@ def outputs_and_states(method: GradientMethod, solver: OneStepSolver) -> Iterato
     generator = torch.Generator().manual_seed(9)
     image = torch.randn(2, 2, 3, 3, generator=generator, dtype=torch.float64)
 
-    def every(ys: Any) -> Tensor:
+    def every(ys: object) -> Tensor:
         parts = ys if isinstance(ys, tuple) else (ys,)
         return torch.stack([((p * (k + 1)) ** 2).mean() for k, p in enumerate(parts)]).sum()
 

@@ -5,7 +5,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ PROBLEM_MEMBERS = ("model", "fields", "training", "batch", "probe_batch", "loss"
 TASK_KINDS: tuple[str, ...] = get_args(get_type_hints(TaskInfo)["kind"])
 
 
-def tensors(thing: Any) -> list[Tensor]:
+def tensors(thing: object) -> list[Tensor]:
     """Return the tensors in ``thing``: a tensor, or a mapping, sequence or dataclass of such, however deep."""
     if isinstance(thing, Tensor):
         return [thing]
@@ -117,7 +117,7 @@ def statement(task: Task) -> Iterator[CheckResult]:
 
 def unknown_size(task: Task) -> Iterator[CheckResult]:
     """T1: a size that the task does not have is an UnknownNameError, from ``training`` and ``build``."""
-    calls: Mapping[str, Callable[[], Any]] = {
+    calls: Mapping[str, Callable[[], object]] = {
         "training": lambda: task.training("no such size"),
         "build": lambda: built(task, size="no such size"),
     }

@@ -8,7 +8,7 @@ import logging
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -79,7 +79,7 @@ def check(
 
     if (name is None) != every:
         raise UsageError("NAME, --all: expected one of them; odegrad check adjoint, or odegrad check --all")
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     failed = 0
     for each in shared_loop_methods() if name is None else [name]:
         with redirect_stdout(sys.stderr):

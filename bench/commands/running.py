@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -180,7 +180,7 @@ def plan(
         print_rows(plan_rows([*trials, *counting], expected), False, title)
         return
     open_yet = dict.fromkeys(("run_id", "gradient_options", "optimizer_options")) if trials else {}
-    rows: list[dict[str, Any]] = [{"run_id": run.run_id, **run.to_dict()} for run in trials]
+    rows: list[dict[str, object]] = [{"run_id": run.run_id, **run.to_dict()} for run in trials]
     for run in counting:  # of a suite that tunes, the trials choose what is left open
         said = {f"predicted_{k}": v for k, v in asdict(expected[cell_of(run)]).items()} if predict else {}
         rows.append({"run_id": run.run_id, **run.to_dict(), **open_yet, **said})

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from odegrad.contracts.fields import StateT, VectorField
 from odegrad.contracts.solvers import Solver, SolverT
+
+EventT_contra = TypeVar("EventT_contra", contravariant=True)
+"""What a solve may end at: an ``Event`` of ``odegrad.methods.events``."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Baseline:
     """What a suite's runs measured when the baseline was accepted."""
 
     suite: str
-    machine: Mapping[str, Any]
+    machine: Mapping[str, object]
     """The machine class, from ``machine_class``."""
     runs: Mapping[str, BaselineEntry]
     """Name of a run -> what is kept of it."""
@@ -109,7 +109,7 @@ def entry_of(first: Record, second: Record) -> dict[str, object]:
 
 def differing_metrics(first: Record, second: Record) -> list[str]:
     """Return the metrics, and ``status``, in which two measurements of the same code differ, in order."""
-    pairs: dict[str, tuple[Any, Any]] = {"status": (str(first.status), str(second.status))}
+    pairs: dict[str, tuple[object, object]] = {"status": (str(first.status), str(second.status))}
     pairs |= {name: (first.measured.get(name), second.measured.get(name)) for name in METRICS}
     return sorted(name for name, (a, b) in pairs.items() if a != b and not (_nan(a) and _nan(b)))
 
@@ -178,5 +178,5 @@ def _checked(data: Mapping[str, Any]) -> Baseline:
     return Baseline(str(data["suite"]), dict(data["machine"]), dict(data["runs"]), bands, reasons)
 
 
-def _nan(value: Any) -> bool:
+def _nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)

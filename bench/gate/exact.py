@@ -1,7 +1,6 @@
 """The exact gate: each run's figures, measured twice, against the baseline's; a pure function."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from odegrad.errors import BaselineError
 from odegrad.gate.baseline import INEXACT, Baseline, BaselineEntry, differing_metrics
@@ -115,7 +114,7 @@ def _judge_metric(
         return GateFinding(name, metric, GateState.NEW, None, new, "not in the baseline")
     if new is None:
         return GateFinding(name, metric, GateState.CHANGED, old, None, "no longer measured")
-    values: list[Any] = [record.measured.get(metric) for record in both]
+    values: list[object] = [record.measured.get(metric) for record in both]
     if limit is None or not all(moved(metric, old, value, limit) for value in values):
         return None
     higher = both[0].measured.get("metric_higher_is_better") if metric == "metric_value" else None

@@ -27,7 +27,7 @@ def machine_class(machine: Mapping[str, object]) -> dict[str, object]:
     return {name: machine.get(name) for name in CLASS}
 
 
-def kept(name: str, value: Any) -> Any:
+def kept(name: str, value: object) -> object:
     """Return a metric's value as a baseline keeps it: errors to two digits, trained figures to six."""
     digits = _DIGITS.get(METRICS[name].compared)
     return float(f"{value:.{digits}g}") if digits and isinstance(value, float) else value
@@ -66,5 +66,5 @@ def better(name: str, old: object, new: Any, higher_is_better: bool | None = Non
     return bool((new > old) is higher)
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)

@@ -13,7 +13,7 @@ STATUS = "status"
 _BANDS = default_bands()
 
 
-def value_of(line: Line, metric: str) -> Any:
+def value_of(line: Line, metric: str) -> object:
     """Return a metric of the exact gate, or ``status``."""
     return line.status if metric == STATUS else line.metrics[metric]
 
@@ -29,7 +29,7 @@ def has_moved(metric: str, old: Line, new: Line, same_class: bool = True) -> boo
 
 
 def step_between(
-    metric: str, lines: tuple[Line, Line], ends: tuple[int, int], values: tuple[Any, Any], machine: str, suite: str,
+    metric: str, lines: tuple[Line, Line], ends: tuple[int, int], values: tuple[Any, object], machine: str, suite: str,
     why: str = "",
 ) -> TrendStep:  # fmt: skip
     """Return the step of a metric.

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -108,6 +107,6 @@ def _whole_lines(texts: Iterable[bytes], where: str) -> Iterable[Line]:
             )  # fmt: skip
 
 
-def _plain_row(row: dict[str, object]) -> dict[str, Any]:
+def _plain_row(row: dict[str, object]) -> dict[str, object]:
     """Return a row of a frame as a record wrote it: without what pandas makes of absent values."""
     return {str(name): value for name, value in row.items() if isinstance(value, (dict, list)) or not pd.isna(value)}

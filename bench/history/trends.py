@@ -105,7 +105,7 @@ def _mover(metric: str, lines: Sequence[Line]) -> Callable[[int, int], bool]:
     return lambda old, new: has_moved(metric, lines[old], lines[new])
 
 
-def _series(track: Track, metric: str, kept: Sequence[int], values: Sequence[Any]) -> TrendSeries:
+def _series(track: Track, metric: str, kept: Sequence[int], values: Sequence[object]) -> TrendSeries:
     first = track.lines[0]
     return TrendSeries(first.suite, first.run, metric, track.machine, [track.places[i] for i in kept], values)
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import PassesCalls, State, pass_on
+from odegrad.contracts import PassesCalls, State, StateT, VectorField, pass_on
 from odegrad.errors import UnsupportedError, UsageError
+from odegrad.methods.solvers.one_step.options import PerPart
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.registry import odeint_solver
@@ -41,15 +42,16 @@ INTERPOLATIONS = frozenset({"linear", "cubic"})
 NOT_PLAIN = ("step_t", "grid_constructor", "norm", "dtype", "interp", "perturb")
 """Options of torchdiffeq that are no plain numbers, or that need none here."""
 
-Func = Callable[[Tensor, Any], Any]
-"""Dynamics ``dy/dt = func(t, y)``."""
+Func = Callable[[Tensor, StateT], StateT]
+"""Dynamics ``dy/dt = func(t, y)`` on states of one kind: a tensor, or a tuple of tensors."""
 
 
-def field_of(func: Func) -> Any:
+def field_of(func: Func[StateT]) -> VectorField:
     """Return ``func`` as a field: a method of a module is one with that module's parameters."""
     if isinstance(func, MethodType) and isinstance(func.__self__, nn.Module):
         return _OfModule(func)
-    return func
+    # What is no module has no parameters to name; who needs them, refuses it.
+    return cast("VectorField", func)
 
 
 class _OfModule(nn.Module):
@@ -61,8 +63,9 @@ class _OfModule(nn.Module):
         self.method = method
         pass_on(self.module, self)
 
-    def forward(self, t: Tensor, y: object) -> object:
-        return self.method(t, y)
+    def forward(self, t: Tensor, y: StateT) -> StateT:
+        dy: StateT = self.method(t, y)
+        return dy
 
 
 class WithParameters(PassesCalls):
@@ -74,7 +77,7 @@ class WithParameters(PassesCalls):
         If these are no tensors.
     """
 
-    def __init__(self, func: Func, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, func: Callable[[Tensor, Any], Any], tensors: Sequence[Tensor]) -> None:
         super().__init__()
         self.inner = func
         self.tensors = tuple(tensors)
@@ -86,17 +89,17 @@ class WithParameters(PassesCalls):
         """Yield the tensors."""
         yield from self.tensors  # type: ignore[misc]
 
-    def called(self, function: Func, t: Tensor, y: Any) -> Any:
+    def called(self, function: Func[Any], t: Tensor, y: Any) -> Any:
         """Return ``function(t, y)``."""
         return function(t, y)
 
 
 def solver_of(
     method: str | None,
-    rtol: object,
-    atol: object,
+    rtol: PerPart,
+    atol: PerPart,
     options: Mapping[str, Any] | None,
-    solved: tuple[Any, State, Tensor] | None = None,
+    solved: tuple[object, State, Tensor] | None = None,
 ) -> OneStepSolver:
     """Return the solver that torchdiffeq's arguments name.
 
@@ -134,10 +137,11 @@ def solver_of(
     return _with_options(solver, others, solved)
 
 
-def _tolerance(name: str, value: Any) -> tuple[float, bool]:
+def _tolerance(name: str, value: object) -> tuple[float, bool]:
     """Return the largest of the tolerances ``value``, and whether there are several."""
-    parts = value if isinstance(value, (tuple, list)) else [value]
-    if not parts or not all(isinstance(p, (int, float, Tensor)) and not isinstance(p, bool) for p in parts):
+    given = value if isinstance(value, (tuple, list)) else [value]
+    parts = [p for p in given if isinstance(p, (int, float, Tensor)) and not isinstance(p, bool)]
+    if not parts or len(parts) < len(given):
         raise UsageError(
             f"{name}: expected a number, a tensor that broadcasts to the state, or as many of either as the state has "
             f"parts, got {type(value).__name__}"
@@ -147,7 +151,7 @@ def _tolerance(name: str, value: Any) -> tuple[float, bool]:
 
 
 def _with_options(
-    solver: OneStepSolver, options: Mapping[str, object], solved: tuple[Any, State, Tensor] | None
+    solver: OneStepSolver, options: Mapping[str, object], solved: tuple[object, State, Tensor] | None
 ) -> OneStepSolver:
     """Return ``solver`` with the options of torchdiffeq that are no plain numbers."""
     if options and solved is None:
@@ -188,7 +192,7 @@ def _grid(solver: OneStepSolver, constructor: Any, func: object, y0: State, t: T
     return grid
 
 
-def _perturbed(solver: OneStepSolver, solved: tuple[Any, State, Tensor] | None) -> OneStepSolver:
+def _perturbed(solver: OneStepSolver, solved: tuple[object, State, Tensor] | None) -> OneStepSolver:
     """Return ``solver`` with stages that see the field inside of the step at its ends."""
     scheme = solver.scheme
     if solver.adaptive or not isinstance(scheme, Tableau) or scheme.fsal or solver.compile:
@@ -201,7 +205,7 @@ def _perturbed(solver: OneStepSolver, solved: tuple[Any, State, Tensor] | None) 
     return replace(solver, scheme=replace(scheme, perturbed=True))
 
 
-def _times(name: str, times: Any) -> tuple[float, ...]:
+def _times(name: str, times: object) -> tuple[float, ...]:
     """Return ``times`` as floats."""
     try:
         flat = torch.as_tensor(times, dtype=torch.float64).detach().reshape(-1)

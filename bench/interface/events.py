@@ -1,12 +1,11 @@
 """``odeint_event`` with torchdiffeq's arguments: solves that end at an event, whose time has a gradient."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from odegrad.contracts import State
+from odegrad.contracts import StateT
 from odegrad.errors import UsageError
 from odegrad.event import CrossingDirection, Event, EventFn
 from odegrad.interface.arguments import Func
@@ -18,8 +17,8 @@ _AT_ONCE = "_odegrad_events_at_once"
 
 
 def odeint_event(
-    func: Func,
-    y0: State,
+    func: Func[StateT],
+    y0: StateT,
     t0: Tensor,
     *,
     event_fn: EventFn,
@@ -29,7 +28,7 @@ def odeint_event(
     first_excluded: bool = True,
     event_samples: int = 3,
     odeint_interface: Callable[..., object] = odeint,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> EventSolution:
     """Solve ``dy/dt = func(t, y)``, ``y(t0) = y0`` until ``event_fn(t, y)`` crosses zero; drop-in for torchdiffeq's.
 

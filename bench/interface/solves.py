@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor
 
 from odegrad.binding import tapped
-from odegrad.contracts import GradientMethod, Scalar, State, Tap, ending_at_events, taking_jumps
+from odegrad.contracts import GradientMethod, Scalar, State, StateT, Tap, ending_at_events, taking_jumps
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.event import Event, EventFn
 from odegrad.interface.arguments import Func, WithParameters, field_of, solver_of
@@ -15,6 +15,7 @@ from odegrad.methods.backward.continuous import ContinuousMethod
 from odegrad.methods.events.jumps import Jump, Reset, field_jumps, resets, solve_over_jumps
 from odegrad.methods.events.until_over_jumps import until_over_jumps
 from odegrad.methods.peers.torchdiffeq_solvers import OF_TORCHDIFFEQ, solve_as_torchdiffeq
+from odegrad.methods.solvers.one_step.options import PerPart
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.times import checked_times
 from odegrad.registry import build_gradient
@@ -31,12 +32,12 @@ class EventSolution(NamedTuple):
 
 
 def odeint(
-    func: Func,
-    y0: State,
+    func: Func[StateT],
+    y0: StateT,
     t: Tensor,
     *,
-    rtol: float = 1e-7,
-    atol: float = 1e-9,
+    rtol: PerPart = 1e-7,
+    atol: PerPart = 1e-9,
     method: str | None = None,
     options: Mapping[str, object] | None = None,
     event_fn: EventFn | None = None,
@@ -44,7 +45,7 @@ def odeint(
     gradient: str = "naive",
     gradient_options: Mapping[str, Scalar] | None = None,
     tap: Tap | None = None,
-) -> State:
+) -> StateT:
     """Solve ``dy/dt = func(t, y)``, ``y(t[0]) = y0``; drop-in for ``torchdiffeq.odeint`` with a choice of gradient.
 
     Parameters
@@ -109,38 +110,40 @@ class _Told:
     """How to step, in torchdiffeq's arguments."""
 
     method: str | None
-    rtol: Any
-    atol: Any
+    rtol: PerPart
+    atol: PerPart
     options: Mapping[str, Any] | None
 
 
 def _solved(
     found: GradientMethod,
-    func: Func,
-    y0: State,
+    func: Func[StateT],
+    y0: StateT,
     t: Tensor,
     told: _Told,
     event_fn: EventFn | None,
     jumps: Iterable[tuple[float | Tensor, Reset]],
-) -> State:
+) -> StateT:
     """Return what ``odeint`` does, by the gradient method ``found``."""
     options = dict(told.options or {})
     if told.method in OF_TORCHDIFFEQ:
         if event_fn is not None or list(jumps):
             raise UnsupportedError(f"event_fn, jumps: not with method {told.method} of torchdiffeq; use dopri5")
-        given = {"method": told.method, "rtol": told.rtol, "atol": told.atol, "options": options}
-        return solve_as_torchdiffeq(found, field_of(func), y0, t, **given)
+        field, (rtol, atol) = field_of(func), (told.rtol, told.atol)
+        of_other = solve_as_torchdiffeq(
+            found, field, y0, t, method=told.method or "", rtol=rtol, atol=atol, options=options
+        )
+        return cast("StateT", of_other)
     times = [*field_jumps(options.pop("jump_t", ())), *resets(jumps)]
     field, solver = field_of(func), solver_of(told.method, told.rtol, told.atol, options, (func, y0, t))
     if event_fn is not None:
-        return cast("State", _until(found, field, solver, y0, t, event_fn, times))
+        return cast("StateT", _until(found, field, solver, y0, t, event_fn, times))
     if times:
         taking_jumps(found)
-        return solve_over_jumps(found, field, solver, y0, t, times)
+        return cast("StateT", solve_over_jumps(found, field, solver, y0, t, times))
     if isinstance(t, Tensor) and t.shape == (1,) and isinstance(y0, (Tensor, tuple)):
         return mapped(y0, lambda part: part[None])
-    solution: State = found(field, solver, y0, t)
-    return solution
+    return found(field, solver, y0, t)
 
 
 def _until(
@@ -165,14 +168,14 @@ def _until(
 
 
 def odeint_adjoint(
-    func: Func,
-    y0: State,
+    func: Func[StateT],
+    y0: StateT,
     t: Tensor,
     *,
-    rtol: float = 1e-7,
-    atol: float = 1e-9,
+    rtol: PerPart = 1e-7,
+    atol: PerPart = 1e-9,
     method: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     event_fn: EventFn | None = None,
     jumps: Iterable[tuple[float | Tensor, Reset]] = (),
     adjoint_rtol: float | None = None,
@@ -180,7 +183,7 @@ def odeint_adjoint(
     adjoint_method: str | None = None,
     adjoint_options: Mapping[str, object] | None = None,
     adjoint_params: Sequence[Tensor] | None = None,
-) -> State:
+) -> StateT:
     """Solve as ``odeint`` does, with the adjoint method; drop-in for ``torchdiffeq.odeint_adjoint``.
 
     Parameters

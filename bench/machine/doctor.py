@@ -59,7 +59,7 @@ class MachineFindings:
 
     findings: list[Finding]
     noise: Noise | None
-    machine: Mapping[str, Any]
+    machine: Mapping[str, object]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the findings as plain rows."""
@@ -105,7 +105,7 @@ def examine_machine(pairs: int = 30, seed: int = 0) -> MachineFindings:
     )
 
 
-def _in_worker(function: str, *arguments: Any) -> Reply:
+def _in_worker(function: str, *arguments: object) -> Reply:
     call = Call(function, arguments, threads=1, folder=".", output="")
     return call_in_process(call, timeout=TIMEOUT_SECONDS, progress=lambda _message: None)
 

@@ -101,7 +101,7 @@ def count_columns(
     solver: OneStepSolver,
     tap: Tap | None = None,
     sample: Sample | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return every column of the count pass but the certificate; the subject is left as it was.
 
     Parameters
@@ -222,10 +222,10 @@ def _calls(counts: Counts, traits: Traits) -> dict[str, object]:
     }
 
 
-def _systems(counts: Counts, back: str, *, implicit: bool) -> dict[str, Any]:
+def _systems(counts: Counts, back: str, *, implicit: bool) -> dict[str, object]:
     """Return the columns of Newton's iterations and linear systems; None where no step is implicit."""
     forward, backward = (counts.work.get(phase, ImplicitWork()) for phase in ("forward", back))
-    columns = {
+    columns: dict[str, object] = {
         "newton_iterations": forward.newton,
         "newton_iterations_lost": forward.newton_lost,
         "newton_failures": forward.failures,
@@ -255,7 +255,7 @@ def _rows(counts: Counts, back: str, solver: OneStepSolver) -> dict[str, Any]:
     there, again = counts.rounds.get("forward", []), counts.rounds.get(back, [])
     s = solver.scheme.evaluations
     made = sum(each.rows(s) for each in there)
-    columns = {
+    columns: dict[str, object] = {
         "sample_evaluations": counts.rows["forward"],
         "sample_evaluations_backward": counts.rows[back],
         "useful_fraction": sum(each.useful_rows(s) for each in there) / made if made else None,
@@ -285,7 +285,7 @@ def _operators(subject: Subject, method: GradientMethod, solver: OneStepSolver) 
 
 def solve_costs(solves: list[SolveLog], solver: OneStepSolver, back: str) -> list[SolveCost]:
     """Return what the cost of each solve depends on; calls each field once for every shape of its state."""
-    known: dict[Any, int | tuple[int, int]] = {}
+    known: dict[object, int | tuple[int, int]] = {}
     costs = []
     for log in solves:
         pieces = parts(log.y0)

@@ -205,5 +205,5 @@ class _CountPulls(torch.autograd.Function):
         return (None, *grads)
 
     @staticmethod
-    def vmap(info: object, in_dims: tuple[object, ...], counts: Counts, *outputs: Tensor) -> Any:  # noqa: ARG004
+    def vmap(info: object, in_dims: tuple[object, ...], counts: Counts, *outputs: Tensor) -> object:  # noqa: ARG004
         return tuple(_CountPulls.apply(counts, *outputs)), in_dims[1:]  # type: ignore[no-untyped-call]

@@ -147,7 +147,7 @@ class StorageMemory:
         return self._tracker.peak
 
 
-def _tensors(given: Iterable[Any]) -> Iterator[torch.Tensor]:
+def _tensors(given: Iterable[object]) -> Iterator[torch.Tensor]:
     """Yield the tensors among an operator's arguments or results, which are tensors, plain data, and lists of both.
 
     Not by ``tree_iter``, which knows every kind of container and takes as long as the operator.
@@ -177,7 +177,7 @@ class _StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return False: torch need not import its compiler, which takes seconds, to keep it out of these few lines."""
         return False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
         kwargs = kwargs or {}
         given = () if func is torch.ops.aten.lift_fresh.default else (*args, *kwargs.values())
         before = {t.untyped_storage()._cdata for t in _tensors(given)}

@@ -18,7 +18,7 @@ class OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operators = 0
         self.flops = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         """Call ``func`` and count it."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)

@@ -107,7 +107,7 @@ def _library(built: Built) -> dict[str, object]:
     return {"library": name, "library_version": package_version(name) or "" if name else ""}
 
 
-def _certificate(built: Built, state: ModelState, references: Path) -> dict[str, Any]:
+def _certificate(built: Built, state: ModelState, references: Path) -> dict[str, object]:
     run, smooth = built.run, built.task.info.smooth
 
     def afresh() -> Subject:
@@ -238,7 +238,7 @@ def _at_the_end(built: Built, calls: tuple[int, int], references: Path, progress
     }
 
 
-def diagnose(run: Run, scratch: Path, progress: Progress) -> dict[str, Any]:
+def diagnose(run: Run, scratch: Path, progress: Progress) -> dict[str, object]:
     """Take the logarithmic norms along the probe batch's trajectory at every state that the training has left."""
     started = perf_counter()
     problem = build_task(run.task).build(run.size, run.seed, torch.device(run.device), torch.float64)

@@ -9,7 +9,7 @@ from time import perf_counter
 import torch
 
 from odegrad.binding import next_solve, solve_with
-from odegrad.contracts import GradientMethod, Problem, Solve
+from odegrad.contracts import GradientMethod, Problem, Solve, Solver
 from odegrad.measuring.meters import Clock
 from odegrad.records.rounds import relative_interval
 from odegrad.reference.subject import Subject, of_training
@@ -55,7 +55,7 @@ def forward_and_backward(subject: Subject, solve: Solve) -> tuple[float, float]:
 
 
 def time_iterations(
-    problem: Problem, method: GradientMethod, solver: object, optimizer: torch.optim.Optimizer, budget: float
+    problem: Problem, method: GradientMethod, solver: Solver, optimizer: torch.optim.Optimizer, budget: float
 ) -> Timings:
     """Return the timings of repeated training iterations on batch 0.
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from odegrad.contracts import (
     GradientMethod,
     HeldOutLoss,
     Problem,
+    Solver,
     Split,
     TrainableEndTime,
 )
@@ -23,7 +23,7 @@ from odegrad.measuring.meters import Clock
 from odegrad.methods.regularisers.regularised import RegularisedSolve
 from odegrad.records.record import EVALUATIONS
 
-Progress = Callable[[Mapping[str, Any]], None]
+Progress = Callable[[Mapping[str, object]], None]
 """Told of the state of a pass: ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``."""
 
 PROGRESS_SECONDS = 0.1
@@ -79,7 +79,7 @@ def scheduled(optimizer: torch.optim.Optimizer, schedule: Mapping[int, float]) -
 def train(
     problem: Problem,
     method: GradientMethod,
-    solver: Any,
+    solver: Solver,
     optimizer: torch.optim.Optimizer,
     iterations: int,
     progress: Progress,
@@ -144,7 +144,7 @@ def train(
 def _iteration(
     problem: Problem,
     method: GradientMethod,
-    solver: Any,
+    solver: Solver,
     optimizer: torch.optim.Optimizer,
     i: int,
     regularised: RegularisedSolve | None,

@@ -81,7 +81,7 @@ class Receiver:
             yield checked(payload)
 
 
-def checked(payload: bytes) -> dict[str, Any]:
+def checked(payload: bytes) -> dict[str, object]:
     """Return the message in ``payload``.
 
     Raises

@@ -34,7 +34,7 @@ def fault_of(name: str, value: Any) -> str | None:
     return None if fault is None else f"column {name!r}: expected {fault}"
 
 
-def fault_of_measured(measured: Mapping[str, Any]) -> str | None:
+def fault_of_measured(measured: Mapping[str, object]) -> str | None:
     """Return what is wrong with the columns that a run has measured; None if nothing is."""
     for name, value in measured.items():
         fault = fault_of(name, value)
@@ -52,7 +52,7 @@ def fault_of_traces(measured: Mapping[str, Any]) -> str | None:
     return None
 
 
-def fault_of_row(row: Mapping[str, Any]) -> str | None:
+def fault_of_row(row: Mapping[str, object]) -> str | None:
     """Return what is wrong with a record's row; None if nothing is."""
     for column in COLUMNS:
         fault = fault_of(column.name, row.get(column.name))
@@ -81,7 +81,7 @@ def _string(_column: Column, value: Any) -> str | None:
     return None if _encodable(value) else f"text in Unicode, got half a character in {_shown(value)}"
 
 
-def _boolean(_column: Column, value: Any) -> str | None:
+def _boolean(_column: Column, value: object) -> str | None:
     return None if isinstance(value, bool) else f"true or false, got {_shown(value)}"
 
 

@@ -42,7 +42,7 @@ def encode(record: Record) -> bytes:
     return sealed({name: row[name] for name in LEADING} | row)
 
 
-def sealed(row: dict[str, Any]) -> bytes:
+def sealed(row: dict[str, object]) -> bytes:
     """Return a row as a line with the CRC-32 of all that stands before it."""
     body = json.dumps({name: value for name, value in row.items() if name != "crc32"}).encode()
     return body[:-1] + _CHECK + f"{zlib.crc32(body[:-1]):08x}".encode() + b'"}\n'

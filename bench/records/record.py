@@ -113,7 +113,7 @@ class Run:
 
 _OPTION_FIELDS = tuple(f.name for f in dataclasses.fields(Run) if f.name.endswith("_options"))
 
-LATER: Mapping[str, Any] = {
+LATER: Mapping[str, object] = {
     name: default
     for name, default in Run("", "", "", "", "", "", 0, 0.0, 0.0, 0).to_dict().items()
     if name in {"stage", "passes", "evaluations", "regulariser_options"}
@@ -135,7 +135,7 @@ class Record:
 
     def to_row(self) -> dict[str, object]:
         """Return the flat row: the run's fields, ``run_id``, every measured column, ``machine`` as a dictionary."""
-        row: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "run_id": self.run.run_id, **self.run.to_dict()}
+        row: dict[str, object] = {"schema_version": SCHEMA_VERSION, "run_id": self.run.run_id, **self.run.to_dict()}
         row |= {"status": str(self.status), "message": self.message}
         row |= {c.name: self.measured.get(c.name) for c in COLUMNS if c.measured}
         row["machine"] = dict(self.machine)

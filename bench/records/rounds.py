@@ -33,7 +33,7 @@ def relative_interval(seconds: Sequence[float]) -> float:
     return (total[high] - total[low]) / (2 * statistics.median(total))
 
 
-def merge(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merge(rounds: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     """Return the columns of a run's time pass from those of its rounds.
 
     Raw repeats are put together, and their medians and ``time_relative_interval`` taken anew; ``round_seconds_raw``

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from odegrad.errors import ResultsError
 from odegrad.records.checking import fault_of_row
@@ -121,7 +121,7 @@ class Store:
         """Return the last status of every recorded run by its id."""
         return read_statuses(self.folder)
 
-    def rows(self, run_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    def rows(self, run_ids: Collection[str]) -> dict[str, dict[str, object]]:
         """Return the last row of each of these runs by its id; those that are not recorded are left out."""
         return read_rows(self.folder, run_ids)
 
@@ -181,7 +181,7 @@ def read_rows(folder: Path, run_ids: Collection[str]) -> dict[str, dict[str, obj
     ResultsError
         If a line that is not the last one cannot be read, or is of a newer odegrad.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
     for path in record_files(folder):
         mine: dict[str, dict[str, object]] = {}
         for number, line in whole_lines(path):

@@ -124,7 +124,7 @@ def in_float64(model: Model) -> Subject:
     return dataclasses.replace(subject, loss_epsilon=max(torch.finfo(kind).eps for kind in kinds))
 
 
-def _takes_float64(model: Model, loss: Callable[[Any], Tensor]) -> bool:
+def _takes_float64(model: Model, loss: Callable[[object], Tensor]) -> bool:
     """Return whether ``loss`` takes a solution in float64; tried on states that stay where they start."""
     still = mapped(model.y0, lambda part: part.detach().double().expand(model.ts.shape[-1], *part.shape).clone())
     try:

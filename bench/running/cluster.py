@@ -209,7 +209,7 @@ def slurm_cluster(device: str, worker: Worker, options: Mapping[str, Any]) -> SL
     options = dict(options)
     dashboard = options.pop("dashboard", None)
     scheduler = {"dashboard": dashboard is not None, "dashboard_address": dashboard or "127.0.0.1:0"}
-    routes: dict[str, Any] = {} if dashboard else {"distributed.scheduler.http.routes": []}
+    routes: dict[str, object] = {} if dashboard else {"distributed.scheduler.http.routes": []}
     extra = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
     extra += ["--resources", "GPU=1"] if device == "cuda" else []
     directives = [*options.get("job_extra_directives", []), *(["--gpus=1"] if device == "cuda" else [])]

@@ -137,7 +137,7 @@ def _timed(solves: Sequence[SolveLog]) -> list[tuple[float, float]]:
 def _call_and_product(field: nn.Module, ts: torch.Tensor, y0: State) -> tuple[float, float]:
     leaves = [part.detach().requires_grad_() for part in parts(y0)]
     t = ts[0].detach().to(leaves[0])
-    state: Any = leaves[0] if isinstance(y0, torch.Tensor) else tuple(leaves)
+    state: object = leaves[0] if isinstance(y0, torch.Tensor) else tuple(leaves)
     inputs = [*leaves, *(p for p in field.parameters() if p.requires_grad)]
 
     def call() -> None:

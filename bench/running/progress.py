@@ -35,7 +35,7 @@ class Watcher(Protocol):
         """Hear that ``run`` has started."""
         ...
 
-    def heard(self, run: Run, message: Mapping[str, Any]) -> None:
+    def heard(self, run: Run, message: Mapping[str, object]) -> None:
         """Hear what ``run`` reports, for example ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``."""
         ...
 
@@ -58,7 +58,7 @@ class LogLines:
         """Log at debug level that ``run`` has started."""
         _log.debug("started %s", describe(run))
 
-    def heard(self, run: Run, message: Mapping[str, Any]) -> None:
+    def heard(self, run: Run, message: Mapping[str, object]) -> None:
         """Pass over it."""
 
     def paused(self, run: Run) -> None:

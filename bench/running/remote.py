@@ -15,7 +15,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import Any
 
 from odegrad.errors import InfrastructureError
 from odegrad.processes.deaths import memory_share
@@ -54,7 +53,7 @@ def measure_row(job: Mapping[str, object]) -> dict[str, object]:
         if not line.endswith("\n"):
             _servers.clear()
             raise InfrastructureError(f"the measuring server ended with code {server.wait()} before it had answered")
-        row: dict[str, Any] = json.loads(line)
+        row: dict[str, object] = json.loads(line)
         return row
 
 

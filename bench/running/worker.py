@@ -148,7 +148,7 @@ class Worker:
         """
         state = begun or Begun()
         begin, spent = time.monotonic(), state.spent
-        measured: dict[str, Any] = merge(state.rounds) if state.rounds else {}
+        measured: dict[str, object] = merge(state.rounds) if state.rounds else {}
         status, message = state.status, state.message
         with self._scratch() as scratch:
             for name in self.passes_of(run):
@@ -197,7 +197,7 @@ class Worker:
     def _call(
         self,
         function: str,
-        arguments: tuple[Any, ...],
+        arguments: tuple[object, ...],
         timeout: float | None,
         progress: Listener,
         timed: bool = False,
@@ -222,7 +222,7 @@ class Worker:
         return (Status.OK, "") if fault is None else (Status.ERROR, f"{name} pass: {fault}")
 
 
-def _fault_of_columns(value: Any) -> str | None:
+def _fault_of_columns(value: object) -> str | None:
     """Return why what a pass returned are no columns; None if they are."""
     if not isinstance(value, dict):
         return f"returned {type(value).__name__}; expected a dict of columns"

@@ -162,7 +162,7 @@ def _refuse_twins(
     source: str,
 ) -> None:
     """Refuse entries that would give the same run twice, or two methods that a table could not tell apart."""
-    axes: dict[str, list[tuple[Any, int]]] = {
+    axes: dict[str, list[tuple[object, int]]] = {
         "methods": [(method.shown, method.place) for method in methods],
         "solvers": [((s.name, s.rtol, s.atol, s.options), i) for i, s in enumerate(solvers)],
         "tasks": [((task.entry.name, task.size), task.place) for task in tasks],

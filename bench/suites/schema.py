@@ -97,7 +97,7 @@ class TuningEntry(_Table):
 def _as_table(key: str) -> BeforeValidator:
     """Return a validator that takes a name for a table with nothing else in it."""
 
-    def convert(value: Any) -> object:
+    def convert(value: object) -> object:
         if not isinstance(value, (str, dict)):
             raise PydanticCustomError("method", "a string or a table")
         return {key: value} if isinstance(value, str) else value
@@ -105,7 +105,7 @@ def _as_table(key: str) -> BeforeValidator:
     return BeforeValidator(convert)
 
 
-def _as_tolerances(value: Any) -> object:
+def _as_tolerances(value: object) -> object:
     """Take one number for both tolerances."""
     if isinstance(value, bool) or not isinstance(value, (int, float, dict)):
         raise PydanticCustomError("tolerance", "a number or a table of rtol and atol")

@@ -28,7 +28,7 @@ TUNED = tuple(f"tuning.{key}" for key in TuningEntry.model_fields)
 """Keys of the tuning that an override sets."""
 
 
-GridCell = tuple[Any, ...]
+GridCell = tuple[object, ...]
 """What tells one method on one task from another, whatever the seed."""
 
 
@@ -197,7 +197,7 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = (), timeout: float 
     return Suite(content, methods, solvers, tasks, folder)
 
 
-def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, object]:
     """Return the suite file's ``data`` with ``key=value`` texts applied.
 
     Raises
@@ -218,7 +218,7 @@ def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
     return out
 
 
-def key_values(texts: Sequence[str], option: str, known: Collection[str] = ()) -> dict[str, Any]:
+def key_values(texts: Sequence[str], option: str, known: Collection[str] = ()) -> dict[str, object]:
     """Return ``key=value`` texts as a dictionary, the values as in TOML; a word without quotes is text.
 
     Raises

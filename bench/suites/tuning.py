@@ -32,7 +32,7 @@ class Choice:
 
 
 def choose(
-    trials: Sequence[Run], rows: Mapping[str, Mapping[str, Any]], by: Criterion = "metric"
+    trials: Sequence[Run], rows: Mapping[str, Mapping[str, object]], by: Criterion = "metric"
 ) -> dict[GridCell, Choice]:
     """Return the choice of every cell, by what its trials measured.
 

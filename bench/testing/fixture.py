@@ -36,7 +36,7 @@ class PytestBenchmark(Protocol):
 
     extra_info: dict[str, Any]
 
-    def pedantic(self, target: Callable[..., Any], **settings: Any) -> object:
+    def pedantic(self, target: Callable[..., object], **settings: Any) -> object:
         """Time ``target``."""
         ...
 

@@ -76,7 +76,7 @@ class Model:
         """Return a copy whose field and solution are float64; the loss still sees the type that it was made for."""
         kinds = tuple(p.dtype for p in parts(self.y0))
 
-        def loss(ys: Any) -> Tensor:
+        def loss(ys: State) -> Tensor:
             cast = tuple(p.to(kind) for p, kind in zip(parts(ys), kinds, strict=True))
             return self.loss(cast[0] if isinstance(ys, Tensor) else cast)
 
@@ -168,7 +168,7 @@ def copied_in_float64(field: nn.Module) -> nn.Module:
     """
     # A copy of a computed tensor has no history to share, and PyTorch refuses to make one; what the field holds is
     # known by its numbers alone.
-    memo: dict[int, Any] = {}
+    memo: dict[int, object] = {}
     for key, x in Held(field).tensors.items():
         if not isinstance(x, nn.Parameter):
             own = x.detach().clone()

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +12,11 @@ from odegrad.contracts import Solve, Split
 class LossIsMetric(ABC):
     """Tells the loss on ``held_out`` as the metric, in the loss's own unit, and as the held-out loss."""
 
-    held_out: Mapping[str, Any]
+    held_out: Mapping[str, object]
     """One batch by the name of the split."""
 
     @abstractmethod
-    def loss(self, solve: Solve, batch: Any) -> Tensor:
+    def loss(self, solve: Solve, batch: object) -> Tensor:
         """Return the mean loss of ``batch``, 0-d."""
 
     def evaluate(self, solve: Solve, split: Split = "test") -> float:

@@ -122,7 +122,7 @@ class ImageTable:
             raise self._unexpected(f"{self.classes} classes", f"{len(classes)}: {classes.tolist()}")
         return Images(images_of_rows(rows, self.channels, self.side, self.name), labels.astype(np.int64))
 
-    def _fetched(self, **options: Any) -> Any:
+    def _fetched(self, **options: object) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of second tries and of clean caches; the errors say it all
             return fetch_openml(

@@ -121,8 +121,8 @@ class _NothingWrapped(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., object],
-        types: Any,
-        args: tuple[Any, ...] = (),
+        types: object,
+        args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
         if inside_transform():

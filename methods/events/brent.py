@@ -31,18 +31,22 @@ def root_between(g: Callable[[float], float], a: float, of_a: float, b: float, o
             a, b, c = b, c, b
             of_a, of_b, of_c = of_b, of_c, of_b
         half = 0.5 * (c - b)
+        # No nearer than the numbers of the host tell times apart.
         close = 0.5 * CLOSE_ENOUGH * math.ulp(b)
         if abs(half) <= close:
             break
+        # Interpolation did not shrink |g| last time: bisect, so that the bracket halves at least every other time.
         if abs(before) < close or abs(of_a) <= abs(of_b):
             step = before = half
         else:
             p, q = _interpolated(a, of_a, b, of_b, c, of_c, half)
+            # Taken only inside three quarters of the bracket, and if it is less than half of the step before the last.
             if 2.0 * p < min(3.0 * half * q - abs(close * q), abs(before * q)):
                 before, step = step, p / q
             else:
                 step = before = half
         a, of_a = b, of_b
+        # Never less than the smallest step that tells: else the other end of the bracket would never move.
         b += step if abs(step) > close else math.copysign(close, half)
         of_b = g(b)
     return b

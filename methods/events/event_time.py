@@ -38,9 +38,11 @@ def event_time(function: EventFunction, field: FlatField, end: float, y: Tensor,
         If g is grazed: its rate along the solution is zero to rounding, so the event has no derivative.
     """
     with torch.no_grad():
+        # f is a number to the derivative of the time: its own change is of second order in the move of the event.
         f = field(end, y.detach()).detach()
     value, by_time, by_state = function.with_derivatives(end, y)
     q = by_time + float(torch.dot(by_state, f))
+    # What rounding may leave of q is relative to the terms that q is a sum of, not to q itself.
     size = abs(by_time) + float(torch.linalg.vector_norm(by_state) * torch.linalg.vector_norm(f))
     if size == 0.0:
         raise EventError(
@@ -48,6 +50,7 @@ def event_time(function: EventFunction, field: FlatField, end: float, y: Tensor,
             "event has none: it grazes zero there, or it depends on neither by differentiable operations (no detach, "
             "sign or comparison)"
         )
+    # The root is known to about eps / |q|: from sqrt(eps) down, t* has lost half of its digits and dt*/dp all.
     if abs(q) <= math.sqrt(torch.finfo(y.dtype).eps) * size:
         raise EventError(
             f"event_fn: at t = {end:g} it grazes zero: its rate along the solution, {q:.2g}, is zero to rounding "
@@ -78,6 +81,7 @@ class _EventTime(torch.autograd.Function):
     def backward(ctx: _EventTimeContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         value, y, f = ctx.saved_tensors
         of_time, of_state = grads
+        # The state moves along f with the time, so its cotangent counts for the time too.
         moved = of_time.detach().to(f) + torch.dot(of_state.detach(), f)
         (of_value,) = without_derivative(
             [(moved / -ctx.q).to(value)],

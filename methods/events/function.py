@@ -51,6 +51,7 @@ class EventFunction:
         NonFiniteError
             If one of them is not finite.
         """
+        # One read for all of them: a read of its own for each sign would make a GPU wait so often.
         found = [self._at(t, y)[0].detach() for t, y in zip(times, states, strict=True)]
         return [self._finite(t, value) for t, value in zip(times, torch.stack(found).tolist(), strict=True)]
 

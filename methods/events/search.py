@@ -52,6 +52,7 @@ class EventSearch:
         # A clock may stand at zero there: then rounding is that of the time in which the state changes by its size.
         speed = float(torch.linalg.vector_norm(rate[: self.d]))
         own = float(torch.linalg.vector_norm(y)) / speed if speed > 0.0 else 0.0
+        # Where the solve before has landed g is rounding, of either sign: the sign just behind is that of its rate.
         if abs(at.value) <= AT_START * spacing(max(abs(t), own), self.dtype) * abs(q) + rounding:
             if not self.event.first_excluded:
                 raise StartsAtEventError
@@ -62,6 +63,7 @@ class EventSearch:
         m = self.event.event_samples
         thetas = [(i + 1) / (m + 1) for i in range(m)]
         times = [*(t + theta * h for theta in thetas), t_next]
+        # The signs inside of the step find a pair of roots between its ends, which the ends alone do not tell.
         states = torch.cat([dense(thetas), y_next[None]]) if thetas else y_next[None]
         states = states[:, : self.d]
         values = self.function.values(times, states)
@@ -71,6 +73,7 @@ class EventSearch:
                 if value == 0.0:
                     return time
                 return root_between(lambda x: self._inside(x, t, h, dense), before, last, time, value)
+            # A zero that is touched and not crossed leaves the sign as it was.
             before, last = time, value or last
         self.last = last
         return None
@@ -79,6 +82,7 @@ class EventSearch:
         """Return whether g is zero at ``(t, y)`` to rounding, and crosses it there."""
         at = self.function.linearised(t, y[: self.d])
         q = at.rate(rate[: self.d])
+        # |g| / |q| is how far the root is away in time; nearer than a few ulp it cannot be named.
         near = abs(at.value) <= CLOSE_ENOUGH * spacing(t, self.dtype) * abs(q)
         return near and self._crosses(self.last, math.copysign(1.0, -self.last))
 
@@ -86,6 +90,7 @@ class EventSearch:
         """Return one step of Newton's from ``t``, where a step has landed on ``y [d]``."""
         at = self.function.linearised(t, y[: self.d])
         q = at.rate(rate[: self.d])
+        # The dense output is of lower order than the step, so its root is off: one Newton step on the landed state.
         return -at.value / q if q != 0.0 else 0.0
 
     def landed(self, landings: int) -> None:

@@ -121,6 +121,7 @@ def solve_to_event(
     try:
         y = solve(field, solver, start, times)[-1]
     except StartsAtEventError:
+        # The event is at the start: the solve has no step, and time and state are the start's own.
         times[1], y = time.start, start
     end = times[1]
     of_function = search.found and any(x.requires_grad for x in search.function.trained)

@@ -34,7 +34,7 @@ def leaves(outputs: Iterable[Tensor], seen: set[Any] | None = None) -> Iterator[
             yield out
 
 
-def _accumulating(outputs: Iterable[Tensor], seen: set[Any]) -> list[Any]:
+def _accumulating(outputs: Iterable[Tensor], seen: set[object]) -> list[Any]:
     """Return the nodes that accumulate into leaves, which are seen in the graph as such."""
     found: list[Any] = []
     stack: list[Any] = [node for out in outputs if (node := out.grad_fn) not in seen]

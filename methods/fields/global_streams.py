@@ -23,7 +23,7 @@ class PythonGlobal:
     def __init__(self) -> None:
         self._address = _address_of(random.getstate()[1])
 
-    def state(self) -> Any:
+    def state(self) -> object:
         """Return its state."""
         if self._address is None:
             return random.getstate()
@@ -38,7 +38,7 @@ class PythonGlobal:
         position, *rest = struct.unpack(f"={_WORDS + 1}I", words)
         random.setstate((_STREAM.VERSION, (*rest, position), kept))
 
-    def stands_at(self, state: Any) -> bool:
+    def stands_at(self, state: object) -> bool:
         """Return whether nothing has been drawn since it was in ``state``."""
         return bool(self.state() == state)
 

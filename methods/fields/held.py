@@ -37,7 +37,7 @@ class _Space:
     path: str
     live: Any
     then: Any
-    own: set[Any] = field(default_factory=set)
+    own: set[object] = field(default_factory=set)
     """Keys that f itself writes: replays write them again."""
 
     def as_it_was(self) -> bool:
@@ -251,14 +251,14 @@ def _get(live: Any, key: object) -> object:
     return live.get(key, _MISSING) if isinstance(live, dict) else live[key]
 
 
-def _set(live: Any, key: Any, value: object) -> None:
+def _set(live: Any, key: object, value: object) -> None:
     if value is _MISSING:
         live.pop(key, None)
     else:
         live[key] = value
 
 
-def _put(undo: list[tuple[object, object, object, object]], live: Any, key: object, value: object) -> None:
+def _put(undo: list[tuple[object, object, object, object]], live: object, key: object, value: object) -> None:
     undo.append((live, key, value, _get(live, key)))
     _set(live, key, value)
 

@@ -65,11 +65,11 @@ class _Program:
 
     jax: Any
     solver: OneStepSolver
-    makers: dict[str, Callable[..., Any]]
+    makers: dict[str, Callable[..., object]]
     kept: _Kept
     ready: dict[str, Callable[..., object]] = field(default_factory=dict)
 
-    def run(self, name: str, *given: Any) -> Any:
+    def run(self, name: str, *given: object) -> Any:
         """Return what the program ``name`` makes of ``given``, when it has ended; compile it before if it is new."""
         if name not in self.ready:
             started = time.perf_counter()
@@ -129,22 +129,22 @@ class _Solve:
         return solution.ys, solution.result == diffrax.RESULTS.successful
 
 
-def _unchanged(rates: object) -> Any:
+def _unchanged(rates: object) -> object:
     return rates
 
 
-def _telling(jax: Any, heard: CallsHeard) -> Callable[[object], Any]:
+def _telling(jax: Any, heard: CallsHeard) -> Callable[[object], object]:
     """Return the identity over rates that lets a counter hear of the call, and of the product, as each happens."""
 
     @jax.custom_vjp  # type: ignore[untyped-decorator, unused-ignore]
-    def marked(rates: object) -> Any:
+    def marked(rates: object) -> object:
         jax.debug.callback(heard.heard_call)
         return rates
 
-    def forward(rates: Any) -> object:
+    def forward(rates: object) -> object:
         return marked(rates), None
 
-    def pull(_: None, g: Any) -> Any:
+    def pull(_: None, g: Any) -> object:
         jax.debug.callback(heard.heard_product)
         return (g,)
 
@@ -159,7 +159,7 @@ def _program(solve: _Solve, vector_field: nn.Module, y0: State, ts: Tensor, kept
     def value(y0: Any, ts: Array, held: Any) -> Any:
         return solve.states(inner, y0, ts, held)
 
-    def forward(y0: Any, ts: Array, held: Any) -> object:
+    def forward(y0: object, ts: Array, held: Any) -> object:
         def of(y0: Any, trained: Any) -> Any:
             return solve.states(inner, y0, ts, exchanged(held, places, trained))
 
@@ -206,7 +206,7 @@ class _Bridge(torch.autograd.Function):
         return tuple(tensor(y) for y in ys)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> object:
         program = ctx.program
         states, trained = program.run("backward", *ctx.pull, tuple(array(g, program.jax) for g in grads))
         return (*[None] * 5, *(tensor(g) for g in (*states, *trained)))

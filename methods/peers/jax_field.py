@@ -140,7 +140,7 @@ def _check_operators(graph: fx.Graph) -> None:
             raise UnsupportedError(f"operator {node.target} of the field is not translated to jax{where}")
 
 
-def _constant(module: nn.Module, node: fx.Node, jax: Any) -> Array:
+def _constant(module: nn.Module, node: fx.Node, jax: object) -> Array:
     """Return a tensor that the field makes of numbers at each call; one that it keeps elsewhere could change."""
     if not all(str(user.target).startswith("aten.lift_fresh") for user in node.users):
         raise UnsupportedError(
@@ -177,7 +177,7 @@ def disagreement(field: nn.Module, found: JaxField, t: Tensor, y: State, jax: An
     def of(state: Sequence[Array], trained: Sequence[Array]) -> tuple[Array, ...]:
         return found(array(t, jax), state, exchanged(arrays, held.trained, trained))
 
-    def both(state: object, trained: object, weights: Any) -> object:
+    def both(state: object, trained: object, weights: object) -> object:
         values, pull = jax.vjp(of, state, trained)
         return values, *pull(weights)
 

@@ -20,7 +20,7 @@ class Jax:
     lax: Any
 
 
-def _same(_j: Jax, x: Array, *_: object, **__: Any) -> Array:
+def _same(_j: Jax, x: Array, *_: object, **__: object) -> Array:
     # Of a detached output that autograd saved too: taking it for a constant would lose the second derivatives of a
     # field that differentiates inside. Whether it was one is decided by the comparison of products with torch's.
     return x
@@ -31,7 +31,7 @@ def _shape(x: Array, sizes: Sequence[int]) -> list[int]:
     return [x.shape[i - lead] if n == -1 else n for i, n in enumerate(sizes)]
 
 
-def _slice(_j: Jax, x: Array, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Array:
+def _slice(_j: Jax, x: Array, dim: int = 0, start: Any = None, end: object = None, step: int = 1) -> Array:
     at = [slice(None)] * x.ndim
     at[dim] = slice(start, None if end is None or end > x.shape[dim] else end, step)
     return x[tuple(at)]
@@ -58,7 +58,7 @@ def _split(j: Jax, x: Array, size: int | Sequence[int], dim: int = 0) -> list[Ar
     return list(j.np.split(x, ends, axis=dim))
 
 
-def _sum(j: Jax, x: Array, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Array:  # noqa: ARG001
+def _sum(j: Jax, x: Array, dim: Any = None, keepdim: bool = False, *, dtype: object = None) -> Array:  # noqa: ARG001
     return j.np.sum(x, axis=tuple(dim) if dim else None, keepdims=keepdim)
 
 
@@ -96,7 +96,7 @@ def _convolution(
     return out if b is None else out + b.reshape(1, -1, *([1] * (out.ndim - 2)))
 
 
-def _group_norm(j: Jax, x: Array, w: Array, b: Array, n: int, c: int, size: int, groups: int, eps: float) -> Any:
+def _group_norm(j: Jax, x: Array, w: Array, b: Array, n: int, c: int, size: int, groups: int, eps: float) -> object:
     split = x.reshape(n, groups, c // groups * size)
     mean = split.mean(axis=2, keepdims=True)
     scale = j.lax.rsqrt(((split - mean) ** 2).mean(axis=2, keepdims=True) + eps)
@@ -118,15 +118,15 @@ def _made(value: float) -> Callable[..., Array]:
     return lambda j, sizes, *, dtype=None, **_: j.np.full(tuple(sizes), value, _dtype(j, dtype))
 
 
-def _dtype(j: Jax, dtype: Any) -> Any:
+def _dtype(j: Jax, dtype: object) -> object:
     return getattr(j.np, str(dtype).removeprefix("torch.")) if dtype is not None else j.np.float32
 
 
-def _filled_with(j: Jax, sizes: Any, value: Any, *, dtype: Any = None, **_: Any) -> Array:
+def _filled_with(j: Jax, sizes: Any, value: Any, *, dtype: object = None, **_: object) -> Array:
     return j.np.full(tuple(sizes), value, None if dtype is None else _dtype(j, dtype))
 
 
-OPERATORS: Mapping[str, Callable[..., Any]] = {
+OPERATORS: Mapping[str, Callable[..., object]] = {
     **dict.fromkeys(("detach", "alias", "clone", "lift_fresh_copy", "lift_fresh", "_to_copy", "positive"), _same),
     "t": lambda _j, x: x.T,
     "transpose": lambda j, x, a, b: j.np.swapaxes(x, a, b),

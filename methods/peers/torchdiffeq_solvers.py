@@ -1,7 +1,6 @@
 """torchdiffeq's multistep solvers and its wrapper of SciPy's: run as they are there, for they take no single steps."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torchdiffeq
@@ -12,6 +11,7 @@ from odegrad.errors import SolverError, UnsupportedError
 from odegrad.methods.gradients.adjoint import Adjoint
 from odegrad.methods.gradients.adjoint_seminorm import AdjointSeminorm
 from odegrad.methods.gradients.naive import Naive
+from odegrad.methods.solvers.one_step.options import PerPart
 from odegrad.methods.solvers.opaque import without_gradient
 from odegrad.states import mapped, parts
 
@@ -24,13 +24,13 @@ WITHOUT_GRAPH = frozenset({"scipy_solver"})
 
 def solve_as_torchdiffeq(
     gradient: GradientMethod,
-    func: Any,
+    func: object,
     y0: State,
     t: Tensor,
     *,
     method: str,
-    rtol: object,
-    atol: Any,
+    rtol: PerPart,
+    atol: PerPart,
     options: Mapping[str, object] | None,
 ) -> State:
     """Return torchdiffeq's own solution at ``t``, with the gradient of its ``odeint`` or ``odeint_adjoint``.
@@ -64,7 +64,7 @@ def solve_as_torchdiffeq(
     return solution
 
 
-def _of_adjoint(gradient: Adjoint, func: Any) -> dict[str, Any]:
+def _of_adjoint(gradient: Adjoint, func: object) -> dict[str, object]:
     """Return the arguments of ``odeint_adjoint`` that say what the method's options say."""
     said: dict[str, object] = {"adjoint_rtol": gradient.rtol, "adjoint_atol": gradient.atol}
     said["adjoint_method"] = gradient.solver

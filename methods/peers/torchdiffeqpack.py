@@ -7,7 +7,7 @@ more than its tolerance allows (``tests/methods/peers`` shows it).
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def _solved(mapping: PeerMapping, adjoint: str, field: VectorField, solver: Solv
     return packing.unpacked(torch.stack(states), y0)
 
 
-def _options(solver: OneStepSolver, method: str, start: float, end: float) -> dict[str, Any]:
+def _options(solver: OneStepSolver, method: str, start: float, end: float) -> dict[str, object]:
     size = solver.first_step if solver.adaptive else abs(end - start) / solver.steps_between(start, end)
     return {
         "method": method,

@@ -71,7 +71,7 @@ class _Problem:
         ys: Tensor = solution.ys
         return ys
 
-    def _controller(self, torchode: Any) -> Any:
+    def _controller(self, torchode: Any) -> object:
         control = self.solver.controller
         controller = torchode.IntegralController(
             atol=control.atol,
@@ -88,11 +88,11 @@ def _autodiff(torchode: Any, problem: _Problem, _term: object, scheme: Any, cont
     return torchode.AutoDiffAdjoint(scheme, controller, max_steps=problem.solver.max_steps)
 
 
-def _joint(torchode: Any, _problem: _Problem, term: object, scheme: Any, controller: Any) -> object:
+def _joint(torchode: Any, _problem: _Problem, term: object, scheme: object, controller: object) -> object:
     return torchode.JointBacksolveAdjoint(term, scheme, controller)
 
 
-def _per_sample(torchode: Any, _problem: _Problem, term: Any, scheme: object, controller: Any) -> object:
+def _per_sample(torchode: Any, _problem: _Problem, term: object, scheme: object, controller: object) -> object:
     return torchode.BacksolveAdjoint(term, scheme, controller)
 
 

@@ -219,11 +219,12 @@ class FlatField:
                 dy = self._of_field(t, y)
         return dy if self.autocast is None else self._in_own_type(dy)
 
-    def _in_own_type(self, dy: Any) -> Any:
+    def _in_own_type(self, dy: State) -> State:
         """Return what autocast has computed in the type of the state; anything else is left to be refused."""
-        if not isinstance(dy, (Tensor, tuple, list)):
+        given: object = dy
+        if not isinstance(given, (Tensor, tuple, list)):
             return dy
-        return mapped(dy, lambda part: part.to(self.layout.dtype) if isinstance(part, Tensor) else part)  # type: ignore[arg-type]
+        return mapped(dy, lambda part: part.to(self.layout.dtype) if isinstance(part, Tensor) else part)
 
     def half(self, name: str) -> "HalfField":
         """Return the half ``name``, ``stiff`` or ``rest``, of a field that is split into two.

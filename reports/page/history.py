@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -34,7 +33,7 @@ SERIES = (
 )
 
 
-def rows(trends: Trends, steps: Sequence[TrendStep]) -> list[dict[str, Any]]:
+def rows(trends: Trends, steps: Sequence[TrendStep]) -> list[dict[str, object]]:
     """Return steps as rows of text for a terminal or a file, the latest first."""
     ordered = sorted(steps, key=lambda step: (-step.bad, step.verdict != "regressed", step.run, step.metric))
     names = ("commits", *_names(trends))
@@ -104,7 +103,7 @@ def _names(trends: Trends) -> tuple[str, ...]:
     return tuple(name for name in _TEXT if not (one and name == "suite"))
 
 
-def _row(step: TrendStep) -> dict[str, Any]:
+def _row(step: TrendStep) -> dict[str, object]:
     return {
         "run": step.run, "metric": step.metric, "before": shown(step.metric, step.before),
         "after": shown(step.metric, step.after), "change": step.change, "verdict": step.verdict,

@@ -213,7 +213,7 @@ def page_table(columns: Sequence[PageColumn], table: pd.DataFrame) -> PageTable:
     return PageTable(columns, list(zip(*by_column, strict=True)))
 
 
-def _cell(column: PageColumn, value: Any, row: Any = None) -> PageCell:
+def _cell(column: PageColumn, value: object, row: object = None) -> PageCell:
     if pd.isna(value):
         return PageCell(units.MISSING, "")
     # JavaScript's Number reads "Infinity", not Python's "inf"

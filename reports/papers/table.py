@@ -21,7 +21,7 @@ def claims_table(verdicts: Sequence[ClaimVerdict]) -> pd.DataFrame:
     return pd.DataFrame(list(_rows(verdicts)), columns=list(COLUMNS))
 
 
-def _rows(verdicts: Sequence[ClaimVerdict]) -> Iterator[dict[str, Any]]:
+def _rows(verdicts: Sequence[ClaimVerdict]) -> Iterator[dict[str, object]]:
     for verdict in verdicts:
         claim = verdict.claim
         fixed = {

@@ -70,7 +70,7 @@ def _across(every: Results, baseline: str | None) -> pd.DataFrame:
     rows = []
     for name in names:
         mine = scored[scored["method"] == name]
-        row: dict[str, Any] = {"method": name, "baseline": base, "time_rank": float(rank.get(name, math.nan))}
+        row: dict[str, object] = {"method": name, "baseline": base, "time_rank": float(rank.get(name, math.nan))}
         for column in ACROSS_RATIOS:
             ratio = ratio_of(pairs_of(tables[column], name, base))
             ends = {"ratio": ratio.median, "low": ratio.interval.low, "high": ratio.interval.high}

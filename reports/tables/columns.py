@@ -20,7 +20,7 @@ class PageColumn:
     """Column of the summary or of the records."""
     text: Callable[[Any], str] = str
     right: bool = True
-    of_row: Callable[[Any], str] | None = None
+    of_row: Callable[[object], str] | None = None
     """The text of a whole row, where the value alone does not make it."""
 
     @property
@@ -45,7 +45,7 @@ _COSTS = tuple(
     )
 )  # fmt: skip
 _DETAILS = (of_record("gradient_method_error"), of_record("saved_bytes"))
-SUMMED: dict[str, Callable[[Any], str]] = {
+SUMMED: dict[str, Callable[[object], str]] = {
     "nfe_forward": lambda row: calls(row, "forward"),
     "nfe_backward": lambda row: calls(row, "backward"),
     "peak_bytes": peak,

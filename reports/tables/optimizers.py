@@ -108,7 +108,7 @@ def _reached(runs: pd.DataFrame, column: str, targets: dict[int, float], upwards
 
 
 def _statistics(mine: pd.DataFrame, base: pd.DataFrame) -> dict[str, object]:
-    found: dict[str, Any] = {"n_reached": int(np.isfinite(mine["iterations"]).sum()), "n": len(mine)}
+    found: dict[str, object] = {"n_reached": int(np.isfinite(mine["iterations"]).sum()), "n": len(mine)}
     for name in _COUNTED:
         interval = median_interval(mine[name])
         found[f"{name}_median"] = median(mine[name])

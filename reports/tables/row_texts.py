@@ -24,7 +24,7 @@ def wall_clock(row: Any) -> str:
     return units.seconds_together([row.train_seconds], row.train_noise)
 
 
-def calls(row: Any, phase: str) -> str:
+def calls(row: object, phase: str) -> str:
     """Return the f calls of a phase, ``forward`` or ``backward``, as a range where no seed has the median."""
     name = f"nfe_{phase}"
     if getattr(row, f"{name}_between"):

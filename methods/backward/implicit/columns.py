@@ -84,18 +84,22 @@ class ImplicitColumns:
         times = tableau.times(step.t, h, step.grid_step.t_next)
         rates, stage_columns = [rate] if tableau.explicit_first else [], s
         for i, y in zip(tableau.solved, solved_stages(step), strict=True):
+            # At the converged stage, not where Newton's iteration had its Jacobian: the derivative is of the step as
+            # computed.
             at = Linearisation(self.jacobians, self.field.time(times[i]), y)
             of_parameters = self._along_parameters(at)
             hg = h * tableau.gamma
             base = torch.add(s, of_parameters, alpha=hg)
             for weight, known in zip(tableau.a[i], rates, strict=True):
                 base = torch.add(base, known, alpha=h * weight)
+            # All columns are right-hand sides of one factorised system.
             stage_columns = at.system(hg).solve(base)
             rates.append(_product(at, stage_columns) + of_parameters)
         count = len(tableau.solved)
         products = self.jacobians.products * count
         work = ImplicitWork(jacobians=count, factorisations=count, solves=count, products=products)
         tell(self.solver.observer, work)
+        # The last stage is the new state, and the sum over b would only round it anew.
         if tableau.stiffly_accurate:
             return stage_columns, rates[-1]
         end = s

@@ -77,6 +77,7 @@ class ImplicitCostateStepper(Stepper):
         times = [tableau.times(t, h, t_next)[i] for i in tableau.solved]
         stage = start
         for i, time, y in zip(tableau.solved, times, self.costate.states(times), strict=True):
+            # The explicit part of the stage; what is left is linear in A_i, so one solve is exact and nothing iterates.
             base = torch.addmv(start.reshape(-1), self.k[:i].t(), self.weights.rows[i], alpha=h)
             at = Linearisation(self.jacobians, self.costate.field.time(time), samples.of(y))
             self.f[i].copy_(samples.flat(at.dy.detach()))
@@ -98,6 +99,8 @@ class ImplicitCostateStepper(Stepper):
         samples = self.jacobians.samples
         raw = torch.mv(self.k.t(), self.weights.error).mul_(h).view(samples.batch, samples.n, 1)
         tell(self.observer, ImplicitWork(solves=1))
+        # Unfiltered, the estimate of a stiff component grows with h |lambda| and says nothing of its error (Shampine
+        # 1984).
         return samples.flat(self._system.solve_transposed(raw))
 
     def judged(self, h: float, x: Tensor, x_next: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor]:

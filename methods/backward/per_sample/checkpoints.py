@@ -71,6 +71,8 @@ class CheckpointedRowsNode(RecordedNode):
         for j in range(start, stop):
             rank = ranks[j]
             going_on = rank.going_on if j + 1 < stop else 0
+            # The rows of a rank are the first rows of the rank before, most steps first: samples that end are cut off
+            # behind.
             x = stepper.attempt(rank.samples, rank.steps, x, going_on)[: rank.going_on]
             if going_on:
                 stepper.narrow(going_on)
@@ -92,6 +94,7 @@ class _KeepingRanks:
         if int(before.max()) > self._reached:
             self._reached += 1
             self.pieces[self._reached] = []
+            # The first sample that comes to a rank decides for all: whether the others come so far is not known yet.
             forgotten = self.online.reached(self._reached)
             if forgotten is not None:
                 self.pieces.pop(forgotten, None)

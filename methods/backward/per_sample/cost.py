@@ -19,6 +19,7 @@ def replayed_calls(steps: StepCounts, rounds: RowCounts, *, per_stage: int = 1, 
         See ``per_stage``.
     """
     s, ranks, taken = steps.evaluations, max(rounds.steps), sum(rounds.steps)
+    # A rank is one call for all samples that have a step of that number: calls go by the longest, rows by the sum.
     each = per_stage * s - again
     return Calls(rounds.calls(s), each * ranks, s * ranks, forward_rows=rounds.rows(s), backward_rows=each * taken)
 

@@ -56,6 +56,8 @@ class _GaussCostate(RowCostate):
         pieces = seen.polynomial()
         columns, h = on_device(times, seen.x), on_device(steps.h, seen.x)[:, None] * scale
         for q, (node, weight) in enumerate(zip(self.nodes, self.weights, strict=True)):
+            # The costate inside of the step is its own polynomial, so a point costs no stage more of the backward
+            # solve.
             powers = on_device(node ** np.arange(len(pieces)), seen.x)[:, None, None]
             a = self.costate((pieces * powers).sum(0))
             self.pull_to_parameters(columns[q], states[q], a * h * -float(weight))

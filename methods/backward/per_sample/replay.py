@@ -49,6 +49,8 @@ class RankPullback:
                 end, z = stepper.step(rank.steps, z, going_on)
                 behind = a[: len(end)]
                 if going_on:
+                    # Rows that go on get their cotangent by the graph from the next rank; only those that end here get
+                    # one from a.
                     behind = torch.cat([torch.zeros_like(a[:going_on]), a[going_on : len(end)]])
                 if going_on < len(end) or len(rank.ended[0]):
                     ends.append(end)
@@ -115,6 +117,7 @@ class BlockReplayRowsNode(RecordedNode):
         for k in range(int(self.sample_times.last.max()), 0, -1):
             ranks = self.ledger.ranks(k)
             size = self.steps_per_block or max(len(ranks), 1)
+            # From the last block to the first; a sample that has no step in a block is not among its rows.
             for first in range((len(ranks) - 1) // size * size, -1, -size):
                 rank = ranks[first]
                 place = at(rank.samples, a)

@@ -69,6 +69,7 @@ class LowRank(Generic[Batch]):
                 f"low_rank: expected roots [R, {outputs.shape[0]}, {outputs.shape[1]}], got {tuple(roots.shape)}; "
                 "return R vectors for each sample"
             )
+        # The roots are numbers: differentiated too, they would add a term that is no part of Gauss and Newton's matrix.
         return (roots * outputs).sum(-1).mean(-1)
 
 

@@ -19,6 +19,7 @@ def update_curvature(basis: Eigenbasis, gradient: Tensor, alpha: float) -> None:
     ``gradient [n_out, n_in]`` is of the batch-mean loss.
     """
     rotated = _rotate(basis, gradient)
+    # The basis stays until the next refresh, its second moments do not: the diagonal in it is known from each gradient.
     basis.curvature.mul_(alpha).addcmul_(rotated, rotated, value=(1.0 - alpha) * basis.samples)
 
 

@@ -1,9 +1,11 @@
 """The options of a one-step solver, and their checks: plain values."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+
+from torch import Tensor
 
 from odegrad.contracts import StepObserver
 from odegrad.errors import UsageError
@@ -31,11 +33,11 @@ Compaction = Literal["none", "each", "halving"]
 """When rows of samples that have come to their end are dropped: never, at once, or when they are half of the rows."""
 
 
-Norm = Callable[[Any], object]
+Norm = Callable[[Any], Any]
 """The size of a state in the user's shapes, one number."""
 
 
-PerPart = object
+PerPart = float | Tensor | Sequence[float | Tensor]
 """A tolerance: a number, a tensor by the numbers of the state, or a sequence of either by its parts."""
 
 

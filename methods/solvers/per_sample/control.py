@@ -16,6 +16,7 @@ Norms = Callable[[Tensor], Tensor]
 def error_ratios(control: Controller, norms: Norms, error: Tensor, y: Tensor, y_next: Tensor) -> HostFloats:
     """Return the error of each row of the last attempt in units of its tolerance, ``[rows]``: the round's one read."""
     scale = torch.maximum(y.abs(), y_next.abs()).mul_(control.rtol).add_(control.atol)
+    # Row by row, so that no sample is judged by the mean over others: the host waits once for all of them.
     return _read(norms(error / scale))
 
 
