@@ -162,7 +162,7 @@ class ContinuousMethod(TappableMethod):
     def _backward(self, steps: StepCounts) -> StepCounts:
         """Return ``steps`` as the backward solve takes them: it chooses its first step, and may have its own solver."""
         if self.solver is None:
-            return dataclasses.replace(steps, start=2 if steps.adaptive else steps.start)
+            return dataclasses.replace(steps, start=2 - steps.known_stages if steps.adaptive else steps.start)
         tableau = TABLEAUS[self.solver]
         adaptive, restart = steps.adaptive and tableau.error is not None, int(tableau.fsal)
         return dataclasses.replace(
@@ -171,7 +171,8 @@ class ContinuousMethod(TappableMethod):
             evaluations=tableau.evaluations,
             adaptive=adaptive,
             restart=restart,
-            start=2 if adaptive else restart,
+            start=1 + restart if adaptive else restart,
+            known_stages=1 - restart,
         )
 
 
