@@ -72,7 +72,8 @@ class ContinuousMethod(TappableMethod):
     normalize_costate: bool = True
     solver: str | None = None
     backward: OneStepSolver | None = dataclasses.field(default=None, compare=False, init=False)
-    """The solver of the backward solve with all that it is told, in the place of these options; no option itself."""
+    """The solver of the backward solve with all that it is told, in the place of these options; no option itself. Its
+    ``norm`` is of the backward state: ``CostateDynamics.own_norm``."""
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -226,6 +227,7 @@ class BackwardSolveNode(SolveNode):
         # loss in other units takes the same steps. The first output is the initial state itself: nothing to solve.
         scale = costate_scale(grads[1:]) if options.normalize_costate else torch.ones_like(grads[0, 0])
         dynamics = self.dynamics(solver)
+        dynamics.own_norm = None if options.backward is None else options.backward.norm
         dynamics.own_tolerances = any(x is not None for x in (options.rtol, options.atol, options.backward))
         a, size = torch.zeros_like(grads[0]), StepSize()
         for k in range(len(grads) - 1, 0, -1):
