@@ -232,8 +232,17 @@ class Layout:
 
     def _by_own_norm(self, x: Tensor) -> Tensor:
         y = self.unflatten(x)
-        found = self.own_norm(y if isinstance(y, Tensor) else y[: self.judged])  # type: ignore[misc]
-        size = torch.as_tensor(found, dtype=self.dtype, device=self.device)
+        return self.size_by(self.own_norm, y if isinstance(y, Tensor) else y[: self.judged])  # type: ignore[arg-type]
+
+    def size_by(self, norm: Callable[[Any], Any], y: Any) -> Tensor:
+        """Return ``norm(y)`` as a 0-d tensor.
+
+        Raises
+        ------
+        UsageError
+            If it is not one number.
+        """
+        size = torch.as_tensor(norm(y), dtype=self.dtype, device=self.device)
         if size.numel() != 1:
             raise UsageError(f"norm: expected one number, got shape {tuple(size.shape)}; reduce over the state")
         return size.detach().abs().reshape(())

@@ -14,7 +14,7 @@ class StepCounts:
     """``s``, the f calls of one attempted step."""
     adaptive: bool
     start: int
-    """The f calls before the first step of a solve: two to choose its size, for example."""
+    """The f calls of a solve beside those of its attempts: two to choose the first one's size, for example."""
     restart: int
     """The f calls that stand on a new state cost before a step: one where a step reuses the last stage before."""
     dense_degree: int
@@ -43,6 +43,9 @@ class StepCounts:
     """Newton iterations of every accepted implicit step."""
     weights: tuple[float, ...] = ()
     """The weights ``b`` of an explicit step's stages; empty of others."""
+    known_stages: int = 0
+    """The f calls that a further attempt from the same state saves: one where its first stage is not the last one of
+    the step before, and is kept until a step is accepted."""
     landings: int = 0
     """How often the last step of the forward solve was redone to end at an event."""
     time_calls: int = 0

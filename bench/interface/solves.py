@@ -196,8 +196,9 @@ def odeint_adjoint(
         Solver of the backward solve; the forward one if None.
     adjoint_options
         ``{"norm": "seminorm"}`` leaves the parameter gradient out of the error norm (Kidger et al. 2021); it is out of
-        the solved state anyway unless this is given. Other options are those of the backward solver, instead of
-        ``options``.
+        the solved state anyway unless this is given. A function is the norm of the backward state, a tuple
+        ``(t, y, adj_y, *adj_params)``, of a tuple of states ``(t, *y, *adj_y, *adj_params)``, as there. Other options
+        are those of the backward solver, instead of ``options``.
     adjoint_params
         What ``func`` depends on, where it is no ``nn.Module``, or where only some of its parameters are wanted.
 
@@ -214,18 +215,22 @@ def odeint_adjoint(
         If a solve cannot go on.
     """
     extra = dict(adjoint_options or {})
-    seminorm = extra.pop("norm", None)
-    if seminorm not in (None, "seminorm"):
-        raise UnsupportedError(
-            "adjoint_options: norm is 'seminorm' here or left out, got "
-            f"{seminorm if isinstance(seminorm, str) else type(seminorm).__name__}; the backward state is not that of "
-            "torchdiffeq, so give options={'norm': ...}, by which state and costate are judged both"
+    norm = extra.get("norm")
+    if norm is None or norm == "seminorm":
+        extra.pop("norm", None)
+    elif not callable(norm):
+        raise UsageError(
+            "adjoint_options: expected norm = 'seminorm', or a function of the backward state (t, y, adj_y, "
+            f"*adj_params), got {norm if isinstance(norm, str) else type(norm).__name__}; leave it out for ours"
         )
-    tolerances = {"rtol": adjoint_rtol, "atol": adjoint_atol, "solver": adjoint_method}
-    kind = "adjoint" if seminorm is None else "adjoint_seminorm"
+    given: dict[str, Scalar | None] = {"rtol": adjoint_rtol, "atol": adjoint_atol, "solver": adjoint_method}
     if extra:
-        tolerances = {}
-    found = build_gradient(kind, {k: v for k, v in tolerances.items() if v is not None})
+        given = {}
+    if callable(norm):
+        # It is to see what it would see there: the parameters' gradients too, and costates in the loss's own units.
+        given |= {"parameters": "state", "normalize_costate": False}
+    kind = "adjoint_seminorm" if norm == "seminorm" else "adjoint"
+    found = build_gradient(kind, {k: v for k, v in given.items() if v is not None})
     field = func if adjoint_params is None else WithParameters(func, adjoint_params)
     if extra and isinstance(found, ContinuousMethod):
         found = found.solving_back_with(

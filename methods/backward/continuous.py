@@ -71,7 +71,8 @@ class ContinuousMethod(TappableMethod):
     normalize_costate: bool = True
     solver: str | None = None
     backward: OneStepSolver | None = dataclasses.field(default=None, compare=False, init=False)
-    """The solver of the backward solve with all that it is told, in the place of these options; no option itself."""
+    """The solver of the backward solve with all that it is told, in the place of these options; no option itself. Its
+    ``norm`` is of the backward state: ``CostateDynamics.own_norm``."""
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -177,7 +178,7 @@ class ContinuousMethod(TappableMethod):
     def _backward(self, steps: StepCounts) -> StepCounts:
         """Return ``steps`` as the backward solve takes them: it chooses its first step, and may have its own solver."""
         if self.solver is None:
-            return dataclasses.replace(steps, start=2 if steps.adaptive else steps.start)
+            return dataclasses.replace(steps, start=2 - steps.known_stages if steps.adaptive else steps.start)
         tableau = TABLEAUS[self.solver]
         adaptive, restart = steps.adaptive and tableau.error is not None, int(tableau.fsal)
         return dataclasses.replace(
@@ -186,7 +187,8 @@ class ContinuousMethod(TappableMethod):
             evaluations=tableau.evaluations,
             adaptive=adaptive,
             restart=restart,
-            start=2 if adaptive else restart,
+            start=1 + restart if adaptive else restart,
+            known_stages=1 - restart,
         )
 
 
@@ -240,6 +242,7 @@ class BackwardSolveNode(SolveNode):
         # loss in other units takes the same steps. The first output is the initial state itself: nothing to solve.
         scale = costate_scale(grads[1:]) if options.normalize_costate else torch.ones_like(grads[0, 0])
         dynamics = self.dynamics(solver)
+        dynamics.own_norm = None if options.backward is None else options.backward.norm
         dynamics.own_tolerances = any(x is not None for x in (options.rtol, options.atol, options.backward))
         a, size = torch.zeros_like(grads[0]), StepSize()
         for k in range(len(grads) - 1, 0, -1):

@@ -18,9 +18,11 @@ from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import TRIAL, FlatField, Tolerances
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
 from odegrad.methods.solvers.loop import steps
+from odegrad.methods.solvers.one_step.options import Norm
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.stepper import AcceptedStep, Stepper
 from odegrad.methods.solvers.tableau import Tableau
+from odegrad.states import parts
 
 Parameters = Literal["quadrature", "state", "seminorm"]
 """How ``dL/dtheta`` is integrated: by the weights of the accepted steps, outside of state and norm; as a part of the
@@ -68,6 +70,9 @@ class CostateDynamics:
         self._states: Tensor | None = None
         self.own_tolerances = False
         """Whether the backward solve has tolerances of its own, and not those of the state's numbers."""
+        self.own_norm: Norm | None = None
+        """The user's norm of ``(0, *state, *costate, *parameter gradients)``, as torchdiffeq's backward state has them;
+        state and parameter gradients are left out where they are not solved along."""
         layout = field.layout
         self.d = sum(layout.sizes)
         self._parameter_sizes = [p.numel() for p in self.parameters]
@@ -104,10 +109,10 @@ class CostateDynamics:
 
     def pack(self, y: Tensor | None, a: Tensor) -> Tensor:
         """Return ``x`` from ``y`` (None where it has none) and ``a``, ``[d]``, and the gradients gathered so far."""
-        parts = [a] if y is None else [y, a]
+        pieces = [a] if y is None else [y, a]
         if self.in_state:
-            parts += [g.reshape(-1) for g in self.total]
-        return torch.cat(parts)
+            pieces += [g.reshape(-1) for g in self.total]
+        return torch.cat(pieces)
 
     def costate(self, x: Tensor) -> Tensor:
         """Return the costate part ``[*lead, d]`` of ``x [*lead, ...]``."""
@@ -180,6 +185,8 @@ class CostateDynamics:
         # The largest of the parts, not one mean over all: p numbers of g would hide what happens to d of the costate.
         # Nothing feeds back from g, so the seminorm leaves it out: a step is not refused for an integral's sake.
         layout = self.field.layout
+        if self.own_norm is not None:
+            return layout.size_by(self.own_norm, self._in_users_shapes(x))
         of_state = layout.norm(x[: self.d])
         norms = [layout.norm(x[self.d : 2 * self.d]), of_state if self.trajectory is None else of_state / LOOSER]
         if self.in_norm and self.parameters:
@@ -188,6 +195,18 @@ class CostateDynamics:
                 torch.linalg.vector_norm(g) / max(g.numel(), 1) ** 0.5 for g in torch.split(rest, self._parameter_sizes)
             ]
         return torch.stack(norms).amax()
+
+    def _in_users_shapes(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return ``(0, *state, *costate, *parameter gradients)`` of ``x``."""
+        layout = self.field.layout
+        state, costate = x[: 2 * self.d].tensor_split(2)
+        along = [costate] if self.trajectory is not None else [state, costate]
+        out = [x.new_zeros(()), *(part for each in along for part in parts(layout.unflatten(each)))]
+        if self.in_state:
+            rest = x[x.numel() - sum(self._parameter_sizes) :]
+            pieces = torch.split(rest, self._parameter_sizes)
+            out += [g.view_as(p) for g, p in zip(pieces, self.parameters, strict=True)]
+        return tuple(out)
 
     def _vjp(self, t: float, y: Tensor, a: Tensor, *, with_parameters: bool) -> tuple[Tensor, Sequence[Tensor | None]]:
         with torch.enable_grad():

@@ -18,7 +18,8 @@ def forward_calls(steps: StepCounts) -> int:
         return steps.linear_stages * (steps.accepted + steps.rejected) + steps.accepted + outside
     if steps.implicit:
         return steps.work.newton + steps.work.newton_lost + steps.work.rest + steps.accepted + outside
-    return steps.evaluations * (steps.accepted + steps.rejected + steps.landings) + outside
+    again = steps.rejected + steps.landings
+    return steps.evaluations * (steps.accepted + again) - steps.known_stages * again + outside
 
 
 def replay_calls(steps: StepCounts) -> int:
@@ -112,4 +113,5 @@ def pullback_peak(steps: StepCounts, sizes: Sizes) -> int:
 def costate_calls(steps: StepCounts) -> int:
     """Return the f calls of a backward solve: ``s(N' + R')``, its start, and one restart at each output between."""
     attempts = steps.accepted_backward + steps.rejected_backward
-    return steps.evaluations * attempts + steps.start + steps.restart * (steps.intervals - 1)
+    known = steps.known_stages * steps.rejected_backward
+    return steps.evaluations * attempts - known + steps.start + steps.restart * (steps.intervals - 1)

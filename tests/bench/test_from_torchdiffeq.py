@@ -294,13 +294,60 @@ def test_scipy_has_no_gradient_by_naive_backprop_and_says_so():
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0.0)
 
 
+class Pair(nn.Module):
+    """A field of two parts with two parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(3.0, dtype=DTYPE))
+        self.mixing = nn.Parameter(torch.tensor([[0.0, 1.0, 0.5], [-1.0, 0.0, 0.2]], dtype=DTYPE))
+        self.calls = 0
+
+    def forward(self, t, y):
+        self.calls += 1
+        return y[1] @ self.mixing.T, -self.rate * torch.cos(5 * t) * y[1]
+
+
+def largest(state):
+    """Torchdiffeq's default: the largest root mean square of the parts, here without the time's."""
+    return max(part.abs().square().mean().sqrt() for part in state[1:] if part.numel())
+
+
+@pytest.mark.filterwarnings("ignore::odegrad.errors.InaccurateGradientWarning")
+def test_own_norm_of_the_backward_solve():
+    """It is called with the same parts as there, and its steps are those: as many f calls, and the same gradients."""
+    y0 = (torch.ones(2, dtype=DTYPE), torch.ones(3, dtype=DTYPE))
+    for norm in (largest, lambda s: 100 * largest(s), lambda s: largest(s[:5]), lambda s: largest((s[0], *s[3:5]))):
+        found = []
+        for library, landing in ((odegrad, {}), (torchdiffeq, {"step_t": T[:1]})):
+            field, seen = Pair(), set()
+
+            def noted(state, norm=norm, seen=seen):
+                seen.add(tuple(part.shape for part in state))
+                return norm(state)
+
+            ys = library.odeint_adjoint(
+                field, y0, T[::2], rtol=1e-6, atol=1e-8, method="dopri5",
+                options={"step_t": T[2:]} if landing else None, adjoint_options={"norm": noted, **landing},
+            )  # fmt: skip
+            field.calls = 0
+            grads = torch.autograd.grad(ys[0][-1].sum() + ys[1][-1].square().sum(), list(field.parameters()))
+            found.append((seen, field.calls, grads))
+        (seen, calls, ours), (seen_there, calls_there, theirs) = found
+        assert seen == seen_there
+        # They ask for the derivative at the start once more.
+        assert abs(calls - calls_there) <= 2
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
 def test_wrong_adjoint_options_are_refused():
-    """A norm of one's own, what both solves share, and a solver without steps of a tableau."""
-    for options, message in (
-        ({"norm": abs}, "norm is 'seminorm' here or left out, got builtin_function"),
-        ({"jump_t": [0.3]}, "'jump_t' is taken from options"),
-    ):
-        with pytest.raises(UnsupportedError, match=message):
-            odegrad.odeint_adjoint(Recorder(), Y0, T, adjoint_options=options)
+    """What both solves share, norms that are none, and a solver without steps of a tableau."""
+    with pytest.raises(UnsupportedError, match="'jump_t' is taken from options"):
+        odegrad.odeint_adjoint(Recorder(), Y0, T, adjoint_options={"jump_t": [0.3]})
+    with pytest.raises(UsageError, match=r"expected norm = 'seminorm', or a function of the backward state .* got int"):
+        odegrad.odeint_adjoint(Recorder(), Y0, T, adjoint_options={"norm": 2})
+    ys = odegrad.odeint_adjoint(Recorder(), Y0, T, adjoint_options={"norm": lambda state: state[1]})
+    with pytest.raises(UsageError, match=r"norm: expected one number, got shape \(2,\)"):
+        ys.sum().backward()
     with pytest.raises(UnsupportedError, match="the backward solve cannot use solver alf"):
         odegrad.odeint_adjoint(Recorder(), Y0, T, adjoint_method="alf", adjoint_options={"safety": 0.8})

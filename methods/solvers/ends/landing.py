@@ -157,4 +157,4 @@ def _rate_at_end(stepper: Stepper, x: Tensor, h: float, d: int) -> Tensor:
     """Return dy/dt ``[d]`` at the end of the last attempt, by its continuous extension: no f call."""
     coefficients = stepper.polynomial(x.detach(), h)[1:, :d]
     powers = torch.arange(1, len(coefficients) + 1, dtype=x.dtype, device=x.device)
-    return (powers @ coefficients) / h
+    return (powers[None] @ coefficients)[0] / h

@@ -153,6 +153,7 @@ class OneStepSolver(SolverOptions, Solver):
             work=sum(works, ImplicitWork()),
             newton_by_step=tuple(work.newton for work in works if work.newton),
             weights=scheme.b if isinstance(scheme, Tableau) else (),
+            known_stages=self.known_stages,
             rounds_forward=tuple(rounds[0]),
             rounds_backward=tuple(rounds[1]),
         )
@@ -181,13 +182,20 @@ class OneStepSolver(SolverOptions, Solver):
 
     @property
     def start_calls(self) -> int:
-        """Return the f calls of a solve before its first step; with those that choose the step's size."""
+        """Return the f calls of a solve beside those of its attempts: those that choose the first step's size."""
         if not self.adaptive:
             return self.restart_calls
         if isinstance(self.scheme, Rosenbrock):
             # The first rate is told by the call that linearises the field for the first step.
             return 0 if self.first_step is not None else 1
-        return 1 if self.first_step is not None else 2
+        # The first of them is the first stage of the first attempt, if that would be a call of its own.
+        return (1 if self.first_step is not None else 2) - self.known_stages
+
+    @property
+    def known_stages(self) -> int:
+        """Return the f calls that a further attempt from the same state saves."""
+        tableau = self._stepped
+        return int(tableau is not None and not tableau.fsal)
 
     def observed_by(self, observer: StepObserver) -> Self:
         """Return the same solver with ``observer`` hearing of its steps."""

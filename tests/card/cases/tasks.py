@@ -8,14 +8,20 @@ from torch import Tensor
 
 from odegrad.binding import next_solve, solve_with
 from odegrad.contracts import HeldOutLoss, Problem
-from odegrad.methods.solvers.solver import make_solver
+from odegrad.methods.solvers.solver import OneStepSolver, make_solver
 from odegrad.registry import build_gradient, build_optimizer, build_task, tasks
 from tests.card.device import Card, CardTensor
 
 OFFLINE = [name for name in tasks.names() if tasks.get(name).info.offline]
 SOLVER = make_solver("rk4", num_steps=2)
-OF_TIMES = {"bouncing_ball": 1}
-"""Reads of trained numbers that output times follow from, of tasks that have such: times are the host's."""
+TO_EVENTS = {"bouncing_ball", "integrate_and_fire"}
+"""Tasks whose solves end at events: the host reads the event function at every step, and where it ends."""
+STEPPING = make_solver("rk4", step_size=0.1)
+"""Steps of a known size, where the end is not known."""
+
+
+def _solver(name: str) -> OneStepSolver:
+    return STEPPING if name in TO_EVENTS else SOLVER
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -28,18 +34,18 @@ def _built(name: str, device: str) -> Problem:
     return build_task(name).build("tiny", 0, torch.device(device), torch.float32)
 
 
-def _iterate(problem: Problem, optimizer: torch.optim.Optimizer, iteration: int) -> Tensor:
+def _iterate(name: str, problem: Problem, optimizer: torch.optim.Optimizer, iteration: int) -> Tensor:
     optimizer.zero_grad(set_to_none=True)
     batch = problem.batch(iteration)
-    loss = problem.loss(next_solve(optimizer, build_gradient("aca"), SOLVER, batch), batch)
+    loss = problem.loss(next_solve(optimizer, build_gradient("aca"), _solver(name), batch), batch)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return loss.detach()
 
 
-def _trained(problem: Problem) -> list[Tensor]:
+def _trained(name: str, problem: Problem) -> list[Tensor]:
     """Return the loss of the first batch, and the parameters after one step."""
-    loss = _iterate(problem, build_optimizer("adam", problem), 0)
+    loss = _iterate(name, problem, build_optimizer("adam", problem), 0)
     return [loss, *(p.detach().clone() for p in problem.model.parameters())]
 
 
@@ -47,11 +53,11 @@ def _trained(problem: Problem) -> list[Tensor]:
 def test_a_step_is_the_cpus(name: str, card: Card) -> None:
     """And on a fixed grid the host waits for nothing but the number of the loss: batches are sent, times are known."""
     with card.away():
-        found = {"cpu": _trained(_built(name, "cpu"))}
-    found["cuda"] = _trained(problem := _built(name, "cuda"))
+        found = {"cpu": _trained(name, _built(name, "cpu"))}
+    found["cuda"] = _trained(name, problem := _built(name, "cuda"))
     card.forget()
-    _iterate(problem, build_optimizer("adam", problem), 1).item()
-    assert sum(card.waits.values()) == 1 + OF_TIMES.get(name, 0), card.places
+    _iterate(name, problem, build_optimizer("adam", problem), 1).item()
+    assert (sum(card.waits.values()) == 1) == (name not in TO_EVENTS), card.places
     assert all(isinstance(x, CardTensor) for x in found["cuda"])
     for on_cpu, on_card in zip(found["cpu"], found["cuda"], strict=True):
         assert torch.equal(on_cpu, on_card.cpu())
@@ -62,7 +68,7 @@ def test_data_metric_and_dynamics_are_the_cpus(name: str) -> None:
     found = {}
     for device in ("cpu", "cuda"):
         problem = _built(name, device)
-        solve = solve_with(build_gradient("naive"), SOLVER)
+        solve = solve_with(build_gradient("naive"), _solver(name))
         batch = problem.probe_batch()
         field, y0, ts = problem.dynamics(batch)
         ys = solve(field, y0, ts)

@@ -10,6 +10,9 @@ from odegrad.datasets.problems.hybrid.ball import Ball, ball_heights
 from odegrad.datasets.problems.hybrid.neuron import Neuron, firing_period
 from odegrad.datasets.problems.hybrid.patients import Patients, log_concentrations
 from odegrad.datasets.problems.hybrid.problem import HybridModel, HybridProblem
+from odegrad.errors import EventError, UnsupportedError
+from odegrad.reference.reference import reference
+from odegrad.reference.subject import of_problem
 from odegrad.registry import build_gradient, build_solver, build_task
 
 NAMES = ("bouncing_ball", "integrate_and_fire", "dosing")
@@ -46,6 +49,36 @@ def test_predictions_and_gradients_are_those_of_the_closed_form(name: str, size:
         got = torch.autograd.grad(problem.loss(solving(method), (inputs, targets)), parameters)
         for ours, theirs in zip(got, known, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_reference_is_the_gradient_of_the_closed_form(name: str) -> None:
+    """Its two ways cut the recorded steps up to each event finer, and find the event anew along them."""
+    problem = build_task(name).build("tiny", 0, torch.device("cpu"), torch.float64)
+    assert isinstance(problem, HybridProblem)
+    inputs, targets = problem.probe_batch()
+    parameters = list(problem.model.parameters())
+    known = torch.autograd.grad(((closed_form(problem.hybrid, inputs) - targets) ** 2).mean(), parameters)
+    found = reference(of_problem(problem))
+    assert found.gradient is not None
+    assert found.error is not None
+    assert found.error <= 1e-10
+    torch.testing.assert_close(found.gradient, torch.cat([g.reshape(-1) for g in known]), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["mali", "reversible_rk", "torchdiffeq_adjoint"])
+def test_methods_that_cannot_end_at_events_say_why(name: str) -> None:
+    """No dense output to look for one in, or another library's solve; the row holds the sentence."""
+    problem = build_task("bouncing_ball").build("tiny", 0, torch.device("cpu"), torch.float64)
+    solver = build_solver("alf" if name == "mali" else "dopri5", 1e-4, 1e-4)
+    with pytest.raises(UnsupportedError, match=r"event_fn: .*(no dense output|another library)"):
+        problem.loss(solve_with(build_gradient(name), solver), problem.batch(0))
+
+
+def test_a_neuron_that_never_fires_is_an_error() -> None:
+    """Its input is too small: there is no event up to the latest time at which one is looked for."""
+    with pytest.raises(EventError, match="rises through zero nowhere up to t_max = 50"):
+        Neuron(0.5, 0.7).double().predicted(solving("naive"), torch.tensor([1.5], dtype=torch.float64))
 
 
 def test_a_ball_comes_to_rest() -> None:
