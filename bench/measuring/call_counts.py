@@ -129,6 +129,8 @@ def count_columns(
     # what a replay of outputs inside of steps costs more is no part of the model
     inside = solver.reads_inside_steps and any(len(log.ts) > 2 for log in solves)
     unmodelled = inside and method.traits.exact
+    # nor are Newton's iterations where each sample has its own
+    unmodelled |= solver.per_sample and solver.implicit
     # nor are the products of GMRES, which go by its inner iterations
     unmodelled |= any(cost.steps.work.jacobians > 0 and cost.steps.products == 0 for cost in costs)
     return columns | predicted_columns(method, [] if unmodelled else costs)
@@ -258,7 +260,8 @@ def _rows(counts: Counts, back: str, solver: OneStepSolver) -> dict[str, Any]:
     columns: dict[str, object] = {
         "sample_evaluations": counts.rows["forward"],
         "sample_evaluations_backward": counts.rows[back],
-        "useful_fraction": sum(each.useful_rows(s) for each in there) / made if made else None,
+        # Of implicit steps rows leave each Newton iteration, too: all that are called are of use.
+        "useful_fraction": sum(each.useful_rows(s) for each in there) / made if made and not solver.implicit else None,
         # Solves of one loss are of one batch, or of the first samples of it.
         "sample_steps": [sum(steps) for steps in zip_longest(*(each.steps for each in there), fillvalue=0)],
         "rounds": sum(each.rounds for each in there),

@@ -241,10 +241,7 @@ COLUMNS: tuple[Column, ...] = (
         "useful_fraction", "count", "share of them in the forward solve of samples that had a step to take",
         compared=Compared.EXACT, band=0.1, higher_is_better=True,
     ),
-    _list(
-        "sample_steps", "count",
-        "accepted steps of each sample of a forward pass, over all its solves, where each has its own", "steps",
-    ),
+    _list("sample_steps", "count", "accepted steps of each sample in one forward pass where each has its own", "steps"),
     _count("rounds", "count", "rounds of steps of one forward pass: the most that a sample has attempted", "rounds"),
     _count("rounds_backward", "count", "the same of one backward solve, summed over intervals", "rounds"),
     _count(

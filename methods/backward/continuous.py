@@ -111,6 +111,11 @@ class ContinuousMethod(TappableMethod):
 
     def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot give every sample steps of its own, or None if it can."""
+        if solver.implicit:
+            return (
+                "it solves the costate back by implicit steps that all samples share; use aca, whose pull-back goes "
+                "through each sample's own, or batch = 'joint'"
+            )
         if self.parameters == "state":
             return (
                 "with batch = 'per_sample' a parameter gradient in the solved state would be one for each sample, "

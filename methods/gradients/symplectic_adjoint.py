@@ -22,6 +22,7 @@ from odegrad.methods.backward.implicit.pairs import PairPartnerNode
 from odegrad.methods.backward.implicit.steps import ImplicitPartnerNode
 from odegrad.methods.backward.per_sample.cost import bytes_of_replay, kept_starts, replayed_calls
 from odegrad.methods.backward.per_sample.partner import PartnerRowsNode
+from odegrad.methods.backward.per_sample.replay import StepReplayNode
 from odegrad.methods.backward.products import pull_call
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
@@ -132,9 +133,21 @@ class SymplecticAdjoint(TappableRowsMethod):
             return ImplicitPartnerNode(field, solver, solver.scheme, times, self.tap, keep_stages=keep).apply(y0)
         return _SymplecticPartner(field, solver, times, self.tap).apply(y0)
 
+    def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
+        """Return None if every sample may have steps of its own: where stages are redone."""
+        return (
+            "keep_stages is for steps that all samples share; leave it out with batch = 'per_sample'"
+            if self.keep_stages
+            else None
+        )
+
     def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
-        """Return the states ``[K, batch, n]`` with one node that walks the symplectic partner back, by rank."""
-        return PartnerRowsNode(field, solver, times).apply(y0)
+        """Return the states ``[K, batch, n]`` with one node that walks the symplectic partner back, by rank.
+
+        That of implicit steps is the pull-back through their stages, by which a rank that is redone goes back.
+        """
+        node = StepReplayNode if solver.implicit else PartnerRowsNode
+        return node(field, solver, times).apply(y0)
 
 
 class _SymplecticPartner(StepwiseNode):

@@ -89,7 +89,7 @@ def _panel(axis: Axes, runs: pd.DataFrame, labels: list[tuple[str, str]]) -> Non
 
 
 def _edges(low: int, high: int) -> Any:
-    """Return the edges of the bins from ``low`` to ``high`` steps: even, or even factors where they are far apart."""
+    """Return the edges of the bins from ``low`` to ``high`` steps: even, or by factors where they are far apart."""
     bins = min(MAX_BINS, high - low + 1)
     if high <= WIDE * low:
         return np.linspace(low - 0.5, high + 0.5, bins + 1)

@@ -11,7 +11,8 @@ from odegrad.methods.backward.per_sample.replay import RankPullback
 from odegrad.methods.solvers.per_sample.ledger import Ranks
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.stages import FieldDynamics, PlainRowStepper
+from odegrad.methods.solvers.per_sample.stages import FieldDynamics
+from odegrad.methods.solvers.per_sample.steppers import row_stepper
 from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
@@ -40,10 +41,10 @@ class CheckpointedRowsNode(RecordedNode):
 
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> Gradients:
         """Follow the reversal: advance without a graph, pull back one rank at a time."""
-        grads = self.folded(grads)
+        grads = self.of_carried(grads)
         ranks, back = self.ledger.ranks(), RankPullback(self, grads)
         n = len(ranks)
-        first = kept[0].index_select(0, at(ranks.samples, kept[0]))
+        first = self.carried(kept[0]).index_select(0, at(ranks.samples, kept[0]))
         states = dict(zip(self.checkpoints, [first, *kept[1:]], strict=False))
         newest = kept[-1] if n > 1 else first
         a = grads.new_zeros((len(ranks.samples), grads.shape[-1]))
@@ -59,21 +60,22 @@ class CheckpointedRowsNode(RecordedNode):
             else:
                 w = len(x)
                 a[:w] = back.through(ranks, stop, stop + 1, x, a[:w])
-        return self.to_start(grads, ranks.samples, a), back.total
+        return self.to_start(grads, ranks.samples, a, kept[0], back.total), back.total
 
     @torch.no_grad()
     def _advanced(self, ranks: Ranks, start: int, stop: int, x: Tensor) -> Tensor:
         """Return the states at the starts of rank ``stop``, from those of rank ``start``; no graph."""
         if start == stop:
             return x
-        stepper = PlainRowStepper(FieldDynamics(self.field), self.solver.tableau, x)
-        stepper.rate(ranks[start].samples, ranks[start].steps.t, x)
+        stepper = row_stepper(FieldDynamics(self.field), self.solver, x[:, : self.field.rows.n])
+        stepper.stand_on(ranks[start].samples, ranks[start].steps.t, x)
         for j in range(start, stop):
             rank = ranks[j]
             going_on = rank.going_on if j + 1 < stop else 0
             # The rows of a rank are the first rows of the rank before, most steps first: samples that end are cut off
             # behind.
             x = stepper.attempt(rank.samples, rank.steps, x, going_on)[: rank.going_on]
+            stepper.judged(accepted=True)
             if going_on:
                 stepper.narrow(going_on)
         return x

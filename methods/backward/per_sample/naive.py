@@ -6,10 +6,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from odegrad.methods.backward.per_sample.entry import on_device
 from odegrad.methods.backward.per_sample.node import at, walked
+from odegrad.methods.solvers.dynamics import trained_parameters
 from odegrad.methods.solvers.per_sample.ledger import Ledger, Rank
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.stages import GraphRowStepper
+from odegrad.methods.solvers.per_sample.steppers import graph_row_stepper
 from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
@@ -24,14 +26,20 @@ def solved_with_graph(field: RowField, solver: OneStepSolver, y0: Tensor, times:
     ys, _ = walked(field, solver, y0.detach(), times, ledger.note)
     if not torch.is_grad_enabled():
         return ys
-    ranks, stepper = ledger.ranks(), GraphRowStepper(field, solver.tableau)
+    ranks, stepper = ledger.ranks(), graph_row_stepper(field, solver)
     x: Tensor = _Ordered.apply(y0, ranks.samples)  # type: ignore[no-untyped-call]
+    if solver.implicit:
+        # The rates are carried, and go their own way back: through f at the starts.
+        x = torch.cat([x, field.at(on_device(times.start[ranks.samples], x), x)], dim=1)
+        if field.held is not None:
+            # The pull-back through implicit steps calls the field again.
+            field.held.settle(trained_parameters(field.field))
     ends: list[Tensor] = []
     ended: list[Rank] = []
     for rank in ranks:
-        end, x = stepper.step(rank.steps, x, rank.going_on)
+        end, x = stepper.step(rank.samples, rank.steps, x, rank.going_on)
         if len(rank.ended[0]):
-            ends.append(end)
+            ends.append(end[:, : y0.shape[1]])
             ended.append(rank)
     places, of = times.repeats()
     out: Tensor = _Outputs.apply(ys, places, of, ended, y0, *ends)  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
 """The node of a solve whose samples have steps of their own: what it keeps, and what its pull-backs share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor
 from odegrad.methods.backward.node import SolveNode
 from odegrad.methods.backward.per_sample.entry import on_device
 from odegrad.methods.solvers.per_sample.ledger import KeptRows, Ledger, Rank
-from odegrad.methods.solvers.per_sample.loop import AcceptedRows, OutputRows, Rounds, Truths
+from odegrad.methods.solvers.per_sample.loop import AcceptedRows, OutputRows, Rounds
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.stages import FieldDynamics
-from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
+from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes, Truths
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import sent_to
 
@@ -63,9 +63,48 @@ class RecordedNode(RowsNode):
         super().__init__(field, solver, times)
         self.ledger = Ledger(len(times.table))
 
-    def to_start(self, grads: Tensor, samples: HostIntegers, a: Tensor) -> Tensor:
-        """Return ``dL/dy0 [batch, n]`` from the cotangents ``a`` of the first states of ``samples``."""
-        return grads[0].index_add(0, at(samples, a), a)
+    def carried(self, y0: Tensor) -> Tensor:
+        """Return what a solve from ``y0 [batch, n]`` carries at its starts; of implicit steps one f call for rates."""
+        if not self.solver.implicit:
+            return y0
+        with torch.no_grad():
+            return torch.cat([y0, self.first_call(y0).detach()], dim=1)
+
+    def of_carried(self, grads: Tensor) -> Tensor:
+        """Return ``dL/dys [K, batch, n]`` as cotangents of what is carried: of rates beside the states there are none.
+
+        Cotangents of repeated outputs are added to those of what they repeat.
+        """
+        folded = self.folded(grads)
+        return torch.cat([folded, torch.zeros_like(folded)], dim=-1) if self.solver.implicit else folded
+
+    def to_start(
+        self, grads: Tensor, samples: HostIntegers, a: Tensor, y0: Tensor, total: list[Tensor | None]
+    ) -> Tensor:
+        """Return ``dL/dy0 [batch, n]`` from the cotangents ``a`` of what ``samples`` carry at their starts.
+
+        The first rates of implicit steps are pulled back to ``y0`` and, into ``total``, to the parameters.
+        """
+        n, place = y0.shape[1], at(samples, a)
+        start = grads[0, :, :n].index_add(0, place, a[:, :n])
+        if a.shape[1] == n or not len(samples):
+            return start
+        with torch.enable_grad():
+            leaf = y0.index_select(0, place).detach().requires_grad_()
+            rate = self.field.at(on_device(self.sample_times.start[samples], y0), leaf)
+        if not rate.requires_grad:
+            return start
+        of_y, *pulled = self.field.pulled_through([rate], (leaf, *self.parameters), [a[:, n:].contiguous()])
+        gather(total, pulled)
+        return start if of_y is None else start.index_add(0, place, of_y)
+
+
+def gather(total: list[Tensor | None], pulled: Sequence[Tensor | None]) -> None:
+    """Add ``pulled`` to ``total``, never in place into what autograd handed out."""
+    for i, p in enumerate(pulled):
+        if p is not None:
+            before = total[i]
+            total[i] = p if before is None else before + p
 
 
 Wanted = Callable[[AcceptedRows, HostIntegers], Truths]

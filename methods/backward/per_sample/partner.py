@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.backward.node import Gradients
-from odegrad.methods.backward.per_sample.node import StartKeepingNode, Starts, with_outputs
+from odegrad.methods.backward.per_sample.node import StartKeepingNode, Starts, at, with_outputs
 from odegrad.methods.backward.products import add_to
 from odegrad.methods.solvers.per_sample.ledger import Rank
 from odegrad.methods.solvers.per_sample.stages import RowStages
@@ -22,7 +22,7 @@ class PartnerRowsNode(StartKeepingNode):
         for rank in ranks.backwards():
             w = len(rank.samples)
             a[:w] = self._rank_back(starts.of(rank), rank, with_outputs(a[:w], rank, grads), total)
-        return self.to_start(grads, ranks.samples, a), total
+        return grads[0].index_add(0, at(ranks.samples, a), a), total
 
     def _rank_back(self, y: Tensor, rank: Rank, a: Tensor, total: list[Tensor]) -> Tensor:
         """Return the cotangents ``[w, n]`` of the steps' first states; add to ``total`` the parameters' part."""

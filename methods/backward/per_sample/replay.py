@@ -15,14 +15,15 @@ from odegrad.methods.backward.per_sample.node import (
     StartKeepingNode,
     Starts,
     at,
+    gather,
     walked,
     with_outputs,
 )
 from odegrad.methods.solvers.per_sample.ledger import Ranks
-from odegrad.methods.solvers.per_sample.loop import AcceptedRows, Truths
+from odegrad.methods.solvers.per_sample.loop import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.stages import GraphRowStepper
-from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
+from odegrad.methods.solvers.per_sample.steppers import graph_row_stepper
+from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes, Truths
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
@@ -42,11 +43,11 @@ class RankPullback:
         ends, of_ends = [], []
         with torch.enable_grad():
             leaf = z = x.detach().requires_grad_()
-            stepper = GraphRowStepper(self.node.field, self.node.solver.tableau)
+            stepper = graph_row_stepper(self.node.field, self.node.solver)
             for j in range(first, stop):
                 rank = ranks[j]
                 going_on = rank.going_on if j + 1 < stop else 0
-                end, z = stepper.step(rank.steps, z, going_on)
+                end, z = stepper.step(rank.samples, rank.steps, z, going_on)
                 behind = a[: len(end)]
                 if going_on:
                     # Rows that go on get their cotangent by the graph from the next rank; only those that end here get
@@ -56,10 +57,7 @@ class RankPullback:
                     ends.append(end)
                     of_ends.append(with_outputs(behind, rank, self.grads))
         of_start, *pulled = self.node.field.pulled_through(ends, (leaf, *self.node.parameters), of_ends)
-        for i, p in enumerate(pulled):
-            if p is not None:
-                total = self.total[i]
-                self.total[i] = p if total is None else total + p
+        gather(self.total, pulled)
         return torch.zeros_like(x) if of_start is None else of_start
 
 
@@ -68,13 +66,14 @@ class StepReplayNode(StartKeepingNode):
 
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> Gradients:
         """Replay the ranks from the last to the first."""
-        grads = self.folded(grads)
-        back, ranks, starts = RankPullback(self, grads), self.ledger.ranks(), Starts(kept[0], kept[1:], self.places)
+        grads = self.of_carried(grads)
+        back, ranks = RankPullback(self, grads), self.ledger.ranks()
+        starts = Starts(self.carried(kept[0]), kept[1:], self.places)
         a = grads.new_zeros((len(ranks.samples), grads.shape[-1]))
         for rank in ranks.backwards():
             w, j = len(rank.samples), rank.number
             a[:w] = back.through(ranks, j, j + 1, starts.of(rank), a[:w])
-        return self.to_start(grads, ranks.samples, a), back.total
+        return self.to_start(grads, ranks.samples, a, kept[0], back.total), back.total
 
 
 class _SinceOutput:
@@ -111,8 +110,8 @@ class BlockReplayRowsNode(RecordedNode):
 
     def pull_back(self, grads: Tensor, kept: tuple[Tensor, ...]) -> Gradients:
         """Replay the blocks from the last to the first."""
-        grads = self.folded(grads)
-        back, starts = RankPullback(self, grads), Starts(kept[0], kept[1:], self.places)
+        grads = self.of_carried(grads)
+        back, starts = RankPullback(self, grads), Starts(self.carried(kept[0]), kept[1:], self.places)
         a = torch.zeros_like(grads[0])
         for k in range(int(self.sample_times.last.max()), 0, -1):
             ranks = self.ledger.ranks(k)
@@ -125,4 +124,5 @@ class BlockReplayRowsNode(RecordedNode):
                     ranks, first, min(first + size, len(ranks)), starts.of(rank), a.index_select(0, place)
                 )
                 a = a.index_copy(0, place, pulled)
-        return a + grads[0], back.total
+        samples = self.ledger.ranks().samples
+        return self.to_start(grads, samples, a.index_select(0, at(samples, a)), kept[0], back.total), back.total

@@ -11,7 +11,7 @@ from odegrad.errors import NewtonError, UnsupportedError, is_out_of_memory
 from odegrad.methods.fields.twice import pulled_with_graph
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.krylov import gmres
-from odegrad.methods.solvers.implicit.samples import Samples
+from odegrad.methods.solvers.implicit.samples import LinearisedField, Samples
 from odegrad.methods.solvers.implicit.tableau import LinearSolve
 from odegrad.states import sent_to
 
@@ -95,13 +95,15 @@ class Linearisation:
         (out,) = torch.autograd.grad(self._pulled, self._seed, v, retain_graph=True, materialize_grads=True)
         return out
 
-    def system(self, hg: float, scale: Tensor | None = None, tolerance: float = 0.0) -> System:
-        """Return ``I - hg f_y``, factorised.
+    def system(self, hg: float | Tensor, scale: Tensor | None = None, tolerance: float = 0.0) -> System:
+        """Return ``I - hg f_y``, factorised; ``hg`` is a number, or one for each sample ``[batch, 1, 1]``.
 
         ``scale [batch, n, 1]`` and ``tolerance`` say how exactly GMRES solves: until the residual's root mean square,
         in units of the scale, is at most the tolerance.
         """
         if self.matrix is None:
+            if isinstance(hg, Tensor):
+                raise UnsupportedError("linear = 'krylov': samples of sizes of their own are solved for by blocks")
             return _Products(self, hg, scale, tolerance)
         w = torch.mul(self.matrix, -hg)
         w.diagonal(dim1=1, dim2=2).add_(1.0)
@@ -123,7 +125,7 @@ class Jacobians:
         If a sample, or the batch, is larger than ``linear`` allows.
     """
 
-    def __init__(self, field: FlatField, linear: LinearSolve) -> None:
+    def __init__(self, field: LinearisedField, linear: LinearSolve) -> None:
         apart, together = Samples(field.layout), Samples(field.layout, together=True)
         self.kind = _chosen(linear, apart.n, together.n)
         self.field = field
@@ -146,6 +148,10 @@ class Jacobians:
         each = x if self.samples.batch == self.apart.batch else self.apart.of(self.samples.flat(x))
         norms = torch.linalg.vector_norm(each, dim=1)
         return float(norms.amax() if self.apart.batch > 1 else norms) / math.sqrt(self.apart.n)
+
+    def time(self, t: float | Tensor) -> Tensor:
+        """Return a time as the field sees it; one that is a tensor already, of samples' own, as it is."""
+        return t if isinstance(t, Tensor) else self.field.time(t)
 
     @property
     def products(self) -> int:

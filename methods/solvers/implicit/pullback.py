@@ -43,16 +43,21 @@ class StagePullback:
     observer: StepObserver | None
 
     def through(
-        self, times: Sequence[float], h: float, stages: Sequence[Tensor], a: Tensor, q: Tensor | None
+        self,
+        times: Sequence[float] | Sequence[Tensor],
+        h: float | Tensor,
+        stages: Sequence[Tensor],
+        a: Tensor,
+        q: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
         """Return the cotangents of the step's start and the parameters' gradients.
 
         Parameters
         ----------
         times
-            Of all stages.
+            Of all stages; where samples have times of their own ``[batch]`` each.
         h
-            The signed size.
+            The signed size; where samples have their own ``[batch, 1, 1]``.
         stages
             The solved ones, ``[batch, n, 1]``.
         a, q
@@ -65,12 +70,12 @@ class StagePullback:
         last = tableau.stages - 1
         for i in reversed(tableau.solved):
             if i < last:
-                r = torch.mv(pulled[i + 1 :].t(), weights.columns[i]).mul_(h).view_as(a)
+                r = torch.mv(pulled[i + 1 :].t(), weights.columns[i]).view_as(a).mul_(h)
             else:
                 r = torch.zeros_like(a) if q is None else q
             if not tableau.stiffly_accurate or i == last:
                 # b_s is gamma where the last stage is the new state.
-                r = torch.add(r, a, alpha=h * tableau.b[i])
+                r = _added(r, a, h * tableau.b[i])
             at = self._linearised(times[i], stages[i - tableau.solved.start])
             c = at.system(hg).solve_transposed(r) if at.depends else r
             # J^T c, and not (c - r) / (h gamma), which is the same and loses digits where h is small.
@@ -87,11 +92,15 @@ class StagePullback:
             of_start = of_start + a
         of_rate = None
         if tableau.explicit_first:
-            of_rate = torch.mv(pulled[1:].t(), weights.columns[0]).mul_(h).view_as(a)
+            of_rate = torch.mv(pulled[1:].t(), weights.columns[0]).view_as(a).mul_(h)
         return of_start, of_rate, total
 
-    def _linearised(self, t: float, y: Tensor) -> Linearisation:
-        return Linearisation(self.jacobians, self.jacobians.field.time(t), y)
+    def _linearised(self, t: float | Tensor, y: Tensor) -> Linearisation:
+        return Linearisation(self.jacobians, self.jacobians.time(t), y)
+
+
+def _added(r: Tensor, a: Tensor, weight: float | Tensor) -> Tensor:
+    return torch.addcmul(r, a, weight) if isinstance(weight, Tensor) else torch.add(r, a, alpha=weight)
 
 
 def gather(total: list[Tensor | None], pulled: Sequence[Tensor | None]) -> None:

@@ -1,10 +1,37 @@
 """A flat state as its samples: ``[batch, n, 1]``, the parts of a tuple side by side, and the field called on it."""
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-from odegrad.methods.solvers.dynamics import FlatField
+from odegrad.contracts import State
 from odegrad.states import Layout
+
+
+class LinearisedField(Protocol):
+    """A field on states in the user's shapes, as implicit steps linearise it."""
+
+    layout: Layout
+
+    def time(self, t: float) -> Tensor:
+        """Return ``t`` as the field sees it."""
+        ...
+
+    def parts(self, time: Tensor, y: State) -> Sequence[Tensor]:
+        """Return the parts of ``dy/dt``."""
+        ...
+
+    def pulled_through(
+        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor], *, keep: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``inputs``, pulled back through calls; ``keep`` keeps the graph."""
+        ...
+
+    def refuse_unchecked(self, dy: Tensor, *known: Tensor) -> None:
+        """Make the check of a first call that has been asked for."""
+        ...
 
 
 class Samples:
@@ -43,7 +70,7 @@ class Samples:
             return x.reshape(-1)
         return torch.cat([p.reshape(-1) for p in torch.split(x, self._widths, dim=1)])
 
-    def call(self, field: FlatField, t: Tensor, y: Tensor) -> Tensor:
+    def call(self, field: LinearisedField, t: Tensor, y: Tensor) -> Tensor:
         """Return ``f(t, y)`` for ``y [batch, n, 1]``, likewise."""
         layout = self.layout
         if self.whole:

@@ -83,7 +83,7 @@ class SolverOptions:
         Draws ``v0`` and ``u``.
     batch
         ``joint``: the samples of a batch share their steps, which their mean error chooses. ``per_sample``: each has
-        its own times, steps and error; an explicit Runge-Kutta method with step control.
+        its own times, steps and error; an explicit or implicit Runge-Kutta method with step control.
     compaction
         When samples that have come to their end leave a ``per_sample`` batch: ``none``, ``each`` (at once), or
         ``halving`` (when at most half of the rows are still on their way).

@@ -36,10 +36,16 @@ class OneStepSolver(SolverOptions, Solver):
     @property
     def refuses_per_sample(self) -> str | None:
         """Return why samples cannot have steps of their own, None if they can."""
-        if not isinstance(self.scheme, Tableau):
-            return f"samples have steps of their own on explicit Runge-Kutta methods, which {self.name} is not"
+        if not isinstance(self.scheme, Tableau | Implicit) or self.takes_halves:
+            return f"samples have steps of their own on Runge-Kutta methods, which {self.name} is not"
         if not self.adaptive:
             return f"the steps of solver {self.name} are fixed here, and the same for every sample"
+        linear = self.scheme.linear if isinstance(self.scheme, Implicit) else "auto"
+        if linear not in ("auto", "blocks"):
+            return f"each sample has a system of its own there, so not linear = {linear!r}; leave that out"
+        return self._option_against_own_steps()
+
+    def _option_against_own_steps(self) -> str | None:
         for option, others in (("compile", (False,)), ("sees", ("state",)), ("outputs", ("step_ends", "auto"))):
             if getattr(self, option) not in others:
                 return f"it does not go with {option} = {getattr(self, option)!r}; leave that out"

@@ -56,6 +56,15 @@ class Failures:
             "rtol and atol, or regularise the vector field",
         )
 
+    def singular(self, sample: int, t: float) -> None:
+        """Note that the Jacobian of ``sample`` is not finite, so that no implicit step can be solved from there."""
+        self._add(
+            sample,
+            NonFiniteError,
+            f"the field's Jacobian is not finite at t = {t:g}; the field has an infinite slope there (a root, a "
+            "quotient): bound it, or take an explicit solver such as dopri5",
+        )
+
     def look_at(
         self,
         samples: HostIntegers,

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,12 +23,11 @@ from odegrad.methods.solvers.per_sample.control import (
     trial_steps,
 )
 from odegrad.methods.solvers.per_sample.failures import Failures
-from odegrad.methods.solvers.per_sample.stages import PlainRowStepper, RowDynamics, RowStages, RowSteps
-from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, SampleTimes
+from odegrad.methods.solvers.per_sample.stages import RowDynamics, RowStepper, RowSteps
+from odegrad.methods.solvers.per_sample.steppers import row_stepper
+from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, SampleTimes, Truths
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import sent_to
-
-Truths = npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -45,14 +43,14 @@ class AcceptedRows:
     """``[a]``: the next output, which each step goes towards or ends at."""
     x: Tensor
     x_next: Tensor
-    stages: RowStages
+    stepper: RowStepper
     positions: HostIntegers
     """``[a]``: where they lie among the rows of the round."""
     rows: Tensor | None
     """The same on the device; None where they are all of the rows."""
 
     def starts(self, chosen: HostIntegers | None = None) -> Tensor:
-        """Return the states ``[a, n]`` at the starts, or those of some of the steps."""
+        """Return what is carried at the starts, ``[a, n]`` or wider, or at those of some of the steps."""
         if chosen is None:
             return self._of(self.x, 0)
         at = chosen if self.rows is None else self.positions[chosen]
@@ -60,11 +58,11 @@ class AcceptedRows:
 
     def ends(self) -> Tensor:
         """Return the states ``[a, n]`` at the ends."""
-        return self._of(self.x_next, 0)
+        return self._of(self.stepper.state(self.x_next), 0)
 
     def polynomial(self) -> Tensor:
         """Return the continuous extensions' coefficients ``[q + 1, a, n]`` in powers of ``(time - t) / h``."""
-        return self._of(self.stages.polynomial(self.x), 1)
+        return self._of(self.stepper.polynomial(self.stepper.state(self.x)), 1)
 
     def of_rows(self, x: Tensor) -> Tensor:
         """Return the rows of ``x [rows, ...]`` whose steps these are, ``[a, ...]``."""
@@ -125,35 +123,42 @@ class Rounds:
         SolverError
             If no sample can be solved; ``failures`` tells of those that could not.
         """
-        x, rows = self.x0, np.arange(len(self.x0))
-        stepper = PlainRowStepper(self.dynamics, self.solver.tableau, x)
-        self._begin(stepper, x)
+        rows = np.arange(len(self.x0))
+        stepper = row_stepper(self.dynamics, self.solver, self.x0)
+        x = self._begin(stepper)
         going = self.failures.none_of(rows)
         while True:
             steps = self._planned(rows, going)
             if not going.any():
                 break
             x_next = stepper.attempt(self.samples[rows], steps, x)
-            ratios = error_ratios(self.solver.controller, self.dynamics.norms, stepper.stages.error(), x, x_next)
-            accepted = going & (ratios <= 1.0)
+            ends = stepper.state(x), stepper.state(x_next)
+            ratios = error_ratios(self.solver.controller, self.dynamics.norms, stepper.error(), *ends)
+            failed = stepper.failed
+            accepted = going & (ratios <= 1.0) & ~failed
+            stepper.judged(accepted=bool(accepted.any()))
             self.widths.append(len(rows))
             if accepted.any():
                 self.accepting += 1
                 yield self._seen(rows, steps, accepted, stepper, x, x_next)
-            self._judge(rows, steps, going, accepted, ratios)
+            if stepper.singular.any():
+                for row in np.flatnonzero(going & stepper.singular):
+                    self.failures.singular(rows[row], steps.t[row])
+            self._judge(rows, steps, going, accepted, failed, ratios)
             x, rows, going = self._moved(rows, going, accepted, stepper, x, x_next)
         self._end()
 
-    def _begin(self, stepper: PlainRowStepper, x: Tensor) -> None:
-        """Evaluate the first stage, and choose the first steps that are not known."""
-        f0 = stepper.rate(self.samples, self.t, x)
+    def _begin(self, stepper: RowStepper) -> Tensor:
+        """Return what is carried of the rows at their starts, and choose the first steps that are not known."""
+        x, f0 = stepper.start(self.samples, self.t, self.x0)
         self.start = 1, len(x)
         unknown = np.flatnonzero(np.isnan(self.h))
         spans = self.times.end - self.t
         if self.solver.first_step is not None:
             self.h[unknown] = np.copysign(self.solver.first_step, spans[unknown])
         elif len(unknown):
-            self._choose(unknown, spans[unknown], x, f0)
+            self._choose(unknown, spans[unknown], self.x0, f0)
+        return x
 
     def _choose(self, unknown: HostIntegers, spans: HostFloats, x: Tensor, f0: Tensor) -> None:
         control, norms, order = self.solver.controller, self.dynamics.norms, self.solver.control_order
@@ -196,7 +201,7 @@ class Rounds:
         return RowSteps(t, np.where(going, h, 0.0), np.where(going, t_next, t))
 
     def _seen(
-        self, rows: HostIntegers, steps: RowSteps, accepted: Truths, stepper: PlainRowStepper, x: Tensor, x_next: Tensor
+        self, rows: HostIntegers, steps: RowSteps, accepted: Truths, stepper: RowStepper, x: Tensor, x_next: Tensor
     ) -> AcceptedRows:
         """Return the accepted steps, and note that they are."""
         at = np.flatnonzero(accepted)
@@ -207,32 +212,36 @@ class Rounds:
         own = RowSteps(steps.t[at], steps.h[at], steps.t_next[at])
         outputs = np.where(landed, towards, -1)
         self.accepted[towards - 1, samples] += 1
-        return AcceptedRows(samples, own, outputs, towards, x, x_next, stepper.stages, at, place)
+        return AcceptedRows(samples, own, outputs, towards, x, x_next, stepper, at, place)
 
-    def _judge(self, rows: HostIntegers, steps: RowSteps, going: Truths, accepted: Truths, ratios: HostFloats) -> None:
+    def _judge(
+        self, rows: HostIntegers, steps: RowSteps, going: Truths, accepted: Truths, failed: Truths, ratios: HostFloats
+    ) -> None:
         """Move the accepted samples on, choose all next steps, and find samples that cannot go on or have ended."""
         solver, live = self.solver, np.flatnonzero(going)
         samples = rows[live]
         self.attempts[samples] += 1
         if solver.observer is not None:
-            for row in live:
+            for row in live[~failed[live]]:
                 told = solver.observer.accepted if accepted[row] else solver.observer.rejected
                 told(float(steps.t[row]), float(steps.h[row]))
         ends = self.times.table[samples, self.at[samples]]
         moved = rows[np.flatnonzero(accepted)]
         self.t[moved] = steps.t_next[accepted]
         self.at[moved] += self.t[moved] == self.times.table[moved, self.at[moved]]
-        sizes, errors = steps.h[live], ratios[live]
-        self.h[samples] = next_steps(
+        # A step that could not be solved has no error, so no power of one: a quarter of it comes next.
+        sizes, errors, unsolved = steps.h[live], np.where(failed, 0.0, ratios)[live], failed[live]
+        following = next_steps(
             solver.controller, sizes, errors, solver.control_order, [self.previous[i] for i in samples]
         )
+        self.h[samples] = np.where(unsolved, UNSOLVED_FACTOR * sizes, following)
         for i, error, good in zip(samples.tolist(), errors.tolist(), accepted[live].tolist(), strict=True):
             self.previous[i] = error if good else None
         self.failures.look_at(samples, self.t[samples], sizes, ends, errors, self.attempts[samples])
         going[live] = (self.at[samples] <= self.times.last[samples]) & self.failures.none_of(samples)
 
     def _moved(
-        self, rows: HostIntegers, going: Truths, accepted: Truths, stepper: PlainRowStepper, x: Tensor, x_next: Tensor
+        self, rows: HostIntegers, going: Truths, accepted: Truths, stepper: RowStepper, x: Tensor, x_next: Tensor
     ) -> tuple[Tensor, HostIntegers, Truths]:
         """Return the states of the coming round, its samples, and which of them have steps to take."""
         live = int(going.sum())
@@ -246,9 +255,10 @@ class Rounds:
         if not drops and not accepted.any():
             return x, rows, going
         # One gather takes the new state where the step is good, the old one where it is not, and drops what has ended.
-        source = sent_to(x.device, torch.from_numpy(keeps + len(rows) * accepted[keeps]))
+        chosen = keeps + len(rows) * accepted[keeps]
+        source = sent_to(x.device, torch.from_numpy(chosen))
         x = torch.cat([x, x_next]).index_select(0, source)
-        stepper.take(source, x)
+        stepper.take(chosen, source, x)
         return x, rows[keeps], going[keeps]
 
     def _end(self) -> None:
@@ -269,6 +279,9 @@ class Rounds:
             attempted=tuple(self.attempts.tolist()),
         )
 
+
+UNSOLVED_FACTOR = 0.25
+"""Of a step whose stages could not be solved; the joint loop's."""
 
 TRIAL_STAGE = -1
 """The stage of the f call that chooses the first steps."""

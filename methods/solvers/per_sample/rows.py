@@ -2,6 +2,7 @@
 
 import warnings
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -96,16 +97,20 @@ class RowField(FlatField):
 
     def at(self, t: Tensor, y: Tensor) -> Tensor:
         """Return ``dy/dt [rows, n]`` at ``(t [rows], y [rows, n])``; under ``enable_grad`` it carries the graph."""
-        count, state = len(y), self.rows.split(y)
-        time = t.view(count, *([1] * (parts(state)[0].dim() - 1))) if self.sample_time else t[0] if count == 1 else t
-        dy = self._call(time, state)
-        if self.draws:
-            raise UnsupportedError(DRAWS)
-        fitting = self.rows.of_width(count).parts_of(dy)
-        out = self.rows.joined(tuple(fitting))
+        out = self.rows.joined(tuple(self.parts_at(t, self.rows.split(y))))
         if self._unchecked and torch.is_grad_enabled():
             self.refuse_unchecked(out, t, y)
         return out
+
+    def parts_at(self, t: Tensor, state: State) -> Sequence[Tensor]:
+        """Return the parts of ``dy/dt`` at ``t [rows]`` and a state of as many samples in the user's shapes."""
+        first = parts(state)[0]
+        count = len(first)
+        time = t.view(count, *([1] * (first.dim() - 1))) if self.sample_time else t[0] if count == 1 else t
+        dy = self._call(time, state)
+        if self.draws:
+            raise UnsupportedError(DRAWS)
+        return self.rows.of_width(count).parts_of(dy)
 
     def write_rows(self, t: Tensor, y: Tensor, out: Tensor) -> None:
         """Write ``dy/dt`` at ``(t [rows], y [rows, n])`` into ``out [rows, n]``, without a graph."""

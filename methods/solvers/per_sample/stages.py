@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers
+from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, Truths
 from odegrad.methods.solvers.step import StageBuffer
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.states import sent_to
@@ -123,20 +123,99 @@ class RowStages:
         return torch.cat([y[None], powers.mul_(self.h)])
 
 
+class RowStepper(Protocol):
+    """Makes steps of rows without a graph; what it carries of a row begins with its state."""
+
+    @property
+    def failed(self) -> Truths:
+        """Return the rows ``[rows]`` of the last attempt that could not be solved, whatever their errors."""
+        ...
+
+    @property
+    def singular(self) -> Truths:
+        """Return those of them that no shorter step would help."""
+        ...
+
+    def start(self, samples: HostIntegers, t: HostFloats, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is carried of rows at ``(t, y [rows, n])``, and their rates ``[rows, n]``: one f call."""
+        ...
+
+    def stand_on(self, samples: HostIntegers, t: HostFloats, x: Tensor) -> None:
+        """Stand on carried rows ``x`` that have been stored."""
+        ...
+
+    def state(self, x: Tensor) -> Tensor:
+        """Return the states ``[rows, n]`` of carried rows."""
+        ...
+
+    def attempt(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int | None = None) -> Tensor:
+        """Return the carried rows after a step; only the first ``going_on`` of them have another, all if None."""
+        ...
+
+    def judged(self, *, accepted: bool) -> None:
+        """Hear whether any row's step of the last attempt was accepted."""
+        ...
+
+    def error(self) -> Tensor:
+        """Return the estimates of the last steps' errors, ``[rows, n]``."""
+        ...
+
+    def polynomial(self, y: Tensor) -> Tensor:
+        """Return the coefficients ``[q + 1, rows, n]`` of the continuous extensions in powers of theta."""
+        ...
+
+    def roll(self) -> None:
+        """Stand on the new states of all rows."""
+        ...
+
+    def take(self, chosen: HostIntegers, source: Tensor, like: Tensor) -> None:
+        """Stand on a selection of the old and the new states ``[2 rows]``, which the host knows too."""
+        ...
+
+    def narrow(self, rows: int) -> None:
+        """Stand on the new states of the first so many rows."""
+        ...
+
+
 class PlainRowStepper:
-    """Makes steps without a graph; the first stage is the last one of the step before."""
+    """Makes explicit steps without a graph; the first stage is the last one of the step before."""
 
     def __init__(self, dynamics: RowDynamics, tableau: Tableau, like: Tensor) -> None:
         self.dynamics = dynamics
         self.tableau = tableau
         self.stages = RowStages(tableau, like)
 
-    def rate(self, samples: HostIntegers, t: HostFloats, y: Tensor) -> Tensor:
-        """Evaluate the first stage at ``(t, y)`` and return it, ``[rows, n]``."""
+    @property
+    def failed(self) -> Truths:
+        """Return that none did: explicit steps have nothing to solve."""
+        return np.zeros(len(self.stages.h), dtype=np.bool_)
+
+    singular = failed
+
+    def start(self, samples: HostIntegers, t: HostFloats, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``y`` itself, and the first stage there."""
+        self.stand_on(samples, t, y)
+        return y, self.stages.k[0]
+
+    def stand_on(self, samples: HostIntegers, t: HostFloats, x: Tensor) -> None:
+        """Evaluate the first stage at ``(t, x)``."""
         self.dynamics.prepare(samples, t[None])
-        first = self.stages.k[0]
-        self.dynamics.write(sent_to(y.device, torch.from_numpy(t), y.dtype), y, first, 0)
-        return first
+        self.dynamics.write(sent_to(x.device, torch.from_numpy(t), x.dtype), x, self.stages.k[0], 0)
+
+    def state(self, x: Tensor) -> Tensor:
+        """Return ``x`` itself."""
+        return x
+
+    def judged(self, *, accepted: bool) -> None:
+        """Need nothing."""
+
+    def error(self) -> Tensor:
+        """Return the estimates of the last steps' errors, ``[rows, n]``."""
+        return self.stages.error()
+
+    def polynomial(self, y: Tensor) -> Tensor:
+        """Return the coefficients ``[q + 1, rows, n]`` of the continuous extensions in powers of theta."""
+        return self.stages.polynomial(y)
 
     def attempt(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int | None = None) -> Tensor:
         """Return the states ``[rows, n]`` after a step from ``x``, whose first stage is known.
@@ -160,12 +239,12 @@ class PlainRowStepper:
         """Make the last stage the first, for all rows."""
         self.stages.k[0].copy_(self.stages.k[-1])
 
-    def take(self, source: Tensor, like: Tensor) -> None:
+    def take(self, chosen: HostIntegers, source: Tensor, like: Tensor) -> None:  # noqa: ARG002
         """Make a selection of the first and the last stages ``[2 rows]`` the first ones of rows like ``like``."""
-        chosen = torch.cat([self.stages.k[0], self.stages.k[-1]]).index_select(0, source)
+        first = torch.cat([self.stages.k[0], self.stages.k[-1]]).index_select(0, source)
         if len(source) != len(self.stages.k[0]):
             self.stages = RowStages(self.tableau, like)
-        self.stages.k[0].copy_(chosen)
+        self.stages.k[0].copy_(first)
 
     def narrow(self, rows: int) -> None:
         """Make the last stages of the first so many rows the first ones."""
@@ -177,15 +256,23 @@ class PlainRowStepper:
         self.stages.k[0].copy_(last)
 
 
-class GraphRowStepper:
+class GraphRows(Protocol):
     """Makes steps with a graph, of rows that get fewer from the end."""
+
+    def step(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int) -> tuple[Tensor, Tensor]:
+        """Return the carried rows after a step from ``x``; and the first ``going_on``, which have another."""
+        ...
+
+
+class GraphRowStepper:
+    """Makes explicit steps with a graph, of rows that get fewer from the end."""
 
     def __init__(self, field: RowField, tableau: Tableau) -> None:
         self.field = field
         self.tableau = tableau
         self.first: Tensor | None = None
 
-    def step(self, steps: RowSteps, x: Tensor, going_on: int) -> tuple[Tensor, Tensor]:
+    def step(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Return the states ``[rows, n]`` after a step from ``x``; and the first ``going_on``, which have another."""
         tableau, stages = self.tableau, RowStages(self.tableau, x.detach())
         times, h = steps.sent(tableau, x)

@@ -12,6 +12,7 @@ from odegrad.methods.solvers.times import checked_times
 
 HostFloats = npt.NDArray[np.float64]
 HostIntegers = npt.NDArray[np.int64]
+Truths = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -187,8 +187,14 @@ def test_times_of_each_sample_need_the_option():
         ("dopri5", {"batch": "per_sample", "outputs": "dense"}, "it does not go with outputs = 'dense'"),
         ("dopri5", {"batch": "per_sample", "compile": True}, "it does not go with compile = True"),
         ("dopri5", {"batch": "per_sample", "sees": "tangent"}, "it does not go with sees = 'tangent'"),
-        ("alf", {"batch": "per_sample"}, "explicit Runge-Kutta methods, which alf is not"),
-        ("kencarp4", {"batch": "per_sample"}, "explicit Runge-Kutta methods, which kencarp4 is not"),
+        ("alf", {"batch": "per_sample"}, "on Runge-Kutta methods, which alf is not"),
+        (
+            "kencarp4",
+            {"batch": "per_sample", "linear": "krylov"},
+            "a system of its own there, so not linear = 'krylov'",
+        ),
+        ("kencarp4", {"batch": "per_sample", "num_steps": 3}, "the steps of solver kencarp4 are fixed here"),
+        ("implicit_euler", {"batch": "per_sample"}, "the steps of solver implicit_euler are fixed here"),
     ],
 )
 def test_options_that_do_not_go_together(name, options, why):
