@@ -8,6 +8,8 @@ derivative of a step is then far from that of the flow. Watching the gradient it
 every end of a step of (A), so that the backward instability of the state acts over one resolved step only.
 
 They share the field, its vector-Jacobian product and the times at which the state is set anew, and nothing else.
+
+Where explicit steps are too many, implicit ones are taken both ways (``stiff_ways``).
 """
 
 import warnings
@@ -17,12 +19,19 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Solve
-from odegrad.errors import InaccurateGradientWarning
+from odegrad.errors import (
+    InaccurateGradientWarning,
+    SolverError,
+    StepSizeUnderflowError,
+    TooManyStepsError,
+    UnsupportedError,
+)
 from odegrad.methods.gradients.aca import Aca
 from odegrad.methods.gradients.adjoint import Adjoint
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver
-from odegrad.reference.grids import Budget, Grids, Searching
+from odegrad.reference.grids import Budget, BudgetSpentError, Grids, Searching
+from odegrad.reference.stiff_ways import MAX_CUTS, costate_implicitly, cut_implicitly, recorded_implicitly
 from odegrad.reference.subject import Subject
 
 RECORD_TOLERANCE, COSTATE_TOLERANCE = 1e-9, 1e-10
@@ -41,6 +50,13 @@ MIN_BUDGET, BUDGET_RECORDINGS = 30_000, 40
 """f calls that both ways together may cost: the larger of a number, and so many times those of the recorded solve."""
 STANDS_STILL = 0.25
 """A refinement that leaves more than this of the change before it finds kinks; at order 8 it leaves 1/256."""
+FEW_STEPS, MOST_STEPS = 3_000, 100_000
+"""Explicit steps of a recorded solve: beyond the first implicit ones are tried, and where they settle nothing explicit
+ones to the second."""
+EXPLICIT_SHARE = 0.2
+"""Of a budget that is given, what explicit steps may take before implicit ones are tried."""
+STIFF_RESOLVED = 1e-7
+"""A change by the last cut of implicit steps at which their gradient is one to hold others against."""
 SAFETY = 4.0
 """Changes across kinks go up and down; where no refinement to rounding follows, the error is told as so many times the
 last one, or the larger of the last two where they do not fall."""
@@ -90,13 +106,44 @@ def both(subject: Subject, budget: Budget, wanted: float = 0.0) -> TwoWays:
     with warnings.catch_warnings(action="ignore", category=InaccurateGradientWarning):
         if not subject.smooth:
             return _kinked(subject, budget)
-        return _smooth(subject, budget) if wanted <= RESOLVED else _enough(subject, budget, wanted)
+        explicitly = _smooth if wanted <= RESOLVED else _enough
+        try:
+            return explicitly(subject, budget, wanted, _few_steps(budget))
+        except (TooManyStepsError, StepSizeUnderflowError):
+            stiff = _stiff(subject, budget, wanted)
+        return stiff or explicitly(subject, budget, wanted, MOST_STEPS)
 
 
-def _enough(subject: Subject, budget: Budget, wanted: float) -> TwoWays:
+def _few_steps(budget: Budget) -> int:
+    """Return the explicit steps after which implicit ones are tried: of dopri8, 13 calls each."""
+    spared = EXPLICIT_SHARE * min(budget.limit, 1e9) / 13.0
+    return max(1, min(FEW_STEPS, int(spared)))
+
+
+def _stiff(subject: Subject, budget: Budget, wanted: float) -> TwoWays | None:
+    """Return both gradients by implicit steps; None where these do not settle it, or cannot be taken."""
+    try:
+        grids = recorded_implicitly(subject, budget, FEW_STEPS)
+        _set_limit(budget)
+        pieces, found, change = 1, cut_implicitly(subject, grids, 1, budget), float("inf")
+        while change > max(RESOLVED, wanted / SAFETY, 8.0 * subject.loss_epsilon) and pieces < MAX_CUTS:
+            pieces, coarse = 2 * pieces, found
+            found = cut_implicitly(subject, grids, pieces, budget)
+            change = relative_distance(coarse, found)
+        if not change <= max(STIFF_RESOLVED, wanted):
+            return None
+        costate = costate_implicitly(subject, grids, max(pieces // 2, COSTATE_PIECES), budget)
+    except BudgetSpentError:
+        raise
+    except (SolverError, UnsupportedError):
+        return None
+    return TwoWays(found, costate, change)
+
+
+def _enough(subject: Subject, budget: Budget, wanted: float, max_steps: int) -> TwoWays:
     """Return both gradients, known to ``wanted`` where that can be had: a refinement less, looser solves."""
     tolerance = min(max(RECORD_TOLERANCE, wanted / 100.0), LOOSEST_RECORD)
-    grids = _recorded(subject, make_solver("dopri8", rtol=tolerance, atol=tolerance), budget)
+    grids = _recorded(subject, make_solver("dopri8", rtol=tolerance, atol=tolerance, max_steps=max_steps), budget)
     enough, cost = max(wanted, 8.0 * subject.loss_epsilon), 0.0
     pieces, found, changes = 1, refined(subject, grids, "dopri8", 1, budget), [float("inf")]
     while SAFETY * changes[-1] > enough and pieces < MAX_PIECES and _falls(changes):
@@ -120,8 +167,9 @@ def _falls(changes: list[float]) -> bool:
     return len(changes) < 3 or changes[-1] <= STANDS_STILL * changes[-2]
 
 
-def _smooth(subject: Subject, budget: Budget) -> TwoWays:
-    grids = _recorded(subject, make_solver("dopri8", rtol=RECORD_TOLERANCE, atol=RECORD_TOLERANCE), budget)
+def _smooth(subject: Subject, budget: Budget, _wanted: float, max_steps: int) -> TwoWays:
+    solver = make_solver("dopri8", rtol=RECORD_TOLERANCE, atol=RECORD_TOLERANCE, max_steps=max_steps)
+    grids = _recorded(subject, solver, budget)
     floor = 8.0 * subject.loss_epsilon
     resolved, settled = max(RESOLVED, floor), max(SETTLED, floor)
     pieces, found, change = 1, refined(subject, grids, "dopri8", 1, budget), float("inf")
@@ -155,9 +203,14 @@ def _recorded(subject: Subject, solver: OneStepSolver, budget: Budget) -> Grids:
     """Return the grids of the subject's solves, and let the budget follow from their cost."""
     grids = Grids()
     subject.value(grids.recording(Naive(), solver, budget))
+    _set_limit(budget)
+    return grids
+
+
+def _set_limit(budget: Budget) -> None:
+    """Let the budget, where none is given, follow from the calls until now."""
     if budget.limit == float("inf"):
         budget.limit = max(MIN_BUDGET, BUDGET_RECORDINGS * budget.calls)
-    return grids
 
 
 def refined(subject: Subject, grids: Grids, scheme: str, pieces: int, budget: Budget) -> Tensor:
