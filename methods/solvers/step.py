@@ -213,7 +213,9 @@ class _WeightsContext(Protocol):
 
 
 class _Combination(torch.autograd.Function):
-    """``y + sum_j w_j k_j`` whose value is already known: only the pull-back is left to do."""
+    """``y + sum_j w_j k_j`` whose value is already known: only the pull-back is left to do, or the push forward."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(value: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
@@ -230,9 +232,17 @@ class _Combination(torch.autograd.Function):
         # One product for all stages, whose rows autograd takes as they are.
         return None, None, grad, *torch.outer(ctx.weights, grad).unbind(0)
 
+    @staticmethod
+    def jvp(ctx: _WeightsContext, *tangents: Tensor | None) -> Tensor | None:
+        _, _, of_y, *of_ks = tangents
+        terms = [weight * k for weight, k in zip(ctx.weights, of_ks, strict=True) if k is not None]
+        return sum(terms, of_y) if of_y is not None else sum(terms[1:], terms[0])
+
 
 class _DenseOutput(torch.autograd.Function):
     """``y + sum_i w_mi k_i`` for rows m, whose values are already known."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(values: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
@@ -246,3 +256,9 @@ class _DenseOutput(torch.autograd.Function):
     def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         return None, None, grad.sum(0), *(ctx.weights.t() @ grad).unbind(0)
+
+    @staticmethod
+    def jvp(ctx: _WeightsContext, *tangents: Tensor | None) -> Tensor:
+        _, _, of_y, *of_ks = tangents
+        terms = [torch.outer(w, k) for w, k in zip(ctx.weights.t(), of_ks, strict=True) if k is not None]
+        return sum(terms) if of_y is None else sum(terms, of_y.expand(len(ctx.weights), -1))  # type: ignore[return-value]
