@@ -18,7 +18,7 @@ class _Forced(nn.Module):
     """``y' = k sin(w t) - y``: ``a' = a``, and ``dy(T)/dk = (sin wT - w cos wT + w e^-T) / (1 + w^2)`` from zero."""
 
     sample_time = True
-    times = (0.0, 1.0)
+    times: tuple[float, ...] = (0.0, 1.0)
     w = 21.0
 
     def __init__(self):
