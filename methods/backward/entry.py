@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +26,12 @@ from odegrad.errors import UnsupportedError
 from odegrad.event import Event
 from odegrad.methods.backward.limits import check_numbers, warn_of_tolerance
 from odegrad.methods.backward.per_sample.entry import solve_samples
-from odegrad.methods.backward.transforms import OTHER_WAYS, refuse_transforms, solved_outside
+from odegrad.methods.backward.transforms import (
+    OTHER_WAYS,
+    inside_derivative,
+    solved_outside,
+    standing_in_transforms,
+)
 from odegrad.methods.events.jumps import OneSolve, field_jumps, solve_over_jumps
 from odegrad.methods.events.solve import StartTime, refuse_events, solve_to_event
 from odegrad.methods.fields.callbacks import CALLBACKS, StepCallbacks
@@ -73,10 +77,15 @@ class SharedLoopMethod(abc.ABC):
             If the solve cannot go on.
         """
         usable = self._usable(solver)
-        if inside_transform() and not (self.takes_transforms and not usable.implicit and not usable.per_sample):
+        if not inside_derivative():
+            return self._taken(field, usable, y0, ts)
+        if not self.takes_transforms or usable.implicit or usable.per_sample:
             return solved_outside(partial(self._outside, usable), field, y0, ts)
-        if inside_transform():
-            refuse_transforms(levels=sys.maxsize)
+        with standing_in_transforms(y0, ts):
+            return self._taken(field, usable, y0, ts)
+
+    def _taken(self, field: VectorField, usable: OneStepSolver, y0: StateT, ts: Tensor) -> StateT:
+        """Solve where no transform has to be seen to."""
         if usable.per_sample:
             return self._samples_solved(field, usable, y0, ts)
         times = checked_times(ts)

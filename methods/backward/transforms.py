@@ -1,7 +1,8 @@
 """A solve inside of ``torch.func``: grad, vjp and jacrev, and autograd's own pull-backs of many cotangents at once.
 
-A transform wraps tensors into its own, which a method's inner graphs cannot be made of. So the solve is done outside of
-it, on what is wrapped, and one node tells the transform how to pull back.
+Explicit steps of ``naive`` stand in transforms as they are, in jvp, jacfwd and hessian too. Of any other solve a
+transform wraps tensors into its own, which a method's inner graphs cannot be made of. So it is done outside of the
+transform, on what is wrapped, and one node tells the transform how to pull back.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,15 +12,16 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from odegrad.contracts import StateT, VectorField
+from odegrad.contracts import State, StateT, VectorField
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.fields.held import Held
 from odegrad.methods.fields.surroundings import inside_transform, outside_transforms
 from odegrad.methods.solvers.opaque import Context, without_derivative
-from odegrad.states import Layout, flatten_times
+from odegrad.states import Layout, flatten_times, parts
 
 _FUNCTORCH: Any = torch._C._functorch
 
@@ -28,23 +30,72 @@ OTHER_WAYS = (
     "use transforms inside of the field only"
 )
 
+BATCHED = (
+    "odeint: a solve cannot be batched by torch.func's vmap, since its steps are one sequence of numbers; solve a "
+    "batch as one state [batch, ...], by options = {'batch': 'per_sample'} where each sample shall have steps of its "
+    "own, and models of different parameters one after the other"
+)
 
-def refuse_transforms(*, levels: int) -> None:
-    """Raise where the call is inside of a transform of ``torch.func`` other than at most ``levels`` of grad.
+
+def inside_derivative() -> bool:
+    """Return whether the call is inside of a transform of ``torch.func``, or of forward mode with its dual numbers."""
+    return inside_transform() or forward_ad._current_level >= 0
+
+
+@contextmanager
+def standing_in_transforms(y0: State, ts: Tensor) -> Iterator[None]:
+    """Let a solve inside be transformed operation by operation.
 
     Raises
     ------
     UnsupportedError
-        If it is.
+        If a transform is around it that it cannot stand in.
     """
-    keys = [interpreter.key().name for interpreter in retrieve_all_functorch_interpreters()]
-    others = sorted({name for name in keys if name != "Grad"})
-    if others:
+    if any(map(_is_batched, parts(y0))):
+        raise UnsupportedError(BATCHED)
+    if _moves_forward(ts):
         raise UnsupportedError(
-            f"odeint: a solve cannot be transformed by torch.func's {' and '.join(others).lower()} (vmap, jvp, jacfwd, "
-            f"hessian); take grad, vjp or jacrev, or {OTHER_WAYS}"
+            "t: forward derivatives (jvp, jacfwd) by output times are not offered; take grad, vjp or jacrev by them"
         )
-    if len(keys) > levels:
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error).startswith("vmap:") and inside_transform():
+            raise UnsupportedError(BATCHED) from error
+        raise
+
+
+def _is_batched(x: Tensor) -> bool:
+    while _FUNCTORCH.is_functorch_wrapped_tensor(x):
+        if _FUNCTORCH.is_batchedtensor(x):
+            return True
+        x = _FUNCTORCH.get_unwrapped(x)
+    return False
+
+
+def _moves_forward(x: Tensor) -> bool:
+    """Return whether ``x`` is what a forward derivative is taken by."""
+    if not inside_transform():
+        return forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+    forward = {i.level() for i in retrieve_all_functorch_interpreters() if i.key().name == "Jvp"}
+    while _FUNCTORCH.is_functorch_wrapped_tensor(x):
+        if _FUNCTORCH.maybe_get_level(x) in forward:
+            return True
+        x = _FUNCTORCH.get_unwrapped(x)
+    return False
+
+
+def _refuse_transforms() -> None:
+    """Raise where the call is inside of any transform but one grad."""
+    keys = [interpreter.key().name for interpreter in retrieve_all_functorch_interpreters()]
+    if "Vmap" in keys and "Jvp" not in keys:
+        raise UnsupportedError(BATCHED)
+    if "Jvp" in keys or forward_ad._current_level >= 0:
+        raise UnsupportedError(
+            "odeint: this gradient method has no forward derivatives (jvp, jacfwd, hessian); take gradient method "
+            "'naive' with an explicit solver, which has them, or grad, vjp or jacrev"
+        )
+    if len(keys) > 1:
         raise UnsupportedError(
             "odeint: under torch.func this gradient method has no second derivative; take one grad, vjp or jacrev, or "
             "gradient method 'naive' with an explicit solver, whose second derivatives are exact"
@@ -61,7 +112,7 @@ def solved_outside(
     UnsupportedError
         If the transform is none that can be answered.
     """
-    refuse_transforms(levels=1)
+    _refuse_transforms()
     layout = Layout.of(y0)
     outside = _Outside(solve, field, layout, ts)
     flat = layout.flatten(y0 if isinstance(y0, Tensor) else tuple(y0))

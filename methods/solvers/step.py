@@ -213,7 +213,9 @@ class _WeightsContext(Protocol):
 
 
 class _KnownValue(torch.autograd.Function):
-    """A combination of stages whose value is already known: only the pull-back is left to do."""
+    """A combination of stages whose value is already known: only the pull-back is left to do, or the push forward."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(value: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
@@ -234,6 +236,12 @@ class _Combination(_KnownValue):
         # One product for all stages, whose rows autograd takes as they are.
         return None, None, grad, *torch.outer(ctx.weights, grad).unbind(0)
 
+    @staticmethod
+    def jvp(ctx: _WeightsContext, *tangents: Tensor | None) -> Tensor | None:
+        _, _, of_y, *of_ks = tangents
+        terms = [weight * k for weight, k in zip(ctx.weights, of_ks, strict=True) if k is not None]
+        return sum(terms, of_y) if of_y is not None else sum(terms[1:], terms[0])
+
 
 class _DenseOutput(_KnownValue):
     """``y + sum_i w_mi k_i`` for rows m."""
@@ -242,3 +250,9 @@ class _DenseOutput(_KnownValue):
     def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         return None, None, grad.sum(0), *(ctx.weights.t() @ grad).unbind(0)
+
+    @staticmethod
+    def jvp(ctx: _WeightsContext, *tangents: Tensor | None) -> Tensor:
+        _, _, of_y, *of_ks = tangents
+        terms = [torch.outer(w, k) for w, k in zip(ctx.weights.t(), of_ks, strict=True) if k is not None]
+        return sum(terms) if of_y is None else sum(terms, of_y.expand(len(ctx.weights), -1))  # type: ignore[return-value]

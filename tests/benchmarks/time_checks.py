@@ -92,7 +92,7 @@ def without_checks():
     with contextlib.ExitStack() as stack:
         for place, name, instead in (
             (entry, "Draws", _Nothing),
-            (entry, "inside_transform", lambda: False),
+            (entry, "inside_derivative", lambda: False),
             (entry, "autocast_off", lambda _device: nullcontext()),
             (dynamics, "Held", _Nothing),
             (dynamics.FlatField, "_evaluate", _bare_evaluate),

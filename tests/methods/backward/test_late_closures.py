@@ -49,7 +49,7 @@ def test_it_is_found_however_it_enters(solving, net, start, enters):
 def test_one_call_that_makes_another_number_of_nodes_is_enough(net, start, at):
     """Wherever it lies between the graphs that are walked."""
     solver = make_solver("rk4", num_steps=4)
-    solved: list[int] = []
+    solved = []
     field, _ = _field(net, "beside the rest", lambda n, _t: bool(solved) and n == solved[0] + at)
     ys = build_gradient("adjoint")(field, solver, start(), torch.tensor([0.0, 1.0], dtype=torch.float64))
     solved.append(field.calls)

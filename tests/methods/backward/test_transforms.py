@@ -3,7 +3,8 @@
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.gradients.anode import Anode
@@ -109,14 +110,74 @@ def test_a_closure_over_what_a_transform_has_wrapped(solving, net, start):
                 grad(loss)(scale, begin)
 
 
+def test_a_batch_of_solves_is_refused(model, values, start):
+    """Step control reads numbers, which a batch has not: of states, and of parameters."""
+    y0 = start().detach()
+    with pytest.raises(UnsupportedError, match=r"cannot be batched by torch\.func's vmap.*per_sample"):
+        vmap(model)(y0)
+    many = {name: torch.stack([x, 2 * x]) for name, x in values.items()}
+    with pytest.raises(UnsupportedError, match=r"cannot be batched by torch\.func's vmap"):
+        vmap(lambda p: functional_call(model, p, (y0,)))(many)
+
+
+def _pushed_by_dual_numbers(f, y, v):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(f(forward_ad.make_dual(y, v))).tangent
+
+
+FORWARD = {
+    "jvp": lambda f, y, v: jvp(f, (y,), (v,))[1],
+    "jvp without a graph": lambda f, y, v: torch.no_grad()(jvp)(f, (y,), (v,))[1],
+    "jacfwd": lambda f, y, v: torch.tensordot(jacfwd(f)(y), v, 2),
+    "dual numbers": _pushed_by_dual_numbers,
+}
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # PyTorch's own, of its forward derivatives
+@pytest.mark.parametrize("way", sorted(FORWARD))
+def test_forward_derivatives(model, values, start, way):
+    """By start and parameters they are naive's, operation by operation; the others say so."""
+    y, v = start().detach(), torch.linspace(0.5, 2.0, 12, dtype=torch.float64).reshape(4, 3)
+    weight = values["field.first.weight"]
+
+    def of(z):
+        moved = {**values, "field.first.weight": weight + 0.1 * z[:2].reshape(6, 1)}
+        return functional_call(model, moved, (z,))
+
+    if model.solving[0].method.traits.state_from == "graph":
+        true = torch.tensordot(torch.autograd.functional.jacobian(of, y), v, 2)
+        torch.testing.assert_close(FORWARD[way](of, y, v), true, rtol=1e-12, atol=1e-12)
+        return
+    with pytest.raises(UnsupportedError, match=r"no forward derivatives .*'naive'"):
+        FORWARD[way](of, y, v)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 @pytest.mark.parametrize(
-    "transform", [vmap, hessian, lambda f: lambda y: jvp(f, (y,), (y,))], ids=["vmap", "hessian", "jvp"]
+    ("solver", "options"),
+    [("dopri5", {"outputs": "dense"}), ("alf", {}), ("euler", {"num_steps": 3})],
+    ids=["dense outputs", "leapfrog", "euler"],
 )
-def test_other_transforms_are_refused(model, start, transform):
-    """Step control reads numbers, which a batch has not; forward derivatives have forward_sensitivity."""
-    with pytest.raises(UnsupportedError, match=r"torch\.func's .* torch\.autograd"):
-        transform(lambda y: model(y).sum())(start().detach())
+def test_hessians_of_naive(net, start, solver, options):
+    """Forward over backward, as ``torch.func.hessian`` takes it, is autograd's double backward."""
+    made = make_solver(solver, **({"rtol": 1e-4, "atol": 1e-4} | options if solver != "euler" else options))
+
+    field, y = net(), start().detach()
+
+    def loss(z):
+        return Naive()(field, made, z, TIMES).pow(2).sum()
+
+    torch.testing.assert_close(hessian(loss)(y), torch.autograd.functional.hessian(loss, y), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+@pytest.mark.parametrize("way", ["jvp", "jacfwd", "dual numbers"])
+def test_forward_derivatives_by_times_are_refused(net, start, way):
+    """They would be lost: the steps take times as numbers."""
+    solver, field, y0 = make_solver("rk4", num_steps=4), net(), start().detach()
+    forward = {**FORWARD, "jacfwd": lambda f, y, _v: jacfwd(f)(y)}[way]
+    with pytest.raises(UnsupportedError, match=r"forward derivatives .* by output times are not offered"):
+        forward(lambda t: Naive()(field, solver, y0, t), TIMES, torch.ones_like(TIMES))
 
 
 def test_second_derivatives(model, values, start, apart):
