@@ -116,6 +116,11 @@ def _refuse(method: GradientMethod, solver: OneStepSolver) -> None:
             f"jump_t, jumps: gradient method {method.traits.name} solves by another library, which does not see the "
             "limits of the field there; use one of this package, such as naive or aca"
         )
+    if solver.per_sample:
+        raise UnsupportedError(
+            "jump_t, jumps: samples with steps of their own do not end one where the field or the state jumps; use "
+            "batch = 'joint'"
+        )
     if solver.compile:
         raise UnsupportedError(
             "jump_t, jumps: compiled steps do not see the limits of the field there; leave out compile"
