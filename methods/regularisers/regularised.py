@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from odegrad.binding import solve_with
 from odegrad.contracts import GradientMethod, Scalar, State, StateT, StepObserver, VectorField
 from odegrad.errors import UnknownNameError, UnsupportedError, UsageError
 from odegrad.methods.regularisers.integrands import PenalisedField, jacobian, kinetic, moving_parts, taylor
@@ -190,7 +189,7 @@ class RegularisedSolve:
     def __call__(self, field: VectorField, y0: StateT, ts: Tensor, /) -> StateT:
         """Return the solution at ``ts``, as the method without penalties does; see ``odegrad.contracts.Solve``."""
         if not self.regularisers.weights:
-            return solve_with(self.method, self.solver)(field, y0, ts)
+            return self.method(field, self.solver, y0, ts)
         if ts.dim() != 1:
             raise UnsupportedError(
                 "regulariser: penalties are gathered over one interval that all samples share, got times of shape "

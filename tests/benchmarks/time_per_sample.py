@@ -209,10 +209,11 @@ def draw(rows: list[Measured]) -> Figure:
                 for rates, line in looks.items():
                     mine = [r for r in rows if r.field == field and (r.rates == rates or r.spread == 1.0)]
                     xs, ys = [r.most / r.least for r in mine], [getattr(r, value) for r in mine]
-                    look = {"color": colour, "marker": markers[field]}
-                    axis.plot(xs, ys, linestyle=line, label=f"{field}, {rates}", **look)
+                    marker = markers[field]
+                    axis.plot(xs, ys, color=colour, linestyle=line, marker=marker, label=f"{field}, {rates}")
                     if value == "seconds":
-                        axis.plot(xs, [r.alone for r in mine], linestyle="none", markerfacecolor="white", **look)
+                        floors = [r.alone for r in mine]
+                        axis.plot(xs, floors, color=colour, linestyle="none", marker=marker, markerfacecolor="white")
             axis.axhline(1.0, color=style.BLACK, linewidth=1.0)
             axis.set_yscale("log")
             axis.set(title=title, xlabel="most steps of a sample / least", ylabel="own steps / shared steps")
