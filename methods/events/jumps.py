@@ -91,9 +91,9 @@ def solve_over_jumps(
     UsageError
         If a reset lies outside of the interval, two jumps cannot be told apart, or a reset returns something else.
     UnsupportedError
-        If the solver compiles its steps.
+        If the solver compiles its steps, or gives samples steps of their own.
     """
-    refuse_compiled(solver)
+    refuse_unseen_jumps(solver)
     times = checked_times(ts)
     jumps = on_times_of(ts, jumps)
     solver = dataclasses.replace(solver, carried=StepSize())
@@ -115,14 +115,19 @@ def solve_over_jumps(
     return joined[0] if isinstance(y0, Tensor) else tuple(joined)
 
 
-def refuse_compiled(solver: OneStepSolver) -> None:
+def refuse_unseen_jumps(solver: OneStepSolver) -> None:
     """Raise where the steps of ``solver`` do not see the limits of a field.
 
     Raises
     ------
     UnsupportedError
-        If they are compiled.
+        If they are compiled, or each sample's own.
     """
+    if solver.per_sample:
+        raise UnsupportedError(
+            "jump_t, jumps: samples with steps of their own do not end one where the field or the state jumps; use "
+            "batch = 'joint'"
+        )
     if solver.compile:
         raise UnsupportedError(
             "jump_t, jumps: compiled steps do not see the limits of the field there; leave out compile"

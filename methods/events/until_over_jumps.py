@@ -11,7 +11,7 @@ from torch import Tensor
 from odegrad.contracts import Ending, EndsAtEvents, State
 from odegrad.errors import UsageError
 from odegrad.event import Event
-from odegrad.methods.events.jumps import Jump, after_jump, in_order, on_times_of, refuse_compiled
+from odegrad.methods.events.jumps import Jump, after_jump, in_order, on_times_of, refuse_unseen_jumps
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import mapped, parts
@@ -42,7 +42,7 @@ def until_over_jumps(
     """
     if not jumps:
         return method.until(field, solver, y0, t0, event, reverse=reverse)
-    refuse_compiled(solver)
+    refuse_unseen_jumps(solver)
     solver = dataclasses.replace(solver, carried=StepSize())
     ahead = -1.0 if reverse else 1.0
     y, start, since = y0, t0.reshape(()), None

@@ -203,12 +203,17 @@ def draw(rows: list[Measured]) -> Figure:
     markers = dict(zip(colours, "os^", strict=False))
     with style.applied():
         figure, grid = style.grid(1, 2, 2, 3.0)
-        for axis, value, title in zip(grid[0], ("rows", "seconds"), ("Rows", "Processor time"), strict=True):
+        titles = "Rows", "Processor time (hollow: f alone)"
+        for axis, value, title in zip(grid[0], ("rows", "seconds"), titles, strict=True):
             for field, colour in colours.items():
                 for rates, line in looks.items():
                     mine = [r for r in rows if r.field == field and (r.rates == rates or r.spread == 1.0)]
                     xs, ys = [r.most / r.least for r in mine], [getattr(r, value) for r in mine]
-                    axis.plot(xs, ys, color=colour, linestyle=line, marker=markers[field], label=f"{field}, {rates}")
+                    marker = markers[field]
+                    axis.plot(xs, ys, color=colour, linestyle=line, marker=marker, label=f"{field}, {rates}")
+                    if value == "seconds":
+                        floors = [r.alone for r in mine]
+                        axis.plot(xs, floors, color=colour, linestyle="none", marker=marker, markerfacecolor="white")
             axis.axhline(1.0, color=style.BLACK, linewidth=1.0)
             axis.set_yscale("log")
             axis.set(title=title, xlabel="most steps of a sample / least", ylabel="own steps / shared steps")
@@ -242,7 +247,8 @@ def main() -> None:
             given.records.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
     if given.figure is not None:
         with style.applied():
-            draw(rows).savefig(given.figure)
+            # Without its date, so that the same records are the same file.
+            draw(rows).savefig(given.figure, metadata={"Date": None} if given.figure.suffix == ".svg" else None)
 
 
 if __name__ == "__main__":

@@ -203,6 +203,14 @@ def test_options_that_do_not_go_together(name, options, why):
         make_solver(name, **options)
 
 
+def test_jumps_are_refused():
+    """Of the field and of the state, at times of one row and of several."""
+    for ts in (TS, TS.expand(2, 2)):
+        for jumps, options in (([(0.2, lambda _t, y: 2 * y)], PER_SAMPLE), ([], {**PER_SAMPLE, "jump_t": [0.2]})):
+            with pytest.raises(UnsupportedError, match=r"do not end one where the field or the state jumps"):
+                odeint(_Field(lambda _t, y: -y), drawn(2, 2), ts, options=options, jumps=jumps)
+
+
 def test_states_without_a_batch_are_refused():
     """A scalar, and parts of two batches."""
     for y0 in (torch.tensor(1.0, dtype=torch.float64), (drawn(3, 2), drawn(2, 2))):
