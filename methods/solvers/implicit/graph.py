@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.fields.held import hooks_at_rest
+from odegrad.methods.fields.surroundings import out_of_inference, usable
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.implicit.linear import Jacobians
 from odegrad.methods.solvers.implicit.pullback import StagePullback
@@ -119,8 +120,9 @@ class _Step(torch.autograd.Function):
     def backward(ctx: _StepContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, x_next, *rest = ctx.saved_tensors
         step, kept = ctx.step, rest[: ctx.count]
-        with torch.no_grad(), step.field.undisturbed(), _as_it_was(step.field, step.back.parameters):
-            of_x, pulled = step.pull_back(x_next.detach(), kept, grads[0].contiguous())
+        held = _as_it_was(step.field, step.back.parameters)
+        with out_of_inference(), torch.no_grad(), step.field.undisturbed(), held:
+            of_x, pulled = step.pull_back(x_next.detach(), kept, usable(grads[0]).contiguous())
         parameters = step.back.parameters
         present = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, pulled, strict=True)]
         marked = without_derivative([of_x, *present], (grads[0], x, *parameters), "an implicit step", INSTEAD)
@@ -145,12 +147,12 @@ class _Rate(torch.autograd.Function):
     def backward(ctx: _RateContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, *parameters = ctx.saved_tensors
         field = ctx.field
-        with torch.enable_grad(), field.undisturbed(), _as_it_was(field, parameters):
+        with out_of_inference(), torch.enable_grad(), field.undisturbed(), _as_it_was(field, parameters):
             leaf = y.detach().requires_grad_()
             rate = field(ctx.t, leaf)
             pulled: Sequence[Tensor | None] = [None] * (1 + len(parameters))
             if rate.requires_grad:
-                pulled = field.pulled_through([rate], (leaf, *parameters), [grads[0].detach()])
+                pulled = field.pulled_through([rate], (leaf, *parameters), [usable(grads[0]).detach()])
         present = [torch.zeros_like(x) if g is None else g for x, g in zip((y, *parameters), pulled, strict=True)]
         marked = without_derivative(present, (grads[0], y, *parameters), "an implicit step", INSTEAD)
         return None, None, None, *marked
