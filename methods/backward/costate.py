@@ -37,8 +37,8 @@ class Trajectory(Protocol):
         ...
 
 
-LOOSER = 10.0
-"""How many times the tolerance the integral of f may be off in a step whose state is read from a trajectory."""
+INTEGRAL_OFF = 10.0
+"""By how many tolerances the integral of f may be off in a step whose state is read from a trajectory."""
 
 
 class CostateDynamics:
@@ -188,7 +188,7 @@ class CostateDynamics:
         if self.own_norm is not None:
             return layout.size_by(self.own_norm, self._in_users_shapes(x))
         of_state = layout.norm(x[: self.d])
-        norms = [layout.norm(x[self.d : 2 * self.d]), of_state if self.trajectory is None else of_state / LOOSER]
+        norms = [layout.norm(x[self.d : 2 * self.d]), of_state if self.trajectory is None else of_state / INTEGRAL_OFF]
         if self.in_norm and self.parameters:
             rest = x[x.numel() - sum(self._parameter_sizes) :]
             norms += [

@@ -14,7 +14,7 @@ from odegrad.errors import UsageError
 from odegrad.methods.backward.transforms import each_cotangent
 from odegrad.methods.fields.closures import leaves
 from odegrad.methods.fields.held import Held
-from odegrad.methods.fields.surroundings import autocast_off
+from odegrad.methods.fields.surroundings import autocast_off, out_of_inference, usable
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.ends.landing import OpenTimes
 from odegrad.methods.solvers.opaque import Context, without_derivative
@@ -152,8 +152,9 @@ class _Solve(torch.autograd.Function):
         kept = tuple(saved[len(node.inputs) :])
 
         def pull_back(grad: Tensor) -> Sequence[Tensor | None]:
-            with torch.no_grad(), autocast_off(node.field.layout.device.type), node.repeated_calls():
-                a0, found = node.pull_back(grad, kept)
+            device_type = node.field.layout.device.type
+            with out_of_inference(), torch.no_grad(), autocast_off(device_type), node.repeated_calls():
+                a0, found = node.pull_back(usable(grad), kept)
             # A parameter that nothing depends on gets zeros; an attribute nothing, as it may be trained by nobody.
             pulled = [
                 torch.zeros_like(p) if g is None and i < node.registered else g

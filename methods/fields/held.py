@@ -7,7 +7,7 @@ place cannot be, and is refused by its name.
 """
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MethodType
@@ -15,14 +15,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from torch.nn.parameter import is_lazy
 
 from odegrad.errors import UsageError
 from odegrad.methods.fields.draws import RandomSource, source_of
-from odegrad.methods.fields.hooks import hooks_at_rest, parametrizations_uncached
+from odegrad.methods.fields.hooks import hooks_at_rest, parametrizations_uncached, trained_again
 
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__) - {"training"}
 """Attributes that PyTorch's own module machinery keeps."""
+
+_HOOKS = {
+    "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
+}
+"""Where a module keeps what is called with its forward, and what is noted of that."""
 
 _LONGEST = 10_000
 """A longer list is data, and is not looked through for tensors."""
@@ -58,7 +65,7 @@ class _Space:
 
 
 class Held:
-    """A snapshot of what ``module`` and all that it reaches hold: tensors, modes, plain attributes, generators.
+    """A snapshot of what ``module`` and all that it reaches hold: tensors, modes, plain attributes, hooks, generators.
 
     Attributes of modules are looked through, and lists, tuples and dictionaries in them; modules that lie in such
     places belong to it, and the modules of bound methods.
@@ -73,6 +80,11 @@ class Held:
         self._moving: set[int] = set()
         self._resting: list[tuple[Tensor, Tensor]] = []
         self._seen: set[int] = set()
+        self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
+        self._unhooked: list[dict[Any, Any]] = []
+        """Where no hook of a forward was: most often nowhere is one, and this costs no copy."""
+        for hooks in (_global_forward_hooks, _global_forward_pre_hooks):
+            self._hooks("", hooks, ())
         self._waiting: list[tuple[nn.Module, str]] = [(module, "")]
         while self._waiting:
             self._look_through(*self._waiting.pop())
@@ -85,7 +97,10 @@ class Held:
         if id(module) in self._seen:
             return
         self._seen.add(id(module))
+        self._classes.append((module, type(module)))
         attributes, prefix = module.__dict__, f"{path}." if path else ""
+        for name, notes in _HOOKS.items():
+            self._hooks(path, attributes[name], [attributes[note] for note in notes])
         space = self._space(path, attributes)
         for name in ("_parameters", "_buffers"):
             inner: Mapping[str, Tensor | None] = attributes[name]
@@ -107,6 +122,13 @@ class Held:
         for key, value in attributes.items():
             if key not in _OF_EVERY_MODULE:
                 self._value(space, key, value, prefix + key)
+
+    def _hooks(self, path: str, hooks: dict[Any, Any], notes: Iterable[dict[Any, Any]]) -> None:
+        if hooks:
+            for live in (hooks, *notes):
+                self._space(path, live)
+        else:
+            self._unhooked.append(hooks)
 
     def _space(self, path: str, live: Any) -> _Space:
         space = _Space(path, live, live.copy())
@@ -202,7 +224,12 @@ class Held:
         """
         undo: list[tuple[object, object, object, object]] = []
         frozen = [x for x in trained if not x.requires_grad]
+        other = [(m, then, type(m)) for m, then in self._classes if type(m) is not then] if self._settled else []
         try:
+            for module, then, _ in other:
+                module.__class__ = then
+            if self._settled and any(self._unhooked):
+                self._unhook(undo)
             # While the solve is under way they hold what they did, but for what a call with stand-ins has written.
             for space in self._spaces if self._settled or stand_ins else ():
                 if not space.as_it_was():
@@ -213,17 +240,21 @@ class Held:
                 for space, at in self._places.get(key, ()):
                     _put(undo, space.live, at, _with(space.live[at], key, leaf))
             self._refuse_overwritten()
-            for x in frozen:
-                x.requires_grad_()
-            with hooks_at_rest(trained), parametrizations_uncached():
+            with trained_again(frozen), hooks_at_rest(trained), parametrizations_uncached():
                 yield
         finally:
-            for x in frozen:
-                x.requires_grad_(False)
+            for module, _, now in other:
+                module.__class__ = now
             for live, key, inside, outside in reversed(undo):
                 # What f has written meanwhile is its own.
                 if _get(live, key) is inside:
                     _set(live, key, outside)
+
+    def _unhook(self, undo: list[tuple[Any, Any, object, object]]) -> None:
+        """Take away the hooks of forwards that have come where none was."""
+        for hooks in self._unhooked:
+            for key in list(hooks):
+                _put(undo, hooks, key, _MISSING)
 
     def _refuse_overwritten(self) -> None:
         moved = [name for x, version, name in self._kept if x._version != version]

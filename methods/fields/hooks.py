@@ -8,6 +8,17 @@ from torch.nn.utils import parametrize
 
 
 @contextmanager
+def trained_again(frozen: Iterable[Tensor]) -> Iterator[None]:
+    """Let tensors that have been frozen since the solve require a gradient inside."""
+    changed = [x.requires_grad_() for x in frozen]
+    try:
+        yield
+    finally:
+        for x in changed:
+            x.requires_grad_(False)
+
+
+@contextmanager
 def hooks_at_rest(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Leave out the hooks of ``tensors`` (``register_hook``) inside: they are for the whole gradient."""
     # Cleared in place: autograd holds the dictionary itself.

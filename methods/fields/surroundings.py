@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -38,6 +39,16 @@ def autocast_off(device_type: str) -> Iterator[None]:
         return
     with torch.autocast(device_type, enabled=False):
         yield
+
+
+def out_of_inference() -> AbstractContextManager[object]:
+    """Let graphs be made inside although the caller is in inference mode, where ``enable_grad`` makes none."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+
+
+def usable(grad: Tensor) -> Tensor:
+    """Return a cotangent that was made in inference mode as a tensor that may be written to outside of it."""
+    return grad.clone() if grad.is_inference() else grad
 
 
 def inside_transform() -> bool:

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from odegrad.methods.backward.costate import LOOSER
+from odegrad.methods.backward.costate import INTEGRAL_OFF
 from odegrad.methods.backward.per_sample.entry import on_device
 from odegrad.methods.backward.products import add_to
 from odegrad.methods.solvers.per_sample.loop import TRIAL_STAGE, AcceptedRows
@@ -85,7 +85,9 @@ class RowCostate:
         """Return the largest root mean square over the parts of state and costate, row by row."""
         rows = self.field.rows
         of_state = rows.norms(x[:, : rows.n])
-        return torch.maximum(rows.norms(self.costate(x)), of_state if self.trajectory is None else of_state / LOOSER)
+        return torch.maximum(
+            rows.norms(self.costate(x)), of_state if self.trajectory is None else of_state / INTEGRAL_OFF
+        )
 
     def collect(self, seen: AcceptedRows, samples: HostIntegers, scale: Tensor) -> None:  # noqa: ARG002
         """Add accepted steps: ``g -= sum_i h_i sum_j b_j f_theta^T a_ij``; one call and product for each weight.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.fields.hooks import hooks_at_rest
+from odegrad.methods.fields.surroundings import out_of_inference, usable
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
 from odegrad.methods.solvers.implicit.pullback import StagePullback
 from odegrad.methods.solvers.implicit.stepper import ImplicitStepper
@@ -162,8 +163,10 @@ class KnownStep(torch.autograd.Function):
         parameters = step.back.parameters
         saved = ctx.saved_tensors[: len(ctx.saved_tensors) - len(parameters)]
         x = saved[0]
-        with torch.no_grad(), step.field.undisturbed(), _as_it_was(step.field, parameters):
-            of_x, pulled = step.pull_back([one.detach() for one in saved], grads)
+        held = _as_it_was(step.field, parameters)
+        with out_of_inference(), torch.no_grad(), step.field.undisturbed(), held:
+            given_here = [None if g is None else usable(g) for g in grads]
+            of_x, pulled = step.pull_back([one.detach() for one in saved], given_here)
         present = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, pulled, strict=True)]
         given = [g for g in grads if g is not None]
         marked = without_derivative([of_x, *present], (*given, x, *parameters), "an implicit step", INSTEAD)
@@ -188,12 +191,12 @@ class _Rate(torch.autograd.Function):
     def backward(ctx: _RateContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, *parameters = ctx.saved_tensors
         field = ctx.field
-        with torch.enable_grad(), field.undisturbed(), _as_it_was(field, parameters):
+        with out_of_inference(), torch.enable_grad(), field.undisturbed(), _as_it_was(field, parameters):
             leaf = y.detach().requires_grad_()
             rate = field(ctx.t, leaf)
             pulled: Sequence[Tensor | None] = [None] * (1 + len(parameters))
             if rate.requires_grad:
-                pulled = field.pulled_through([rate], (leaf, *parameters), [grads[0].detach()])
+                pulled = field.pulled_through([rate], (leaf, *parameters), [usable(grads[0]).detach()])
         present = [torch.zeros_like(x) if g is None else g for x, g in zip((y, *parameters), pulled, strict=True)]
         marked = without_derivative(present, (grads[0], y, *parameters), "an implicit step", INSTEAD)
         return None, None, None, *marked

@@ -77,6 +77,26 @@ def _evaluate(field):
     field.eval()
 
 
+def _hook_a_forward(field):
+    field.first.register_forward_hook(lambda _m, _given, out: 2 * out)
+
+
+def _hook_before_a_forward(field):
+    field.last.register_forward_pre_hook(lambda _m, given: (2 * given[0],))
+
+
+def _unhook(field):
+    field.hook.remove()
+
+
+def _another_class(field):
+    class Louder(nn.Linear):
+        def forward(self, x):
+            return 3 * super().forward(x)
+
+    field.last.__class__ = Louder
+
+
 class _Everything(nn.Module):
     """A net with a scale, a context, a list, a buffer and a mode."""
 
@@ -87,6 +107,7 @@ class _Everything(nn.Module):
         self.several = [torch.full((3,), 0.1, dtype=torch.float64)]
         self.register_buffer("probe", torch.full((3,), 0.2, dtype=torch.float64))
         self.calls = 0
+        self.hook = self.last.register_forward_hook(lambda _m, _given, out: 0.9 * out)
 
     def forward(self, t, y):
         self.calls += 1
@@ -95,6 +116,7 @@ class _Everything(nn.Module):
 
 
 CHANGES = [_assign, _load, _replace_layer, _rescale, _swap_context, _swap_in_a_list, _swap_buffer, _evaluate]
+CHANGES += [_hook_a_forward, _hook_before_a_forward, _unhook, _another_class]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__.strip("_"))
@@ -110,6 +132,10 @@ def test_what_is_replaced_is_put_back_for_the_backward_pass(solving, change, net
     for name in ("scale", "training", "context", "probe"):
         assert torch.equal(torch.as_tensor(getattr(field, name)), torch.as_tensor(getattr(twin, name)))
     assert torch.equal(field.several[0], twin.several[0])
+    for layer, same in ((field.first, twin.first), (field.last, twin.last)):
+        assert type(layer).__name__ == type(same).__name__
+        assert len(layer._forward_hooks) == len(same._forward_hooks)
+        assert len(layer._forward_pre_hooks) == len(same._forward_pre_hooks)
     assert (weight is trained[1]) == (change not in (_assign, _load, _replace_layer))
 
 

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from odegrad.checks.conformance import shared_loop_methods
 from odegrad.errors import UsageError
 from odegrad.methods.fields.closures import BETWEEN, Known
+from odegrad.methods.regularisers.chosen import Regularisers
+from odegrad.methods.regularisers.regularised import RegularisedSolve
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 
@@ -27,7 +30,7 @@ def _field(net, enters, when):
 
         def forward(self, t, y):
             self.calls += 1
-            late = outside if when(self.calls, float(t)) else None
+            late = outside if when(self.calls, float(t.detach())) else None
             return ENTERS[enters](late, self.weight, torch.ones(3, dtype=torch.float64), super().forward(t, y))
 
     return Late(), outside
@@ -43,6 +46,45 @@ def test_it_is_found_however_it_enters(solving, net, start, enters):
         return
     with pytest.raises(UsageError, match="reached through a closure"):
         torch.autograd.grad(solving(field, start())[-1].sum(), [*field.first.parameters()])
+
+
+STEPS = {
+    "kinetic": {"num_steps": 4},
+    "jacobian": {"num_steps": 4},
+    "local": {"rtol": 1e-4, "atol": 1e-4},
+}
+IMPLICIT = [
+    name for name in shared_loop_methods() if build_gradient(name).refuses(make_solver("kencarp4", num_steps=4)) is None
+]
+
+
+@pytest.mark.parametrize("enters", sorted(ENTERS))
+@pytest.mark.parametrize("name", IMPLICIT)
+def test_it_is_found_by_implicit_steps(net, start, name, enters):
+    """Under ``naive`` too, whose implicit steps keep no graph of the field."""
+    field, _ = _field(net, enters, lambda _n, t: t > 0.5)
+    times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+
+    def loss():
+        return build_gradient(name)(field, make_solver("kencarp4", num_steps=4), start(), times)[-1].sum()
+
+    with pytest.raises(UsageError, match="reached through a closure"):
+        torch.autograd.grad(loss(), [*field.first.parameters()])
+
+
+@pytest.mark.parametrize("penalty", ["kinetic", "jacobian", "local"])
+@pytest.mark.parametrize("name", ["aca", "adjoint", "symplectic_adjoint"])
+def test_it_is_found_under_a_regulariser(net, start, name, penalty):
+    """Whose integrand pulls back through the field by itself."""
+    field, _ = _field(net, "for a parameter", lambda _n, t: t > 0.5)
+    method, solver = build_gradient(name), make_solver("rk4" if penalty != "local" else "dopri5", **STEPS[penalty])
+    solve = RegularisedSolve(method, solver, Regularisers.of({penalty: 0.3}))
+
+    def loss():
+        return solve(field, start(), torch.tensor([0.0, 1.0], dtype=torch.float64))[-1].sum() + solve.penalty()
+
+    with pytest.raises(UsageError, match="reached through a closure"):
+        torch.autograd.grad(loss(), [*field.first.parameters()])
 
 
 @pytest.mark.parametrize("at", range(1, 9))

@@ -96,5 +96,5 @@ def test_where_the_costate_is_as_rough_it_alone_chooses_the_steps(gradient, monk
         return heard.steps
 
     judged = steps()
-    monkeypatch.setattr("odegrad.methods.backward.costate.LOOSER", math.inf)
+    monkeypatch.setattr("odegrad.methods.backward.costate.INTEGRAL_OFF", math.inf)
     assert judged == steps()
