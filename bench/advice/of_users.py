@@ -86,7 +86,7 @@ def examined(
     """
     chosen = settings["methods"]
     if is_foreign(name, *(chosen or ())) or (chosen is None and others_offer("methods")):
-        found: dict[str, Any] = guarded(
+        found: dict[str, object] = guarded(
             f"{__name__}:told", name, settings, figure, what=name, timeout=timeout, tell=tell
         )
         return found

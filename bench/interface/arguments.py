@@ -89,7 +89,7 @@ class WithParameters(nn.Module):
         """Yield the tensors."""
         yield from self.tensors  # type: ignore[misc]
 
-    def forward(self, t: Tensor, y: Any) -> object:
+    def forward(self, t: Tensor, y: object) -> object:
         """Return ``func(t, y)``."""
         return self.func(t, y)
 

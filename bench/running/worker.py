@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from odegrad.errors import InfrastructureError
 from odegrad.processes.link import Call, Listener
@@ -103,7 +102,7 @@ class Worker:
                 f"no run can be started: a first process, which only describes the machine, ended with "
                 f"{reply.status}: {reply.message}"
             )
-        found: dict[str, Any] = reply.value
+        found: dict[str, object] = reply.value
         return found
 
     def passes_of(self, run: Run) -> tuple[str, ...]:

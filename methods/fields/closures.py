@@ -13,7 +13,7 @@ from odegrad.errors import UnsupportedError, UsageError
 _ACCUMULATE = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
 
-def leaves(outputs: Iterable[Tensor], seen: set[Any] | None = None) -> Iterator[Tensor]:
+def leaves(outputs: Iterable[Tensor], seen: set[object] | None = None) -> Iterator[Tensor]:
     """Yield the leaves that the graphs of ``outputs`` reach, each once; an output may be one itself.
 
     Behind the nodes ``seen``, which the walk adds to, nothing is looked for; None is one of them.

@@ -101,7 +101,7 @@ class _Solve:
     adjoint: str
     heard: CallsHeard | None
 
-    def states(self, inner: JaxField, y0: Sequence[Array], ts: Array, held: Sequence[Array]) -> tuple[Any, object]:
+    def states(self, inner: JaxField, y0: Sequence[Array], ts: Array, held: Sequence[Array]) -> tuple[object, object]:
         """Return the solution's parts ``[K, *part]``, and whether diffrax has reached the end."""
         diffrax, control = DIFFRAX.module(), self.solver.controller
         told: Callable[[object], object] = _unchanged if self.heard is None else _telling(self.jax, self.heard)
@@ -166,7 +166,7 @@ def _program(solve: _Solve, vector_field: nn.Module, y0: State, ts: Tensor, kept
         ys, pull, reached = solve.jax.vjp(of, y0, [held[i] for i in places], has_aux=True)
         return ys, reached, pull
 
-    def backward(pull: Any, g: Any) -> object:
+    def backward(pull: Any, g: object) -> object:
         return pull(g)
 
     return _Program(solve.jax, solve.solver, {"value": value, "forward": forward, "backward": backward}, kept)

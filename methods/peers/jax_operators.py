@@ -31,7 +31,7 @@ def _shape(x: Array, sizes: Sequence[int]) -> list[int]:
     return [x.shape[i - lead] if n == -1 else n for i, n in enumerate(sizes)]
 
 
-def _slice(_j: Jax, x: Array, dim: int = 0, start: Any = None, end: object = None, step: int = 1) -> Array:
+def _slice(_j: Jax, x: Array, dim: int = 0, start: object = None, end: object = None, step: int = 1) -> Array:
     at = [slice(None)] * x.ndim
     at[dim] = slice(start, None if end is None or end > x.shape[dim] else end, step)
     return x[tuple(at)]
