@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Begun:
+class RunState:
     """What has been measured of a run so far."""
 
     status: Status = Status.OK
@@ -109,14 +109,14 @@ class Worker:
         """Return the passes of ``run`` in their order."""
         return tuple(run.passes.split(",")) if run.passes else self.passes
 
-    def time_round(self, run: Run, begun: Begun, progress: Listener) -> Begun:
+    def time_round(self, run: Run, begun: RunState, progress: Listener) -> RunState:
         """Return ``begun`` with one more round of the time pass; a run that has failed is left as it is."""
         if begun.status is not Status.OK:
             return begun
         start = time.monotonic()
         with self._scratch() as scratch:
             reply, status, message = self._pass(TIME, run, scratch, begun.spent, progress)
-        return Begun(
+        return RunState(
             status,
             message,
             (*begun.rounds, reply.value) if status is Status.OK else begun.rounds,
@@ -125,7 +125,7 @@ class Worker:
         )
 
     def measure(
-        self, run: Run, circumstances: Mapping[str, object], progress: Listener, begun: Begun | None = None
+        self, run: Run, circumstances: Mapping[str, object], progress: Listener, begun: RunState | None = None
     ) -> Record:
         """Return the record of ``run``; columns of the passes before a failure are kept.
 
@@ -145,7 +145,7 @@ class Worker:
         Stopped
             If this worker's ``stop`` was set.
         """
-        state = begun or Begun()
+        state = begun or RunState()
         begin, spent = time.monotonic(), state.spent
         measured: dict[str, object] = merge(state.rounds) if state.rounds else {}
         status, message = state.status, state.message

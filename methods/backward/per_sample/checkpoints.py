@@ -11,7 +11,7 @@ from odegrad.methods.backward.per_sample.replay import RankPullback
 from odegrad.methods.solvers.per_sample.ledger import Ranks
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.stages import FieldDynamics, PlainRowStepper
+from odegrad.methods.solvers.per_sample.stages import PlainRowStepper, RowVectorField
 from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
 
@@ -66,7 +66,7 @@ class CheckpointedRowsNode(RecordedNode):
         """Return the states at the starts of rank ``stop``, from those of rank ``start``; no graph."""
         if start == stop:
             return x
-        stepper = PlainRowStepper(FieldDynamics(self.field), self.solver.tableau, x)
+        stepper = PlainRowStepper(RowVectorField(self.field), self.solver.tableau, x)
         stepper.rate(ranks[start].samples, ranks[start].steps.t, x)
         for j in range(start, stop):
             rank = ranks[j]
