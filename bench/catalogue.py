@@ -39,7 +39,7 @@ class Pair(Method):
 
 
 @dataclass(frozen=True)
-class Task(Entry):
+class CataloguedTask(Entry):
     """A task; its sentence names the data, then a semicolon and the model."""
 
     offline: bool = True
@@ -54,8 +54,8 @@ def _optimizer(name: str, family: str, place: str, sentence: str) -> Entry:
     return Entry(name, family, sentence, f"odegrad.methods.optimizers.{place}")
 
 
-def _task(name: str, kind: str, offline: bool, place: str, sentence: str) -> Task:
-    return Task(name, kind, sentence, f"odegrad.datasets.tasks.{place}", offline)
+def _task(name: str, kind: str, offline: bool, place: str, sentence: str) -> CataloguedTask:
+    return CataloguedTask(name, kind, sentence, f"odegrad.datasets.tasks.{place}", offline)
 
 
 PEERS = ("torchdiffeq", "torchode", "TorchDiffEqPack", "torchdyn", "xitorch", "diffrax")
@@ -206,7 +206,7 @@ _HUTCHINSON = "continuous normalizing flow, Hutchinson's trace"
 _RNN = "ODE-RNN: an ODE between observations, a gated unit at each"
 _VAE = "variational autoencoder, posterior refined by an amortised flow"
 
-TASKS: tuple[Task, ...] = (
+TASKS: tuple[CataloguedTask, ...] = (
     _task("digits", "classification", True, "digits:Digits",
           "handwritten digits of 8x8 pixels; conv stem, ODE block of two 3x3 convolutions, linear read-out"),
     _task("digits_mlp", "classification", True, "digits:DigitsMLP",

@@ -80,6 +80,6 @@ class Event:
         if not isinstance(self.event_samples, int) or self.event_samples < 0:
             raise UsageError(f"event_samples: expected a whole number of at least 0, got {self.event_samples!r}")
 
-    def __call__(self, t: Tensor, y: Any) -> Tensor:
+    def __call__(self, t: Tensor, y: object) -> Tensor:
         """Return ``g(t, y)``."""
         return self.event_fn(t, y)

@@ -134,7 +134,7 @@ class Layout:
     device: torch.device
     judged: int | None = None
     """How many of the parts the error norm sees, from the first on; all of them if None."""
-    own_norm: Callable[[Any], object] | None = field(default=None, compare=False)
+    own_norm: Callable[[object], object] | None = field(default=None, compare=False)
     """The user's norm of a state, instead of the largest root mean square over its parts."""
 
     @classmethod

@@ -6,7 +6,6 @@ Failures are censored data: a failed or unfinished run costs infinity, and is ne
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -242,7 +241,7 @@ _TRACED = ["target", "status", "metric_higher_is_better", "trace_metric", "trace
 
 
 def _reached(
-    target: float, status: str, higher_is_better: object, metric: object, seconds: Any, iterations: object
+    target: float, status: str, higher_is_better: object, metric: object, seconds: object, iterations: object
 ) -> tuple[float, float]:
     """Return the seconds and iterations to the target."""
     if math.isnan(target):

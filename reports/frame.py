@@ -293,5 +293,5 @@ def _object_type(column: Column) -> object:
     return pa.string() if _is_dictionary(column) else pa.list_(pa.float64())
 
 
-def _dump(value: Any) -> str | None:
+def _dump(value: object) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False)

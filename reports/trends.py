@@ -139,7 +139,7 @@ def unit_of(metric: str) -> str:
     return "" if column is None else column.unit
 
 
-def shown(metric: str, value: Any) -> str:
+def shown(metric: str, value: object) -> str:
     """Return a metric's value with its unit, as a reader sees it."""
     if isinstance(value, str):
         return value[:SHORT] if COLUMN_OF[metric].compared is Compared.BITS else value

@@ -1,6 +1,7 @@
 """The layers hold: every import inside the package points down, none is relative, none is hidden in a function."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,15 @@ def test_rooms_are_small():
         for room in {path.parent for path in (ROOT / folder).rglob("*.py")}:
             files = sorted(path.name for path in room.glob("*.py"))
             assert len(files) <= (10 if room.name == "bench" else 16), f"{room.relative_to(ROOT)} holds {files}"
+
+
+def test_every_room_is_described():
+    """The pages of the architecture name each room, with what it holds."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    tree = "\n".join(text.split("```")[1:4:2])
+    words = set(re.findall(r"\w+", tree))
+    missing = [room for room in HOUSE if room.rpartition(".")[2] not in words and room.count(".") < 3]
+    assert not missing, f"ARCHITECTURE.md says nothing of {missing}"
 
 
 def test_no_cycles():

@@ -13,22 +13,6 @@ FOLDERS = ("bench", "methods", "datasets", "reports")
 OF_EVERY_FIGURE = {"TITLE", "TITLES"}
 """What the module of every kind of figure has, beside ``draw`` and ``describe``: the same word for the same thing."""
 
-NOT_YET = {
-    "Array",
-    "CLAIMS",
-    "COLUMNS",
-    "PAPER",
-    "SNOPT",
-    "SPLIT_SEED",
-    "SWEEP",
-    "TASKS",
-    "Task",
-}
-"""Names that several modules still share; none may be added, and one that is unique by now must go from here."""
-
-NOT_YET_IN = ("bench/advice", "bench/catalogue.py", "datasets", "reports/papers")
-"""Where at least one of the modules lies that share a name."""
-
 
 def _names(tree):
     """Yield the classes, constants and aliases that a module defines at its top."""
@@ -54,18 +38,13 @@ def places():
 
 
 def test_a_name_means_one_thing(places):
-    """Public names are unique over the package, but for those that ``NOT_YET`` tells."""
+    """Public names are unique over the package."""
     shared = {
         name: sorted(modules)
         for name, modules in places.items()
         if len(modules) > 1 and not name.startswith("_") and name not in OF_EVERY_FIGURE and len(name) > 1
     }
-    new = {name: modules for name, modules in shared.items() if name not in NOT_YET}
-    assert not new, f"call them what they are: {new}"
-    unique = sorted(NOT_YET - set(shared))
-    assert not unique, f"unique by now: take {', '.join(unique)} from NOT_YET"
-    inside = {name: found for name, found in shared.items() if not any(m.startswith(NOT_YET_IN) for m in found)}
-    assert not inside, f"none of these modules may wait: {inside}"
+    assert not shared, f"call them what they are: {shared}"
 
 
 def test_limits_are_min_and_max(places):

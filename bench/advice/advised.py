@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from odegrad.advice.candidates import UNMEASURED
-from odegrad.advice.comparison import COLUMNS, Comparison, compare_gradients
+from odegrad.advice.comparison import COMPARISON_COLUMNS, Comparison, compare_gradients
 from odegrad.advice.examine import Examination, write_figure
 from odegrad.diagnosis.prediction import diagnose
 from odegrad.diagnosis.verdict import of_the_dynamics
@@ -90,7 +90,7 @@ def advise_users(
     """
     path = None if figure is None else str(figure.absolute())
     found = guarded(f"{__name__}:advised", model, settings, path, what=model, timeout=timeout, tell=tell)
-    table = Comparison(found["rows"], columns=list(COLUMNS))
+    table = Comparison(found["rows"], columns=list(COMPARISON_COLUMNS))
     table.advice, table.notes = found["advice"], []
     return ModelAdvice(table, tuple(found["dynamics"]), tuple(found["notes"]))
 

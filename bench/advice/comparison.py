@@ -37,7 +37,7 @@ REFERENCE_SHARE = 0.45
 FAR_LARGER = 10.0
 """Errors that are so many times as large as the reference's are told to a digit at least."""
 
-COLUMNS = {
+COMPARISON_COLUMNS = {
     "gradient": "the gradient method",
     "exact": "whether it is the gradient of the computed loss",
     "gradient_error": "relative distance to the float64 reference; none where there is no reference",
@@ -56,7 +56,7 @@ COLUMNS = {
 
 
 class Comparison(pd.DataFrame):  # type: ignore[misc]
-    """A dataframe with a row a gradient method (see ``COLUMNS``), a sentence of advice, and a figure."""
+    """A dataframe with a row a gradient method (see ``COMPARISON_COLUMNS``), a sentence of advice, and a figure."""
 
     advice: str
     """Which method to take, and why."""
@@ -176,7 +176,7 @@ def compare_gradients(
         told = race(subject, timed, rounds, allowance)
         of_solver = _of_the_solver(model, solver, allowance)
     rows = [c.row for c in candidates]
-    table = Comparison(rows, columns=list(COLUMNS))
+    table = Comparison(rows, columns=list(COMPARISON_COLUMNS))
     table.advice = advice(rows, told, true, lambda: sensitivity_of(model, solver))
     table.notes = [*_of_the_reference(true, rows), *of_solver, *of_time(rows, allowance)]
     return table

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from odegrad.advice.comparison import COLUMNS, Comparison, compare_gradients
+from odegrad.advice.comparison import COMPARISON_COLUMNS, Comparison, compare_gradients
 from odegrad.advice.examine import examine, write_figure
 from odegrad.processes.guarded import guarded
 from odegrad.processes.link import Listener
@@ -38,7 +38,7 @@ def compare_users(
         If the model or a setting cannot be used, or the file ends the process that loads it.
     """
     found = guarded(f"{__name__}:compared", model, settings, what=model, timeout=timeout, tell=tell)
-    table = Comparison(found["rows"], columns=list(COLUMNS))
+    table = Comparison(found["rows"], columns=list(COMPARISON_COLUMNS))
     table.advice, table.notes = found["advice"], found["notes"]
     return table
 
@@ -86,7 +86,7 @@ def examined(
     """
     chosen = settings["methods"]
     if is_foreign(name, *(chosen or ())) or (chosen is None and others_offer("methods")):
-        found: dict[str, Any] = guarded(
+        found: dict[str, object] = guarded(
             f"{__name__}:told", name, settings, figure, what=name, timeout=timeout, tell=tell
         )
         return found

@@ -46,7 +46,7 @@ def print_rows(rows: Sequence[dict[str, Any]], as_json: bool, title: str, wrap: 
         console.print(_block(row))
 
 
-def _least_width(rows: Sequence[Mapping[str, Any]], of_words: int) -> int:
+def _least_width(rows: Sequence[Mapping[str, object]], of_words: int) -> int:
     """Return the width that a table with wrapped text needs; rich leaves the last column's least width out of it."""
     if not rows:
         return of_words
@@ -55,7 +55,7 @@ def _least_width(rows: Sequence[Mapping[str, Any]], of_words: int) -> int:
     return of_words + max(0, MIN_WRAPPED - max(map(len, words), default=0))
 
 
-def _block(row: Mapping[str, Any]) -> Table:
+def _block(row: Mapping[str, object]) -> Table:
     """Return a row as lines of name and value."""
     block = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     block.add_column(no_wrap=True)
@@ -66,7 +66,7 @@ def _block(row: Mapping[str, Any]) -> Table:
     return block
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     """Return a value as a table shows it."""
     if isinstance(value, bool):
         return "yes" if value else "no"

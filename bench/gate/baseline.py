@@ -99,7 +99,7 @@ def _with_options(name: str, options: Sequence[tuple[str, object]]) -> str:
 
 def entry_of(first: Record, second: Record) -> dict[str, object]:
     """Return what a baseline keeps of a run that was measured twice; what differs between the two is ``inexact``."""
-    entry: dict[str, Any] = {"status": str(first.status)}
+    entry: dict[str, object] = {"status": str(first.status)}
     for name in METRICS:
         if first.measured.get(name) is not None:
             entry[name] = kept(name, first.measured[name])

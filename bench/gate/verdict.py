@@ -77,7 +77,7 @@ class GateVerdict:
     """Figures that had to be equal, or errors of one order of magnitude."""
     banded: int
     """Figures that had to stay within a declared band."""
-    machine: Mapping[str, tuple[object, Any]]
+    machine: Mapping[str, tuple[object, object]]
     """What of the machine class differs: of the baseline, now."""
     since: str = ""
     """When, at which commit and why the baseline was accepted."""
@@ -130,7 +130,7 @@ class GateVerdict:
         return lines
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value as a verdict shows it."""
     if value is None:
         return "-"

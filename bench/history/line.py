@@ -42,7 +42,7 @@ class Line:
     device: str
     status: str
     machine: Mapping[str, object]
-    metrics: Mapping[str, Any]
+    metrics: Mapping[str, object]
     times: Mapping[str, float]
     """Seconds."""
     release: str | None = None

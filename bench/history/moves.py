@@ -29,7 +29,8 @@ def has_moved(metric: str, old: Line, new: Line, same_class: bool = True) -> boo
 
 
 def step_between(
-    metric: str, lines: tuple[Line, Line], ends: tuple[int, int], values: tuple[Any, object], machine: str, suite: str,
+    metric: str, lines: tuple[Line, Line], ends: tuple[int, int], values: tuple[object, object], machine: str,
+    suite: str,
     why: str = "",
 ) -> TrendStep:  # fmt: skip
     """Return the step of a metric.

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import ruptures
@@ -143,7 +142,7 @@ def _plausible(scaled: Values, best: int) -> tuple[int, int]:
     return int(min(plausible.min(), best)), int(max(plausible.max(), best))
 
 
-def exact_steps(values: Sequence[Any], moved: Callable[[int, int], bool]) -> list[int]:
+def exact_steps(values: Sequence[object], moved: Callable[[int, int], bool]) -> list[int]:
     """Return the indices at which a series is no longer where its last step, or its start, left it.
 
     ``moved(i, j)`` says whether value ``j`` differs from value ``i``; comparing with where the last step left the

@@ -29,7 +29,7 @@ class _Walk:
     drifts: list[TrendStep] = field(default_factory=list)
 
     def step(
-        self, metric: str, lines: tuple[Line, Line], values: tuple[Any, Any], machine: str, why: str = ""
+        self, metric: str, lines: tuple[Line, Line], values: tuple[Any, object], machine: str, why: str = ""
     ) -> TrendStep:
         """Return the step of a metric between two lines."""
         ends = (self.place_of[lines[0].commit], self.place_of[lines[1].commit])

@@ -1,7 +1,6 @@
 """A solve that gathers penalties on the dynamics, for a training loop of a user's own."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from odegrad.contracts import Scalar
 from odegrad.interface.arguments import solver_of
@@ -18,7 +17,7 @@ def regularised(
     method: str = "dopri5",
     rtol: float = 1e-7,
     atol: float = 1e-9,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     seed: int = 0,
 ) -> RegularisedSolve:
     """Return a solve that gathers penalties on the dynamics, for a training loop of one's own.

@@ -266,7 +266,7 @@ def diagnose(run: Run, scratch: Path, progress: Progress) -> dict[str, object]:
     }
 
 
-_PASSES: dict[str, Callable[[Run, Path, Progress], dict[str, Any]]] = dict(
+_PASSES: dict[str, Callable[[Run, Path, Progress], dict[str, object]]] = dict(
     zip(PASSES, (time_pass, count, memory, train_pass, diagnose), strict=True)
 )
 

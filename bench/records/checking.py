@@ -27,7 +27,7 @@ TRACE_COLUMNS = tuple(column.name for column in COLUMNS if column.name.startswit
 """Columns whose lists belong to each other, entry by entry."""
 
 
-def fault_of(name: str, value: Any) -> str | None:
+def fault_of(name: str, value: object) -> str | None:
     """Return what is wrong with ``value`` in the column ``name``; None if nothing is, or the value is None."""
     column = COLUMN_OF[name]
     fault = None if value is None else _FAULTS[column.dtype](column, value)
@@ -68,12 +68,12 @@ def _int64(_column: Column, value: Any) -> str | None:
     return None if whole and -_INT64 <= value < _INT64 else f"a whole number of 64 bits, got {_shown(value)}"
 
 
-def _float64(_column: Column, value: Any) -> str | None:
+def _float64(_column: Column, value: object) -> str | None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return None if number and _fits_a_float(value) else f"a number, got {_shown(value)}"
 
 
-def _string(_column: Column, value: Any) -> str | None:
+def _string(_column: Column, value: object) -> str | None:
     if not isinstance(value, str):
         return f"text, got {_shown(value)}"
     if len(value) > MAX_TEXT:
@@ -85,7 +85,7 @@ def _boolean(_column: Column, value: object) -> str | None:
     return None if isinstance(value, bool) else f"true or false, got {_shown(value)}"
 
 
-def _object(column: Column, value: Any) -> str | None:
+def _object(column: Column, value: object) -> str | None:
     if not column.measured:
         plain = isinstance(value, dict) and _is_plain(value, MAX_DEPTH)
         return None if plain else f"an object of plain values, got {_shown(value)}"
@@ -117,7 +117,7 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _is_plain(value: Any, depth: int) -> bool:
+def _is_plain(value: object, depth: int) -> bool:
     if isinstance(value, dict):
         return depth > 0 and all(
             isinstance(key, str) and _encodable(key) and _is_plain(each, depth - 1) for key, each in value.items()
@@ -129,7 +129,7 @@ def _is_plain(value: Any, depth: int) -> bool:
     return value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and _fits_a_float(value))
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """Return a value in few characters."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= _INT64:
         return f"a whole number of {value.bit_length()} bits"

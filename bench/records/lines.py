@@ -112,7 +112,7 @@ def fault_of_line(line: bytes) -> str | None:
     return "is not as it was written: its checksum differs" if fits is False or damaged else None
 
 
-def fault_of_record(row: Any) -> str | None:
+def fault_of_record(row: object) -> str | None:
     """Return why what a line holds is no record; None if it is one."""
     if not isinstance(row, dict) or not isinstance(row.get("run_id"), str) or row.get("status") not in tuple(Status):
         return "is no record: it has no run_id and no known status"

@@ -73,7 +73,7 @@ class DaskExecutor:
         InfrastructureError
             If the scheduler has gone.
         """
-        ended: SimpleQueue[Future[Any]] = SimpleQueue()
+        ended: SimpleQueue[Future[object]] = SimpleQueue()
         waiting, pending = list(reversed(runs)), dict[Future[object], Run]()
         try:
             while waiting or pending:

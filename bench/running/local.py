@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from odegrad.records.record import Record, Run
 from odegrad.records.rounds import turns
 from odegrad.running.progress import Watcher
-from odegrad.running.worker import TIME, Begun, Worker
+from odegrad.running.worker import TIME, RunState, Worker
 
 RUNS_A_WORKER = 4
 """Runs for each of several workers between two times at which all of them wait for the clock."""
@@ -58,7 +58,7 @@ class LocalExecutor:
             pending: set[Future[Record]] = set()
             try:
                 for group in self._groups(runs):
-                    begun: dict[str, Begun] = {}
+                    begun: dict[str, RunState] = {}
                     if self.exclusive and any(TIME in workers[0].passes_of(run) for run in group):
                         yield from _ended(pending, 0)
                         begun = pool.submit(crew.time, group).result()
@@ -93,23 +93,23 @@ class _Crew:
         for worker in workers:
             self.free.put(worker)
 
-    def time(self, group: Sequence[Run]) -> dict[str, Begun]:
+    def time(self, group: Sequence[Run]) -> dict[str, RunState]:
         """Return the rounds of the time pass of every run in ``group``; the runs of a block take turns."""
         worker = self.free.get()
-        found: dict[str, Begun] = {}
+        found: dict[str, RunState] = {}
         try:
             for _, block in itertools.groupby(group, block_of):
                 members = [run for run in block if TIME in worker.passes_of(run)]
                 for run in turns(members, worker.rounds):
                     self.watcher.started(run)
-                    before = found.get(run.run_id, Begun())
+                    before = found.get(run.run_id, RunState())
                     found[run.run_id] = worker.time_round(run, before, partial(self.watcher.heard, run))
                     self.watcher.paused(run)
         finally:
             self.free.put(worker)
         return found
 
-    def measure(self, run: Run, begun: Begun | None) -> Record:
+    def measure(self, run: Run, begun: RunState | None) -> Record:
         """Return the record of ``run``, measured by the first worker that is free."""
         worker = self.free.get()
         try:

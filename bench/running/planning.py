@@ -90,7 +90,7 @@ def forecast(runs: Sequence[Run], folder: Path, timeout: float | None = None) ->
     return {cell: Forecast(**row) for cell, row in zip(first, rows, strict=True)}
 
 
-def look_at(runs: Sequence[Mapping[str, Any]], folder: str, _progress: object) -> list[dict[str, object]]:
+def look_at(runs: Sequence[Mapping[str, object]], folder: str, _progress: object) -> list[dict[str, object]]:
     """Return the fields of a forecast of every run, as plain data."""
     looks: dict[tuple[object, ...], _Look | str] = {}
     found = []
@@ -124,7 +124,7 @@ def _look(run: Run, folder: str) -> _Look | str:
 
 def _timed(solves: Sequence[SolveLog]) -> list[tuple[float, float]]:
     """Return the seconds of an f call and of a product of every solve; a field is timed once a shape of its state."""
-    known: dict[Any, tuple[float, float]] = {}
+    known: dict[object, tuple[float, float]] = {}
     out = []
     for log in solves:
         kind = (id(log.vector_field), *(part.shape for part in parts(log.y0)))

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -129,7 +129,7 @@ def describe(run: Run) -> str:
     return words + "".join(f" {name}={value}" for name, value in tried.items())
 
 
-def detail(message: Mapping[str, Any]) -> str:
+def detail(message: Mapping[str, object]) -> str:
     """Return a progress message in a few words."""
     words = [str(message.get("pass", ""))]
     if "iteration" in message and "of" in message:

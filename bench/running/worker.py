@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from odegrad.errors import InfrastructureError
 from odegrad.processes.link import Call, Listener
@@ -28,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Begun:
+class RunState:
     """What has been measured of a run so far."""
 
     status: Status = Status.OK
@@ -103,21 +102,21 @@ class Worker:
                 f"no run can be started: a first process, which only describes the machine, ended with "
                 f"{reply.status}: {reply.message}"
             )
-        found: dict[str, Any] = reply.value
+        found: dict[str, object] = reply.value
         return found
 
     def passes_of(self, run: Run) -> tuple[str, ...]:
         """Return the passes of ``run`` in their order."""
         return tuple(run.passes.split(",")) if run.passes else self.passes
 
-    def time_round(self, run: Run, begun: Begun, progress: Listener) -> Begun:
+    def time_round(self, run: Run, begun: RunState, progress: Listener) -> RunState:
         """Return ``begun`` with one more round of the time pass; a run that has failed is left as it is."""
         if begun.status is not Status.OK:
             return begun
         start = time.monotonic()
         with self._scratch() as scratch:
             reply, status, message = self._pass(TIME, run, scratch, begun.spent, progress)
-        return Begun(
+        return RunState(
             status,
             message,
             (*begun.rounds, reply.value) if status is Status.OK else begun.rounds,
@@ -126,7 +125,7 @@ class Worker:
         )
 
     def measure(
-        self, run: Run, circumstances: Mapping[str, object], progress: Listener, begun: Begun | None = None
+        self, run: Run, circumstances: Mapping[str, object], progress: Listener, begun: RunState | None = None
     ) -> Record:
         """Return the record of ``run``; columns of the passes before a failure are kept.
 
@@ -146,7 +145,7 @@ class Worker:
         Stopped
             If this worker's ``stop`` was set.
         """
-        state = begun or Begun()
+        state = begun or RunState()
         begin, spent = time.monotonic(), state.spent
         measured: dict[str, object] = merge(state.rounds) if state.rounds else {}
         status, message = state.status, state.message

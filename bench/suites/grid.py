@@ -186,7 +186,7 @@ def _value_of(run: Run, key: str) -> object:
     return dict(value).get(option) if dot else value
 
 
-def _matches(value: Any, wanted: Sequence[object]) -> bool:
+def _matches(value: object, wanted: Sequence[object]) -> bool:
     return any(fnmatchcase(value, w) if isinstance(value, str) and isinstance(w, str) else value == w for w in wanted)
 
 

@@ -115,7 +115,7 @@ class Suite:
         tuning = self.content.tuning
         if tuning is None:
             return []
-        changes: dict[str, Any] = {"stage": TUNING, "passes": "train"}
+        changes: dict[str, object] = {"stage": TUNING, "passes": "train"}
         if tuning.iterations is not None:
             changes["iterations"] = tuning.iterations
         return list(self._blocks(device, [tuning.seed], lambda method, _: method.points, changes))
@@ -226,7 +226,7 @@ def key_values(texts: Sequence[str], option: str, known: Collection[str] = ()) -
     SuiteError
         If a text of the command-line ``option`` is no ``key=value``, or has a key that is not ``known``.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for text in texts:
         key, equals, written = (part.strip() for part in text.partition("="))
         if not equals:

@@ -34,9 +34,9 @@ _NAMED = ("task", "size", "method", "optimizer", "solver", "rtol", "atol", "dtyp
 class PytestBenchmark(Protocol):
     """What is used of pytest-benchmark's fixture ``benchmark``."""
 
-    extra_info: dict[str, Any]
+    extra_info: dict[str, object]
 
-    def pedantic(self, target: Callable[..., object], **settings: Any) -> object:
+    def pedantic(self, target: Callable[..., object], **settings: object) -> object:
         """Time ``target``."""
         ...
 
@@ -177,7 +177,7 @@ class GradientBenchmark:
         rounds = min(_MAX_ROUNDS, math.ceil(self.seconds / seconds))
         taker.pedantic(iteration, setup=forget, rounds=max(rounds, self.least_rounds))
 
-    def _method(self, method: Any, options: Mapping[str, Scalar] | None) -> tuple[object, str, str | None]:
+    def _method(self, method: object, options: Mapping[str, Scalar] | None) -> tuple[object, str, str | None]:
         """Return what is built, the name shown and the optimizer of a pair."""
         if isinstance(method, str):
             gradient, own = resolve_method(method)

@@ -11,8 +11,9 @@ from torch import nn
 
 from odegrad.contracts import Problem, TaskInfo, Training
 from odegrad.datasets.problems.regression import Pairs
-from odegrad.datasets.problems.simulated import Array, PiecesProblem, simulate
+from odegrad.datasets.problems.simulated import PiecesProblem, simulate
 from odegrad.datasets.problems.sizes import Sized
+from odegrad.datasets.sources.arrays import Array
 from odegrad.datasets.sources.seeding import PARAMETERS, TEST, TRAIN, VALIDATION, generator
 
 

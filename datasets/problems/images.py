@@ -15,10 +15,8 @@ from odegrad.datasets.problems.classification import ClassificationProblem, Imag
 from odegrad.datasets.problems.sizes import Sized
 from odegrad.datasets.sources.augmentation import random_crop
 from odegrad.datasets.sources.openml import Images, ImageTable, Pixels
-from odegrad.datasets.sources.seeding import PARAMETERS, generator, seeded_module
+from odegrad.datasets.sources.seeding import PARAMETERS, SPLIT_SEED, generator, seeded_module
 
-SPLIT_SEED = 0
-"""The validation images are the same for all seeds, so that accuracies of different seeds are about the same images."""
 CROP_PADDING = 4
 
 

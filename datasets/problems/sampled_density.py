@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +13,7 @@ from odegrad.datasets.nets.flow import FlowField, initial_state, log_density
 from odegrad.datasets.nets.layers import ConcatSquashNet
 from odegrad.datasets.problems.held_out import LossIsMetric
 from odegrad.datasets.problems.sizes import Sized, trained
+from odegrad.datasets.sources.arrays import Array
 from odegrad.datasets.sources.seeding import (
     PARAMETERS,
     PROBE,
@@ -26,8 +25,6 @@ from odegrad.datasets.sources.seeding import (
     seeded_module,
 )
 from odegrad.states import sent_to
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

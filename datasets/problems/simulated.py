@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.integrate import solve_ivp
 from scipy.sparse import block_diag
@@ -16,11 +15,10 @@ from odegrad.contracts import Problem, TaskInfo, Training
 from odegrad.datasets.nets.layers import AutonomousNet
 from odegrad.datasets.problems.regression import Pairs, RegressionProblem
 from odegrad.datasets.problems.sizes import Sized, trained
+from odegrad.datasets.sources.arrays import Array
 from odegrad.datasets.sources.seeding import PARAMETERS, TANH_SCALE, TEST, TRAIN, VALIDATION, generator, seeded_module
 from odegrad.errors import InfrastructureError
 from odegrad.states import sent_to
-
-Array = npt.NDArray[np.float64]
 
 RTOL, ATOL = 1e-10, 1e-12
 """Tolerances of the simulation: far below what float32 or a fitted field can resolve."""

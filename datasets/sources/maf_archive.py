@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from odegrad.datasets.sources.arrays import Array
 from odegrad.datasets.sources.files import DataFile
 from odegrad.datasets.sources.unpacked import read_table, unpacked
 from odegrad.errors import DataError
-
-Array = npt.NDArray[np.float64]
 
 ARCHIVE = DataFile(
     name="maf_data.tar.gz",

@@ -10,9 +10,10 @@ from scipy.io import loadmat
 from sklearn.model_selection import train_test_split
 
 from odegrad.datasets.sources.files import DataFile
+from odegrad.datasets.sources.seeding import SPLIT_SEED
 from odegrad.errors import DataError
 
-Array = npt.NDArray[np.uint8]
+ByteArray = npt.NDArray[np.uint8]
 
 FREY_FACES = DataFile(
     name="frey_rawface.mat",
@@ -30,10 +31,9 @@ FACES, FACE_PIXELS = 1_965, 28 * 20
 SILHOUETTE_SIDE = 28
 HELD_OUT_FACES = 200
 """Faces for validation, and as many for test."""
-SPLIT_SEED = 0
 
 
-def read_frey_faces() -> Mapping[str, Array]:
+def read_frey_faces() -> Mapping[str, ByteArray]:
     """Return grey levels 0 .. 255 ``[count, 560]`` of 28 rows by 20, by the name of the split: 1,565, 200 and 200.
 
     Raises
@@ -48,7 +48,7 @@ def read_frey_faces() -> Mapping[str, Array]:
     return {"train": train, "validation": validation, "test": test}
 
 
-def read_silhouettes() -> Mapping[str, Array]:
+def read_silhouettes() -> Mapping[str, ByteArray]:
     """Return silhouettes ``[count, 784]`` row by row, 1 in the object, by the split: 4,100, 2,264 and 2,307.
 
     The file keeps images column by column, with zeros in the object.
@@ -67,7 +67,7 @@ def read_silhouettes() -> Mapping[str, Array]:
     return out
 
 
-def _matrix(path: Path, name: str, shape: tuple[int | None, int]) -> Array:
+def _matrix(path: Path, name: str, shape: tuple[int | None, int]) -> ByteArray:
     """Return the matrix ``name`` of the file, after a check of its shape; None is any number of rows."""
     try:
         content: Mapping[str, Any] = loadmat(path)
@@ -79,5 +79,5 @@ def _matrix(path: Path, name: str, shape: tuple[int | None, int]) -> Array:
         got = "none" if found is None else f"shape {found.shape}"
         wanted = f"({'any' if rows is None else rows}, {columns})"
         raise DataError(f"{path}: expected a matrix {name!r} of shape {wanted}, got {got}; place the right file there")
-    images: Array = found.astype(np.uint8)
+    images: ByteArray = found.astype(np.uint8)
     return images

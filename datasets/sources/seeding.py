@@ -18,6 +18,9 @@ NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, 
 TANH_SCALE = 5.0 / 3.0 * 3.0**0.5
 """The half-width of a uniform distribution of standard deviation 5/3, PyTorch's gain for tanh."""
 
+SPLIT_SEED = 0
+"""Data in one piece are split alike for all seeds, so that figures of different seeds are about the same rows."""
+
 PARAMETERS, TRAIN, TEST, PROBE, VALIDATION = range(5)
 """Streams of one seed, so that, for example, a wider model leaves the data as they were."""
 

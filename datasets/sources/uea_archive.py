@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from filelock import FileLock
 from torch import Tensor
 
+from odegrad.datasets.sources.arrays import Array
 from odegrad.datasets.sources.files import FOLDER_VARIABLE, OFFLINE_HINT, data_folder
 from odegrad.errors import DataError
 
@@ -21,8 +21,6 @@ BUNDLED = ("JapaneseVowels", "BasicMotions")
 CITATION = (
     "Bagnall et al., The UEA multivariate time series classification archive, 2018, arXiv:1811.00075; data set {name}"
 )
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,11 @@ from odegrad.datasets.nets.image_nets import ConvField, LinearField, ODENet
 from odegrad.datasets.problems.classification import ClassificationProblem, ImageBatch, ImageData
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.augmentation import random_crop
-from odegrad.datasets.sources.seeding import PARAMETERS, generator, seeded_module
+from odegrad.datasets.sources.seeding import PARAMETERS, SPLIT_SEED, generator, seeded_module
 
 VALIDATION_IMAGES, TEST_IMAGES = 180, 360
-PAPER = -1.2
+BACKGROUND = -1.2
 """Scaled grey level of no ink."""
-SPLIT_SEED = 0
-"""The split is one for all seeds, so that accuracies of different seeds are about the same images."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def digits_split(device: torch.device, dtype: torch.dtype) -> ImageData:
     Grey levels 0 .. 16 become ``x / 4 - 1.2``: mean about zero, standard deviation 1.5.
     """
     images, labels = load_digits(return_X_y=True)
-    pixels = torch.from_numpy(images).reshape(-1, 1, 8, 8) / 4.0 + PAPER
+    pixels = torch.from_numpy(images).reshape(-1, 1, 8, 8) / 4.0 + BACKGROUND
     classes = torch.from_numpy(labels)
 
     def split(rows: list[int], count: int) -> list[list[int]]:
@@ -97,7 +95,7 @@ class DigitsProblem(ClassificationProblem):
         images, labels = super().batch(iteration)
         if self.shift == 0:
             return images, labels
-        return random_crop(images, self.shift, self.seed, iteration, mirrored=False, fill=PAPER), labels
+        return random_crop(images, self.shift, self.seed, iteration, mirrored=False, fill=BACKGROUND), labels
 
 
 class Digits(Sized[DigitsSettings]):

@@ -22,8 +22,8 @@ from odegrad.datasets.nets.stiff_fields import (
 )
 from odegrad.datasets.nets.stiff_nets import LeakyNet
 from odegrad.datasets.problems.decades import Decades, DecadesSettings
-from odegrad.datasets.problems.simulated import Array
 from odegrad.datasets.problems.sizes import trained
+from odegrad.datasets.sources.arrays import Array
 from odegrad.datasets.sources.seeding import TANH_SCALE, seeded_module
 
 ROBERTSON_SOURCE = (

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from odegrad.contracts import TaskInfo
 from odegrad.datasets.nets.layers import AutonomousNet
-from odegrad.datasets.problems.simulated import Array, Trajectories, TrajectorySettings, fitted
+from odegrad.datasets.problems.simulated import Trajectories, TrajectorySettings, fitted
+from odegrad.datasets.sources.arrays import Array
 
 
 class LotkaVolterra(Trajectories):

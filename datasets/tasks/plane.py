@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import TaskInfo
-from odegrad.datasets.problems.sampled_density import Array, ToyDensity
+from odegrad.datasets.problems.sampled_density import ToyDensity
+from odegrad.datasets.sources.arrays import Array
 
 GAUSS = 1.0 / math.sqrt(2.0 * math.pi)
 

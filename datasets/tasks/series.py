@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, VectorField
 from odegrad.datasets.nets.ode_rnn import ODERNN, from_zero
 from odegrad.datasets.problems.sizes import Sized, trained
-from odegrad.datasets.sources.seeding import PARAMETERS, epoch_rows, generator, seeded_module
+from odegrad.datasets.sources.seeding import PARAMETERS, SPLIT_SEED, epoch_rows, generator, seeded_module
 from odegrad.datasets.sources.uea_archive import CITATION, Series, read
 from odegrad.states import sent_to
 
-SPLIT_SEED, THINNING_SEED = 0, 0
+THINNING_SEED = 0
 
 
 @dataclass(frozen=True)

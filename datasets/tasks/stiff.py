@@ -16,8 +16,9 @@ from odegrad.datasets.problems.known_solution import (
     FollowingField,
     SolvableField,
 )
-from odegrad.datasets.problems.simulated import Array, Trajectories, TrajectorySettings, fitted
+from odegrad.datasets.problems.simulated import Trajectories, TrajectorySettings, fitted
 from odegrad.datasets.problems.sizes import trained
+from odegrad.datasets.sources.arrays import Array
 
 
 class VanDerPol(Trajectories):

@@ -12,8 +12,7 @@ from odegrad.datasets.problems.sizes import trained
 from odegrad.datasets.problems.table_density import TableDensity, TableFlowSettings
 from odegrad.datasets.sources import maf_archive
 from odegrad.datasets.sources.maf_archive import Splits
-
-SPLIT_SEED = 0
+from odegrad.datasets.sources.seeding import SPLIT_SEED
 
 
 def _scaled_splits(table: np.ndarray[Any, np.dtype[np.float64]]) -> Splits:

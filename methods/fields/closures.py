@@ -22,7 +22,7 @@ nodes_made: Callable[[], float] = getattr(torch._C._autograd, "_get_sequence_nr"
 """How many nodes of graphs this thread has made so far."""
 
 
-def leaves(outputs: Iterable[Tensor], seen: set[Any] | None = None) -> Iterator[Tensor]:
+def leaves(outputs: Iterable[Tensor], seen: set[object] | None = None) -> Iterator[Tensor]:
     """Yield the leaves that the graphs of ``outputs`` reach, each once; an output may be one itself.
 
     Behind the nodes ``seen``, which the walk adds to, nothing is looked for; None is one of them.

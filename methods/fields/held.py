@@ -135,7 +135,7 @@ class Held:
         self._spaces.append(space)
         return space
 
-    def _tensor(self, space: _Space, key: Any, x: Tensor, name: str) -> None:
+    def _tensor(self, space: _Space, key: object, x: Tensor, name: str) -> None:
         self.tensors[id(x)] = x
         self.names.setdefault(id(x), name)
         self._places.setdefault(id(x), []).append((space, key))

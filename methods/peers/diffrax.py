@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from odegrad.contracts import CallsHeard, Solver, State, StateT, Traits, VectorField, unjudged_parts
 from odegrad.errors import UnsupportedError
 from odegrad.methods.peers.jax_field import HeldArrays, JaxField, array, exchanged, tensor, translated
-from odegrad.methods.peers.jax_operators import Array
+from odegrad.methods.peers.jax_operators import JaxArray
 from odegrad.methods.peers.mapping import PeerMapping
 from odegrad.methods.peers.method import PeerMethod, solved_back
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -101,7 +101,9 @@ class _Solve:
     adjoint: str
     heard: CallsHeard | None
 
-    def states(self, inner: JaxField, y0: Sequence[Array], ts: Array, held: Sequence[Array]) -> tuple[Any, object]:
+    def states(
+        self, inner: JaxField, y0: Sequence[JaxArray], ts: JaxArray, held: Sequence[JaxArray]
+    ) -> tuple[object, object]:
         """Return the solution's parts ``[K, *part]``, and whether diffrax has reached the end."""
         diffrax, control = DIFFRAX.module(), self.solver.controller
         told: Callable[[object], object] = _unchanged if self.heard is None else _telling(self.jax, self.heard)
@@ -156,17 +158,17 @@ def _program(solve: _Solve, vector_field: nn.Module, y0: State, ts: Tensor, kept
     """Return the programs for this field and these shapes."""
     inner, places = translated(vector_field, ts[0].detach(), y0, solve.jax), HeldArrays.by(vector_field).trained
 
-    def value(y0: Any, ts: Array, held: Any) -> Any:
+    def value(y0: Any, ts: JaxArray, held: Any) -> Any:
         return solve.states(inner, y0, ts, held)
 
-    def forward(y0: object, ts: Array, held: Any) -> object:
+    def forward(y0: object, ts: JaxArray, held: Any) -> object:
         def of(y0: Any, trained: Any) -> Any:
             return solve.states(inner, y0, ts, exchanged(held, places, trained))
 
         ys, pull, reached = solve.jax.vjp(of, y0, [held[i] for i in places], has_aux=True)
         return ys, reached, pull
 
-    def backward(pull: Any, g: Any) -> object:
+    def backward(pull: Any, g: object) -> object:
         return pull(g)
 
     return _Program(solve.jax, solve.solver, {"value": value, "forward": forward, "backward": backward}, kept)

@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from odegrad.contracts import State
 from odegrad.errors import UnsupportedError
-from odegrad.methods.peers.jax_operators import OPERATORS, Array, Jax
+from odegrad.methods.peers.jax_operators import OPERATORS, Jax, JaxArray
 from odegrad.states import parts
 
 LARGEST_DIFFERENCE = {torch.float64: 1e-12, torch.float32: 1e-4}
@@ -69,10 +69,10 @@ class JaxField:
     """A field as a function of jax arrays ``(t, state parts, held tensors) -> parts of dy/dt``."""
 
     graph: fx.Graph
-    constants: Mapping[str, Array]
+    constants: Mapping[str, JaxArray]
     jax: Jax
 
-    def __call__(self, t: Array, y: Sequence[Array], held: Sequence[Array]) -> tuple[Array, ...]:
+    def __call__(self, t: JaxArray, y: Sequence[JaxArray], held: Sequence[JaxArray]) -> tuple[JaxArray, ...]:
         """Return the parts of ``dy/dt``."""
         values: dict[fx.Node, Any] = {}
         given = iter((t, *y, *held))
@@ -140,7 +140,7 @@ def _check_operators(graph: fx.Graph) -> None:
             raise UnsupportedError(f"operator {node.target} of the field is not translated to jax{where}")
 
 
-def _constant(module: nn.Module, node: fx.Node, jax: object) -> Array:
+def _constant(module: nn.Module, node: fx.Node, jax: object) -> JaxArray:
     """Return a tensor that the field makes of numbers at each call; one that it keeps elsewhere could change."""
     if not all(str(user.target).startswith("aten.lift_fresh") for user in node.users):
         raise UnsupportedError(
@@ -174,7 +174,7 @@ def disagreement(field: nn.Module, found: JaxField, t: Tensor, y: State, jax: An
         )
     arrays = [array(x, jax) for x in held.tensors]
 
-    def of(state: Sequence[Array], trained: Sequence[Array]) -> tuple[Array, ...]:
+    def of(state: Sequence[JaxArray], trained: Sequence[JaxArray]) -> tuple[JaxArray, ...]:
         return found(array(t, jax), state, exchanged(arrays, held.trained, trained))
 
     def both(state: object, trained: object, weights: object) -> object:
@@ -192,7 +192,7 @@ def _apart(mine: Tensor, its: Tensor) -> float:
     return float((mine.detach() - its).abs().max()) / (size or 1.0) if mine.numel() else 0.0
 
 
-def exchanged(arrays: Sequence[Array], places: Sequence[int], others: Sequence[Array]) -> list[Array]:
+def exchanged(arrays: Sequence[JaxArray], places: Sequence[int], others: Sequence[JaxArray]) -> list[JaxArray]:
     """Return ``arrays`` with ``others`` at ``places``."""
     out = list(arrays)
     for place, other in zip(places, others, strict=True):
@@ -200,11 +200,11 @@ def exchanged(arrays: Sequence[Array], places: Sequence[int], others: Sequence[A
     return out
 
 
-def array(x: Tensor, jax: Any) -> Array:
+def array(x: Tensor, jax: Any) -> JaxArray:
     """Return a copy of ``x`` as an array of jax: an optimizer moves parameters in place."""
     return jax.numpy.array(x.detach().cpu().numpy())
 
 
-def tensor(x: Array) -> Tensor:
+def tensor(x: JaxArray) -> Tensor:
     """Return a copy of ``x`` as a tensor; waits for it."""
     return torch.from_numpy(np.array(x))

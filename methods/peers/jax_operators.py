@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Array = Any
+JaxArray = Any
 """An array of jax, which this module does not import."""
 
 
@@ -20,74 +20,74 @@ class Jax:
     lax: Any
 
 
-def _same(_j: Jax, x: Array, *_: object, **__: object) -> Array:
+def _same(_j: Jax, x: JaxArray, *_: object, **__: object) -> JaxArray:
     # Of a detached output that autograd saved too: taking it for a constant would lose the second derivatives of a
     # field that differentiates inside. Whether it was one is decided by the comparison of products with torch's.
     return x
 
 
-def _shape(x: Array, sizes: Sequence[int]) -> list[int]:
+def _shape(x: JaxArray, sizes: Sequence[int]) -> list[int]:
     lead = len(sizes) - x.ndim
     return [x.shape[i - lead] if n == -1 else n for i, n in enumerate(sizes)]
 
 
-def _slice(_j: Jax, x: Array, dim: int = 0, start: Any = None, end: object = None, step: int = 1) -> Array:
+def _slice(_j: Jax, x: JaxArray, dim: int = 0, start: object = None, end: object = None, step: int = 1) -> JaxArray:
     at = [slice(None)] * x.ndim
     at[dim] = slice(start, None if end is None or end > x.shape[dim] else end, step)
     return x[tuple(at)]
 
 
-def _select(_j: Jax, x: Array, dim: int, index: int) -> Array:
+def _select(_j: Jax, x: JaxArray, dim: int, index: int) -> JaxArray:
     return x[(*([slice(None)] * (dim % x.ndim)), index)]
 
 
-def _select_backward(j: Jax, g: Array, sizes: Sequence[int], dim: int, index: int) -> Array:
+def _select_backward(j: Jax, g: JaxArray, sizes: Sequence[int], dim: int, index: int) -> JaxArray:
     at = (*([slice(None)] * (dim % len(sizes))), index)
     return j.np.zeros(sizes, g.dtype).at[at].set(g)
 
 
-def _slice_backward(j: Jax, g: Array, sizes: Sequence[int], dim: int, start: int, end: int, step: int) -> Array:
+def _slice_backward(j: Jax, g: JaxArray, sizes: Sequence[int], dim: int, start: int, end: int, step: int) -> JaxArray:
     at = [slice(None)] * len(sizes)
     at[dim] = slice(start, min(end, sizes[dim]), step)
     return j.np.zeros(sizes, g.dtype).at[tuple(at)].set(g)
 
 
-def _split(j: Jax, x: Array, size: int | Sequence[int], dim: int = 0) -> list[Array]:
+def _split(j: Jax, x: JaxArray, size: int | Sequence[int], dim: int = 0) -> list[JaxArray]:
     sizes = [size] * -(-x.shape[dim] // size) if isinstance(size, int) else list(size)
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
     return list(j.np.split(x, ends, axis=dim))
 
 
-def _sum(j: Jax, x: Array, dim: Any = None, keepdim: bool = False, *, dtype: object = None) -> Array:  # noqa: ARG001
+def _sum(j: Jax, x: JaxArray, dim: Any = None, keepdim: bool = False, *, dtype: object = None) -> JaxArray:  # noqa: ARG001
     return j.np.sum(x, axis=tuple(dim) if dim else None, keepdims=keepdim)
 
 
-def _addmm(j: Jax, c: Array, a: Array, b: Array, *, beta: float = 1, alpha: float = 1) -> Array:
+def _addmm(j: Jax, c: JaxArray, a: JaxArray, b: JaxArray, *, beta: float = 1, alpha: float = 1) -> JaxArray:
     return beta * c + alpha * j.np.matmul(a, b)
 
 
-def _softplus(j: Jax, x: Array, beta: float = 1, threshold: float = 20) -> Array:
+def _softplus(j: Jax, x: JaxArray, beta: float = 1, threshold: float = 20) -> JaxArray:
     # The branch that is not taken must not overflow either: its derivative would be 0 times infinity.
     small = j.np.where(x * beta > threshold, 0.0, x)
     return j.np.where(x * beta > threshold, x, j.np.log1p(j.np.exp(small * beta)) / beta)
 
 
-def _softplus_backward(j: Jax, g: Array, x: Array, beta: float, threshold: float) -> Array:
+def _softplus_backward(j: Jax, g: JaxArray, x: JaxArray, beta: float, threshold: float) -> JaxArray:
     return j.np.where(x * beta > threshold, g, g * j.nn.sigmoid(x * beta))
 
 
 def _convolution(
     j: Jax,
-    x: Array,
-    w: Array,
-    b: Array,
+    x: JaxArray,
+    w: JaxArray,
+    b: JaxArray,
     stride: Any,
     padding: Any,
     dilation: Any,
     transposed: bool,
     _p: object,
     groups: int,
-) -> Array:
+) -> JaxArray:
     if transposed:
         raise NotImplementedError("transposed convolution")
     out = j.lax.conv_general_dilated(
@@ -96,7 +96,9 @@ def _convolution(
     return out if b is None else out + b.reshape(1, -1, *([1] * (out.ndim - 2)))
 
 
-def _group_norm(j: Jax, x: Array, w: Array, b: Array, n: int, c: int, size: int, groups: int, eps: float) -> object:
+def _group_norm(
+    j: Jax, x: JaxArray, w: JaxArray, b: JaxArray, n: int, c: int, size: int, groups: int, eps: float
+) -> object:
     split = x.reshape(n, groups, c // groups * size)
     mean = split.mean(axis=2, keepdims=True)
     scale = j.lax.rsqrt(((split - mean) ** 2).mean(axis=2, keepdims=True) + eps)
@@ -106,15 +108,15 @@ def _group_norm(j: Jax, x: Array, w: Array, b: Array, n: int, c: int, size: int,
     return (out if b is None else out + b.reshape(lay)), mean, scale
 
 
-def _filled(value: float) -> Callable[..., Array]:
+def _filled(value: float) -> Callable[..., JaxArray]:
     return lambda j, x, *_, **__: j.np.full(x.shape, value, x.dtype)
 
 
-def _new(value: float) -> Callable[..., Array]:
+def _new(value: float) -> Callable[..., JaxArray]:
     return lambda j, x, sizes, **_: j.np.full(tuple(sizes), value, x.dtype)
 
 
-def _made(value: float) -> Callable[..., Array]:
+def _made(value: float) -> Callable[..., JaxArray]:
     return lambda j, sizes, *, dtype=None, **_: j.np.full(tuple(sizes), value, _dtype(j, dtype))
 
 
@@ -122,7 +124,7 @@ def _dtype(j: Jax, dtype: object) -> object:
     return getattr(j.np, str(dtype).removeprefix("torch.")) if dtype is not None else j.np.float32
 
 
-def _filled_with(j: Jax, sizes: Any, value: Any, *, dtype: object = None, **_: object) -> Array:
+def _filled_with(j: Jax, sizes: Any, value: Any, *, dtype: object = None, **_: object) -> JaxArray:
     return j.np.full(tuple(sizes), value, None if dtype is None else _dtype(j, dtype))
 
 

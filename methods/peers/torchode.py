@@ -84,7 +84,7 @@ class _Problem:
         return controller.to(dtype=self.y0.dtype, device=self.y0.device)
 
 
-def _autodiff(torchode: Any, problem: _Problem, _term: object, scheme: Any, controller: Any) -> object:
+def _autodiff(torchode: Any, problem: _Problem, _term: object, scheme: Any, controller: object) -> object:
     return torchode.AutoDiffAdjoint(scheme, controller, max_steps=problem.solver.max_steps)
 
 

@@ -143,7 +143,7 @@ class Across:
     """What the horizontal axis is."""
 
     name: str
-    values: Callable[[Any], Any]
+    values: Callable[[Any], object]
     """Run -> the place of each of its points."""
     columns: tuple[str, ...]
     """What it takes of a run."""

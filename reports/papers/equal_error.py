@@ -13,7 +13,7 @@ from odegrad.reports.papers.quantity import SWEPT_ERROR, TRAINING_NFE_BACKWARD, 
 from odegrad.reports.statistics import Floats
 from odegrad.reports.summary import Results
 
-SWEEP = [name for name in BLOCK if name not in {"rtol", "atol"}]
+OF_A_SWEEP = [name for name in BLOCK if name not in {"rtol", "atol"}]
 """What the runs of one sweep share."""
 
 
@@ -23,10 +23,10 @@ def ratios_at_equal_error(mine: pd.DataFrame, base: pd.DataFrame, quantity: str)
     ``mine, base`` are cells with ``quantity``, whose gradient errors at the trained parameters count. Infinite where
     every run of the method failed, 0 where every run of the baseline did, NaN where both did.
     """
-    sweeps = dict(list(base.groupby(SWEEP)))
+    sweeps = dict(list(base.groupby(OF_A_SWEEP)))
     rows = [
         {"task": group["task"].iloc[0], "seed": group["seed"].iloc[0], "effect": _effect(group, sweeps[key], quantity)}
-        for key, group in mine.groupby(SWEEP)
+        for key, group in mine.groupby(OF_A_SWEEP)
         if key in sweeps
     ]
     return pd.DataFrame(rows, columns=["task", "seed", "effect"])

@@ -5,10 +5,10 @@ from functools import partial
 from odegrad.reports.papers.claim import SAME_COST, SAME_METRIC, Arm, Claim, Statistic
 from odegrad.reports.papers.quantity import BASELINE_TARGET_SECONDS, METRIC_AS_LOSS, TRAINING_NFE_BACKWARD
 
-PAPER = "irdm"
-TASKS = ("digits", "circles", "vae_digits")
+IRDM = "irdm"
+IRDM_TASKS = ("digits", "circles", "vae_digits")
 """Classification, density estimation, inference."""
-SWEEP = "paper-irdm-tolerances"
+IRDM_TOLERANCES = "paper-irdm-tolerances"
 """The suite whose records hold costs at several gradient errors."""
 
 ARMS = {
@@ -31,9 +31,9 @@ ADJOINTS = {
 }
 """Two baselines: one that shares the loop, and the published implementation, with a loop of its own."""
 
-_claim = partial(Claim, paper=PAPER, tasks=TASKS)
+_claim = partial(Claim, paper=IRDM, tasks=IRDM_TASKS)
 
-CLAIMS = (
+IRDM_CLAIMS = (
     *(
         _claim(
             identifier=f"irdm-1-{which}{name}",
@@ -61,7 +61,7 @@ CLAIMS = (
             statistic=Statistic.EQUAL_ERROR,
             margin=1.0,
             equal_within=SAME_COST,
-            suite=SWEEP,
+            suite=IRDM_TOLERANCES,
         )
         for which, (mine, method) in ARMS.items()
         for name, (arm, words) in ADJOINTS.items()

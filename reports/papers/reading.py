@@ -14,10 +14,10 @@ from odegrad.reports.papers.shown import EXHIBITS
 from odegrad.reports.papers.verdict import ClaimVerdict, decide
 from odegrad.reports.summary import Results
 
-CLAIMS: Mapping[str, tuple[Claim, ...]] = {irdm.PAPER: irdm.CLAIMS, snopt.PAPER: snopt.CLAIMS}
+CLAIMS: Mapping[str, tuple[Claim, ...]] = {irdm.IRDM: irdm.IRDM_CLAIMS, snopt.SNOPT_PAPER: snopt.SNOPT_CLAIMS}
 """A paper's short name -> what it claims."""
 
-OWN_TASKS = {(snopt.PAPER, "paper"): ("paper-snopt-nine", snopt.NINE)}
+OWN_TASKS = {(snopt.SNOPT_PAPER, "paper"): ("paper-snopt-nine", snopt.NINE)}
 """A paper and a size -> the suite of the paper's own tasks, and these, where they are not those of the other sizes."""
 
 

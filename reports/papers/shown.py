@@ -109,7 +109,7 @@ SENSITIVITY_COLUMNS = (
 )
 
 EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
-    irdm.PAPER: (
+    irdm.IRDM: (
         PaperFigure("paper-irdm", _training("irdm_training")),
         _nodes("irdm_nodes", "nodes"),
         _nodes("irdm_tolerance", "rtol"),
@@ -123,7 +123,7 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
             _node_rows,
         ),
         PaperTable(
-            irdm.SWEEP,
+            irdm.IRDM_TOLERANCES,
             "irdm_equal_error",
             "What claims at equal gradient error are decided from: f calls of a backward pass, the mean over the "
             "training, and the gradient error at the trained parameters; medians, least and largest over seeds. "
@@ -140,7 +140,7 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
             _norm_rows,
         ),
     ),
-    snopt.PAPER: (
+    snopt.SNOPT_PAPER: (
         PaperFigure("paper-snopt", _training("snopt_training")),
         PaperFigure(
             SENSITIVITY, FigureKind("snopt_sensitivity", sensitivity.TITLE, sensitivity.draw, sensitivity.describe)

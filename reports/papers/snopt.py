@@ -10,8 +10,8 @@ from odegrad.reports.papers.quantity import (
     METRIC_AS_LOSS,
 )
 
-PAPER = "snopt"
-TASKS = ("digits", "circles", "japanese_vowels")
+SNOPT_PAPER = "snopt"
+SNOPT_TASKS = ("digits", "circles", "japanese_vowels")
 """Images, flows, time series."""
 NINE = (
     "mnist", "svhn", "cifar10",
@@ -23,7 +23,7 @@ NINE = (
 END_TIME_TASKS = ("digits",)
 """Tasks whose integration time can be trained."""
 
-SNOPT = Arm("adjoint", "snopt")
+ADJOINT_SNOPT = Arm("adjoint", "snopt")
 FIRST_ORDER = {name: Arm("adjoint", name) for name in ("adam", "sgd")}
 FEEDBACK = Arm("adjoint", "snopt", (("t1_policy", "feedback"),))
 FIRST_ORDER_TIME = Arm("adjoint", "snopt", (("t1_policy", "baseline"),))
@@ -34,10 +34,10 @@ CLOSE = 1.5
 CONSTANT = 0.1
 """Largest exponent of memory in steps that counts as O(1): ten times the steps, a quarter more memory."""
 
-_of_snopt = partial(Claim, paper=PAPER, tasks=TASKS, method=SNOPT)
-_of_end_time = partial(Claim, paper=PAPER, tasks=END_TIME_TASKS, method=FEEDBACK, suite="paper-snopt-horizon")
+_of_snopt = partial(Claim, paper=SNOPT_PAPER, tasks=SNOPT_TASKS, method=ADJOINT_SNOPT)
+_of_end_time = partial(Claim, paper=SNOPT_PAPER, tasks=END_TIME_TASKS, method=FEEDBACK, suite="paper-snopt-horizon")
 
-CLAIMS = (
+SNOPT_CLAIMS = (
     *(
         _of_snopt(
             identifier=f"snopt-1-{name}",
@@ -92,7 +92,7 @@ CLAIMS = (
     _of_end_time(
         identifier="snopt-4-accuracy",
         sentence="The shorter integration time costs no accuracy.",
-        baseline=SNOPT,
+        baseline=ADJOINT_SNOPT,
         quantity=METRIC_AS_LOSS,
         statistic=Statistic.CHANGE,
         margin=SAME_METRIC,

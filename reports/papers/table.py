@@ -10,15 +10,15 @@ from odegrad.reports.papers.verdict import ClaimVerdict
 from odegrad.reports.summary import rows_of
 from odegrad.reports.tables.table import csv_text, latex_lines, markdown_text
 
-COLUMNS = (
+CLAIM_COLUMNS = (
     "claim", "task", "verdict", "effect", "low", "high", "spread", "needed", "target", "target_value", "agreeing",
     "seeds", "needed_seeds", "p_value", "reason", "method", "baseline", "sentence",
 )  # fmt: skip
 
 
 def claims_table(verdicts: Sequence[ClaimVerdict]) -> pd.DataFrame:
-    """Return one row a claim and task, the overall row of each claim first; columns are ``COLUMNS``."""
-    return pd.DataFrame(list(_rows(verdicts)), columns=list(COLUMNS))
+    """Return one row a claim and task, the overall row of each claim first; columns are ``CLAIM_COLUMNS``."""
+    return pd.DataFrame(list(_rows(verdicts)), columns=list(CLAIM_COLUMNS))
 
 
 def _rows(verdicts: Sequence[ClaimVerdict]) -> Iterator[dict[str, object]]:

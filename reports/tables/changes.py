@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -128,7 +127,7 @@ def _names(runs: pd.DataFrame) -> list[str]:
     return names
 
 
-def _missing(value: Any) -> bool:
+def _missing(value: object) -> bool:
     return not isinstance(value, (list, tuple, dict)) and bool(pd.isna(value))
 
 

@@ -1,7 +1,6 @@
 """Optimizers side by side: iterations and seconds until each is as good as a reference ever gets, seed by seed."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,7 +77,7 @@ def _of_task(runs: pd.DataFrame) -> list[dict[str, object]]:
     ]
 
 
-def _is_numbers(values: Any) -> bool:
+def _is_numbers(values: object) -> bool:
     return isinstance(values, list) and bool(np.isfinite(values).any())
 
 

@@ -71,7 +71,7 @@ def test_every_file_of_a_method_is_in_the_catalogue():
         for path in (ROOT / "methods" / folder).glob("*.py")
         if path.stem != "__init__"
     }
-    others = ("mapping", "packing", "jax_field", "jax_operators", "torchdiffeq_solvers")
+    others = ("mapping", "method", "packing", "jax_field", "jax_operators", "torchdiffeq_solvers")
     shared = {f"odegrad.methods.peers.{name}" for name in others}
     assert files - shared == {entry.target.partition(":")[0] for entry in catalogue.GRADIENTS}
 

@@ -11,7 +11,7 @@ from odegrad.methods.backward.per_sample.replay import RankPullback
 from odegrad.methods.solvers.per_sample.ledger import Ranks
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.stages import FieldDynamics
+from odegrad.methods.solvers.per_sample.stages import RowVectorField
 from odegrad.methods.solvers.per_sample.steppers import row_stepper
 from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -67,7 +67,7 @@ class CheckpointedRowsNode(RecordedNode):
         """Return the states at the starts of rank ``stop``, from those of rank ``start``; no graph."""
         if start == stop:
             return x
-        stepper = row_stepper(FieldDynamics(self.field), self.solver, x[:, : self.field.rows.n])
+        stepper = row_stepper(RowVectorField(self.field), self.solver, x[:, : self.field.rows.n])
         stepper.stand_on(ranks[start].samples, ranks[start].steps.t, x)
         for j in range(start, stop):
             rank = ranks[j]

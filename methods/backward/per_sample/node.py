@@ -11,7 +11,7 @@ from odegrad.methods.backward.per_sample.entry import on_device
 from odegrad.methods.solvers.per_sample.ledger import KeptRows, Ledger, Rank
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows, OutputRows, Rounds
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.stages import FieldDynamics
+from odegrad.methods.solvers.per_sample.stages import RowVectorField
 from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes, Truths
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import sent_to
@@ -24,7 +24,7 @@ def walked(
 
     Return the states ``[K, batch, n]``, and the last output ``[batch]`` that each sample has come to.
     """
-    rounds, outputs = Rounds(FieldDynamics(field), solver, y0, times), OutputRows(y0, times)
+    rounds, outputs = Rounds(RowVectorField(field), solver, y0, times), OutputRows(y0, times)
     for seen in rounds.walk():
         outputs.put(seen)
         for see in sees:

@@ -32,8 +32,8 @@ class RowDynamics(Protocol):
 
 
 @dataclass(frozen=True)
-class FieldDynamics:
-    """The user's field as the right-hand side."""
+class RowVectorField:
+    """The user's vector field as the right-hand side of a solve on rows."""
 
     field: RowField
 

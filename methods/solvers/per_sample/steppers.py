@@ -7,19 +7,19 @@ from odegrad.methods.solvers.per_sample.implicit import ImplicitRowStepper
 from odegrad.methods.solvers.per_sample.implicit_graph import GraphImplicitRowStepper
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.stages import (
-    FieldDynamics,
     GraphRows,
     GraphRowStepper,
     PlainRowStepper,
     RowDynamics,
     RowStepper,
+    RowVectorField,
 )
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
 def row_stepper(dynamics: RowDynamics, solver: OneStepSolver, like: Tensor) -> RowStepper:
     """Return what makes the steps of rows ``like [rows, n]`` without a graph."""
-    if isinstance(solver.scheme, Implicit) and isinstance(dynamics, FieldDynamics):
+    if isinstance(solver.scheme, Implicit) and isinstance(dynamics, RowVectorField):
         return ImplicitRowStepper(dynamics.field, solver, solver.scheme, like)
     return PlainRowStepper(dynamics, solver.tableau, like)
 

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 
 from odegrad.advice.advised import ModelAdvice, advised
-from odegrad.advice.comparison import COLUMNS, Comparison
+from odegrad.advice.comparison import COMPARISON_COLUMNS, Comparison
 
 MODEL = """
 import torch
@@ -25,14 +25,19 @@ def build():
 
 
 def _row(name, verdict="accurate", seconds=1.0, peak=100):
-    row = dict.fromkeys(COLUMNS) | {"gradient": name, "exact": True, "verdict": verdict, "gradient_error": 1e-6}
+    row = dict.fromkeys(COMPARISON_COLUMNS) | {
+        "gradient": name,
+        "exact": True,
+        "verdict": verdict,
+        "gradient_error": 1e-6,
+    }
     if seconds is not None:
         row |= {"forward_seconds": seconds / 4, "backward_seconds": 3 * seconds / 4, "peak_bytes": peak}
     return row
 
 
 def _advice(*rows):
-    table = Comparison(list(rows), columns=list(COLUMNS))
+    table = Comparison(list(rows), columns=list(COMPARISON_COLUMNS))
     table.advice, table.notes = "Take naive.", []
     return ModelAdvice(table, ("They contract.", "Told twice."), ("Told twice.", "No time for more."))
 

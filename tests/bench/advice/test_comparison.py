@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import odegrad
-from odegrad.advice.comparison import COLUMNS
+from odegrad.advice.comparison import COMPARISON_COLUMNS
 from odegrad.advice.race import Race
 from odegrad.advice.sentence import advice
 from odegrad.errors import UnknownNameError, UsageError
@@ -77,7 +77,7 @@ def table():
 
 def test_every_method_has_a_row(table):
     """All but forward_sensitivity; mali gets its solver, and says so."""
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(COMPARISON_COLUMNS)
     assert set(table["gradient"]) == set(default_gradients())
     rows = table.set_index("gradient")
     assert rows.loc["mali", "verdict"] == "accurate, with solver alf"
@@ -405,7 +405,7 @@ def test_shell_prints_what_python_returns(model_file, run_main, tmp_path):
     found = json.loads(out)
     assert code == 0
     assert found["advice"].startswith("Take ")
-    assert list(pd.DataFrame(found["methods"]).columns) == list(COLUMNS)
+    assert list(pd.DataFrame(found["methods"]).columns) == list(COMPARISON_COLUMNS)
     code, out, error = run_main(*arguments, "--figure", "out.bmp")
     assert (code, out) == (2, "")
     assert "--figure out.bmp: expected a name that ends in one of .png, .svg, .pdf" in error

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from odegrad.advice.advised import ModelAdvice
-from odegrad.advice.comparison import COLUMNS, Comparison
+from odegrad.advice.comparison import COMPARISON_COLUMNS, Comparison
 from odegrad.checks.result import CheckResult
 from odegrad.errors import DataError, InfrastructureError, ResultsError
 from odegrad.exits import EXIT_MEANINGS, EXITS_OF, ExitCode, exit_table
@@ -40,7 +40,7 @@ SPENT = "The budget of 1 s was spent: naive was not measured. A larger budget me
 
 
 def comparison(word, *notes):
-    table = Comparison([{"gradient": "naive", "exact": True, "verdict": word}], columns=list(COLUMNS))
+    table = Comparison([{"gradient": "naive", "exact": True, "verdict": word}], columns=list(COMPARISON_COLUMNS))
     table.advice, table.notes = "Take naive.", list(notes)
     return table
 

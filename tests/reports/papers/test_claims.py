@@ -24,8 +24,7 @@ from odegrad.reports.papers.quantity import (
     METRIC_AS_LOSS,
     TARGET_SECONDS,
 )
-from odegrad.reports.papers.table import COLUMNS as TABLE_COLUMNS
-from odegrad.reports.papers.table import claims_table, text_rows, to_csv, to_latex, to_markdown
+from odegrad.reports.papers.table import CLAIM_COLUMNS, claims_table, text_rows, to_csv, to_latex, to_markdown
 from odegrad.reports.papers.verdict import decide
 
 INF = math.inf
@@ -256,7 +255,7 @@ def test_the_table_says_which_target(race):
 
 def test_races_of_the_papers_are_to_the_baselines_metric():
     """The first claim of both papers takes what the baseline ends at, not the task's fixed target."""
-    races = [c for c in (*irdm.CLAIMS, *snopt.CLAIMS) if "-1" in c.identifier]
+    races = [c for c in (*irdm.IRDM_CLAIMS, *snopt.SNOPT_CLAIMS) if "-1" in c.identifier]
     assert [c.quantity for c in races] == [BASELINE_TARGET_SECONDS] * 6
 
 
@@ -323,7 +322,7 @@ def test_exponent_needs_unlike_steps_and_finished_runs(record, frame_of):
 
 
 _MEMORY = dataclasses.replace(
-    next(c for c in snopt.CLAIMS if c.identifier == "snopt-2-memory"), tasks=("digits",)
+    next(c for c in snopt.SNOPT_CLAIMS if c.identifier == "snopt-2-memory"), tasks=("digits",)
 )  # fmt: skip
 
 
@@ -345,11 +344,11 @@ def test_policies_of_the_end_time_are_told_apart(record, frame_of):
         )
         for p, t in times.items() for s in range(3)
     ]  # fmt: skip
-    effects = {c.identifier: decide(c, frame_of(runs)).tasks[0].effect for c in snopt.CLAIMS}
+    effects = {c.identifier: decide(c, frame_of(runs)).tasks[0].effect for c in snopt.SNOPT_CLAIMS}
     assert effects["snopt-4-shorter"] == pytest.approx(0.5)
     assert effects["snopt-4-sooner"] == pytest.approx(0.75 / 0.9)
     assert effects["snopt-4-accuracy"] == 0.0
-    assert {END_TIME_CHANGE, MEAN_END_TIME} <= {c.quantity for c in snopt.CLAIMS}
+    assert {END_TIME_CHANGE, MEAN_END_TIME} <= {c.quantity for c in snopt.SNOPT_CLAIMS}
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
@@ -375,7 +374,7 @@ def test_latex_of_claims_holds_the_verdicts(ratios):
     assert r"(99 \% interval of 8 seeds) \\" in lines[5]
 
 
-@pytest.mark.parametrize("claim", [*irdm.CLAIMS, *snopt.CLAIMS], ids=lambda c: c.identifier)
+@pytest.mark.parametrize("claim", [*irdm.IRDM_CLAIMS, *snopt.SNOPT_CLAIMS], ids=lambda c: c.identifier)
 def test_claims_of_papers_read_columns_that_exist(claim):
     """Every column of a claim is one of a record."""
     assert set(claim.columns) <= {c.name for c in COLUMNS}
@@ -383,7 +382,7 @@ def test_claims_of_papers_read_columns_that_exist(claim):
 
 def test_claims_of_papers_have_names_of_their_own():
     """No two share an identifier, and each begins with its paper's name."""
-    claims = [*irdm.CLAIMS, *snopt.CLAIMS]
+    claims = [*irdm.IRDM_CLAIMS, *snopt.SNOPT_CLAIMS]
     assert len({c.identifier for c in claims}) == len(claims)
     assert all(c.identifier.startswith(f"{c.paper}-") for c in claims)
 
@@ -406,7 +405,7 @@ def test_tables_hold_the_verdicts(ratios):
     said = "**faster: holds (6 of 6 seeds on digits; p = 0.016).** It is &lt;b&gt;faster&lt;/b&gt; \\| here."
     assert said in to_markdown([verdict])
     rows = list(csv.DictReader(io.StringIO(to_csv([verdict]))))
-    assert list(rows[0]) == list(TABLE_COLUMNS)
+    assert list(rows[0]) == list(CLAIM_COLUMNS)
     assert float(rows[1]["effect"]) == pytest.approx(0.625)
 
 

@@ -44,7 +44,7 @@ def test_ratio_is_that_of_two_power_laws():
 
 
 CLAIM = dataclasses.replace(
-    next(c for c in irdm.CLAIMS if c.identifier == "irdm-2-adjoint"), tasks=("digits",), suite=""
+    next(c for c in irdm.IRDM_CLAIMS if c.identifier == "irdm-2-adjoint"), tasks=("digits",), suite=""
 )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_no_common_error_is_said(swept):
 
 def test_arms_are_told_apart_by_their_options(swept):
     """As published and as improved are two methods; each claim takes its own."""
-    published = next(c for c in irdm.CLAIMS if c.identifier == "irdm-2-published-adjoint")
+    published = next(c for c in irdm.IRDM_CLAIMS if c.identifier == "irdm-2-published-adjoint")
     options = published.method.gradient_options
     frame = swept([(2e-4, 20)], [(2e-4, 40)], gradient_options=options)
     assert decide(CLAIM, frame).tasks[0].seeds == 0
