@@ -19,7 +19,7 @@ TITLE = "Steps of each sample"
 _TAKEN = ["task", "method", "variant", "accepted_steps", "sample_steps"]
 MAX_BINS = 24
 FAINT = 0.25
-WIDE = 8.0
+FAR_APART = 8.0
 """From so many times the least steps to the most, the axis is logarithmic."""
 
 
@@ -81,7 +81,7 @@ def _panel(axis: Axes, runs: pd.DataFrame, labels: list[tuple[str, str]]) -> Non
             axis.axvline(shared, gid="joint", **look)
     axis.set(ylabel="share of samples", ylim=(0, None))
     name = "accepted steps (line: shared by all samples)"
-    if most > WIDE * low:
+    if most > FAR_APART * low:
         style.log_axis(axis.xaxis, pd.Series([float(low), float(most)]), name, units.count)
     else:
         axis.set(xlabel=name)
@@ -91,6 +91,6 @@ def _panel(axis: Axes, runs: pd.DataFrame, labels: list[tuple[str, str]]) -> Non
 def _edges(low: int, high: int) -> Any:
     """Return the edges of the bins from ``low`` to ``high`` steps: even, or by factors where they are far apart."""
     bins = min(MAX_BINS, high - low + 1)
-    if high <= WIDE * low:
+    if high <= FAR_APART * low:
         return np.linspace(low - 0.5, high + 0.5, bins + 1)
     return np.unique(np.floor(np.geomspace(low, high + 1, bins + 1))) - 0.5

@@ -10,7 +10,14 @@ from scipy import stats
 
 from odegrad.binding import solve_with
 from odegrad.datasets.sources.seeding import generator
-from odegrad.datasets.tasks.latent_periodic import END_TIME, FREQUENCIES, NOISE, TICKS, LatentPeriodic, draw_ticks
+from odegrad.datasets.tasks.latent_periodic import (
+    END_TIME,
+    FREQUENCIES,
+    OBSERVED_NOISE,
+    TIME_MARKS,
+    LatentPeriodic,
+    draw_ticks,
+)
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 
@@ -31,8 +38,8 @@ def test_times_are_even_and_no_two_of_a_series_are_one() -> None:
     """Ticks are uniform to a Kolmogorov-Smirnov test, and distinct in float32 too."""
     ticks = draw_ticks(400, 18, generator(0))
     assert all(len(set(row)) == 18 for row in ticks.tolist())
-    assert 1 <= int(ticks.min()) <= int(ticks.max()) <= TICKS
-    assert stats.kstest((ticks.flatten().numpy() - 0.5) / TICKS, "uniform").pvalue > 0.01
+    assert 1 <= int(ticks.min()) <= int(ticks.max()) <= TIME_MARKS
+    assert stats.kstest((ticks.flatten().numpy() - 0.5) / TIME_MARKS, "uniform").pvalue > 0.01
     batch: Any = LatentPeriodic().build("default", 0, CPU, torch.float32).batch(0)
     counts = batch.seen.sum(1)
     assert int(counts.min()) >= 10
@@ -64,7 +71,7 @@ def test_values_are_noisy_sinusoids(problem: Any) -> None:
         own = batch.ts[i, 1 : count + 1].numpy()
         residuals.append(batch.values[i, :count, 0].numpy() - waves(frequencies[best], own) @ fits[best][0])
         assert not bool(batch.values[i, count:].any())
-    assert float(np.concatenate(residuals).std()) == pytest.approx(NOISE, rel=0.1)
+    assert float(np.concatenate(residuals).std()) == pytest.approx(OBSERVED_NOISE, rel=0.1)
     assert problem.probe_batch().values.shape == (8, 10, 1)
 
 
@@ -99,7 +106,7 @@ def test_loss_is_the_bound_and_padding_is_never_seen(problem: Any) -> None:
             parameter.zero_()
     batch = blank.probe_batch()
     seen = batch.values[batch.seen].numpy()
-    expected = -stats.norm.logpdf(seen, 0.0, NOISE).sum() / len(seen)
+    expected = -stats.norm.logpdf(seen, 0.0, OBSERVED_NOISE).sum() / len(seen)
     solve = solve_with(build_gradient("naive"), make_solver("dopri5", batch="per_sample"))
     assert blank.loss(solve, batch).item() == pytest.approx(expected, rel=1e-12)
     junk = batch._replace(values=torch.where(batch.seen[..., None], batch.values, 7.0))
