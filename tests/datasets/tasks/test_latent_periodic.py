@@ -13,7 +13,7 @@ from odegrad.datasets.sources.seeding import generator
 from odegrad.datasets.tasks.latent_periodic import (
     END_TIME,
     FREQUENCIES,
-    NOISE_DEVIATION,
+    OBSERVED_NOISE,
     TIME_MARKS,
     LatentPeriodic,
     draw_ticks,
@@ -71,7 +71,7 @@ def test_values_are_noisy_sinusoids(problem: Any) -> None:
         own = batch.ts[i, 1 : count + 1].numpy()
         residuals.append(batch.values[i, :count, 0].numpy() - waves(frequencies[best], own) @ fits[best][0])
         assert not bool(batch.values[i, count:].any())
-    assert float(np.concatenate(residuals).std()) == pytest.approx(NOISE_DEVIATION, rel=0.1)
+    assert float(np.concatenate(residuals).std()) == pytest.approx(OBSERVED_NOISE, rel=0.1)
     assert problem.probe_batch().values.shape == (8, 10, 1)
 
 
@@ -106,7 +106,7 @@ def test_loss_is_the_bound_and_padding_is_never_seen(problem: Any) -> None:
             parameter.zero_()
     batch = blank.probe_batch()
     seen = batch.values[batch.seen].numpy()
-    expected = -stats.norm.logpdf(seen, 0.0, NOISE_DEVIATION).sum() / len(seen)
+    expected = -stats.norm.logpdf(seen, 0.0, OBSERVED_NOISE).sum() / len(seen)
     solve = solve_with(build_gradient("naive"), make_solver("dopri5", batch="per_sample"))
     assert blank.loss(solve, batch).item() == pytest.approx(expected, rel=1e-12)
     junk = batch._replace(values=torch.where(batch.seen[..., None], batch.values, 7.0))
