@@ -218,7 +218,7 @@ def odeint_adjoint(
     elif not callable(norm):
         raise UsageError(
             "adjoint_options: expected norm = 'seminorm', or a function of the backward state (t, y, adj_y, "
-            f"*adj_params), got {norm if isinstance(norm, str) else type(norm).__name__}; leave it out for the usual one"
+            f"*adj_params), got {norm if isinstance(norm, str) else type(norm).__name__}; leave it out, or give one"
         )
     given: dict[str, Scalar | None] = {"rtol": adjoint_rtol, "atol": adjoint_atol, "solver": adjoint_method}
     if extra:

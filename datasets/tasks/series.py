@@ -1,7 +1,7 @@
 """Classification of series by an ODE-RNN: the state follows an ODE between observations and jumps at each of them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, VectorField
+from odegrad.datasets.nets.neural_cde import NeuralCDE
 from odegrad.datasets.nets.ode_rnn import ODERNN
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.seeding import PARAMETERS, epoch_rows, generator, seeded_module
@@ -16,6 +17,10 @@ from odegrad.datasets.sources.uea_archive import CITATION, Series, read
 from odegrad.states import sent_to
 
 SPLIT_SEED, THINNING_SEED = 0, 0
+CDE = (
+    "Kidger et al., Neural Controlled Differential Equations for Irregular Time Series, NeurIPS 2020; Morrill et al., "
+    "On the Choice of Interpolation Scheme for Neural CDEs, TMLR 2022"
+)
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,17 @@ class SeriesSettings:
     """Every so many observations one is kept, from the first on; ``time_step`` is between those kept."""
 
 
+SeriesNet = ODERNN | NeuralCDE
+"""From a solve, values, which of them are seen, and times to scores."""
+
+
 class SeriesProblem:
-    """An ODE-RNN on series: cross-entropy in nats, accuracy.
+    """A net on series: cross-entropy in nats, accuracy.
 
     Parameters
     ----------
     model
-        The ODE-RNN, on the data's device.
+        The net, on the data's device.
     train, held_out
         Series; those held out by the name of the split.
     settings
@@ -54,7 +63,7 @@ class SeriesProblem:
     training: Training
 
     def __init__(
-        self, model: ODERNN, train: Series, held_out: Mapping[str, Series], settings: SeriesSettings, seed: int
+        self, model: SeriesNet, train: Series, held_out: Mapping[str, Series], settings: SeriesSettings, seed: int
     ) -> None:
         self.net = model
         self.model = model
@@ -110,11 +119,10 @@ class SeriesProblem:
             return float(self.loss(solve, self._parts(self.held_out[split])))
 
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
-        """Return the field, the state after the first observation (detached) and the first two times."""
+        """Return the field, the state at the first observation (detached) and the first two times."""
         values, seen, _ = batch
         with torch.no_grad():
-            state = self.net.start(values, seen)
-        return self.net.field, state, self.ts[:2]
+            return self.net.dynamics(values, seen, self.ts)
 
 
 def _lengths(series: Series) -> Tensor:
@@ -128,6 +136,8 @@ class SeriesClassification(Sized[SeriesSettings]):
     info: ClassVar[TaskInfo]
     archive_name: ClassVar[str]
     settings: ClassVar[Mapping[str, SeriesSettings]]
+    net: ClassVar[Callable[[int, int, int], SeriesNet]] = ODERNN
+    """From channels, hidden size and classes to the net."""
 
     def built(self, s: SeriesSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Read the series and build the net; a fifth of the archive's training series is for validation.
@@ -146,7 +156,9 @@ class SeriesClassification(Sized[SeriesSettings]):
         train, validation = (every.rows(torch.tensor(part)) for part in (train_rows, other))
         scaled = [part.scaled(train).to(device, dtype) for part in (train, validation, test)]
         channels, classes = every.values.shape[2], int(every.labels.max()) + 1
-        net = seeded_module(lambda: ODERNN(channels, s.hidden, classes), generator(seed, PARAMETERS), device, dtype)
+        net = seeded_module(
+            lambda: type(self).net(channels, s.hidden, classes), generator(seed, PARAMETERS), device, dtype
+        )
         return SeriesProblem(net, scaled[0], {"validation": scaled[1], "test": scaled[2]}, s, seed)
 
 
@@ -189,6 +201,25 @@ class JapaneseVowels(SeriesClassification):
         "default": SeriesSettings(hidden=32, batch_size=72, training=series_training(200, 5e-3)),
         "irregular": SeriesSettings(hidden=32, batch_size=72, training=series_training(200, 5e-3), dropped=0.3),
         "paper": SeriesSettings(hidden=32, batch_size=256, training=series_training(600, 3e-3)),
+    }
+
+
+class CDEVowels(SeriesClassification):
+    """Nine speakers by the cepstrum of two vowels, by a path through the observations that drives a neural CDE."""
+
+    archive_name: ClassVar[str] = "JapaneseVowels"
+    info: ClassVar[TaskInfo] = replace(
+        series_info(
+            "cde_vowels", "JapaneseVowels", "", {"tiny": 0.8, "default": 0.9, "paper": 0.9},
+        ),
+        summary="nine speakers by the cepstrum of two vowels; neural CDE along a cubic Hermite path of 13 channels",
+        citation=f"{CITATION.format(name='JapaneseVowels')}; {CDE}",
+    )  # fmt: skip
+    net: ClassVar[Callable[[int, int, int], SeriesNet]] = NeuralCDE
+    settings: ClassVar[Mapping[str, SeriesSettings]] = {
+        "tiny": SeriesSettings(hidden=8, batch_size=32, training=series_training(120, 2e-2), stride=2, time_step=0.2),
+        "default": SeriesSettings(hidden=32, batch_size=72, training=series_training(80, 5e-3)),
+        "paper": SeriesSettings(hidden=32, batch_size=216, training=series_training(200, 5e-3)),
     }
 
 
