@@ -251,6 +251,8 @@ TASKS: tuple[CataloguedTask, ...] = (
           f"nine speakers by the cepstrum of two vowels, 7 to 29 observations; {_RNN}"),
     _task("basic_motions", "time series", True, "series:BasicMotions",
           f"four activities by a smart watch's 6 channels, 100 observations; {_RNN}"),
+    _task("cde_vowels", "time series", True, "series:CDEVowels",
+          "nine speakers by the cepstrum of two vowels; neural CDE along a cubic Hermite path of 13 channels"),
     _task("character_trajectories", "time series", False, "series:CharacterTrajectories",
           f"20 letters by a pen's path, 60 to 182 observations; {_RNN}"),
     _task("articulary_word_recognition", "time series", False, "series:ArticularyWordRecognition",

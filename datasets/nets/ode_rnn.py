@@ -77,6 +77,10 @@ class ODERNN(nn.Module):
         scores: Tensor = self.head(ends[sent_to(values.device, order.argsort())])
         return scores
 
+    def dynamics(self, values: Tensor, seen: Tensor, ts: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+        """Return the field, the state after the first observation and the times up to the second."""
+        return self.field, self.start(values, seen), ts[:2]
+
     def start(self, values: Tensor, seen: Tensor) -> Tensor:
         """Return the state ``[batch, hidden]`` after the first observation."""
         h = values.new_zeros((len(values), self.hidden))

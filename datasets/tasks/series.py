@@ -1,7 +1,7 @@
 """Classification of series by an ODE-RNN: the state follows an ODE between observations and jumps at each of them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -9,13 +9,19 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from odegrad.contracts import Problem, Solve, Split, State, TaskInfo, Training, VectorField
+from odegrad.datasets.nets.neural_cde import NeuralCDE
 from odegrad.datasets.nets.ode_rnn import ODERNN, from_zero
 from odegrad.datasets.problems.sizes import Sized, trained
 from odegrad.datasets.sources.seeding import PARAMETERS, SPLIT_SEED, epoch_rows, generator, seeded_module
 from odegrad.datasets.sources.uea_archive import CITATION, Series, read
+from odegrad.errors import UsageError
 from odegrad.states import sent_to
 
 THINNING_SEED = 0
+CDE = (
+    "Kidger et al., Neural Controlled Differential Equations for Irregular Time Series, NeurIPS 2020; Morrill et al., "
+    "On the Choice of Interpolation Scheme for Neural CDEs, TMLR 2022"
+)
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,17 @@ class SeriesSettings:
     """Whether each series is solved from its own observations to its own next ones, and leaves the batch at its end."""
 
 
+SeriesNet = ODERNN | NeuralCDE
+"""From a solve, values, which of them are seen, and times to scores."""
+
+
 class SeriesProblem:
-    """An ODE-RNN on series: cross-entropy in nats, accuracy.
+    """A net on series: cross-entropy in nats, accuracy.
 
     Parameters
     ----------
     model
-        The ODE-RNN, on the data's device.
+        The net, on the data's device.
     train, held_out
         Series; those held out by the name of the split.
     settings
@@ -56,7 +66,7 @@ class SeriesProblem:
     training: Training
 
     def __init__(
-        self, model: ODERNN, train: Series, held_out: Mapping[str, Series], settings: SeriesSettings, seed: int
+        self, model: SeriesNet, train: Series, held_out: Mapping[str, Series], settings: SeriesSettings, seed: int
     ) -> None:
         self.net = model
         self.model = model
@@ -112,11 +122,10 @@ class SeriesProblem:
             return float(self.loss(solve, self._parts(self.held_out[split])))
 
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
-        """Return the field, the state after the first observation (detached) and the first two times."""
+        """Return the field, the state at the first observation (detached) and the first two times."""
         values, seen, _ = batch
         with torch.no_grad():
-            state = self.net.start(values, seen)
-        return self.net.field, state, self.ts[:2]
+            return self.net.dynamics(values, seen, self.ts)
 
 
 class RaggedProblem(SeriesProblem):
@@ -130,6 +139,7 @@ class RaggedProblem(SeriesProblem):
         self, model: ODERNN, train: Series, held_out: Mapping[str, Series], settings: SeriesSettings, seed: int
     ) -> None:
         self.time_step = settings.time_step
+        self.rnn = model
         super().__init__(model, train, held_out, settings, seed)
 
     def _parts(self, series: Series, length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
@@ -139,7 +149,7 @@ class RaggedProblem(SeriesProblem):
     def scores(self, solve: Solve, batch: Any) -> Tensor:
         """Return the scores ``[batch, classes]``."""
         values, ts, _ = batch
-        return self.net.at_own_times(solve, values, ts)
+        return self.rnn.at_own_times(solve, values, ts)
 
     def dynamics(self, batch: Any) -> tuple[VectorField, State, Tensor]:
         """Return the field, the states after the first observations (detached) and times ``[batch, 2]`` to the next.
@@ -150,8 +160,8 @@ class RaggedProblem(SeriesProblem):
         gaps = ts[:, 1] - ts[:, 0]
         moving = gaps > 0
         with torch.no_grad():
-            state = self.net.cell(values[:, 0], values.new_zeros((len(values), self.net.hidden)))
-        return self.net.field, state[sent_to(state.device, moving)], from_zero(gaps[moving])
+            state = self.rnn.cell(values[:, 0], values.new_zeros((len(values), self.rnn.hidden)))
+        return self.rnn.field, state[sent_to(state.device, moving)], from_zero(gaps[moving])
 
 
 def _lengths(series: Series) -> Tensor:
@@ -165,6 +175,8 @@ class SeriesClassification(Sized[SeriesSettings]):
     info: ClassVar[TaskInfo]
     archive_name: ClassVar[str]
     settings: ClassVar[Mapping[str, SeriesSettings]]
+    net: ClassVar[Callable[[int, int, int], SeriesNet]] = ODERNN
+    """From channels, hidden size and classes to the net."""
 
     def built(self, s: SeriesSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Problem:
         """Read the series and build the net; a fifth of the archive's training series is for validation.
@@ -183,9 +195,15 @@ class SeriesClassification(Sized[SeriesSettings]):
         train, validation = (every.rows(torch.tensor(part)) for part in (train_rows, other))
         scaled = [part.scaled(train).to(device, dtype) for part in (train, validation, test)]
         channels, classes = every.values.shape[2], int(every.labels.max()) + 1
-        net = seeded_module(lambda: ODERNN(channels, s.hidden, classes), generator(seed, PARAMETERS), device, dtype)
-        kind = RaggedProblem if s.ragged else SeriesProblem
-        return kind(net, scaled[0], {"validation": scaled[1], "test": scaled[2]}, s, seed)
+        net = seeded_module(
+            lambda: type(self).net(channels, s.hidden, classes), generator(seed, PARAMETERS), device, dtype
+        )
+        held_out = {"validation": scaled[1], "test": scaled[2]}
+        if not s.ragged:
+            return SeriesProblem(net, scaled[0], held_out, s, seed)
+        if not isinstance(net, ODERNN):
+            raise UsageError(f"ragged: expected an ODE-RNN, got {type(net).__name__}; leave it out")
+        return RaggedProblem(net, scaled[0], held_out, s, seed)
 
 
 EVERY_SIZE = ("tiny", "default", "paper")
@@ -231,6 +249,25 @@ class JapaneseVowels(SeriesClassification):
             hidden=32, batch_size=72, training=series_training(200, 5e-3), dropped=0.3, ragged=True
         ),
         "paper": SeriesSettings(hidden=32, batch_size=256, training=series_training(600, 3e-3)),
+    }
+
+
+class CDEVowels(SeriesClassification):
+    """Nine speakers by the cepstrum of two vowels, by a path through the observations that drives a neural CDE."""
+
+    archive_name: ClassVar[str] = "JapaneseVowels"
+    info: ClassVar[TaskInfo] = replace(
+        series_info(
+            "cde_vowels", "JapaneseVowels", "", {"tiny": 0.8, "default": 0.9, "paper": 0.9},
+        ),
+        summary="nine speakers by the cepstrum of two vowels; neural CDE along a cubic Hermite path of 13 channels",
+        citation=f"{CITATION.format(name='JapaneseVowels')}; {CDE}",
+    )  # fmt: skip
+    net: ClassVar[Callable[[int, int, int], SeriesNet]] = NeuralCDE
+    settings: ClassVar[Mapping[str, SeriesSettings]] = {
+        "tiny": SeriesSettings(hidden=8, batch_size=32, training=series_training(120, 2e-2), stride=2, time_step=0.2),
+        "default": SeriesSettings(hidden=32, batch_size=72, training=series_training(80, 5e-3)),
+        "paper": SeriesSettings(hidden=32, batch_size=216, training=series_training(200, 5e-3)),
     }
 
 

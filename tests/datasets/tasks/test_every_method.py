@@ -27,8 +27,10 @@ def test_loss_falls(name: str, method_name: str) -> None:
         pytest.skip("exact for its steps, which are wrong where the state rests: see the tests of the reference")
     if name in CONTRACTING and method.traits.state_from == "inverse":
         pytest.skip("contracts so fast that an inverse loses the state, and that the leapfrog takes millions of steps")
-    if name in ENDING and (method.traits.state_from == "inverse" or method.traits.peer is not None):
-        pytest.skip("cannot end at events: the tests of these tasks say what it answers")
+    if (name in ENDING and method.traits.state_from == "inverse") or (
+        name in (*ENDING, "cde_vowels") and method.traits.peer is not None
+    ):
+        pytest.skip("cannot end at events or see jumps: the tests of these tasks say what it answers")
     count = sum(p.numel() for field in problem.fields for p in field.parameters())
     if method_name == "forward_sensitivity" and count > FEW:
         pytest.skip(f"would carry {count} columns: for few parameters only")
