@@ -7,14 +7,18 @@ from pathlib import Path
 import pandas as pd
 
 from odegrad.reports.frame import load
-from odegrad.reports.papers import irdm, snopt
+from odegrad.reports.papers import irdm, snopt, stiff_gradients
 from odegrad.reports.papers.claim import Claim
 from odegrad.reports.papers.exhibits import Exhibit
 from odegrad.reports.papers.shown import EXHIBITS
 from odegrad.reports.papers.verdict import ClaimVerdict, decide
 from odegrad.reports.summary import Results
 
-CLAIMS: Mapping[str, tuple[Claim, ...]] = {irdm.PAPER: irdm.CLAIMS, snopt.PAPER: snopt.CLAIMS}
+CLAIMS: Mapping[str, tuple[Claim, ...]] = {
+    irdm.PAPER: irdm.CLAIMS,
+    snopt.PAPER: snopt.CLAIMS,
+    stiff_gradients.PAPER: stiff_gradients.CLAIMS,
+}
 """A paper's short name -> what it claims."""
 
 OWN_TASKS = {(snopt.PAPER, "paper"): ("paper-snopt-nine", snopt.NINE)}
