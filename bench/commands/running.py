@@ -50,6 +50,7 @@ class PaperName(StrEnum):
 
     IRDM = "irdm"
     SNOPT = "snopt"
+    STIFF_GRADIENTS = "stiff-gradients"
 
 
 class Size(StrEnum):
@@ -127,7 +128,7 @@ def run(
 
 
 def paper(
-    name: Annotated[PaperName, typer.Argument(metavar="PAPER", help="irdm or snopt.")],
+    name: Annotated[PaperName, typer.Argument(metavar="PAPER", help="irdm, snopt or stiff-gradients.")],
     size: Annotated[Size, typer.Option(help="Of every task.")] = Size.TINY,
     results: Annotated[Path | None, typer.Option(help="Results folder; default results/paper-NAME-SIZE.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=4096, help="Runs at a time; default the suite's.")] = None,

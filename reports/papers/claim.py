@@ -50,12 +50,15 @@ class Arm:
     """Options that a run must have; a policy of the end time that is not named here must not be set."""
     gradient_options: Options = ()
     """All options of the gradient method that a run has."""
+    solver: str = ""
+    """Empty: any, which is then the same on both sides of a pair."""
 
     @property
     def shown(self) -> str:
-        """Return the arm's name: ``adjoint+snopt t1_policy=feedback``."""
+        """Return the arm's name: ``adjoint+snopt t1_policy=feedback``, ``aca on kencarp4``."""
         options = "".join(f" {key}={value}" for key, value in (*self.gradient_options, *self.optimizer_options))
-        return f"{self.gradient}{f'+{self.optimizer}' if self.optimizer else ''}{options}"
+        solver = f" on {self.solver}" if self.solver else ""
+        return f"{self.gradient}{f'+{self.optimizer}' if self.optimizer else ''}{options}{solver}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Claim:
     ------
     UsageError
         If it names no task, lacks a baseline that its statistic needs, takes its target from a baseline without
-        comparing with it, or calls equal what its margin already allows.
+        comparing with it, calls equal what its margin already allows, or names the solver of one arm alone.
     """
 
     identifier: str
@@ -101,6 +104,11 @@ class Claim:
             raise UsageError(
                 f"claim {self.identifier}: equal_within: expected 0 where the margin is not that of no difference, got "
                 f"{self.equal_within} beside margin {self.margin:g}; leave it out"
+            )
+        if self.baseline is not None and bool(self.method.solver) != bool(self.baseline.solver):
+            raise UsageError(
+                f"claim {self.identifier}: solver: expected one for both arms or for none, got "
+                f"{self.method.solver or 'none'!r} and {self.baseline.solver or 'none'!r}; name both"
             )
         if (self.baseline is None) != (self.statistic in WITHOUT_BASELINE):
             raise UsageError(

@@ -12,6 +12,8 @@ from odegrad.reports.statistics import Floats
 from odegrad.reports.summary import Results
 
 MINE, BASE = "claimed", "baseline"
+BOTH_SOLVERS = "each arm's"
+"""The solver of a pair whose arms name theirs."""
 POLICY = "t1_policy"
 """The option that makes a run train its end time: an arm that does not name it means runs without it."""
 
@@ -31,6 +33,9 @@ def effects(claim: Claim, results: Results) -> pd.DataFrame:
     mine = every[matches(every, claim.method)]
     if claim.baseline is not None:
         base = every[matches(every, claim.baseline)]
+        if claim.method.solver:
+            # What the arms differ in is not what their runs must share.
+            mine, base = (side.assign(solver=BOTH_SOLVERS) for side in (mine, base))
         if claim.statistic is Statistic.EQUAL_ERROR:
             return ratios_at_equal_error(mine, base, claim.quantity)
         both = pd.concat([mine.assign(method=MINE), base.assign(method=BASE)])
@@ -47,6 +52,8 @@ def matches(cells: pd.DataFrame, arm: Arm) -> pd.Series:
     """Return which runs belong to ``arm``."""
     wanted = {POLICY: ""} | dict(arm.optimizer_options)
     fits = cells["gradient"].eq(arm.gradient).fillna(False).astype(bool)
+    if arm.solver:
+        fits &= cells["solver"].eq(arm.solver).fillna(False).astype(bool)
     if arm.optimizer:
         fits &= cells["optimizer"].eq(arm.optimizer).fillna(False).astype(bool)
     given = [dict(each) if isinstance(each, dict) else {} for each in cells["gradient_options"]]

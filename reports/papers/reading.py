@@ -7,14 +7,18 @@ from pathlib import Path
 import pandas as pd
 
 from odegrad.reports.frame import load
-from odegrad.reports.papers import irdm, snopt
+from odegrad.reports.papers import irdm, snopt, stiff_gradients
 from odegrad.reports.papers.claim import Claim
 from odegrad.reports.papers.exhibits import Exhibit
 from odegrad.reports.papers.shown import EXHIBITS
 from odegrad.reports.papers.verdict import ClaimVerdict, decide
 from odegrad.reports.summary import Results
 
-CLAIMS: Mapping[str, tuple[Claim, ...]] = {irdm.IRDM: irdm.IRDM_CLAIMS, snopt.SNOPT_PAPER: snopt.SNOPT_CLAIMS}
+CLAIMS: Mapping[str, tuple[Claim, ...]] = {
+    irdm.IRDM: irdm.IRDM_CLAIMS,
+    snopt.SNOPT_PAPER: snopt.SNOPT_CLAIMS,
+    stiff_gradients.STIFF_GRADIENTS: stiff_gradients.STIFF_GRADIENTS_CLAIMS,
+}
 """A paper's short name -> what it claims."""
 
 OWN_TASKS = {(snopt.SNOPT_PAPER, "paper"): ("paper-snopt-nine", snopt.NINE)}

@@ -1,4 +1,4 @@
-"""What the reports of the two papers show: each figure and table, from which of the paper's suites."""
+"""What the reports of the papers show: each figure and table, from which of the paper's suites."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -9,7 +9,7 @@ from odegrad.reports import units
 from odegrad.reports.figures import log_norm, training
 from odegrad.reports.figures.kinds import FigureKind
 from odegrad.reports.figures.sweeps import depth, integration_time, nodes, sensitivity
-from odegrad.reports.papers import irdm, relative_costs, snopt
+from odegrad.reports.papers import irdm, relative_costs, snopt, stiff_gradients
 from odegrad.reports.papers.equal_error import sweep_rows
 from odegrad.reports.papers.exhibits import Exhibit, PaperFigure, PaperTable
 from odegrad.reports.summary import Results
@@ -42,6 +42,11 @@ def _norm_rows(results: Results) -> pd.DataFrame:
 
 def _ratio(value: float) -> str:
     return f"{value:.2f} x"
+
+
+def _stiff_rows(results: Results) -> pd.DataFrame:
+    names = [column.value for column in STIFF_COLUMNS]
+    return results.ok[names].sort_values(["task", "solver", "seed"]).reset_index(drop=True)
 
 
 NODE_COLUMNS = (
@@ -106,6 +111,16 @@ SENSITIVITY_COLUMNS = (
     PageColumn("most", "metric_high", units.metric),
     PageColumn("training loss", "loss", units.significant),
     PageColumn("runs", "runs", units.count),
+)
+
+STIFF_COLUMNS = (
+    PageColumn("task", "task", right=False),
+    PageColumn("solver", "solver", right=False),
+    PageColumn("seed", "seed", units.count),
+    PageColumn("gradient's norm", "gradient_norm", units.significant),
+    PageColumn("gradient error", "gradient_relative_error", units.error),
+    PageColumn("reference known to", "reference_error", units.error),
+    PageColumn("NFE forward", "nfe_forward", units.count),
 )
 
 EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
@@ -175,6 +190,16 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
             f"largest metric over seeds, and the mean training loss of the last {sensitivity.LAST} iterations.",
             SENSITIVITY_COLUMNS,
             sensitivity.table_of,
+        ),
+    ),
+    stiff_gradients.STIFF_GRADIENTS: (
+        PaperTable(
+            "paper-stiff-gradients",
+            "stiff_gradients",
+            "Size of the gradient at the initial parameters by each solver, and its error relative to the float64 "
+            "reference, the gradient of the equation itself.",
+            STIFF_COLUMNS,
+            _stiff_rows,
         ),
     ),
 }

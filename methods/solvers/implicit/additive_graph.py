@@ -25,7 +25,7 @@ class GraphPairStepper(PairStepper):
         super().__init__(solver, scheme, field, like, refuse_mixing=refuse_mixing)
         parameters = differentiated_by(field)
         self.back = PairPullback(scheme, self.jacobians, self.rest_jacobians, parameters, self.observer)
-        self._slopes = like
+        self._slopes: Tensor | None = None
 
     def start(self, t: float, y0: Tensor) -> Tensor:
         """Return ``y0`` itself, with its graph."""
@@ -38,6 +38,9 @@ class GraphPairStepper(PairStepper):
     def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:
         """Return the state after a step from ``x``; see ``ImplicitStepper``."""
         value = super().attempt(t, h, t_next, x, whole=whole)
+        if not torch.is_grad_enabled():
+            self._slopes = None
+            return value
         with torch.no_grad():
             slopes = self.slopes()
         step = _PairTaken(self.back, self.whole, self.tableau.times(t, h, t_next), h)
@@ -46,7 +49,7 @@ class GraphPairStepper(PairStepper):
 
     def known_slopes(self) -> Tensor:
         """Return the dense output's slopes with their graph."""
-        return self._slopes
+        return self.slopes() if self._slopes is None else self._slopes
 
 
 class _PairTaken(StepTaken[PairPullback]):

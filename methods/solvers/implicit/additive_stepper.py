@@ -81,30 +81,30 @@ class PairStepper(ImplicitStepper):
         self.k[0].copy_(at.dy.detach().view(-1))
         if not self._known:
             # Of another attempt from the same state it is known.
-            self._evaluate_rest(0, times[0], y)
+            self._evaluate_rest(0, at.t, y)
             self._known, calls = True, 1
             self._compare(t)
         self.stages, iterations = [], 0
         for i in tableau.solved:
             known = self.both[:i].view(2 * i, -1)
             base = torch.addmv(flat, known.t(), self.of_pair.rows[i], alpha=h).view_as(y)
-            stage = newton.solve(times[i], base, torch.mul(self.k[i - 1].view_as(y), hg), self._system, hg)
+            time = self.rest.time(times[i])
+            stage = newton.solve(time, base, torch.mul(self.k[i - 1].view_as(y), hg), self._system, hg)
             iterations += stage.iterations
             if not stage.converged:
                 self._untold = dataclasses.replace(self._work(iterations, failures=1), rest=calls)
                 self.tell_lost()
                 raise self._failure(at, t, h, i, stage)
             torch.div(stage.z.view(-1), hg, out=self.k[i])
-            self._evaluate_rest(i, times[i], stage.y)
+            self._evaluate_rest(i, time, stage.y)
             calls += 1
             self.stages.append(stage.y)
         self._untold = dataclasses.replace(self._work(iterations), rest=calls)
         end = torch.addmv(self.stages[-1].view(-1), self.both[:, 1].t(), self.of_pair.left, alpha=h)
         return samples.flat(end.view_as(y))
 
-    def _evaluate_rest(self, i: int, t: float, y: Tensor) -> None:
+    def _evaluate_rest(self, i: int, time: Tensor, y: Tensor) -> None:
         """Write the rest's rate at a stage."""
-        time = self.rest.time(t)
         if self.rest.unchecked:
             found = Linearisation(self.rest_jacobians, time, y, formed=False).dy.detach()
         else:

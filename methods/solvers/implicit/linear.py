@@ -109,6 +109,10 @@ class Linearisation:
         w.diagonal(dim1=1, dim2=2).add_(1.0)
         return _Factors(w)
 
+    def is_singular(self, hg: float) -> bool:
+        """Return whether ``I - hg f_y`` has no inverse for some sample; of products nothing is known."""
+        return isinstance(found := self.system(hg), _Factors) and bool((found.info > 0).any())
+
     def is_finite(self) -> bool:
         """Return whether the Jacobian is finite; of products nothing is known."""
         return self.matrix is None or bool(torch.isfinite(self.matrix).all())
@@ -236,7 +240,7 @@ class _Factors:
 
     def __init__(self, w: Tensor) -> None:
         # Without a check, which would wait for the device: a singular block gives numbers that are not finite.
-        self.lu, self.pivots, _ = torch.linalg.lu_factor_ex(w)
+        self.lu, self.pivots, self.info = torch.linalg.lu_factor_ex(w)
 
     def solve(self, r: Tensor) -> Tensor:
         """Return ``W^-1 r``."""

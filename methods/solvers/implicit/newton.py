@@ -68,9 +68,12 @@ class Newton:
         rounding = ROUNDING_FLOOR * torch.finfo(y.dtype).eps
         self._suspect = 100.0 * rounding * (1.0 + float(torch.linalg.vector_norm(y, torch.inf))) / atol
 
-    def solve(self, t: float, base: Tensor, z: Tensor, system: System, hg: float) -> Stage:
-        """Return the stage ``Y = base + z`` with ``z = hg f(t, Y)``; ``z`` is the first guess, and written over."""
-        time, before, finite = self.field.time(t), math.inf, True
+    def solve(self, time: Tensor, base: Tensor, z: Tensor, system: System, hg: float) -> Stage:
+        """Return the stage ``Y = base + z`` with ``z = hg f(t, Y)``; ``z`` is the first guess, and written over.
+
+        ``time`` is the 0-d tensor that the field sees.
+        """
+        before, finite = math.inf, True
         for iteration in range(1, MAX_NEWTON + 1):
             y = torch.add(base, z)
             # Corrections go to z, not to Y: k = z / (h gamma) then keeps its digits where h is small.

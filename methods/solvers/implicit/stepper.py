@@ -85,7 +85,7 @@ class ImplicitStepper(LinearisedStepper[Linearisation]):
             # call has told.
             z = torch.mul(self.k[i - 1].view_as(y) if i else at.dy.detach(), hg)
             base = torch.addmv(flat, self.k[:i].t(), self.weights.rows[i], alpha=h).view_as(y) if i else y
-            stage = newton.solve(time, base, z, self._system, hg)
+            stage = newton.solve(self.field.time(time), base, z, self._system, hg)
             iterations += stage.iterations
             if not stage.converged:
                 self._untold = self._work(iterations, failures=1)
@@ -145,6 +145,12 @@ class ImplicitStepper(LinearisedStepper[Linearisation]):
             return NonFiniteError(
                 f"solver {name}: the field's Jacobian is not finite at t = {t:g}; the field has an infinite slope "
                 "there (a root, a quotient): bound it, or take an explicit solver such as dopri5"
+            )
+        if not stage.finite and at.is_singular(h * self.tableau.gamma):
+            return NewtonError(
+                f"solver {name}: the linear system of the step from t = {t:g} with h = {h:g} is singular, as the field "
+                "grows by one over the step there; take shorter steps (num_steps), or an adaptive implicit solver such "
+                "as kencarp4"
             )
         if stage.stalled is not None:
             return NewtonError(

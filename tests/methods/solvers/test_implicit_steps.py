@@ -334,3 +334,19 @@ def test_rounding_inside_the_field_does_not_shrink_steps():
     solver = make_solver("kencarp4", rtol=1e-4, atol=1e-6, num_steps=4)
     with pytest.raises(NewtonError, match=r"stand still at .* by the field's own rounding in torch\.float32"):
         Naive()(_Noisy(400 * eps), solver, torch.ones(1, 1), torch.tensor([0.0, 2.0]))
+
+
+def test_a_singular_system_says_so():
+    """Where ``h gamma`` times an eigenvalue is 1 there is no correction: fixed steps end with a sentence."""
+
+    class Growing(nn.Module):
+        def forward(self, t, y):
+            return 4.0 * y
+
+    y0, ts = torch.ones(2, 1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    with pytest.raises(
+        NewtonError, match=r"linear system of the step from t = 0 with h = 1 is singular.*shorter steps"
+    ):
+        Naive()(Growing(), make_solver("kencarp4", num_steps=1), y0, ts)
+    ys = Naive()(Growing(), make_solver("kencarp4", first_step=1.0, rtol=1e-6, atol=1e-6), y0, ts)
+    torch.testing.assert_close(ys[-1], y0 * math.exp(4.0), rtol=1e-4, atol=1e-4)
