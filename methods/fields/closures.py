@@ -15,7 +15,7 @@ _ACCUMULATE = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
 BETWEEN = 5
 """Graphs of one shape between two that are walked."""
-_MOST_SHAPES = 64
+_MAX_SHAPES = 64
 """A field whose calls have more shapes than these has its graphs walked anew."""
 
 nodes_made: Callable[[], float] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: math.nan)
@@ -65,7 +65,7 @@ class Known:
         stood; and that is found within six calls.
         """
         left = self._left.get(shape, 0)
-        if not left and len(self._left) >= _MOST_SHAPES:
+        if not left and len(self._left) >= _MAX_SHAPES:
             self._left.clear()
         self._left[shape] = left - 1 if left else BETWEEN
         return not left
