@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from odegrad.contracts import (
     CurvatureConsumer,
     CurvaturePasses,
+    Ending,
     EventSolve,
     GradientMethod,
     Solve,
@@ -17,6 +17,7 @@ from odegrad.contracts import (
     StateT,
     Tap,
     Tappable,
+    VectorField,
     ending_at_events,
     gives_samples_steps,
     taking_jumps,
@@ -26,7 +27,7 @@ from odegrad.event import Event
 from odegrad.states import mapped
 
 
-def _as_it_is(field: Any) -> Any:
+def _as_it_is(field: VectorField) -> VectorField:
     return field
 
 
@@ -39,10 +40,10 @@ class BoundSolve:
     """
 
     method: GradientMethod
-    solver: Any
-    seen: Callable[[Any], Any] = _as_it_is
+    solver: Solver
+    seen: Callable[[VectorField], VectorField] = _as_it_is
 
-    def __call__(self, field: Any, y0: Any, ts: Tensor, /) -> Any:
+    def __call__(self, field: VectorField, y0: StateT, ts: Tensor, /) -> StateT:
         """Return the solution at ``ts``, ``[K]`` or ``[batch, K]``.
 
         Samples that share their steps are solved for at the union of all their times, by which every sample is carried
@@ -53,11 +54,13 @@ class BoundSolve:
         union = UnionOfTimes.of(ts)
         return union.picked(self.solved(field, self.solver, y0, union.times))
 
-    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         """Return one solve to known times, without a jump inside of them."""
         return self.method(self.seen(field), solver, y0, ts)
 
-    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+    def until(
+        self, field: VectorField, y0: StateT, t0: Tensor, event: Event, /, *, reverse: bool = False
+    ) -> Ending[StateT]:
         """Return where ``event`` is, from ``t0`` on: an ``Ending``.
 
         Raises
@@ -67,7 +70,7 @@ class BoundSolve:
         """
         return ending_at_events(self.method).until(self.seen(field), self.solver, y0, t0, event, reverse=reverse)
 
-    def across(self, field: Any, y0: Any, ts: Tensor, jump_t: Sequence[float], /) -> Any:
+    def across(self, field: VectorField, y0: StateT, ts: Tensor, jump_t: Sequence[float], /) -> StateT:
         """Return the solution at ``ts`` of a field that jumps at ``jump_t``: a solve from each to the next.
 
         Raises
@@ -78,7 +81,7 @@ class BoundSolve:
         return taking_jumps(self.method).across(field, self.solver, y0, ts, jump_t, self.solved)
 
 
-def solve_with(method: GradientMethod, solver: Any) -> EventSolve:
+def solve_with(method: GradientMethod, solver: Solver) -> EventSolve:
     """Return the method bound to its solver."""
     return BoundSolve(method, solver)
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import GradientMethod, ImplicitWork, PassesCalls, pass_on
+from odegrad.contracts import GradientMethod, ImplicitWork, pass_on
+from odegrad.methods.fields.passing import PassesCalls
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.user.models import Loss
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from odegrad.checks.task_builds import (
     unequal,
     unknown_size,
 )
-from odegrad.contracts import HeldOutLoss, Solve, Split, Task
+from odegrad.contracts import Ending, HeldOutLoss, Solve, Solver, Split, StateT, Task, VectorField
 from odegrad.errors import InaccurateGradientWarning
 from odegrad.event import Event
 from odegrad.reference.reference import reference
@@ -53,12 +53,14 @@ class _Watched(BoundSolve):
 
     attached: list[bool] = dataclasses.field(default_factory=list)
 
-    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         ys = super().solved(field, solver, y0, ts)
         self.attached.extend(x.requires_grad for x in tensors(ys))
         return ys
 
-    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+    def until(
+        self, field: VectorField, y0: StateT, t0: Tensor, event: Event, /, *, reverse: bool = False
+    ) -> Ending[StateT]:
         end = super().until(field, y0, t0, event, reverse=reverse)
         self.attached.extend(x.requires_grad for x in tensors((end.time, end.states)))
         return end

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, runtime_checkable
+from typing import Generic, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -36,6 +36,14 @@ class EndsAtEvents(Protocol):
         ...
 
 
+class BetweenJumps(Protocol):
+    """One solve without a jump inside: what a gradient method is, or who measures it puts in its place."""
+
+    def __call__(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor, /) -> StateT:
+        """Return the solution at ``ts``; see ``GradientMethod``."""
+        ...
+
+
 @runtime_checkable
 class TakesJumps(Protocol):
     """A gradient method that can solve over known times at which the field jumps, in one solve from each to the next.
@@ -44,7 +52,7 @@ class TakesJumps(Protocol):
     """
 
     def across(
-        self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor, jump_t: Sequence[float], one: Any
+        self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor, jump_t: Sequence[float], one: BetweenJumps
     ) -> StateT:
         """Return the solution at ``ts`` of a field that jumps at ``jump_t``; see ``GradientMethod``."""
         ...

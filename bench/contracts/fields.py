@@ -1,9 +1,7 @@
 """The dynamics: states and the vector field that moves them."""
 
-import abc
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from typing_extensions import TypeVar
@@ -76,23 +74,3 @@ class CallsHeard(Protocol):
     def heard_product(self) -> None:
         """Count a vector-Jacobian product."""
         ...
-
-
-class PassesCalls(nn.Module, abc.ABC):
-    """A field that calls another one, ``inner``, and does something at each call; it has halves where that has them."""
-
-    inner: Any
-
-    @abc.abstractmethod
-    def called(self, function: Callable[[Tensor, Any], Any], t: Tensor, y: Any) -> Any:
-        """Return ``function(t, y)``, of the field or of one of its halves."""
-
-    def forward(self, t: Tensor, y: Any) -> Any:
-        """Return ``inner(t, y)``."""
-        return self.called(self.inner, t, y)
-
-    def __getattr__(self, name: str) -> Any:
-        """Return a half of the inner field, called as that is."""
-        if name in HALVES:
-            return partial(self.called, getattr(self.inner, name))
-        return super().__getattr__(name)

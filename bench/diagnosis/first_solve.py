@@ -2,12 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from odegrad.contracts import Ending, Problem
+from odegrad.contracts import Ending, Problem, Solver, State, StateT, VectorField
 from odegrad.event import Event
 from odegrad.methods.events.near import ended_at
 from odegrad.reference.grids import Searching
@@ -23,24 +23,26 @@ TIGHT_TOLERANCE = 1e-13
 class _Noting(Searching):
     """A solve that notes the first one: field, start, times and, where it ends at one, the event."""
 
-    noted: list[tuple[Any, Any, Tensor, Event | None]] = dataclasses.field(default_factory=list)
+    noted: list[tuple[VectorField, State, Tensor, Event | None]] = dataclasses.field(default_factory=list)
 
-    def __call__(self, field: Any, y0: Any, ts: Tensor, /) -> Any:
+    def __call__(self, field: VectorField, y0: StateT, ts: Tensor, /) -> StateT:
         if ts.dim() == 2:  # as they were asked for, before the union of all is solved for
             self._note(field, y0, ts, None)
         return super().__call__(field, y0, ts)
 
-    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         ys = super().solved(field, solver, y0, ts)
         self._note(field, y0, ts, None)
         return ys
 
-    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+    def until(
+        self, field: VectorField, y0: StateT, t0: Tensor, event: Event, /, *, reverse: bool = False
+    ) -> Ending[StateT]:
         end = super().until(field, y0, t0, event, reverse=reverse)
         self._note(field, y0, torch.stack([t0.reshape(()), end.time.to(t0)]), event if end.found else None)
         return end
 
-    def _note(self, field: Any, y0: Any, ts: Tensor, event: Event | None) -> None:
+    def _note(self, field: VectorField, y0: State, ts: Tensor, event: Event | None) -> None:
         if not self.noted:
             self.noted.append((field, mapped(y0, Tensor.detach), ts.detach(), event))
 
@@ -49,23 +51,29 @@ class _Noting(Searching):
 class _Behind(Searching):
     """A solve whose first solution is ``waiting``, and where it ended at one, the event."""
 
-    waiting: list[Any] = dataclasses.field(default_factory=list)
+    waiting: list[State] = dataclasses.field(default_factory=list)
     end: float = 0.0
     event: Event | None = None
 
-    def __call__(self, field: Any, y0: Any, ts: Tensor, /) -> Any:
-        return self.waiting.pop() if self.waiting else super().__call__(field, y0, ts)
+    def __call__(self, field: VectorField, y0: StateT, ts: Tensor, /) -> StateT:
+        return self._next(y0) if self.waiting else super().__call__(field, y0, ts)
 
-    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
-        return self.waiting.pop() if self.waiting else super().solved(field, solver, y0, ts)
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
+        return self._next(y0) if self.waiting else super().solved(field, solver, y0, ts)
 
-    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+    def until(
+        self, field: VectorField, y0: StateT, t0: Tensor, event: Event, /, *, reverse: bool = False
+    ) -> Ending[StateT]:
         if not self.waiting:
             return super().until(field, y0, t0, event, reverse=reverse)
-        ys = self.waiting.pop()
+        ys = self._next(y0)
         if self.event is None:
             return Ending(t0.new_tensor(self.end), ys, found=False)
         return ended_at(field, event, t0, self.end, y0, mapped(ys, lambda part: part[-1]))
+
+    def _next(self, _y0: StateT) -> StateT:
+        """Return the waiting solution, which is of the kind of its start."""
+        return cast("StateT", self.waiting.pop())
 
 
 def first_solve(problem: Problem) -> Model:
@@ -81,7 +89,7 @@ def first_solve(problem: Problem) -> Model:
         problem.loss(noting, batch)
     field, start, ts, event = noting.noted[0]
 
-    def loss(ys: Any) -> Tensor:
+    def loss(ys: State) -> Tensor:
         return problem.loss(_Behind(exact, tight, waiting=[ys], end=float(ts[-1]), event=event), batch)
 
-    return Model(field, start, ts, loss)
+    return Model(cast("nn.Module", field), start, ts, loss)

@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import PassesCalls, State, StateT, VectorField, pass_on
+from odegrad.contracts import State, StateT, VectorField, pass_on
 from odegrad.errors import UnsupportedError, UsageError
+from odegrad.methods.fields.passing import PassesCalls
 from odegrad.methods.solvers.one_step.options import PerPart
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau

@@ -6,16 +6,29 @@ All at the parameters as they are, with an uncompiled solver.
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from odegrad.binding import BoundSolve, solve_with, tapped
-from odegrad.contracts import HALVES, GradientMethod, ImplicitWork, RowCounts, Solve, State, Tap, Traits
+from odegrad.contracts import (
+    HALVES,
+    Ending,
+    GradientMethod,
+    ImplicitWork,
+    RowCounts,
+    Solve,
+    Solver,
+    State,
+    StateT,
+    Tap,
+    Traits,
+    VectorField,
+)
 from odegrad.event import Event
 from odegrad.measuring.cost import SolveCost, graph_sizes, predicted_columns, sizes_of
 from odegrad.measuring.counting import CountedField, CountedTap, Counts
@@ -37,7 +50,7 @@ class SolveLog:
     """One solve of a loss; observes its own steps by phase, and tells ``counts`` of them."""
 
     counts: Counts
-    vector_field: nn.Module
+    vector_field: VectorField
     y0: State
     ts: Tensor
     accepted_steps: Counter[str] = field(default_factory=Counter)
@@ -85,7 +98,7 @@ class SolveLog:
         """Hear how far the state of the backward pass was off."""
         self.counts.reconstructed(error)
 
-    def watch(self, ys: Any) -> None:
+    def watch(self, ys: State) -> None:
         """Note whether a gradient arrives at the solution ``ys``."""
         for part in parts(ys):
             if part.requires_grad:
@@ -178,9 +191,10 @@ class _Counted(BoundSolve):
     counts: Counts = field(default_factory=Counts)
     solves: list[SolveLog] = field(default_factory=list)
 
-    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         log = SolveLog(self.counts, field, y0, ts)
-        log.size_known = solver.carried is not None and solver.carried.h is not None
+        carried = solver.carried if isinstance(solver, OneStepSolver) else None
+        log.size_known = carried is not None and carried.h is not None
         log.time_calls = log.outputs if ts.requires_grad and torch.is_grad_enabled() else 0
         counted = CountedField(field, self.counts, ts[..., :: ts.shape[-1] - 1])
         ys = super().solved(counted, solver.observed_by(log), y0, ts)
@@ -188,7 +202,9 @@ class _Counted(BoundSolve):
         self.solves.append(log)
         return ys
 
-    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+    def until(
+        self, field: VectorField, y0: StateT, t0: Tensor, event: Event, /, *, reverse: bool = False
+    ) -> Ending[StateT]:
         # Where the solve ends is not known before: it may be anywhere up to the limit.
         never = -math.inf if reverse else math.inf
         limit = t0.new_tensor(never if event.t_max is None else event.t_max)
@@ -242,7 +258,7 @@ def _systems(counts: Counts, back: str, *, implicit: bool) -> dict[str, object]:
     return columns if implicit else dict.fromkeys(columns)
 
 
-def _halves(counts: Counts, back: str, solver: OneStepSolver) -> dict[str, Any]:
+def _halves(counts: Counts, back: str, solver: OneStepSolver) -> Mapping[str, int | None]:
     """Return the columns of calls to one half of a split field; None where the solver takes it whole."""
     columns = {
         f"nfe_{half}_{name}": counts.halves[phase, half]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from odegrad.contracts import (
     Bytes,
@@ -16,6 +16,7 @@ from odegrad.contracts import (
     Sizes,
     State,
     StepCounts,
+    VectorField,
     unjudged_parts,
 )
 from odegrad.measuring.meters import memory_meter
@@ -99,7 +100,7 @@ def predicted_bytes(method: GradientMethod, solves: Sequence[SolveCost]) -> Byte
     return Bytes(saved, peak)
 
 
-def sizes_of(field: nn.Module, y0: State, outputs: int, graph: int | tuple[int, int]) -> Sizes:
+def sizes_of(field: VectorField, y0: State, outputs: int, graph: int | tuple[int, int]) -> Sizes:
     """Return the sizes of a solve from ``y0`` to ``outputs`` times K, whose f call's graph holds ``graph`` bytes.
 
     Where samples have steps of their own ``graph`` are the bytes of a call and of each row.

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odegrad.contracts import ImplicitWork, PassesCalls, RowCounts, State, Tap, VectorField, pass_on
+from odegrad.contracts import ImplicitWork, RowCounts, State, Tap, VectorField, pass_on
+from odegrad.methods.fields.passing import PassesCalls
 from odegrad.states import parts
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.binding import BoundSolve
-from odegrad.contracts import Ending, EventSolve, GradientMethod, PassesCalls, VectorField, pass_on
-from odegrad.errors import SolverError
+from odegrad.contracts import Ending, EventSolve, GradientMethod, Solver, StateT, VectorField, pass_on
+from odegrad.errors import SolverError, UnsupportedError
 from odegrad.event import Event
 from odegrad.methods.events.near import until_near
-from odegrad.methods.solvers.solver import OneStepSolver, make_solver
+from odegrad.methods.fields.passing import PassesCalls
+from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver, make_solver
 from odegrad.states import mapped
 
 SAME_END = 1e-6
@@ -149,8 +150,16 @@ def recordable(solver: OneStepSolver) -> OneStepSolver:
     return dataclasses.replace(solver, outputs="step_ends", compile=False)
 
 
-def searching(solver: OneStepSolver) -> OneStepSolver:
-    """Return ``solver``, or dopri5 with its tolerances where it has no dense output to search for an event."""
+def searching(solver: Solver) -> OneStepSolver:
+    """Return ``solver``, or dopri5 with its tolerances where it has no dense output to search for an event.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is another kind of solver, of which nothing is known.
+    """
+    if not isinstance(solver, OneStepSolver):
+        raise UnsupportedError(f"solver {solver.name}: {NO_ONE_STEP_SOLVER}")
     if solver.has_dense_output:
         return solver
     control = solver.controller
@@ -161,7 +170,9 @@ def searching(solver: OneStepSolver) -> OneStepSolver:
 class Searching(BoundSolve):
     """A solve that ends at events by a solver that can."""
 
-    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+    def until(
+        self, field: VectorField, y0: StateT, t0: Tensor, event: Event, /, *, reverse: bool = False
+    ) -> Ending[StateT]:
         """Return where ``event`` is."""
         able = dataclasses.replace(self, solver=searching(self.solver))
         return BoundSolve.until(able, field, y0, t0, event, reverse=reverse)
@@ -173,13 +184,15 @@ class _Recording(BoundSolve):
 
     known: list[Grid] = field(default_factory=list)
 
-    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         ends = _Ends()
         ys = super().solved(field, solver.observed_by(ends), y0, ts)
         self._note(ends, float(ts[-1]))
         return ys
 
-    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:
+    def until(
+        self, field: VectorField, y0: StateT, t0: Tensor, event: Event, /, *, reverse: bool = False
+    ) -> Ending[StateT]:
         ends = _Ends()
         able = BoundSolve(self.method, recordable(searching(self.solver)).observed_by(ends), self.seen)
         end = able.until(field, y0, t0, event, reverse=reverse)
@@ -199,15 +212,24 @@ class _Along(BoundSolve):
     known: Iterator[Grid] = field(default_factory=lambda: iter(()))
     pieces: int = 1
 
-    def solved(self, field: Any, solver: Any, y0: Any, ts: Tensor) -> Any:
+    def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         fine, rows = self._next().cut(ts, self.pieces)
         return mapped(super().solved(field, solver, y0, fine), lambda ys: ys[rows])
 
-    def until(self, field: Any, y0: Any, t0: Tensor, event: Event, /, *, reverse: bool = False) -> Any:  # noqa: ARG002
+    def until(
+        self,
+        field: VectorField,
+        y0: StateT,
+        t0: Tensor,
+        event: Event,
+        /,
+        *,
+        reverse: bool = False,  # noqa: ARG002
+    ) -> Ending[StateT]:
         grid = self._next()
         times = grid.cut(t0.new_tensor([grid.times[0], grid.times[-1]]), self.pieces)[0].tolist()
 
-        def along(start: Any, ts: Tensor) -> Any:
+        def along(start: StateT, ts: Tensor) -> StateT:
             return BoundSolve.solved(self, field, self.solver, start, ts)
 
         if grid.ends_at_event:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from odegrad.contracts import CurvatureConsumer, GradientMethod, Problem, State, Tappable
+from odegrad.contracts import CurvatureConsumer, GradientMethod, Problem, State, Tappable, VectorField
 from odegrad.errors import OdegradError
 from odegrad.measuring.building import DTYPES
 from odegrad.measuring.call_counts import SolveLog, counted_iteration, solve_costs
@@ -134,10 +133,10 @@ def _timed(solves: Sequence[SolveLog]) -> list[tuple[float, float]]:
     return out
 
 
-def _call_and_product(field: nn.Module, ts: torch.Tensor, y0: State) -> tuple[float, float]:
+def _call_and_product(field: VectorField, ts: torch.Tensor, y0: State) -> tuple[float, float]:
     leaves = [part.detach().requires_grad_() for part in parts(y0)]
     t = ts[0].detach().to(leaves[0])
-    state: object = leaves[0] if isinstance(y0, torch.Tensor) else tuple(leaves)
+    state: State = leaves[0] if isinstance(y0, torch.Tensor) else tuple(leaves)
     inputs = [*leaves, *(p for p in field.parameters() if p.requires_grad)]
 
     def call() -> None:

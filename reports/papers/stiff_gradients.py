@@ -10,15 +10,15 @@ from functools import partial
 from odegrad.reports.papers.claim import SAME_COST, Arm, Claim, Direction, Statistic
 
 STIFF_GRADIENTS = "stiff-gradients"
-TASKS = ("robertson_raw", "pollu", "davis_skodje")
+STIFF_TASKS = ("robertson_raw", "pollu", "davis_skodje")
 """Rate constants of two reactions, and a net that is to learn a fast mode; mild enough for an explicit solver."""
 
 A_STABLE = ("kencarp4", "tr_bdf2")
 EXPLICIT = Arm("aca", solver="dopri5")
-LOST = 0.5
+VANISHED = 0.5
 """Share of the true gradient that must be missing to call it lost; our choice."""
 
-_of_paper = partial(Claim, paper=STIFF_GRADIENTS, tasks=TASKS)
+_of_paper = partial(Claim, paper=STIFF_GRADIENTS, tasks=STIFF_TASKS)
 
 STIFF_GRADIENTS_CLAIMS = tuple(
     claim
@@ -41,7 +41,7 @@ STIFF_GRADIENTS_CLAIMS = tuple(
             baseline=None,
             quantity="gradient_relative_error",
             statistic=Statistic.VALUE,
-            margin=LOST,
+            margin=VANISHED,
             direction=Direction.ABOVE,
         ),
     )

@@ -7,7 +7,7 @@ import pytest
 from odegrad.errors import UsageError
 from odegrad.reports.papers.claim import Arm, Claim, Statistic
 from odegrad.reports.papers.decision import Answer
-from odegrad.reports.papers.stiff_gradients import STIFF_GRADIENTS_CLAIMS, TASKS
+from odegrad.reports.papers.stiff_gradients import STIFF_GRADIENTS_CLAIMS, STIFF_TASKS
 from odegrad.reports.papers.verdict import decide
 
 SEEDS = range(6)
@@ -20,7 +20,7 @@ SMALLER, MISSING = (
 def records(record, frame_of):
     """Return a function that makes a frame from the norm by dopri5 and by kencarp4, and the error of the latter."""
 
-    def make(explicit, implicit, error, tasks=TASKS):
+    def make(explicit, implicit, error, tasks=STIFF_TASKS):
         rows = []
         for task in tasks:
             for seed in SEEDS:
