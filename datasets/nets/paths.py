@@ -69,7 +69,7 @@ class Path(nn.Module, abc.ABC):
 
     def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the piece ``[batch, q + 1, channels]`` that ``t`` lies in, and the time since it began, 0-d."""
-        t = t.to(self.times)
+        t = sent_to(self.times.device, t, self.times.dtype)
         # Of the device throughout: the host need not know which piece it is.
         index = torch.searchsorted(self.times, t.detach().reshape(1), right=True) - 1
         index = index.clamp(0, len(self.times) - 2)
