@@ -1,5 +1,6 @@
 """Checks where methods reach their limits: inverted steps (G5), contracting dynamics (G6), single precision (G15)."""
 
+import copy
 import math
 import warnings
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from odegrad.checks.choice import at_tolerance, fixed_solver, naive_gradient
-from odegrad.checks.problems import SmoothNet, gradient, relative, smooth_net_start
+from odegrad.checks.problems import SmoothNet, gradient, relative, smooth_net_for, smooth_net_start
 from odegrad.checks.result import CheckResult, at_most
 from odegrad.contracts import GradientMethod
 from odegrad.errors import InaccurateGradientWarning
@@ -97,9 +98,9 @@ def single_precision(method: GradientMethod, solver: OneStepSolver) -> Iterator[
         return 0.5 * ((ys[-1] - target.to(ys.dtype)) ** 2).sum(-1).mean()
 
     if method.refuses(fixed) is None:
-        double = gradient(method, SmoothNet(), fixed, y0, ts, loss)
-        single = gradient(method, SmoothNet().float(), fixed, y0.float(), ts.float(), loss)
-        condition = _condition(y0, ts, loss)
+        double = gradient(method, smooth_net_for(method), fixed, y0, ts, loss)
+        single = gradient(method, smooth_net_for(method).float(), fixed, y0.float(), ts.float(), loss)
+        condition = _condition(smooth_net_for(method), y0, ts, loss)
         bound = 50 * torch.finfo(torch.float32).eps * condition
         detail = f"{fixed.name}, condition {condition:.2g}"
         yield at_most("G15 single precision", relative(single.double(), double), bound, detail)
@@ -108,7 +109,7 @@ def single_precision(method: GradientMethod, solver: OneStepSolver) -> Iterator[
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             try:
-                method(SmoothNet().float(), hopeless, y0.float(), ts.float())
+                method(smooth_net_for(method).float(), hopeless, y0.float(), ts.float())
                 ended = "solved"
             except RuntimeError as error:
                 ended = type(error).__name__
@@ -116,13 +117,13 @@ def single_precision(method: GradientMethod, solver: OneStepSolver) -> Iterator[
         yield CheckResult("G15 single precision", warned, None, None, f"rtol 1e-9 in float32 is warned of; it {ended}")
 
 
-def _condition(y0: Tensor, ts: Tensor, loss: Loss) -> float:
+def _condition(net: SmoothNet, y0: Tensor, ts: Tensor, loss: Loss) -> float:
     """Return by how much naive's gradient amplifies a relative change of y0 and the parameters, at least 1."""
     solver, size = make_solver("rk4", num_steps=16), 1e-6
-    base = gradient(Naive(), SmoothNet(), solver, y0, ts, loss)
+    base = gradient(Naive(), net, solver, y0, ts, loss)
     worst = 1.0
     for seed in range(4):
-        generator, field = torch.Generator().manual_seed(seed), SmoothNet()
+        generator, field = torch.Generator().manual_seed(seed), copy.deepcopy(net)
 
         def shaken(x: Tensor, generator: torch.Generator = generator) -> Tensor:
             return x * (1 + size * torch.randn(x.shape, generator=generator, dtype=x.dtype))

@@ -108,6 +108,11 @@ class SmoothNet(nn.Module):
         return nn.functional.linear(x, self.weights[2], self.biases[2])
 
 
+def smooth_net_for(method: GradientMethod, scale: float = 1.5) -> SmoothNet:
+    """Return the smooth net of 8 variables, with few parameters for a method that carries a column for each."""
+    return SmoothNet(hidden=8 if method.traits.state_from == "columns" else 32, scale=scale)
+
+
 def smooth_net_start() -> tuple[Tensor, Tensor]:
     """Return the smooth net's initial states ``[16, 8]`` and targets ``[16, 8]`` in float64."""
     generator = torch.Generator().manual_seed(1)

@@ -99,10 +99,11 @@ class _Columns(SolveNode):
         super().__init__(field, solver, times)
         self.max_columns = max_columns
         self.of_state = True
+        self.wanted = True
 
     def apply(self, y0: Tensor) -> Tensor:
-        """Return the states with the node, without columns for an initial state whose gradient nobody wants."""
-        self.of_state = y0.requires_grad
+        """Return the states with the node, without columns that nobody wants."""
+        self.of_state, self.wanted = y0.requires_grad, torch.is_grad_enabled()
         return super().apply(y0)
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -114,6 +115,8 @@ class _Columns(SolveNode):
                 f"forward_sensitivity: {p} parameters and {m - p} state numbers are {m} columns, more than "
                 f"max_columns = {self.max_columns}; use gradient method aca or adjoint, or raise max_columns"
             )
+        if not self.wanted:
+            return integrate(self.field, self.solver, y0, self.times), ()
         columns = y0.new_zeros((m, d))
         if self.of_state:
             columns[p:].fill_diagonal_(1.0)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from odegrad.checks.conformance import CHECKS, check_method, run_check, shared_loop_methods, suitable_solver
+from odegrad.checks.behaviour import landing_and_range
+from odegrad.checks.conformance import CHECKS, run_check, shared_loop_methods, suitable_solver
 from odegrad.registry import build_gradient
 
 METHODS = [
@@ -35,12 +36,23 @@ VARIANTS = [
 OF_VARIANTS = {"closed_forms", "equals_naive", "reverse_accuracy", "counts", "outputs_and_states", "memory_slopes"}
 
 
+EMPTY = {
+    **{name: {"reverse_accuracy"} for name in ("naive", "anode", "aca", "revolve", "symplectic_adjoint")},
+    **{name: {"equals_naive", "logarithmic_norm_law"} for name in ("mali", "reversible_rk")},
+    "forward_sensitivity": {"reverse_accuracy", "taps_only_watch"},
+}
+"""The checks that say nothing of a method; of the continuous ones these are ``OF_EXACT``."""
+OF_EXACT = {"equals_naive", "reverse_accuracy"}
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
 @pytest.mark.parametrize("name", METHODS)
 def test_method_passes_check(name, check):
-    """Each result of the check is a pass; its figure and threshold are in the message otherwise."""
+    """Each result is a pass, its figure and threshold in the message otherwise; no check is empty by accident."""
     method = build_gradient(name)
-    assert not [r for r in run_check(check, method, suitable_solver(method)) if not r.passed]
+    results = list(run_check(check, method, suitable_solver(method)))
+    assert not [r for r in results if not r.passed]
+    assert (not results) == (check.__name__ in EMPTY.get(name, OF_EXACT))
 
 
 @pytest.mark.parametrize("check", [c for c in CHECKS if c.__name__ in OF_VARIANTS], ids=lambda c: c.__name__)
@@ -51,19 +63,6 @@ def test_variant_passes_check(name, options, check):
     assert not [r for r in run_check(check, method, suitable_solver(method)) if not r.passed]
 
 
-def test_checks_yield_results_for_every_method():
-    """No check is empty by accident."""
-    for name, skipped in (
-        ("anode", {"reverse_accuracy"}),
-        ("forward_sensitivity", {"reverse_accuracy", "taps_only_watch"}),
-        ("interpolation", {"equals_naive", "reverse_accuracy"}),
-        ("mali", {"equals_naive", "logarithmic_norm_law"}),
-    ):
-        method = build_gradient(name)
-        empty = {c.__name__ for c in CHECKS if next(run_check(c, method, suitable_solver(method)), None) is None}
-        assert empty == skipped
-
-
 def test_every_method_on_the_shared_loop_is_checked():
     """A method that is registered is in the list above."""
     assert set(METHODS) == set(shared_loop_methods())
@@ -71,5 +70,6 @@ def test_every_method_on_the_shared_loop_is_checked():
 
 def test_checks_catch_torchdiffeq_stepping_outside():
     """The published loop calls f outside the interval and ends no step on the outputs: the check must say so."""
-    failed = {r.check for r in check_method("torchdiffeq_naive") if not r.passed}
-    assert "G11 landing" in failed
+    method = build_gradient("torchdiffeq_naive")
+    results = list(run_check(landing_and_range, method, suitable_solver(method)))
+    assert {(r.check, r.passed) for r in results} == {("G11 landing", False)}
