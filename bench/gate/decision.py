@@ -1,7 +1,6 @@
 """Slower, fine or undecided: what pairs of processes say about a change of time; pure, tested by simulation."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -61,8 +60,9 @@ def bounds(ratios: Sequence[float]) -> Bounds:
     cut = math.floor(TRIMMED * number)
     kept = ordered[cut : number - cut]
     winsorized = [kept[0]] * cut + kept + [kept[-1]] * cut
-    mean = statistics.fmean(kept)
-    error = statistics.stdev(winsorized) * math.sqrt(number) / len(kept)
+    mean, middle = math.fsum(kept) / len(kept), math.fsum(winsorized) / number
+    squares = math.fsum((each - middle) ** 2 for each in winsorized)
+    error = math.sqrt(squares / (number - 1) * number) / len(kept)
     half = quantile(len(kept) - 1) * error
     return Bounds(mean - half, mean, mean + half)
 

@@ -33,7 +33,12 @@ def integrate(dynamics: Dynamics, solver: OneStepSolver, y0: Tensor, ts: Sequenc
 
 
 def integrate_with_graph(field: FlatField, solver: OneStepSolver, y0: Tensor, ts: Sequence[float]) -> Tensor:
-    """Solve with the graph of every accepted step and return ``[K, d]``; step sizes are constants to autograd."""
+    """Solve with the graph of every accepted step and return ``[K, d]``; step sizes are constants to autograd.
+
+    Where autograd is off there is no graph, and nothing is done for one.
+    """
+    if not torch.is_grad_enabled():
+        return integrate(field, solver, y0, ts)
     return _walked(y0, steps_with_graph(field, solver, y0, ts))
 
 
