@@ -67,7 +67,7 @@ def render(figure: Figure, format_name: str) -> bytes:
             engine is not None and figure.axes
         ):  # lay out once: the search for it is most of the time of a figure with many panels
             engine.execute(figure)
-            figure.set_layout_engine("none")
+            figure.set_layout_engine(None)  # with "none" a stand-in stays, for which matplotlib draws twice
         figure.savefig(stream, format=format_name, metadata=_METADATA[format_name])
     return stream.getvalue()
 

@@ -1,4 +1,4 @@
-"""The package on a simulated card: each file of cases in a process of its own, which knows the card from its start.
+"""The package on a simulated card: files of cases in processes of their own, which know the card from their start.
 
 Skipped, with the reason, where the card's library cannot be built: on another system than Linux, without a C++
 compiler, or where torch is built for CUDA.
@@ -6,6 +6,7 @@ compiler, or where torch is built for CUDA.
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from filelock import FileLock
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 CASES = sorted((HERE / "cases").glob("*.py"))
+HALVES = (CASES[::2], CASES[1::2])
+"""Of two processes: starting one takes as long as the cases of a file."""
 MARKED = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
 """Files with tests of a real card, which the simulated one must pass too."""
 
@@ -46,11 +49,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return built if built.exists() else Path(card_library.build(folder))
 
 
-@pytest.mark.parametrize("cases", CASES, ids=lambda path: path.stem)
-def test_on_the_simulated_card(cases: Path, library: Path) -> None:
-    found = run_on_card(library, str(cases))
+@pytest.mark.parametrize("cases", HALVES, ids=lambda paths: ",".join(path.stem for path in paths))
+def test_on_the_simulated_card(cases: list[Path], library: Path) -> None:
+    found = run_on_card(library, "-v", *map(str, cases))
     assert found.returncode == 0, found.stdout + found.stderr
-    assert " passed" in found.stdout
+    for path in cases:
+        assert re.search(rf"cases/{path.stem}\.py::\S+ PASSED", found.stdout)
 
 
 def test_tests_of_a_real_card_pass_on_the_simulated_one(library: Path) -> None:
