@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
-from scipy import stats
+from scipy import special
 
 BOUND_LEVEL = 0.99
 """Of every one-sided bound."""
@@ -44,7 +44,7 @@ class Bounds:
 @cache
 def quantile(freedom: int) -> float:
     """Return the quantile of Student's t at ``BOUND_LEVEL`` with ``freedom`` degrees of freedom."""
-    return float(stats.t.ppf(BOUND_LEVEL, freedom))
+    return float(special.stdtrit(freedom, BOUND_LEVEL))
 
 
 def bounds(ratios: Sequence[float]) -> Bounds:
