@@ -49,6 +49,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return built if built.exists() else Path(card_library.build(folder))
 
 
+@pytest.mark.timeout(900)  # as much as the cases of several files
 @pytest.mark.parametrize("cases", HALVES, ids=lambda paths: ",".join(path.stem for path in paths))
 def test_on_the_simulated_card(cases: list[Path], library: Path) -> None:
     found = run_on_card(library, "-v", *map(str, cases))

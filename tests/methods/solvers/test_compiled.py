@@ -60,11 +60,17 @@ def _assert_close(found, expected):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
+@pytest.fixture(scope="module")
+def net():
+    """Return a net in float64, whose step is compiled once for all tests."""
+    return Net().double()
+
+
 @needs_compiler
 @pytest.mark.parametrize("outputs", ["step_ends", "dense"])
-def test_gradients_are_the_eager_ones(outputs):
+def test_gradients_are_the_eager_ones(net, outputs):
     """Adaptive steps, several outputs, float64: the same grid, the same numbers."""
-    field, y0 = Net().double(), torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    field, y0 = net, torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     ts = torch.linspace(0.0, 1.5, 4, dtype=torch.float64)
     for name in (
         "aca",
