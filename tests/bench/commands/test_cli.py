@@ -31,6 +31,7 @@ MODEL = Path(__file__).parents[3] / "docs" / "examples" / "my_model.py:build"
 SUITE = """
 name = "mine"
 methods = ["naive", "my_method.py:Mine"]
+passes = ["time", "count", "train"]
 
 [[solvers]]
 name = "rk4"
