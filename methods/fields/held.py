@@ -8,7 +8,7 @@ place cannot be, and is refused by its name.
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
@@ -25,10 +25,10 @@ from odegrad.methods.fields.hooks import hooks_at_rest, parametrizations_uncache
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__) - {"training"}
 """Attributes that PyTorch's own module machinery keeps."""
 
-_HOOKS = {
-    "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
-}
+_HOOKS = (
+    ("_forward_hooks", ("_forward_hooks_with_kwargs", "_forward_hooks_always_called")),
+    ("_forward_pre_hooks", ("_forward_pre_hooks_with_kwargs",)),
+)
 """Where a module keeps what is called with its forward, and what is noted of that."""
 
 _LONGEST = 10_000
@@ -84,7 +84,10 @@ class Held:
         self._unhooked: list[dict[Any, Any]] = []
         """Where no hook of a forward was: most often nowhere is one, and this costs no copy."""
         for hooks in (_global_forward_hooks, _global_forward_pre_hooks):
-            self._hooks("", hooks, ())
+            if hooks:
+                self._space("", hooks)
+            else:
+                self._unhooked.append(hooks)
         self._waiting: list[tuple[nn.Module, str]] = [(module, "")]
         while self._waiting:
             self._look_through(*self._waiting.pop())
@@ -99,8 +102,7 @@ class Held:
         self._seen.add(id(module))
         self._classes.append((module, type(module)))
         attributes, prefix = module.__dict__, f"{path}." if path else ""
-        for name, notes in _HOOKS.items():
-            self._hooks(path, attributes[name], [attributes[note] for note in notes])
+        self._look_at_hooks(path, attributes)
         space = self._space(path, attributes)
         for name in ("_parameters", "_buffers"):
             inner: Mapping[str, Tensor | None] = attributes[name]
@@ -123,12 +125,13 @@ class Held:
             if key not in _OF_EVERY_MODULE:
                 self._value(space, key, value, prefix + key)
 
-    def _hooks(self, path: str, hooks: dict[Any, Any], notes: Iterable[dict[Any, Any]]) -> None:
-        if hooks:
-            for live in (hooks, *notes):
-                self._space(path, live)
-        else:
-            self._unhooked.append(hooks)
+    def _look_at_hooks(self, path: str, attributes: Mapping[str, Any]) -> None:
+        for name, notes in _HOOKS:
+            if attributes[name]:
+                for key in (name, *notes):
+                    self._space(path, attributes[key])
+            else:
+                self._unhooked.append(attributes[name])
 
     def _space(self, path: str, live: Any) -> _Space:
         space = _Space(path, live, live.copy())
@@ -240,7 +243,8 @@ class Held:
                 for space, at in self._places.get(key, ()):
                     _put(undo, space.live, at, _with(space.live[at], key, leaf))
             self._refuse_overwritten()
-            with trained_again(frozen), hooks_at_rest(trained), parametrizations_uncached():
+            again = trained_again(frozen) if frozen else nullcontext()
+            with again, hooks_at_rest(trained), parametrizations_uncached():
                 yield
         finally:
             for module, _, now in other:
