@@ -19,9 +19,9 @@ from odegrad.reference.grids import Budget, Grids
 from odegrad.reference.subject import Subject
 
 RECORD, BACK = "kvaerno5", "kencarp4"
-RTOL, ATOL = 1e-8, 1e-12
+STIFF_RTOL, STIFF_ATOL = 1e-8, 1e-12
 """Of both solves: components far smaller than the others, as Robertson's, still have their digits."""
-STAGE_RTOL, STAGE_ATOL = 1e-11, 1e-14
+CUT_RTOL, CUT_ATOL = 1e-11, 1e-14
 """What the stages of cut steps are solved to, a hundredth of it."""
 MAX_CUTS = 8
 """Parts of a step at most: a method of order 5 has then no more to gain from them than rounding."""
@@ -38,18 +38,18 @@ def recorded_implicitly(subject: Subject, budget: Budget, max_steps: int) -> Gri
         If they cannot: its samples mix, and are too many for one matrix.
     """
     grids = Grids()
-    solver = make_solver(RECORD, rtol=RTOL, atol=ATOL, max_steps=max_steps)
+    solver = make_solver(RECORD, rtol=STIFF_RTOL, atol=STIFF_ATOL, max_steps=max_steps)
     subject.value(grids.recording(Naive(), solver, budget))
     return grids
 
 
 def cut_implicitly(subject: Subject, grids: Grids, pieces: int, budget: Budget) -> Tensor:
     """Return the gradient along the recorded steps, each cut into ``pieces``."""
-    solver = make_solver(RECORD, num_steps=1, rtol=STAGE_RTOL, atol=STAGE_ATOL)
+    solver = make_solver(RECORD, num_steps=1, rtol=CUT_RTOL, atol=CUT_ATOL)
     return subject.gradient(grids.along(Aca(), solver, pieces, budget))
 
 
 def costate_implicitly(subject: Subject, grids: Grids, pieces: int, budget: Budget) -> Tensor:
     """Return the gradient by a costate that is solved back between the ends of the cut steps."""
-    solver = make_solver(BACK, rtol=RTOL, atol=ATOL)
+    solver = make_solver(BACK, rtol=STIFF_RTOL, atol=STIFF_ATOL)
     return subject.gradient(grids.along(InterpolationDense(), solver, pieces, budget))

@@ -51,7 +51,7 @@ MIN_BUDGET, BUDGET_RECORDINGS = 30_000, 40
 """f calls that both ways together may cost: the larger of a number, and so many times those of the recorded solve."""
 STANDS_STILL = 0.25
 """A refinement that leaves more than this of the change before it finds kinks; at order 8 it leaves 1/256."""
-FEW_STEPS, MOST_STEPS = 3_000, 100_000
+FEW_STEPS, MAX_EXPLICIT = 3_000, 100_000
 """Explicit steps of a recorded solve: beyond the first implicit ones are tried, and where they settle nothing explicit
 ones to the second."""
 EXPLICIT_SHARE = 0.2
@@ -112,7 +112,7 @@ def both(subject: Subject, budget: Budget, wanted: float = 0.0) -> TwoWays:
             return explicitly(subject, budget, wanted, _few_steps(budget))
         except (TooManyStepsError, StepSizeUnderflowError):
             stiff = _stiff(subject, budget, wanted)
-        return stiff or explicitly(subject, budget, wanted, MOST_STEPS)
+        return stiff or explicitly(subject, budget, wanted, MAX_EXPLICIT)
 
 
 def _few_steps(budget: Budget) -> int:

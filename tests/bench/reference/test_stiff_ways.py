@@ -61,7 +61,7 @@ def test_it_gives_way_to_explicit_steps(monkeypatch):
         raise UnsupportedError("samples depend on each other")
 
     monkeypatch.setattr(two_ways, "FEW_STEPS", 10)
-    monkeypatch.setattr(two_ways, "MOST_STEPS", 20)
+    monkeypatch.setattr(two_ways, "MAX_EXPLICIT", 20)
     monkeypatch.setattr(two_ways, "recorded_implicitly", refused)
     found = reference(_subject())
     assert found.gradient is None
