@@ -53,15 +53,15 @@ class PairPullback:
         weights = PairWeights.of(tableau, self.scheme.partner, a.dtype, a.device)
         m = a.new_empty((tableau.stages, a.numel()))
         of_slopes = None if inside is None else weights.dense[:, ::2].t() @ inside
-        end, total, last = a.reshape(-1), [None] * len(self.parameters), tableau.stages - 1
-        gathered: list[Tensor | None] = list(total)
+        end, last = a.reshape(-1), tableau.stages - 1
+        total: list[Tensor | None] = [None] * len(self.parameters)
         for i in range(last, -1, -1):
             p, q = self._of_halves(i, h, m, end, weights)
             if of_slopes is not None:
                 p, q = p + of_slopes[i], q + of_slopes[i]
             time, y = self.stiff.field.time(times[i]), stages[i]
             u, of_rest = Linearisation(self.rest, time, y, formed=False).pull(q.view_as(a), self.parameters)
-            gather(gathered, of_rest)
+            gather(total, of_rest)
             if i == last:
                 u = u + a
             at = Linearisation(self.stiff, time, y, formed=i > 0)
@@ -70,11 +70,11 @@ class PairPullback:
                 c = torch.add(c, u, alpha=hg)
                 c = at.system(hg).solve_transposed(c) if at.depends else c
             of_y, of_stiff = at.pull(c, self.parameters)
-            gather(gathered, of_stiff)
+            gather(total, of_stiff)
             torch.add(u.reshape(-1), of_y.reshape(-1), out=m[i])
         products = self.stiff.products * last
         tell(self.observer, ImplicitWork(jacobians=last, factorisations=last, solves=last, products=products))
-        return m.sum(0).view_as(a), gathered
+        return m.sum(0).view_as(a), total
 
     def _of_halves(self, i: int, h: float, m: Tensor, end: Tensor, weights: PairWeights) -> tuple[Tensor, Tensor]:
         """Return ``p_i`` and ``q_i``, ``[d]``."""
