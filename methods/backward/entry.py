@@ -28,7 +28,6 @@ from odegrad.methods.backward.limits import check_numbers, warn_of_tolerance
 from odegrad.methods.backward.per_sample.entry import solve_samples
 from odegrad.methods.backward.transforms import (
     OTHER_WAYS,
-    inside_derivative,
     solved_outside,
     standing_in_transforms,
 )
@@ -36,7 +35,7 @@ from odegrad.methods.events.jumps import OneSolve, field_jumps, solve_over_jumps
 from odegrad.methods.events.solve import StartTime, refuse_events, solve_to_event
 from odegrad.methods.fields.callbacks import CALLBACKS, StepCallbacks
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
-from odegrad.methods.fields.surroundings import autocast_off, inside_transform
+from odegrad.methods.fields.surroundings import autocast_off, inside_derivative, inside_transform
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.per_sample.rows import RowField

@@ -37,11 +37,6 @@ BATCHED = (
 )
 
 
-def inside_derivative() -> bool:
-    """Return whether the call is inside of a transform of ``torch.func``, or of forward mode with its dual numbers."""
-    return inside_transform() or forward_ad._current_level >= 0
-
-
 @contextmanager
 def standing_in_transforms(y0: State, ts: Tensor) -> Iterator[None]:
     """Let a solve inside be transformed operation by operation.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -54,6 +55,11 @@ def usable(grad: Tensor) -> Tensor:
 def inside_transform() -> bool:
     """Return whether the call is inside of a transform of ``torch.func``."""
     return torch._C._are_functorch_transforms_active()
+
+
+def inside_derivative() -> bool:
+    """Return whether the call is inside of a transform of ``torch.func``, or of forward mode with its dual numbers."""
+    return inside_transform() or forward_ad._current_level >= 0
 
 
 def outside_transforms() -> AbstractContextManager[object]:

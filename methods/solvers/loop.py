@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from odegrad.methods.fields.surroundings import inside_derivative
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import Dynamics, FlatField
 from odegrad.methods.solvers.loops.adaptive import AdaptiveLoop
@@ -31,9 +32,9 @@ def integrate(dynamics: Dynamics, solver: OneStepSolver, y0: Tensor, ts: Sequenc
 def integrate_with_graph(field: FlatField, solver: OneStepSolver, y0: Tensor, ts: Sequence[float]) -> Tensor:
     """Solve with the graph of every accepted step and return ``[K, d]``; step sizes are constants to autograd.
 
-    Where autograd is off there is no graph, and nothing is done for one.
+    Where autograd is off there is no graph, and nothing is done for one, if no forward derivative is taken either.
     """
-    if not torch.is_grad_enabled():
+    if not (torch.is_grad_enabled() or inside_derivative()):
         return integrate(field, solver, y0, ts)
     return _walked(y0, steps_with_graph(field, solver, y0, ts))
 
