@@ -287,6 +287,8 @@ def test_the_examples_of_the_document(capsys):
         exec(compile(block, str(page), "exec"), names)
         assert capsys.readouterr().out.strip() == block.split("# ")[-1].strip()
     t1, left = (2 / 9.81) ** 0.5, 2 * math.exp(-1)
+    fallen = 1.0 + math.log((math.exp(-0.5) + 2.0) / 0.4) / 0.5
+    assert names["fallen"].item() == pytest.approx(fallen, rel=1e-6)
     assert names["t"].item() == pytest.approx(t1 * (1 + 2 * 0.8 + 2 * 0.64), rel=1e-12)
     assert names["by_restitution"].item() == pytest.approx(t1 * (2 + 4 * 0.8), rel=1e-12)
     assert [names["amount"].item(), *(g.item() for g in names["by"])] == pytest.approx(
