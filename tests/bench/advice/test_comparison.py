@@ -382,7 +382,10 @@ def model_file(tmp_path, monkeypatch):
         ("gone.py:build", "there is no file"),
         ("faulty.py:raises", r"faulty.py:raises: .*faulty\.py:3: ZeroDivisionError: division by zero"),
         ("faulty.py:number", "expected a function, got int"),
-        ("faulty.py:listed_times", r"t: expected a floating-point tensor \[time\] or \[batch, time\], got \[0\.0, 1\.0\]"),
+        (
+            "faulty.py:listed_times",
+            r"t: expected a floating-point tensor \[time\] or \[batch, time\], got \[0\.0, 1\.0\]",
+        ),
         ("faulty.py:whole_numbers", r"y0: expected a floating-point tensor .* torch\.int64"),
         ("unreadable.py:build", r"unreadable\.py:1: SyntaxError"),
     ],

@@ -205,5 +205,6 @@ def test_exhibits_have_names_of_their_own(paper):
     """No two files of a paper overwrite one another, and each begins with the paper's name."""
     names = [(type(each), each.kind.name if isinstance(each, PaperFigure) else each.name) for each in EXHIBITS[paper]]
     assert len(set(names)) == len(names)
-    assert all(name.startswith(f"{paper}_") for _, name in names)
-    assert {PaperFigure, PaperTable} == {kind for kind, _ in names}
+    assert all(f"{name}_".startswith(f"{paper.replace('-', '_')}_") for _, name in names)
+    # What one number tells of each run is a table alone.
+    assert {kind for kind, _ in names} in ({PaperFigure, PaperTable}, {PaperTable})
