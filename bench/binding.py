@@ -24,7 +24,7 @@ from odegrad.contracts import (
 )
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.event import Event
-from odegrad.states import mapped
+from odegrad.states import mapped, sent_to
 
 
 def _as_it_is(field: VectorField) -> VectorField:
@@ -126,7 +126,7 @@ class UnionOfTimes:
         """Return a solution ``[U, batch, *state]`` at each sample's own times, ``[K, batch, *state]``."""
 
         def of_part(part: Tensor) -> Tensor:
-            rows = self.places.to(part.device).t()
+            rows = sent_to(part.device, self.places).t()
             return part[rows, torch.arange(rows.shape[1], device=part.device)]
 
         return mapped(ys, of_part)

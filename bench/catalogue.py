@@ -190,7 +190,7 @@ SOLVERS: tuple[Entry, ...] = (
     ),
     Entry(
         "rodas5p",
-        "linearly implicit, adaptive steps",
+        "implicit, adaptive steps",
         "Steinebach's Rosenbrock pair of orders 5 and 4, for stiff equations at tight tolerances and smooth fields",
     ),
     Entry(

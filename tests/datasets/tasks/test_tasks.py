@@ -60,7 +60,7 @@ def test_a_task_describes_itself() -> None:
 def test_unknown_size_names_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown size of task 'digits': 'tinny': did you mean 'tiny'|tiny"):
         build_task("digits").training("tinny")
-    with pytest.raises(UsageError, match=r"known are default, irregular, paper, tiny"):
+    with pytest.raises(UsageError, match=r"known are default, irregular, paper, ragged, tiny"):
         build_task("japanese_vowels").training("huge")
 
 
