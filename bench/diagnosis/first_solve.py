@@ -90,6 +90,6 @@ def first_solve(problem: Problem) -> Model:
     field, start, ts, event = noting.noted[0]
 
     def loss(ys: State) -> Tensor:
-        return problem.loss(_Behind(exact, tight, waiting=[ys], end=float(ts[-1]), event=event), batch)
+        return problem.loss(_Behind(exact, tight, waiting=[ys], end=float(ts.flatten()[-1]), event=event), batch)
 
     return Model(cast("nn.Module", field), start, ts, loss)

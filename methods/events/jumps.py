@@ -212,16 +212,23 @@ def after_jump(jump: Jump, y: State) -> State:
     Raises
     ------
     UsageError
-        If the reset does not return a state of the same structure and shapes.
+        If the reset does not return a state of the same structure, shapes and type.
     """
     if jump.reset is None:
         return y
-    after = jump.reset(jump.tensor.to(parts(y)[0]), y)
+    # A copy, for a reset may write into it: the state before the jump may be an output.
+    after = jump.reset(jump.tensor.to(parts(y)[0]), mapped(y, Tensor.clone))
     same = isinstance(after, Tensor) == isinstance(y, Tensor) and isinstance(after, (Tensor, tuple, list))
     if not same or [getattr(p, "shape", None) for p in parts(after)] != [p.shape for p in parts(y)]:
         raise UsageError(
             f"jumps: the reset at t = {jump.at:g} is expected to return a state of shape "
             f"{[tuple(p.shape) for p in parts(y)]}, got {type(after).__name__}"
             f"{[tuple(p.shape) for p in parts(after) if isinstance(p, Tensor)] if same else ''}; let it return all of y"
+        )
+    kinds = [part.dtype for part in parts(after)]
+    if kinds != [part.dtype for part in parts(y)]:
+        raise UsageError(
+            f"jumps: the reset at t = {jump.at:g} is expected to return {parts(y)[0].dtype} as it is given, got "
+            f"{kinds[0] if len(kinds) == 1 else kinds}; leave out what changes the type"
         )
     return after if isinstance(after, Tensor) else tuple(after)

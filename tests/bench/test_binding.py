@@ -124,11 +124,18 @@ def test_models_say_what_is_wrong_with_their_times():
         Model(Decay(), starts(), TS[:, [0, 2, 1, 3]])
 
 
+def _tight():
+    return solve_with(build_gradient("naive"), make_solver("dopri8", rtol=1e-13, atol=1e-13))
+
+
 def test_a_task_with_such_times_is_diagnosed():
     """Its first solve is a model with rows of times, and its probe's norms go to the last of them."""
     problem = build_task("latent_periodic").build("tiny", 0, torch.device("cpu"), torch.float64)
     model = first_solve(problem)
     assert model.ts.shape == (8, 11)
+    with torch.no_grad():
+        ys = _tight()(model.field, model.y0, model.ts)
+        torch.testing.assert_close(model.loss(ys), problem.loss(_tight(), problem.probe_batch()), rtol=1e-9, atol=0.0)
     norms = largest_norms(problem)
     assert norms.mu_2 >= norms.integral / 5.0
 

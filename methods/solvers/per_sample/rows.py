@@ -5,6 +5,8 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from types import FunctionType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ DRAWS = (
 )
 """Why a field is refused that draws."""
 
-_CHECKED: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+_CHECKED: "weakref.WeakSet[object]" = weakref.WeakSet()
 _WARNED: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
@@ -161,13 +163,13 @@ class RowField(FlatField):
             If the last sample's derivative depends on the others, or the field cannot be called on fewer samples.
         """
         field = bare(self.field)
-        if len(y) < 2 or not self.sample_time or not isinstance(field, nn.Module) or field in _CHECKED:
+        if len(y) < 2 or field in _CHECKED:
             return
-        alone = _BareRows(self, field)
+        alone = _BareRows(self, cast("VectorField", field))
         # The others are moved off, each by another step: samples that are alike could not tell a mean from a sample.
         steps = torch.arange(len(y) - 1, dtype=y.dtype, device=y.device)[:, None].remainder(7).add(1.0).mul(0.01)
         moved = torch.cat([y[:-1] + steps * (1.0 + y[:-1].abs()), y[-1:]])
-        with undisturbed(y.device, field), torch.no_grad():
+        with undisturbed(y.device, *([field] if isinstance(field, nn.Module) else [])), torch.no_grad():
             among = alone.at(t, moved)[-1]
             try:
                 by_itself = alone.at(t[-1:], y[-1:])[0]
@@ -187,15 +189,20 @@ class RowField(FlatField):
                 f"{off:.1g}), as in batch normalisation in training or attention over the batch, so they cannot have "
                 "steps of their own; call eval() on it, or use batch = 'joint'"
             )
-        _CHECKED.add(field)
+        if isinstance(field, nn.Module | FunctionType):  # a bound method is another object at every look
+            _CHECKED.add(field)
 
 
 class _BareRows(RowField):
-    """The same field without what counts its calls."""
+    """The same field without what counts its calls, called on whole batches: at the last time if it takes one only."""
 
-    def __init__(self, rows: RowField, field: nn.Module) -> None:
+    def __init__(self, rows: RowField, field: VectorField) -> None:
         super().__init__(field, rows.layout)
         self.sample_time = rows.sample_time
+
+    def _of_rows(self, t: Tensor, y: State) -> State:
+        dy: State = self.field(t if self.sample_time or t.dim() == 0 else t[-1], y)
+        return dy
 
 
 def bare(field: object) -> object:

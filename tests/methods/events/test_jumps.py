@@ -205,3 +205,21 @@ def test_refusals(settings, error, message):
     t = torch.tensor([0.0, 3.0, 6.0], dtype=DTYPE)
     with pytest.raises(error, match=message):
         odegrad.odeint(Decay(), torch.ones(1, 1, dtype=DTYPE), t, **settings)
+
+
+def test_a_reset_that_writes_into_its_state_leaves_the_output_before_it():
+    """``y' = -y`` from 0.5, with 1 added at t = 1, where the output is the state before."""
+    times = torch.tensor([0.0, 1.0, 1.5], dtype=torch.float64)
+    ys = odegrad.odeint(
+        lambda _t, y: -y, torch.tensor([[0.5]], dtype=torch.float64), times, jumps=[(1.0, lambda _t, y: y.add_(1.0))]
+    )
+    before = 0.5 * math.exp(-1.0)
+    expected = torch.tensor([0.5, before, (before + 1.0) * math.exp(-0.5)], dtype=torch.float64)
+    torch.testing.assert_close(ys.flatten(), expected, rtol=1e-6, atol=0.0)
+
+
+def test_a_reset_that_changes_the_type_is_refused():
+    """It would go on in single precision, and be handed back as double."""
+    y0, times = torch.ones(1, 1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    with pytest.raises(UsageError, match=r"t = 0\.5 is expected to return torch\.float64 .* got torch\.float32"):
+        odegrad.odeint(lambda _t, y: -y, y0, times, jumps=[(0.5, lambda _t, y: y.float())])

@@ -50,15 +50,20 @@ def test_a_field_with_sample_time_sees_a_time_of_as_many_dimensions_as_its_state
 def test_any_other_field_sees_one_sample_at_a_0d_time():
     """What it computes is what a loop over samples gives, to rounding."""
 
+    seen = []
+
     def rate(t, y):
         assert t.dim() == 0
-        assert y.shape == (1, 3)
+        seen.append(len(y))
         return torch.sin(y) * (1 + t) - y.cumsum(1)
 
     y0 = drawn(4, 3)
     together = odeint(_Field(rate, sample_time=False), y0, TS, options=PER_SAMPLE)
     alone = [odeint(_Field(rate, sample_time=False), y[None], TS, options=PER_SAMPLE) for y in y0]
     torch.testing.assert_close(together, torch.cat(alone, 1), rtol=0, atol=1e-14)
+    # The whole batch is seen once: whether its samples are apart.
+    assert seen[0] == 4
+    assert set(seen[1:]) == {1}
 
 
 def test_what_vectorising_costs_is_said_once_per_field():
@@ -73,16 +78,23 @@ def test_what_vectorising_costs_is_said_once_per_field():
     ("rate", "why"),
     [
         (lambda _t, y: -y if float(y.sum()) > 0 else y, r"vmap cannot vectorise it over samples"),
-        (lambda _t, y: -y + torch.randn_like(y), "vmap cannot vectorise it over samples"),
         (lambda _t, y: -y.detach().requires_grad_(), "vmap cannot vectorise it over samples"),
     ],
-    ids=["branches", "draws", "differentiates inside"],
+    ids=["branches", "differentiates inside"],
 )
 @pytest.mark.filterwarnings("ignore:field. _Field takes one time:UserWarning")
 def test_what_vmap_cannot_transform_is_refused(rate, why):
     """With a sentence that says what to do."""
     with pytest.raises(UnsupportedError, match=f"{why}.*set sample_time = True on it, or use batch = 'joint'"):
         odeint(_Field(rate, sample_time=False), drawn(3, 2), TS, options=PER_SAMPLE)
+
+
+@pytest.mark.parametrize("sample_time", [True, False])
+def test_fields_that_draw_are_refused(sample_time):
+    """Rounds of steps would see other numbers."""
+    field = _Field(lambda _t, y: -y + torch.randn_like(y), sample_time=sample_time)
+    with pytest.raises(UnsupportedError, match=r"draws random numbers|depend on each other"):
+        odeint(field, drawn(3, 2), TS, options=PER_SAMPLE)
 
 
 class _Normalised(nn.Module):
@@ -100,11 +112,11 @@ class _Normalised(nn.Module):
 @pytest.mark.filterwarnings("ignore:field. _Normalised takes one time:UserWarning")
 def test_batch_normalisation_is_refused_in_training_and_taken_in_evaluation():
     """In training it couples the samples; its statistics are as before."""
-    for sample_time, why in ((True, "depend on each other|cannot be called on a part"), (False, "vmap cannot")):
+    for sample_time in (True, False):
         field = _Normalised(sample_time=sample_time)
-        with pytest.raises(UnsupportedError, match=why):
+        with pytest.raises(UnsupportedError, match=r"depend on each other|cannot be called on a part"):
             odeint(field, drawn(5, 2), TS, options=PER_SAMPLE)
-        assert float(field.norm.num_batches_tracked) == 0 or not sample_time
+        assert float(field.norm.num_batches_tracked) == 0
         odeint(field.eval(), drawn(5, 2), TS, options=PER_SAMPLE)
 
 
@@ -118,6 +130,30 @@ def test_fields_that_couple_samples_are_refused(rate):
     for y0 in (drawn(4, 2), torch.ones(4, 2, dtype=torch.float64)):
         with pytest.raises(UnsupportedError, match=r"depend on each other .* use batch = 'joint'"):
             odeint(_Field(rate), y0, TS, options=PER_SAMPLE)
+
+
+class _OneTime(nn.Module):
+    """A field that takes one time for the whole batch, whose samples ``rate`` couples."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, t, y):
+        return self.rate(t, y)
+
+
+@pytest.mark.filterwarnings("ignore:field. _OneTime takes one time")
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize(
+    "rate",
+    [lambda _t, y: y.mean(0, keepdim=True) - y, lambda _t, y: torch.softmax(y @ y.T, -1) @ y - 2 * y],
+    ids=["mean", "attention"],
+)
+def test_coupling_is_seen_in_fields_that_are_vectorised(rate, wrapped):
+    """Called on one sample at a time they would be another problem, in silence: modules and functions alike."""
+    with pytest.raises(UnsupportedError, match=r"depend on each other .* use batch = 'joint'"):
+        odeint(_OneTime(rate) if wrapped else rate, drawn(4, 2), TS, options=PER_SAMPLE)
 
 
 def test_a_field_that_holds_a_number_for_each_sample_is_refused():
