@@ -49,7 +49,6 @@ def test_a_field_with_sample_time_sees_a_time_of_as_many_dimensions_as_its_state
 @pytest.mark.filterwarnings("ignore:field. _Field takes one time:UserWarning")
 def test_any_other_field_sees_one_sample_at_a_0d_time():
     """What it computes is what a loop over samples gives, to rounding."""
-
     seen = []
 
     def rate(t, y):
