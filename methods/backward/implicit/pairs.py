@@ -15,6 +15,7 @@ from odegrad.methods.solvers.implicit.additive_graph import pulled_through_pair
 from odegrad.methods.solvers.implicit.additive_pullback import PairPullback
 from odegrad.methods.solvers.implicit.additive_stepper import PairStepper
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.states import sent_to
 
 
 class PairPartnerNode(StepwiseNode):
@@ -50,7 +51,8 @@ class PairPartnerNode(StepwiseNode):
             of_start, of_slopes = None, None
             if step.thetas:
                 # y + h (theta p1 + theta^2 p2) + theta^3 (y' - y - h p1 - h p2): what the outputs inside give to each.
-                powers = grads.new_tensor([[t**3, step.h * (t - t**3), step.h * (t * t - t**3)] for t in step.thetas])
+                rows = [(t**3, step.h * (t - t**3), step.h * (t * t - t**3)) for t in step.thetas]
+                powers = sent_to(grads.device, torch.tensor(rows, dtype=torch.float64), grads.dtype)
                 inner = grads[step.inside]
                 of_end, *slopes = powers.t() @ inner
                 of_start, of_slopes = inner.sum(0) - of_end, torch.stack(slopes)

@@ -17,6 +17,7 @@ from odegrad.methods.solvers.implicit.linear import Jacobians, Linearisation
 from odegrad.methods.solvers.implicit.newton import LINEAR_PART, Newton
 from odegrad.methods.solvers.implicit.stepper import ImplicitStepper
 from odegrad.methods.solvers.solver import OneStepSolver
+from odegrad.states import sent_to
 
 
 class PairStepper(ImplicitStepper):
@@ -158,7 +159,8 @@ class PairStepper(ImplicitStepper):
 
     def dense(self, x: Tensor, h: float, thetas: Sequence[float]) -> Tensor:
         """Return the pair's dense output ``[m, d]``, of order 3; bounded however stiff, as the step is."""
-        powers = x.new_tensor([[t, t * t, t**3] for t in thetas])
+        rows = torch.tensor([(t, t * t, t**3) for t in thetas], dtype=torch.float64)
+        powers = sent_to(x.device, rows, x.dtype)
         return torch.addmm(x.expand(len(thetas), -1), powers, self.polynomial(x, h)[1:])
 
     def polynomial(self, x: Tensor, h: float) -> Tensor:

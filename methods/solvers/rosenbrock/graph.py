@@ -48,6 +48,5 @@ class _Taken(StepTaken[RosenbrockPullback]):
         x, u = saved
         samples, grad = self.back.jacobians.samples, grads[0]
         y, a = samples.of(x), samples.of(torch.zeros_like(x) if grad is None else grad.contiguous())
-        solved = [stage.view_as(y) for stage in u.unbind(0)]
-        of_start, of_parameters = self.back.through(self.times, self.h, y, solved, a)
+        of_start, of_parameters = self.back.through(self.times, self.h, y, u, a)
         return samples.flat(of_start), of_parameters

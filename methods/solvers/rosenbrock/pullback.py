@@ -28,7 +28,7 @@ class RosenbrockPullback:
     observer: StepObserver | None
 
     def through(
-        self, times: Sequence[float], h: float, y: Tensor, solved: Sequence[Tensor], a: Tensor
+        self, times: Sequence[float], h: float, y: Tensor, u: Tensor, a: Tensor
     ) -> tuple[Tensor, list[Tensor | None]]:
         """Return the cotangent of the step's start and the parameters' gradients.
 
@@ -38,17 +38,16 @@ class RosenbrockPullback:
             Of all stages; the signed size.
         y
             The start ``[batch, n, 1]``.
-        solved
-            The ``u_i``, likewise.
+        u
+            The solved stages ``[s, batch n]``, sample behind sample.
         a
-            The cotangent of the new state, likewise.
+            The cotangent of the new state, as ``y``.
         """
         tableau, hg = self.tableau, h * self.tableau.gamma
         weights = RosenbrockWeights.of(tableau, a.dtype, a.device)
         at = Slopes(self.jacobians, times[0], y, graph=True)
         system = at.system(hg)
         s, flat = tableau.stages, y.reshape(-1)
-        u = torch.stack([x.reshape(-1) for x in solved])
         # Row i: what comes back through the right-hand side of stage i, and through the state that it calls f at.
         v, of_states = torch.empty_like(u), torch.zeros_like(u)
         total: list[Tensor | None] = [None] * len(self.parameters)
@@ -85,7 +84,7 @@ class RosenbrockPullback:
             outputs.append(at.jacobian)
             grads.append(torch.matmul(of_rows, by_columns.transpose(1, 2)) * hg)
         if at.of_time is not None and at.of_time.requires_grad:
-            gammas = v.new_tensor(tableau.gammas)
+            gammas = RosenbrockWeights.of(tableau, v.dtype, v.device).gammas
             outputs.append(at.of_time)
             grads.append((v.t() @ gammas).view(shape) * (h * hg))
         # Time and cotangents are leaves of the graph too: they are told of, and what comes back to them is left.

@@ -188,6 +188,7 @@ class RosenbrockWeights:
     c_columns: tuple[Tensor, ...]
     m: Tensor
     error: Tensor
+    gammas: Tensor
 
     @classmethod
     @functools.lru_cache(maxsize=64)
@@ -206,4 +207,5 @@ class RosenbrockWeights:
             tuple(tensor([c[i][j] for i in range(j + 1, s)]) for j in range(s)),
             tensor(tableau.m),
             tensor(tableau.error),
+            tensor(tableau.gammas),
         )

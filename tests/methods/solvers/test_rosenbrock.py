@@ -282,23 +282,6 @@ def test_float32():
     assert torch.allclose(*ends, rtol=1e-4, atol=1e-7)
 
 
-class _OnceDifferentiable(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**2
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        return 2 * ctx.saved_tensors[0] * grad
-
-
-class _NoSecond(nn.Module):
-    def forward(self, t, y):
-        return -_OnceDifferentiable.apply(y)
-
-
 class _Mixing(nn.Module):
     def forward(self, t, y):
         return -(y - y.mean(0))
@@ -337,9 +320,6 @@ def test_bad_input():
         Naive()(_Mixing(), solver, START, TIMES)
     with pytest.raises(UnsupportedError, match="factors"):
         Naive()(_Mixing(), solver, torch.ones(8, 65, dtype=torch.float64), TIMES)
-    ys = Naive()(_NoSecond(), solver, START.clone().requires_grad_(), TIMES)
-    with pytest.raises(UnsupportedError, match="differentiated only once"):
-        ys.sum().backward()
 
 
 def test_a_jacobian_that_is_not_finite_ends_the_solve():
