@@ -1,5 +1,6 @@
 """Six densities in the plane. Each knows itself, and with that its entropy: the least mean surprise of any model."""
 
+import abc
 import math
 from typing import ClassVar
 
@@ -116,16 +117,16 @@ class EightGaussians(ToyDensity):
         return gaussian_mixture(points, self.centres(), self.noise)
 
 
-class Curves(ToyDensity):
+class Curves(ToyDensity, abc.ABC):
     """Round Gaussian noise about points that are uniform on curves' parameter: a subclass gives the curves."""
 
     noise: ClassVar[float]
     nodes: ClassVar[int] = 1_000
     """Points of the midpoint rule on each curve; it converges geometrically once they are closer than the noise."""
 
+    @abc.abstractmethod
     def curve(self, s: Tensor, which: Tensor) -> Tensor:
         """Return the points ``[count, 2]`` of curves ``which`` (0 or 1) at parameters ``s`` in [0, 1]."""
-        raise NotImplementedError
 
     def sample(self, count: int, source: torch.Generator) -> Tensor:
         """Return ``count`` points ``[count, 2]`` in float64 on the CPU, drawn from ``source``."""
