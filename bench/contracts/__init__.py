@@ -41,7 +41,14 @@ from odegrad.contracts.methods import (
     Traits,
     equivalent_solver,
 )
-from odegrad.contracts.observers import EventObserver, ReconstructionObserver, RowObserver, StepObserver, WorkObserver
+from odegrad.contracts.observers import (
+    EventObserver,
+    ReconstructionObserver,
+    RowObserver,
+    ScaleObserver,
+    StepObserver,
+    WorkObserver,
+)
 from odegrad.contracts.solvers import Solver, SolverT, gives_samples_steps
 from odegrad.contracts.taps import CurvatureConsumer, CurvaturePasses, SamplingObserver, Tap, Tappable
 from odegrad.contracts.tasks import (
@@ -86,6 +93,7 @@ __all__ = [
     "RowObserver",
     "SamplingObserver",
     "Scalar",
+    "ScaleObserver",
     "ScoringProblem",
     "Sizes",
     "Solve",

@@ -110,10 +110,10 @@ def _library(built: Built) -> dict[str, object]:
 def _certificate(built: Built, state: ModelState, references: Path) -> dict[str, object]:
     run, smooth = built.run, built.task.info.smooth
 
-    def afresh() -> Subject:
-        return of_problem(built.problem_in_float64(state), smooth=smooth)
+    def afresh(dtype: torch.dtype = built.certified_in) -> Subject:
+        return of_problem(built.problem_with(state, dtype), smooth=smooth)
 
-    true = shared_reference(afresh(), f"{run.task} {run.size} seed {run.seed}", references)
+    true = shared_reference(afresh(torch.float64), f"{run.task} {run.size} seed {run.seed}", references)
     naive = solve_with(build_gradient("naive"), equivalent_solver(built.method, built.solver))
     found = certify(
         afresh,

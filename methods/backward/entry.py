@@ -78,7 +78,7 @@ class SharedLoopMethod(abc.ABC):
         usable = self._usable(solver)
         if not inside_derivative():
             return self._taken(field, usable, y0, ts)
-        if not self.takes_transforms or usable.implicit or usable.per_sample:
+        if not self.takes_transforms or usable.implicit or usable.per_sample or usable.precision:
             return solved_outside(partial(self._outside, usable), field, y0, ts)
         with standing_in_transforms(y0, ts):
             return self._taken(field, usable, y0, ts)
@@ -190,14 +190,15 @@ class SharedLoopMethod(abc.ABC):
                 "with batch = 'per_sample'"
             )
         warn_of_tolerance(solver, layout.dtype)
-        return solve_samples(lambda *given: self.solve_rows(given[0], solver, *given[1:]), field, layout, y0, ts)
+        row_field = RowField(field, layout).in_precision(solver.precision)
+        return solve_samples(lambda *given: self.solve_rows(given[0], solver, *given[1:]), row_field, y0, ts)
 
     def refuses(self, solver: Solver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
         if not isinstance(solver, OneStepSolver):
             return NO_ONE_STEP_SOLVER
         reason = solver.refuses_per_sample or self.refuses_rows(solver) if solver.per_sample else None
-        return reason or self.cannot_use(solver)
+        return reason or solver.refuses_precision or self.cannot_use(solver)
 
     def refuses_rows(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
         """Return why this method cannot give every sample steps of its own, or None if it can."""
@@ -238,6 +239,7 @@ SHARED_STEPS = "all samples of a batch share its steps, and batch = 'per_sample'
 
 def _told(field: FlatField, solver: OneStepSolver) -> FlatField:
     """Return ``field``, told of its callbacks and of what ``solver`` asks of each number of its state."""
+    field.in_precision(solver.precision)
     field.callbacks = StepCallbacks.of(field.field, field.layout)
     if solver.tolerances is not None:
         if isinstance(solver.scheme, Implicit):

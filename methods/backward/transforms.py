@@ -245,6 +245,11 @@ def each_cotangent(pull_back: Callable[[Tensor], Sequence[Tensor | None]], grad:
     return tuple(None if x is None else _FUNCTORCH._add_batch_dim(x, 0, level) for x in columns)
 
 
+def is_batch(grad: Tensor) -> bool:
+    """Return whether ``grad`` may stand for several cotangents."""
+    return bool(_FUNCTORCH.is_legacy_batchedtensor(grad) or _FUNCTORCH.is_functorch_wrapped_tensor(grad))
+
+
 def _each_of_batch(pull_back: Callable[[Tensor], Sequence[Tensor | None]], grad: Tensor) -> tuple[Tensor | None, ...]:
     """Do so for a batch of autograd's own, which it marks by a mode and a level."""
     mode: Any = torch._C

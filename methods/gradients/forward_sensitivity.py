@@ -69,6 +69,11 @@ class ForwardSensitivity(SharedLoopMethod):
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if solver.sees == "tangent":
             return "it carries every sensitivity itself, and the state alone chooses its steps; use sees = 'state'"
+        if solver.precision:
+            return (
+                "its columns are products with the field's Jacobian, whose rounding in 16 bits no scale undoes; use "
+                "naive or aca, or leave precision out"
+            )
         if isinstance(solver.scheme, Imex):
             return SPLIT
         if isinstance(solver.scheme, Implicit):
