@@ -59,7 +59,7 @@ def pulled_until_finite(
         retries += 1
         scale.lowered += LOWER
         found = pull()
-    observer = solver.observer
+    observer: object = solver.observer
     if isinstance(observer, ScaleObserver):
         observer.scaled(scale.log2 or 0, retries)
     return found
