@@ -17,7 +17,14 @@ BLIND = 0.1
 Row = Mapping[str, Any]
 
 
-def advice(rows: Sequence[Row], told: Race | None, true: Reference, sensitivity: Callable[[], float | None]) -> str:
+def advice(
+    rows: Sequence[Row],
+    told: Race | None,
+    true: Reference,
+    sensitivity: Callable[[], float | None],
+    *,
+    emulated: bool = False,
+) -> str:
     """Return which method to take for this model, and why.
 
     Parameters
@@ -30,9 +37,17 @@ def advice(rows: Sequence[Row], told: Race | None, true: Reference, sensitivity:
         What the gradients were held against.
     sensitivity
         Returns by how much naive's gradient changes if every step is halved; asked for only where naive is inaccurate.
+    emulated
+        Whether times are left out, as the device emulates the field's type.
     """
     accurate = [row for row in rows if str(row["verdict"]).startswith("accurate")]
     good = [row for row in accurate if "backward_seconds" in row]
+    if accurate and not good and emulated:
+        small = min(accurate, key=lambda row: row["peak_bytes"])
+        return (
+            f"{len(accurate)} methods are accurate here, of which {small['gradient']} needs the least memory, "
+            f"{small['peak_bytes'] / 1e6:.3g} MB at the peak; which is the fastest, a GPU tells."
+        )
     if accurate and not good:
         return f"{len(accurate)} methods are accurate here, and there was no time to say which of them is the fastest."
     if not good:

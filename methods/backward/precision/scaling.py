@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import ScaleObserver
-from odegrad.errors import NonFiniteError
+from odegrad.errors import NonFiniteError, SolverError
 from odegrad.methods.fields.precision import LowField
 from odegrad.methods.solvers.solver import OneStepSolver
 
@@ -48,9 +48,10 @@ def pulled_until_finite(
     if scale is None:
         return pull()
     scale.lowered, retries = 0, 0
-    found = pull()
-    while not _all_finite(found) and _all_finite([grad]):
-        if retries == MOST or watched:
+    while (found := _finite(pull, last=watched or retries == MOST)) is None:
+        if not _all_finite([grad]):
+            return pull()
+        if watched or retries == MOST:
             raise NonFiniteError(
                 "gradient: the pull-back through the field overflows in float16, whose largest number is 65504"
                 + (", and what watches it cannot see it twice" if watched else " whatever its scale")
@@ -58,11 +59,21 @@ def pulled_until_finite(
             )
         retries += 1
         scale.lowered += LOWER
-        found = pull()
     observer: object = solver.observer
     if isinstance(observer, ScaleObserver):
         observer.scaled(scale.log2 or 0, retries)
     return found
+
+
+def _finite(pull: Callable[[], Sequence[Tensor | None]], *, last: bool) -> Sequence[Tensor | None] | None:
+    """Return what ``pull`` gives if it is finite; None if it is not, or if its own solve has failed before the last."""
+    try:
+        found = pull()
+    except SolverError:  # of a backward solve, whose steps meet the infinite cotangent
+        if last:
+            raise
+        return None
+    return found if _all_finite(found) else None
 
 
 def _all_finite(found: Sequence[Tensor | None]) -> bool:
