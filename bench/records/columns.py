@@ -226,7 +226,7 @@ COLUMNS: tuple[Column, ...] = (
         "", compared=Compared.NOT, higher_is_better=None,
     ),
     _count(
-        "scale_retries", "count", "backward passes that were done again as cotangents overflowed in float16", "passes"
+        "scale_retries", "count", "backward passes that were done again as cotangents overflowed in float16", ""
     ),
     _count("nfe_outside", "count", "f calls of both at a time outside of the interval of their solve"),
     _count("operators_forward", "count", "tensor operators of one forward pass, the loss included"),

@@ -112,7 +112,7 @@ FIGURE_KINDS = (
         precision.TITLE,
         precision.draw,
         precision.describe,
-        "Medians over seeds: solid lines have the field alone in 16 bits, dashed ones all of it; dotted is the roundoff.",
+        "Medians over seeds: solid lines have the field alone in 16 bits, dashed ones all of it; dotted: roundoff.",
     ),
     FigureKind(
         "cost_stiffness",

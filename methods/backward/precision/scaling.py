@@ -12,7 +12,7 @@ from odegrad.methods.solvers.solver import OneStepSolver
 
 LOWER = 4
 """By how many powers of two cotangents are smaller in each further pass."""
-MOST = 4
+MAX_PASSES = 4
 """Further passes at most: the target is then below 1, and what overflows is no matter of the scale."""
 
 
@@ -48,10 +48,10 @@ def pulled_until_finite(
     if scale is None:
         return pull()
     scale.lowered, retries = 0, 0
-    while (found := _finite(pull, last=watched or retries == MOST)) is None:
+    while (found := _finite(pull, last=watched or retries == MAX_PASSES)) is None:
         if not _all_finite([grad]):
             return pull()
-        if watched or retries == MOST:
+        if watched or retries == MAX_PASSES:
             raise NonFiniteError(
                 "gradient: the pull-back through the field overflows in float16, whose largest number is 65504"
                 + (", and what watches it cannot see it twice" if watched else " whatever its scale")

@@ -69,7 +69,7 @@ def draw(frame: Source, columns: int = 2) -> Figure:
         for axis in axes[len(tasks) :]:
             axis.remove()
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2 if columns == 1 else 3, handlelength=3.2)
+        figure.legend(handles, labels, loc="outside lower center", ncols=2 if columns == 1 else 4, handlelength=3.2)
         return figure
 
 

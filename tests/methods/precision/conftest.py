@@ -49,7 +49,7 @@ class Low:
     name: str
     precision: str
     steps: int = 4
-    options: tuple = ()
+    options: tuple[tuple[str, object], ...] = ()
 
     @property
     def method(self):

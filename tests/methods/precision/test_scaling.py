@@ -95,7 +95,7 @@ def test_what_overflows_at_any_scale_is_no_gradient(name, tools):
             return _Infinite.apply(self.weight * y)
 
     low = tools.Low(name, "float16")
-    with pytest.raises(NonFiniteError, match="overflows in float16.*whatever its scale.*bfloat16"):
+    with pytest.raises(NonFiniteError, match=r"overflows in float16.*whatever its scale.*bfloat16"):
         tools.pulled(low, field=Lost(1.0))
 
 
@@ -136,5 +136,5 @@ def test_a_tap_sees_no_pass_twice(name, tools):
     solver = make_solver("rk4", num_steps=4, precision="float16")
     tools.pulled(lambda field, y0, ts: method(field, solver, y0, ts))
     assert {kind for _, *kinds in tap.seen for kind in kinds} == {torch.float32}
-    with pytest.raises(NonFiniteError, match="cannot see it twice|not finite"):
+    with pytest.raises(NonFiniteError, match=r"cannot see it twice|not finite"):
         tools.pulled(lambda field, y0, ts: method(field, solver, y0, ts), field=Steep(512.0))
