@@ -2,7 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, TypeVar, cast
@@ -22,7 +23,7 @@ from odegrad.contracts import (
     equivalent_solver,
     unjudged_parts,
 )
-from odegrad.errors import UnsupportedError
+from odegrad.errors import NonFiniteError, UnsupportedError
 from odegrad.event import Event
 from odegrad.methods.backward.limits import check_numbers, warn_of_tolerance
 from odegrad.methods.backward.per_sample.entry import solve_samples
@@ -155,7 +156,7 @@ class SharedLoopMethod(abc.ABC):
         flat_field = _told(FlatField(field, layout), solver)
         before = Draws.now([*flat_field.sources, *OF_OTHERS])
         # The solver computes in the state's type: under the caller's autocast are the calls of the field alone.
-        with autocast_off(layout.device.type):
+        with autocast_off(layout.device.type), _of_low_field(solver):
             found = solved(flat_field, solver, start)
             late = []
             if before.has_moved():
@@ -231,6 +232,19 @@ class SharedLoopMethod(abc.ABC):
             If the method cannot.
         """
         raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {self.refuses_rows(solver)}")
+
+
+@contextmanager
+def _of_low_field(solver: OneStepSolver) -> Iterator[None]:
+    """Say where a state that is not finite may come from, if the field computes in float16."""
+    try:
+        yield
+    except NonFiniteError as error:
+        if solver.precision != "float16":
+            raise
+        raise NonFiniteError(
+            f"{error}; or take precision = 'bfloat16', as a field in float16 overflows at 65504"
+        ) from error
 
 
 SHARED_STEPS = "all samples of a batch share its steps, and batch = 'per_sample' gives each its own"

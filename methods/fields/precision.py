@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from odegrad.contracts import State
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.fields.held import Held
+from odegrad.methods.fields.passing import PassesCalls
 from odegrad.methods.fields.surroundings import out_of_inference
 from odegrad.states import mapped, parts
 
@@ -66,10 +67,13 @@ class LowField:
         precision: str,
         high: torch.dtype,
     ) -> None:
-        if held is None or not isinstance(field, nn.Module):
+        own = field
+        while isinstance(own, PassesCalls):
+            own = own.inner
+        if held is None or not isinstance(field, nn.Module) or not isinstance(own, nn.Module):
             raise UsageError(
                 f"precision: expected a field that is an nn.Module, whose weights can be cast to {precision}, got "
-                f"{type(field).__name__}; wrap the function in a module that holds what it depends on"
+                f"{type(own).__name__}; wrap the function in a module that holds what it depends on"
             )
         if high not in HIGH_TYPES:
             raise UsageError(
@@ -88,6 +92,7 @@ class LowField:
         with out_of_inference():
             self.copies = {id(x): x.detach().to(self.low) for x in high_ones}
         """Low copies by the ids of the tensors that the field holds."""
+        self._versions = {key: copy._version for key, copy in self.copies.items()}
         self.masters = {key: x for key, x in held.tensors.items() if x.requires_grad}
         """What gradients are handed to, by the same ids."""
         self._leaves: dict[int, int] = {}
@@ -159,10 +164,11 @@ class LowField:
     def _refuse_written(self) -> None:
         """Raise if a call has written into a copy: the field would not see it at its next solve."""
         for key, copy in self.copies.items():
-            if copy._version:
+            if copy._version != self._versions[key]:
+                named = self.held.name(self.held.tensors[key]).rstrip()
                 raise UsageError(
-                    f"field: it writes in place into {self.held.name(self.held.tensors[key])}, of which it sees a copy "
-                    f"with precision = {self.precision!r}; assign a new tensor, or leave precision out"
+                    f"field: it writes in place into {named}, of which it sees a copy with precision = "
+                    f"{self.precision!r}; assign a new tensor, or leave precision out"
                 )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odegrad.errors import UnsupportedError
 from odegrad.methods.backward.precision.scaling import pulled_until_finite
 from odegrad.methods.backward.transforms import each_cotangent, is_batch
 from odegrad.methods.fields.closures import reached
@@ -70,10 +71,18 @@ class _Kept:
         self.low = low
         self.solver = solver
         self.watched = watched
+        self.differentiated_twice = False
+        """Whether a pass had a graph of its own: it reaches this one, which must then stand."""
 
     def pulled(self, grad: Tensor, *, keep: bool, twice: bool) -> tuple[Tensor | None, ...]:
         """Return the gradients along ``grad``, with a graph of their own where they are differentiated ``twice``."""
-        again = keep or twice or self.low.scale is not None
+        if twice and self.low.scale is not None:
+            raise UnsupportedError(
+                "gradient: the scale of a float16 field's cotangents is none for its second derivative, which would "
+                "underflow; take precision = 'bfloat16', which needs none, or leave precision out"
+            )
+        self.differentiated_twice |= twice
+        again = keep or self.differentiated_twice or self.low.scale is not None
 
         def pull() -> Sequence[Tensor | None]:
             return torch.autograd.grad(
