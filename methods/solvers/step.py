@@ -125,6 +125,14 @@ class Stages(Protocol):
         """Evaluate the stage at ``(t, y [d])``."""
         ...
 
+    def begin(self, k: Tensor) -> None:
+        """Take ``k [d]`` for the first stage."""
+        ...
+
+    def rate(self, stage: int) -> Tensor:
+        """Return the stage ``[d]``; where there is a graph, with it."""
+        ...
+
     def combine(self, y: Tensor, row: int, h: float) -> Tensor:
         """Return ``y + h sum_j w_j k_j [d]``."""
         ...
@@ -152,6 +160,14 @@ class PlainStages:
         """Evaluate the stage at ``(t, y [d])``."""
         self.dynamics.write(t, y, self.buffer.k[stage], stage)
 
+    def begin(self, k: Tensor) -> None:
+        """Take ``k [d]`` for the first stage."""
+        self.buffer.k[0].copy_(k)
+
+    def rate(self, stage: int) -> Tensor:
+        """Return the stage ``[d]``, which the next step writes over."""
+        return self.buffer.k[stage]
+
     def roll(self) -> None:
         """Make the last stage the first."""
         self.buffer.k[0].copy_(self.buffer.k[-1])
@@ -175,6 +191,16 @@ class GraphStages:
         k = self.field(t, y)
         self.buffer.k[stage].copy_(k.detach())
         self.ks[stage] = k
+
+    def begin(self, k: Tensor) -> None:
+        """Take ``k [d]`` for the first stage."""
+        self.buffer.k[0].copy_(k.detach())
+        self.ks[0] = k
+
+    def rate(self, stage: int) -> Tensor:
+        """Return the stage ``[d]`` with its graph."""
+        found = self.ks[stage]
+        return self.buffer.k[stage] if found is None else found
 
     def combine(self, y: Tensor, row: int, h: float) -> Tensor:
         """Return ``y + h sum_j w_j k_j [d]``."""

@@ -22,6 +22,8 @@ from odegrad.methods.solvers.schemes import ExtendedTableau, Leapfrog, Reversibl
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import GraphStages, PlainStages, StageBuffer, Stages
 from odegrad.methods.solvers.stepper import Stepper
+from odegrad.methods.solvers.switching.scheme import Switching
+from odegrad.methods.solvers.switching.stepper import SwitchingStepper
 from odegrad.methods.solvers.tableau import Tableau
 
 
@@ -46,6 +48,11 @@ class RungeKuttaStepper(Stepper):
             self.stages.evaluate(0, t, x)
             self.fresh = False
         return self.stages.buffer.k[0]
+
+    def stand_on(self, k: Tensor) -> None:
+        """Begin the next step with ``k [d]``, f at its start."""
+        self.stages.begin(k)
+        self.fresh = False
 
     def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:
         """Return the state after the step."""
@@ -254,6 +261,9 @@ def plain_stepper(solver: OneStepSolver, dynamics: Dynamics, like: Tensor, *, fi
     samples do not depend on each other.
     """
     scheme = solver.scheme
+    if isinstance(scheme, Switching):
+        implicit = _implicit_stepper(solver, scheme.implicit, dynamics, like, first=first)
+        return _switching(solver, scheme, PlainStages(dynamics, scheme.explicit, like), implicit)
     if isinstance(scheme, Implicit | Rosenbrock):
         return _implicit_stepper(solver, scheme, dynamics, like, first=first)
     if isinstance(scheme, Tableau):
@@ -274,6 +284,9 @@ def graph_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, firs
     ``first``: see ``plain_stepper``.
     """
     scheme = solver.scheme
+    if isinstance(scheme, Switching):
+        implicit = _implicit_graph_stepper(solver, scheme.implicit, field, like, first=first)
+        return _switching(solver, scheme, GraphStages(field, scheme.explicit, like), implicit)
     if isinstance(scheme, Implicit | Rosenbrock):
         return _implicit_graph_stepper(solver, scheme, field, like, first=first)
     if isinstance(scheme, Tableau):
@@ -284,6 +297,12 @@ def graph_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, firs
         there, back = (GraphStages(field, scheme.tableau, like) for _ in range(2))
         return ReversibleStepper(scheme, there, back)
     return LeapfrogStepper(scheme, field, with_graph=True)
+
+
+def _switching(solver: OneStepSolver, scheme: Switching, stages: Stages, implicit: Stepper) -> Stepper:
+    if not isinstance(implicit, ImplicitStepper):
+        raise UnsupportedError(f"solver {scheme.name}: it takes the steps of a user's field; use dopri5 or kencarp4")
+    return SwitchingStepper(scheme, RungeKuttaStepper(stages), implicit, solver.observer)
 
 
 def _implicit_stepper(
