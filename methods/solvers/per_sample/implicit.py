@@ -132,8 +132,8 @@ class ImplicitRowStepper:
         newton = _RowNewton(self, y, hg, np.flatnonzero(steps.h != 0.0))
         self.k[0].copy_(x[:, self.n :].reshape(-1))
         self.stages = []
+        z = torch.mul(self.k[0].view(shape), hg)
         for i in tableau.solved:
-            z = torch.mul(self.k[i - 1].view(shape), hg)
             stage = newton.solve(times[i], self._base(y, i), z, lu, pivots)
             self.k[i].copy_(torch.div(z, hg).view(-1))
             self.stages.append(stage)
