@@ -48,8 +48,9 @@ def make_solver(
     """Return the solver ``name``.
 
     ``coupling`` puts an explicit Runge-Kutta method into the reversible wrapper, ``eta`` is the damping of ``alf``,
-    ``control`` is ``elementary``, ``pi`` or ``pi34`` (the default of the implicit solvers and of their steps in one
-    that switches, ``elementary`` that of the others), ``newton`` and ``linear`` are those of ``Implicit``; the other ``options`` are those of ``OneStepSolver``.
+    ``control`` is ``elementary``, ``pi`` or ``pi34`` (the default of the implicit solvers, and of the implicit steps of
+    one that switches; ``elementary`` that of the others), ``newton`` and ``linear`` are those of ``Implicit``; the
+    other ``options`` are those of ``OneStepSolver``.
 
     Raises
     ------

@@ -125,14 +125,6 @@ class Stages(Protocol):
         """Evaluate the stage at ``(t, y [d])``."""
         ...
 
-    def begin(self, k: Tensor) -> None:
-        """Take ``k [d]`` for the first stage."""
-        ...
-
-    def rate(self, stage: int) -> Tensor:
-        """Return the stage ``[d]``; where there is a graph, with it."""
-        ...
-
     def combine(self, y: Tensor, row: int, h: float) -> Tensor:
         """Return ``y + h sum_j w_j k_j [d]``."""
         ...
@@ -143,6 +135,18 @@ class Stages(Protocol):
 
     def roll(self) -> None:
         """Make the last stage the first."""
+        ...
+
+
+class RatedStages(Stages, Protocol):
+    """Stages that may begin with a rate that is known, and hand out theirs."""
+
+    def begin(self, k: Tensor) -> None:
+        """Take ``k [d]`` for the first stage."""
+        ...
+
+    def rate(self, stage: int) -> Tensor:
+        """Return the stage ``[d]``; where there is a graph, with it."""
         ...
 
 

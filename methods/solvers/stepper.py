@@ -75,7 +75,7 @@ class Stepper(abc.ABC):
         """Return whether the last attempt, of a solver that switches between two methods, was by its implicit one."""
         return False
 
-    def repeat(self, step: GridStep) -> None:
+    def repeat(self, step: GridStep) -> None:  # noqa: B027
         """Hear of the recorded step that the next attempt takes again."""
 
     def control(self, solvers: Controller, order: int) -> tuple[Controller, int]:

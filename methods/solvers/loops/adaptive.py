@@ -39,8 +39,8 @@ class AdaptiveLoop(SteppingLoop):
                 h, self.previous, self.failure = 0.25 * h, None, error
                 continue
             with torch.no_grad():
-                error = control.error_ratio(judge, *self.stepper.judged(h, x, x_next, self.d))
-                ratio = self.stepper.read(error, h, x)
+                size = control.error_ratio(judge, *self.stepper.judged(h, x, x_next, self.d))
+                ratio = self.stepper.read(size, h, x)
             accepted = ratio <= 1.0 or (math.isfinite(ratio) and abs(h) <= (self.solver.min_step or 0.0))
             if self.callbacks is not None:
                 self.callbacks.judged(t, x[: self.d], h, accepted=accepted)

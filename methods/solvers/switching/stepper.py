@@ -12,7 +12,7 @@ from odegrad.methods.solvers.implicit.linear import Linearisation
 from odegrad.methods.solvers.implicit.pullback import tell
 from odegrad.methods.solvers.implicit.samples import Samples
 from odegrad.methods.solvers.implicit.stepper import ImplicitStepper
-from odegrad.methods.solvers.step import Stages
+from odegrad.methods.solvers.step import RatedStages
 from odegrad.methods.solvers.stepper import GridStep, Stepper
 from odegrad.methods.solvers.switching.rule import Switch, stability_interval
 from odegrad.methods.solvers.switching.scheme import Switching
@@ -26,11 +26,8 @@ AS_ROUNDING = 16.0
 class ExplicitSteps(Protocol):
     """The steps of the explicit method."""
 
-    stages: Stages
-
-    def stand_on(self, k: Tensor) -> None:
-        """Begin the next step with this first stage."""
-        ...
+    fresh: bool
+    """Whether the first stage is not known yet."""
 
     def attempt(self, t: float, h: float, t_next: float, x: Tensor, *, whole: bool = True) -> Tensor:
         """Return the state after the step."""
@@ -65,6 +62,8 @@ class SwitchingStepper(Stepper):
         Both methods.
     explicit, implicit
         Their steps.
+    stages
+        Of the explicit ones.
     observer
         Hears of the work, if it listens.
     """
@@ -73,10 +72,11 @@ class SwitchingStepper(Stepper):
         self,
         scheme: Switching,
         explicit: ExplicitSteps,
+        stages: RatedStages,
         implicit: ImplicitStepper,
         observer: StepObserver | None,
     ) -> None:
-        self.explicit, self.implicit = explicit, implicit
+        self.explicit, self.stages, self.implicit = explicit, stages, implicit
         self.interval = stability_interval(scheme.explicit)
         self.explicit_order = scheme.explicit.order
         self.observer = observer
@@ -116,13 +116,13 @@ class SwitchingStepper(Stepper):
             return self.implicit.attempt(t, h, t_next, x, whole=whole)
         if self._untold is not None:
             tell(self.observer, self._untold.lost())
-        stages = self.explicit.stages
-        self.explicit.stand_on(x[self.d :])
+        self.stages.begin(x[self.d :])
+        self.explicit.fresh = False
         # The last stage too: it is the rate that is carried on.
         y_next = self.explicit.attempt(t, h, t_next, x[: self.d])
         self._y_next = y_next.detach()
         self._untold = ImplicitWork(explicit_steps=1)
-        return torch.cat([y_next, stages.rate(stages.buffer.tableau.stages - 1)])
+        return torch.cat([y_next, self.stages.rate(self.stages.buffer.tableau.stages - 1)])
 
     def error(self, h: float) -> Tensor:
         """Return the estimate of the method that the last attempt was made by."""
@@ -137,14 +137,15 @@ class SwitchingStepper(Stepper):
 
     def _radius_by_stages(self, h: float, y: Tensor) -> Tensor:
         """Return the largest ``|k_s - k_(s-1)| / |Y_s - Y_(s-1)|`` of a sample, of two stages at one time."""
-        buffer, samples = self.explicit.stages.buffer, self._samples
+        buffer, samples = self.stages.buffer, self._samples
         end = y if self._y_next is None else self._y_next
         # Row i is the input of stage i + 1.
         before = buffer.combine(y, buffer.tableau.stages - 3, h)
         apart = [samples.of(v).flatten(1) for v in (buffer.k[-1] - buffer.k[-2], end - before, end)]
         of_rate, of_state, size = (torch.linalg.vector_norm(v, dim=1) for v in apart)
         rounding = AS_ROUNDING * torch.finfo(y.dtype).eps
-        return (of_rate / torch.add(of_state, size, alpha=rounding).clamp_min(torch.finfo(y.dtype).tiny)).amax()
+        apart_by = torch.add(of_state, size, alpha=rounding).clamp_min(torch.finfo(y.dtype).tiny)
+        return torch.amax(of_rate / apart_by)
 
     @property
     def _samples(self) -> Samples:
@@ -163,7 +164,7 @@ class SwitchingStepper(Stepper):
         power = matrix / size.clamp_min(torch.finfo(matrix.dtype).tiny)[:, None, None]
         for _ in range(SQUARINGS):
             power = power @ power
-        return (size * torch.linalg.matrix_norm(power).pow(2.0**-SQUARINGS)).amax()
+        return torch.amax(size * torch.linalg.matrix_norm(power).pow(2.0**-SQUARINGS))
 
     def _radius_by_product(self, at: Linearisation) -> Tensor:
         if self._direction is None:
@@ -173,7 +174,7 @@ class SwitchingStepper(Stepper):
         after, before = (torch.linalg.vector_norm(v, dim=1) for v in sizes)
         tiny = torch.finfo(pushed.dtype).tiny
         self._direction = pushed / torch.linalg.vector_norm(pushed).clamp_min(tiny)
-        return (after / before.clamp_min(tiny)).amax()
+        return torch.amax(after / before.clamp_min(tiny))
 
     def accept(self) -> None:
         """Stand on the new state, and decide on the method of the next step."""
