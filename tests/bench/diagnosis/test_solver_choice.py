@@ -13,7 +13,6 @@ from odegrad.diagnosis.prediction import diagnose
 from odegrad.diagnosis.solver_choice import SolverChoice, Taken, choose_solver
 from odegrad.diagnosis.verdict import sentences
 from odegrad.methods.solvers.solver import make_solver
-from odegrad.methods.solvers.tableaus import TABLEAUS
 from odegrad.user.models import Model
 
 
