@@ -82,12 +82,13 @@ steps more than not would have filled 0.35 of it, by a bound of the spectral rad
 formed (with `krylov` by one more product for each step). Neither costs an f call, and both methods carry the rate at
 which the other begins. Steps say which they were, a replay takes them again as they were, and the gradient is exact
 with `naive`, `anode`, `aca` and `revolve`. Where nothing is stiff it takes dopri5's steps, at dopri5's f calls
-forwards. Van der Pol at `mu = 100` over 200 units of time at rtol 1e-6 takes 4,283 f calls and 194 products (`kencarp4` 6,202 and 684,
-`dopri5` 82,598), at `mu = 1000` over 2,000 units 6,003 and 246 (8,640 and 810), at `mu = 20` over 40 units 2,886 and
-152 (4,513 and 598; 4,724). It costs more than `kencarp4` where everything is stiff: Prothero and Robinson's equation
-at 1e6 and rtol 1e-4 takes 211 f calls, not 97. Steps that fill less than 0.7 stay explicit though implicit ones may be
-more accurate: the same equation at rate 100 and rtol 1e-5 fills 0.67 and costs what `dopri5` does, three times
-`kencarp4`. Columns `explicit_steps` and those of Newton's iterations tell the work of each. Fixed steps are refused.
+forwards. Van der Pol at `mu = 100` over 200 units of time at rtol 1e-6 takes 4,283 f calls and 194 products (`kencarp4`
+6,202 and 684, `dopri5` 82,598), at `mu = 1000` over 2,000 units 6,003 and 246 (8,640 and 810), at `mu = 20` over 40
+units 2,886 and 152 (4,513 and 598; 4,724). It costs more than `kencarp4` where everything is stiff: Prothero and
+Robinson's equation at 1e6 and rtol 1e-4 takes 211 f calls, not 97. Steps that fill less than 0.7 stay explicit though
+implicit ones may be more accurate: the same equation at rate 100 and rtol 1e-5 fills 0.67 and costs what `dopri5` does,
+three times `kencarp4`. Columns `explicit_steps` and those of Newton's iterations tell the work of each. Fixed steps are
+refused.
 
 Which method takes which solvers; a refusal says what to take instead:
 
