@@ -18,7 +18,7 @@ from odegrad.running.words import detail, found_in, iteration_time, log_end
 
 CELL_WIDTH = 22
 """Characters of a task's column."""
-AROUND = 3
+SPACING = 3
 """Characters between two columns."""
 LINES_AROUND = 7
 """Lines of the terminal that the table's head, its frame and the line below it take."""
@@ -110,8 +110,8 @@ class Board:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the table as far as it fits, and the line of what is left."""
-        width = max(map(len, self.methods), default=0) + AROUND + 1
-        tasks = self._shown(self.tasks, 1, (options.max_width - width) // (CELL_WIDTH + AROUND))
+        width = max(map(len, self.methods), default=0) + SPACING + 1
+        tasks = self._shown(self.tasks, 1, (options.max_width - width) // (CELL_WIDTH + SPACING))
         methods = self._shown(self.methods, 0, (console.height - LINES_AROUND) // LINES_OF_A_ROW)
         table = Table(box=box.SIMPLE_HEAD)
         table.add_column("method", no_wrap=True)

@@ -23,7 +23,7 @@ MEASURED = frozenset(c.name for c in COLUMNS if c.measured)
 TIME = "time"
 """The pass that is measured in rounds."""
 
-TOLD = (*PARTS, "metric_name", "metric_value", "metric_higher_is_better")
+HEADLINES = (*PARTS, "metric_name", "metric_value", "metric_higher_is_better")
 """Columns that are told at the end of a pass, before the record is there."""
 
 _log = logging.getLogger(__name__)
@@ -195,7 +195,8 @@ class Worker:
                 break
             _log.warning("%s pass of %s: tried again: %s", name, run.run_id, reply.message)
         status, message = self._judge(name, reply)
-        found = {column: reply.value[column] for column in TOLD if column in reply.value} if status is Status.OK else {}
+        value = reply.value if status is Status.OK else {}
+        found = {column: value[column] for column in HEADLINES if column in value}
         progress({"pass": name, "ended": str(status), "found": found})
         return reply, status, message
 
