@@ -17,6 +17,8 @@ from odegrad.methods.fields.callbacks import StepCallbacks
 from odegrad.methods.fields.closures import Known, explained, nodes_made
 from odegrad.methods.fields.draws import Draws, torch_sources
 from odegrad.methods.fields.held import Held
+from odegrad.methods.fields.memory import refuse_memory
+from odegrad.methods.fields.passing import PassesCalls
 from odegrad.methods.fields.surroundings import Autocast, with_second_derivatives
 from odegrad.states import Layout, mapped
 
@@ -290,6 +292,33 @@ class FlatField:
         """Let the generators stand where a call leaves them that draws, if every call began from known states."""
         if self._after is not None:
             self._after.set()
+
+    def refuse_memory(self, call: Callable[[], Tensor]) -> None:
+        """Raise if the field, asked twice by ``call``, does not give the same, and has written to itself in the solve.
+
+        Raises
+        ------
+        UsageError
+            If so: a pull-back that calls it again is that of another field.
+        """
+        if self.held is not None and self.held.written:
+            with self.undisturbed():
+                refuse_memory(self.field, self.held, call, self.unheard)
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Call the user's field itself inside, past whoever counts or watches its calls."""
+        outer, of_field = self.field, self._of_field
+        inner = outer
+        while isinstance(inner, PassesCalls):
+            inner = inner.inner
+        self.field = inner
+        if of_field is outer:
+            self._of_field = inner
+        try:
+            yield
+        finally:
+            self.field, self._of_field = outer, of_field
 
     def undisturbed(self) -> AbstractContextManager[None]:
         """Put the field's buffers (running statistics) back at the end: for calls that repeat earlier ones."""
