@@ -35,6 +35,12 @@ WRITES = (
 """Why a field is refused that changes its input."""
 
 
+NEW_DRAWS = (
+    "field: it draws random numbers in the backward pass and drew none in the forward pass, so the gradient is that of "
+    "another field; let it draw at every call, or before the solve"
+)
+"""Why such a field is refused."""
+
 Tolerances = tuple[Tensor, Tensor]
 """``rtol`` and ``atol`` for each number of what is solved, ``[d]``."""
 
@@ -339,12 +345,12 @@ class FlatField:
             yield
             return
         before = Draws.now(self.sources)
-        yield
-        if before.has_moved():
-            raise UsageError(
-                "field: it draws random numbers in the backward pass and drew none in the forward pass, so the "
-                "gradient is that of another field; let it draw at every call, or before the solve"
-            )
+        try:
+            yield
+        finally:
+            # Before any other error: it may come of the draws.
+            if before.has_moved():
+                raise UsageError(NEW_DRAWS)
 
     def prepare(self, times: Sequence[float]) -> None:
         """Need nothing before a step."""
