@@ -13,14 +13,24 @@ from odegrad.methods.fields.closures import leaves
 from odegrad.methods.fields.held import Held
 from odegrad.methods.solvers.dynamics import FlatField
 
+ROUNDED = 16
+"""So many units in the last place of the state are rounding errors."""
+
 
 @dataclass(frozen=True)
 class Linearised:
-    """An event function at one time and state: its value, ``g_t``, and ``g_y [d]``."""
+    """An event function at one time and ``state [d]``: its value, ``g_t``, and ``g_y [d]``."""
 
     value: float
     by_time: float
     by_state: Tensor
+    state: Tensor
+
+    @property
+    def rounding(self) -> float:
+        """How large g may be by rounding errors of the state alone; a read of the device."""
+        eps = float(torch.finfo(self.state.dtype).eps)
+        return ROUNDED * eps * float(torch.dot(self.by_state.abs(), self.state.abs()))
 
     def rate(self, f: Tensor) -> float:
         """Return ``q = g_t + g_y . f``, how fast g changes along the solution."""
@@ -69,7 +79,7 @@ class EventFunction:
         if self._wanted:
             self._refuse_closures(value, (time, state))
         by_time, by_state = _derivatives(value, time, state)
-        return Linearised(self._finite(t, float(value.detach())), float(by_time), by_state)
+        return Linearised(self._finite(t, float(value.detach())), float(by_time), by_state, y.detach())
 
     def with_derivatives(self, t: float, y: Tensor) -> tuple[Tensor, float, Tensor]:
         """Return g at ``(t, y [d])``, 0-d with the graph to ``y`` and its own parameters, ``g_t`` and ``g_y [d]``."""
@@ -103,7 +113,8 @@ class EventFunction:
     def _finite(self, t: float, value: float) -> float:
         if not math.isfinite(value):
             raise NonFiniteError(
-                f"event_fn: it is {value} at t = {t:g}; bound it, or check the state for NaN or infinity there"
+                f"event_fn: it is {value} at t = {t:g}; bound it (a pole: multiply by its denominator), or check the "
+                "state for NaN or infinity there"
             )
         return value
 

@@ -406,5 +406,5 @@ def test_root_between(of):
         return float(of(torch.tensor(x, dtype=DTYPE)))
 
     for a, b in ((0.0, 2.0), (2.0, 0.0)):
-        root = root_between(g, a, g(a), b, g(b))
+        root = root_between(g, a, g(a), b, g(b)).at
         assert g(root) == 0.0 or g(root * (1 - 2e-15)) * g(root * (1 + 2e-15)) < 0
