@@ -7,6 +7,7 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
+from odegrad.contracts import told
 from odegrad.errors import NonFiniteError, UsageError
 from odegrad.event import Event
 from odegrad.methods.fields.closures import leaves
@@ -87,7 +88,7 @@ class EventFunction:
         with torch.enable_grad():
             time = self.field.time(t).requires_grad_()
             state = y if y.requires_grad else y.detach().requires_grad_()
-            value = self._checked(self.event(time, self.field.layout.unflatten(state)))
+            value = self._value(time, state)
         by_time, by_state = _derivatives(value, time, state)
         return value, float(by_time), by_state
 
@@ -97,7 +98,20 @@ class EventFunction:
         with torch.inference_mode(mode=False), torch.enable_grad():
             time = self.field.time(t).requires_grad_()
             state = (y.clone() if y.is_inference() else y.detach()).requires_grad_()
-            return self._checked(self.event(time, self.field.layout.unflatten(state))), time, state
+            return self._value(time, state), time, state
+
+    def _value(self, time: Tensor, state: Tensor) -> Tensor:
+        try:
+            value = told("event_fn", "event_fn(t, y)", self.event.event_fn, time, self.field.layout.unflatten(state))
+        except RuntimeError as error:
+            # Both are leaves or views of one here, into which PyTorch lets nobody write.
+            if "used in an in-place operation" in str(error):
+                raise UsageError(
+                    "event_fn: it writes into the time or the state that it is given (an in-place operation), which "
+                    "the solver still needs; let it work on a copy, y = y.clone()"
+                ) from error
+            raise
+        return self._checked(value)
 
     def _checked(self, value: object) -> Tensor:
         if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():

@@ -12,6 +12,7 @@ from odegrad.event import Event
 from odegrad.methods.events.brent import root_between
 from odegrad.methods.events.function import EventFunction, Linearised
 from odegrad.methods.events.leaps import Inside, refuse_leap
+from odegrad.methods.fields.interval import known_interval
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.ends.landing import CLOSE_ENOUGH, Dense, spacing
 
@@ -157,9 +158,11 @@ class EventSearch:
         kind = {-1: "falls through", 0: "crosses", 1: "rises through"}[self.event.direction]
         behind = "" if self.start is None else f" behind t = {self.start:g} (where the solve starts on it)"
         if attempts is None:
-            return EventError(
-                f"event_fn: it {kind} zero nowhere{behind} up to t_max = {t:g}; raise t_max, or check its sign"
-            )
+            known = known_interval(self.function.field.field)
+            limit, way_out = f"t_max = {t:g}", "raise t_max"
+            if known is not None and t in known:
+                limit, way_out = f"t = {t:g}, the end of the path that drives the field", "give the path more"
+            return EventError(f"event_fn: it {kind} zero nowhere{behind} up to {limit}; {way_out}, or check its sign")
         return EventError(
             f"event_fn: it {kind} zero nowhere{behind} in {attempts} attempted steps, which reach t = {t:g}; give "
             "t_max where there may be no event, or raise max_steps"
