@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
@@ -43,12 +43,12 @@ def refuse_arity(argument: str, form: str, function: object, count: int) -> None
     UsageError
         If it cannot.
     """
-    called: Any = function
-    name = None
+    called, owner = function, None
     while isinstance(called, nn.Module):
         # A wrapper takes what it is given; what it calls is the user's.
         inside = next((getattr(called, name) for name in ("inner", "method") if hasattr(called, name)), None)
-        name, called = type(called).__name__, called.forward if inside is None else inside
+        owner = type(called).__name__ if inside is None else None
+        called = called.forward if inside is None else inside
     if not callable(called):
         raise UsageError(f"{argument}: expected a function, called as {form}, got {type(called).__name__}")
     try:
@@ -58,8 +58,7 @@ def refuse_arity(argument: str, form: str, function: object, count: int) -> None
     try:
         signature.bind(*[None] * count)
     except TypeError:
-        if name is None or not inspect.ismethod(called):
-            name = getattr(called, "__name__", type(called).__name__)
+        name = owner or getattr(called, "__name__", type(called).__name__)
         raise UsageError(
             f"{argument}: expected a function of {count} argument{'s' * (count != 1)}, called as {form}, got {name}"
             f"{signature}; let it take these"
