@@ -81,7 +81,8 @@ def cannot_end_at_events(solver: Solver) -> str | None:
     if solver.per_sample:
         return "samples with steps of their own would end each at a time of its own; use batch = 'joint'"
     if not solver.has_dense_output:
-        return "it has no dense output, by which events inside of a step are found; use dopri5, tsit5, bosh3 or rk4"
+        others = "kencarp4, kvaerno5 or kencarp4_imex" if solver.implicit else "dopri5, tsit5, bosh3 or rk4"
+        return f"it has no dense output, by which events inside of a step are found; use {others}"
     if not solver.adaptive and solver.step_size is None:
         return "its steps are fixed and their size is not known where the end is not; give step_size"
     return None
