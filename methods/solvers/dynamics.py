@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import HALVES, State, VectorField
+from odegrad.contracts import HALVES, State, VectorField, refuse_arity
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.fields.buffers import buffers_as_they_were
 from odegrad.methods.fields.callbacks import StepCallbacks
@@ -260,6 +260,9 @@ class FlatField:
             if "being modified inplace" in str(error) or "used in an in-place operation" in str(error):
                 raise UsageError(WRITES) from error
             raise
+        except TypeError:
+            refuse_arity("field", "field(t, y)", self._of_field, 2)
+            raise
         if version is not None and first._version != version:
             raise UsageError(WRITES)
         return dy
@@ -448,6 +451,6 @@ def trained_parameters(field: VectorField) -> tuple[nn.Parameter, ...]:
     if not isinstance(field, nn.Module):
         raise UsageError(
             f"field: expected an nn.Module whose parameters() are all that it depends on, got {type(field).__name__}; "
-            "wrap the function in an nn.Module that holds its parameters"
+            "wrap the function in an nn.Module that holds its parameters, or give adjoint_params to odeint"
         )
     return tuple(p for p in field.parameters() if p.requires_grad)
