@@ -18,7 +18,7 @@ from odegrad.methods.solvers.step import dense_weights
 from odegrad.methods.solvers.stepper import GridStep
 from odegrad.methods.solvers.steppers import graph_stepper
 
-ROUNDING = 100.0
+MAY_END_APART = 100.0
 """So many units of rounding a redone step may end elsewhere."""
 
 
@@ -187,7 +187,7 @@ def _refuse_another_end(x: Tensor, end: Tensor) -> None:
     if x.is_cuda or torch.equal(x, end):
         return
     apart, size = float((x - end).abs().amax()), float(end.abs().amax())
-    if apart > ROUNDING * torch.finfo(x.dtype).eps * size:
+    if apart > MAY_END_APART * torch.finfo(x.dtype).eps * size:
         raise UsageError(
             f"field: a step that is redone in the backward pass ends {apart / size:.1e} of the state's size from where "
             "it ended in the forward pass, so f is no function of t and y alone: it depends on something outside of it "
