@@ -180,7 +180,9 @@ def compare_gradients(
         of_solver = _of_the_solver(model, solver, allowance)
     rows = [c.row for c in candidates]
     table = Comparison(rows, columns=list(COMPARISON_COLUMNS))
-    table.advice = advice(rows, told, true, lambda: sensitivity_of(model, solver), emulated=emulated)
+    # The tangent of a batch says nothing of one sample's own steps.
+    bounding = ", ".join(("max_step",) if solver.per_sample else ("sees='tangent'", "max_step"))
+    table.advice = advice(rows, told, true, lambda: sensitivity_of(model, solver), bounding, emulated=emulated)
     untimed = [_EMULATED.format(solver.precision)] if emulated else of_time(rows, allowance)
     table.notes = [*_of_the_reference(true, rows), *of_solver, *untimed]
     return table

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from odegrad.advice.candidates import TOO_LOOSE, UNMEASURED
+from odegrad.advice.candidates import REFUSED, TOO_LOOSE, UNMEASURED
 from odegrad.advice.race import Race
+from odegrad.reference.accuracy import UNDECIDED
 from odegrad.reference.allowance import Allowance
 from odegrad.reference.reference import Reference
 
@@ -22,6 +23,7 @@ def advice(
     told: Race | None,
     true: Reference,
     sensitivity: Callable[[], float | None],
+    bounding: str = "sees='tangent', max_step",
     *,
     emulated: bool = False,
 ) -> str:
@@ -37,6 +39,8 @@ def advice(
         What the gradients were held against.
     sensitivity
         Returns by how much naive's gradient changes if every step is halved; asked for only where naive is inaccurate.
+    bounding
+        The solver's options that bound its steps.
     emulated
         Whether times are left out, as the device emulates the field's type.
     """
@@ -52,7 +56,7 @@ def advice(
         return f"{len(accurate)} methods are accurate here, and there was no time to say which of them is the fastest."
     if not good:
         return _nobody(rows, true)
-    return " ".join(filter(None, (_fastest(good, told), _why_not(rows, good, sensitivity))))
+    return " ".join(filter(None, (_fastest(good, told), _why_not(rows, good, sensitivity, bounding))))
 
 
 def of_time(rows: Sequence[Row], allowance: Allowance) -> list[str]:
@@ -68,6 +72,8 @@ def of_time(rows: Sequence[Row], allowance: Allowance) -> list[str]:
 
 
 def _nobody(rows: Sequence[Row], true: Reference) -> str:
+    if all(str(row["verdict"]).startswith(REFUSED) for row in rows):
+        return "No method that was asked for takes this solver; their verdicts say why, and what to take instead."
     if true.gradient is None:
         return (
             f"No method is advised, since no gradient can be held against a reference: {true.reason}. "
@@ -78,7 +84,7 @@ def _nobody(rows: Sequence[Row], true: Reference) -> str:
             "No method is accurate here: those that are exact for the steps that were taken are off because the steps "
             "are too coarse. Tighten rtol and atol, or take smaller steps."
         )
-    if any(str(row["verdict"]).startswith("undecided") for row in rows):
+    if any(str(row["verdict"]).startswith(UNDECIDED) for row in rows):
         return (
             f"No method is surely accurate: the reference is known to {true.error:.1e} only, and no method's error is "
             "surely below what is accurate. Tighten rtol and atol, and look at the model's diagnosis."
@@ -116,7 +122,7 @@ def _tie(told: Race) -> str:
     return f"{told.rounds} rounds do not tell {both} apart: {ratio}"
 
 
-def _why_not(rows: Sequence[Row], good: Sequence[Row], sensitivity: Callable[[], float | None]) -> str:
+def _why_not(rows: Sequence[Row], good: Sequence[Row], sensitivity: Callable[[], float | None], bounding: str) -> str:
     """Return why one of the two ways is wrong where the other one is right."""
     wrong = [row for row in rows if str(row["verdict"]).startswith("inaccurate")]
     replayed = [str(row["gradient"]) for row in wrong if row["exact"]]
@@ -128,7 +134,7 @@ def _why_not(rows: Sequence[Row], good: Sequence[Row], sensitivity: Callable[[],
             f"{replayed[0]} is exact for the steps that were taken, and those steps are wrong for the gradient: the "
             "step control sees the state, which rests, and not the sensitivity (halving every step changes naive's "
             f"gradient by {changed:.0%}). The costate solve controls its own error and is right here. Take "
-            f"{' or '.join(right[:2])}, or bound the steps: sees='tangent', max_step."
+            f"{' or '.join(right[:2])}, or bound the steps: {bounding}."
         )
     if solved and any(row["exact"] for row in good):
         return f"The backward solve of {solved[0]} is off here; what keeps or replays the steps is right."

@@ -74,6 +74,8 @@ class ForwardSensitivity(SharedLoopMethod):
                 "its columns are products with the field's Jacobian, whose rounding in 16 bits no scale undoes; use "
                 "naive or aca, or leave precision out"
             )
+        if solver.only_redone is not None:
+            return solver.only_redone
         if isinstance(solver.scheme, Imex):
             return SPLIT
         if isinstance(solver.scheme, Implicit):
@@ -103,6 +105,8 @@ class ForwardSensitivity(SharedLoopMethod):
 
 class _Columns(SolveNode):
     """Keeps the columns at every output, ``[K, m, d]``."""
+
+    repeats_calls = False
 
     def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], max_columns: int) -> None:
         super().__init__(field, solver, times)
