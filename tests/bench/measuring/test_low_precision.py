@@ -25,7 +25,7 @@ def _counted(run, tmp_path):
 
 
 def test_a_low_field_is_certified_as_it_is(tmp_path):
-    """P6: its rounding is in the error against the float64 reference, none in that against naive with the same field."""
+    """P6: its rounding is in the error against the float64 reference, none in that against naive's low field."""
     low, plain = _counted(LOW, tmp_path / "low"), _counted(RUN, tmp_path / "plain")
     assert plain["gradient_relative_error"] < low["gradient_relative_error"]
     assert abs(low["gradient_relative_error"] - plain["gradient_relative_error"]) > 1e-5
