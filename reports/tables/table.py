@@ -114,7 +114,9 @@ def to_markdown(frame: Source) -> str:
         [[c.text(row) for c in COLUMNS_SHOWN] for row in rows_of(with_spread(frame))],
     )
     failed = [f"* {markdown_text(line)}" for line in failure_lines(failures(frame))]
-    return "\n".join([*lines, "", NOTE, *(["", f"{endings(failures(frame)['status'])}:", "", *failed] if failed else []), ""])
+    return "\n".join(
+        [*lines, "", NOTE, *(["", f"{endings(failures(frame)['status'])}:", "", *failed] if failed else []), ""]
+    )
 
 
 def to_csv(frame: Source) -> str:
