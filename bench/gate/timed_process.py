@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter, process_time
 from typing import Any
 
@@ -41,7 +41,7 @@ except ModuleNotFoundError:  # a base that ends no descendants
     def become_reaper() -> None:
         """Leave orphans to the system."""
 
-    def end_family(pid: int) -> None:
+    def end_family(pid: int, but: Iterable[int] = ()) -> None:
         """Leave the process group to whoever kills it."""
 
 

@@ -69,7 +69,7 @@ class _Server:
     """A running server and what asks it."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(  # noqa: S603
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "odegrad.running.remote"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -48,7 +48,7 @@ class Contender:
 
     @property
     def why_not(self) -> str:
-        """Return why it is not to be taken: runs that did not end ``ok``, or gradients that are not accurate; empty if it is."""
+        """Return why it is not to be taken: runs did not end ``ok``, gradients are not accurate; empty if it is."""
         failed = endings(self.runs["status"])
         if failed:
             return f"{failed}, of {len(self.runs)} run{'s' if len(self.runs) > 1 else ''}"

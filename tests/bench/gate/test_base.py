@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -242,7 +241,7 @@ def test_times_of_a_timed_process_are_told(program):
 def test_interpreter_that_cannot_be_started_is_wrong_use(tmp_path):
     """A file that is no program."""
     (tmp_path / "python").write_text("")
-    with pytest.raises(BaselineError, match="a timed process cannot be started with .*python: "):
+    with pytest.raises(BaselineError, match=r"a timed process cannot be started with .*python: "):
         Side(Environment(str(tmp_path / "python"), tmp_path), threads=1)
 
 

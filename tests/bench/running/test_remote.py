@@ -1,4 +1,4 @@
-"""A run on another host: whatever goes to the server beside a worker, and whatever comes back, is a row or a sentence."""
+"""A run on another host: whatever goes to the server beside a worker, or comes back, is a row or a sentence."""
 
 import json
 import sys
@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import odegrad.running.remote as remote
 from odegrad.errors import InfrastructureError
 from odegrad.processes.asking import KEY
 from odegrad.records.record import Record, Run, Status
+from odegrad.running import remote
 from odegrad.running.remote import answer, measure_row
 from odegrad.running.worker import Worker
 
