@@ -84,7 +84,8 @@ def kill_once(folder, seed):
     assert second.returncode == 0
     assert after.startswith(before), "lost"
     assert sorted(json.loads(line)["seed"] for line in after.splitlines()) == list(range(RUNS)), "lost or repeated"
-    assert list((folder / "tmp").glob("odegrad-*")) == [], "temporary files"
+    assert list((folder / "tmp").iterdir()) == [], "temporary files"
+    assert {path.name for path in (folder / "results").iterdir()} == {RECORDS, "suite.json", ".lock", ".lock-1-of-1"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
