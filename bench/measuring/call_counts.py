@@ -130,6 +130,7 @@ def count_columns(
         counts, solves = counted_iteration(subject, method, solver, tap, sample)
     columns = _calls(counts, method.traits)
     columns |= _systems(counts, method.traits.backward_phase, implicit=solver.implicit)
+    columns |= _explicit_steps(counts, solver)
     columns |= _halves(counts, method.traits.backward_phase, solver)
     columns |= _rows(counts, method.traits.backward_phase, solver)
     columns |= {"event_landings": counts.landings, "event_evaluations": counts.event_evaluations}
@@ -142,8 +143,6 @@ def count_columns(
     # what a replay of outputs inside of steps costs more is no part of the model
     inside = solver.reads_inside_steps and any(len(log.ts) > 2 for log in solves)
     unmodelled = inside and method.traits.exact
-    # nor are Newton's iterations where each sample has its own
-    unmodelled |= solver.per_sample and solver.implicit
     # nor are the products of GMRES, which go by its inner iterations
     unmodelled |= any(cost.steps.work.jacobians > 0 and cost.steps.products == 0 for cost in costs)
     return columns | predicted_columns(method, [] if unmodelled else costs)
@@ -256,6 +255,13 @@ def _systems(counts: Counts, back: str, *, implicit: bool) -> dict[str, object]:
         "linear_solves_backward": backward.solves,
     }
     return columns if implicit else dict.fromkeys(columns)
+
+
+def _explicit_steps(counts: Counts, solver: OneStepSolver) -> Mapping[str, int | None]:
+    """Return the columns of a switching solver's explicit steps; None of others."""
+    work = counts.work.get("forward", ImplicitWork())
+    columns = {"explicit_steps": work.explicit_steps, "explicit_steps_lost": work.explicit_steps_lost}
+    return columns if solver.switches else dict.fromkeys(columns)
 
 
 def _halves(counts: Counts, back: str, solver: OneStepSolver) -> Mapping[str, int | None]:

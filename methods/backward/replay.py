@@ -109,19 +109,25 @@ class ReplayPullback:
         """Return the cotangent of ``start``; and states and costates between the steps, if a tap wants them."""
         ends: list[Tensor] = []
         inside, of_inside = [], []
-        with torch.enable_grad():
-            x = leaf = start.detach().requires_grad_()
-            again = replayed_with_graph(self.field, self.solver, leaf, grid, self.d)
-            for step, (x, ys) in zip(grid, again, strict=True):
-                if self.node.tap is not None:
-                    ends.append(x)
-                if ys is not None:
-                    inside.append(ys)
-                    of_inside.append(self.grads[step.inside])
-        # States between the steps are asked for as inputs: autograd hands out their costates on its way to the start.
-        inner = ends[:-1]
-        inputs = (leaf, *inner, *self.parameters)
-        of_start, *pulled = self.field.pulled_through([x, *inside], inputs, [a, *of_inside])
+        with self.field.replaying() as replay:
+            with torch.enable_grad():
+                x = leaf = start.detach().requires_grad_()
+                again = replayed_with_graph(self.field, self.solver, leaf, grid, self.d)
+                for step, (x, ys) in zip(grid, again, strict=True):
+                    if self.node.tap is not None:
+                        ends.append(x)
+                    if ys is not None:
+                        inside.append(ys)
+                        of_inside.append(self.grads[step.inside])
+            # States between the steps are asked for as inputs: autograd hands out their costates on the way to the
+            # start.
+            inner = ends[:-1]
+            inputs = (leaf, *inner, *self.parameters)
+            outputs, of_outputs = [x, *inside], [a, *of_inside]
+            if len(grid) == 1:
+                of_start, *pulled = self.field.pulled_through_replay(outputs, inputs, of_outputs, replay)
+            else:
+                of_start, *pulled = self.field.pulled_through(outputs, inputs, of_outputs)
         self._add(pulled[len(inner) :])
         # Each is reached, by the step from it if by nothing else.
         costates = cast("list[Tensor]", [of_start, *pulled[: len(inner)]])

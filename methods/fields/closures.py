@@ -65,12 +65,28 @@ class Known:
         stood; and that is found within six calls.
         """
         left = self._left.get(shape, 0)
-        if not left and len(self._left) >= _MAX_SHAPES:
-            self._left.clear()
-        self._left[shape] = left - 1 if left else BETWEEN
+        self._note(shape, left - 1 if left else BETWEEN)
         return not left
 
-    def refuse_others(self, outputs: Sequence[Tensor], also: Sequence[Tensor], named: Callable[[Tensor], str]) -> None:
+    def is_new(self, shape: Hashable) -> bool:
+        """Return whether no graph of this ``shape`` has been asked about."""
+        if shape in self._left:
+            return False
+        self._note(shape, 0)
+        return True
+
+    def _note(self, shape: Hashable, left: int) -> None:
+        if shape not in self._left and len(self._left) >= _MAX_SHAPES:
+            self._left.clear()
+        self._left[shape] = left
+
+    def refuse_others(
+        self,
+        outputs: Sequence[Tensor],
+        also: Sequence[Tensor],
+        named: Callable[[Tensor], str],
+        until: Iterable[object] = (),
+    ) -> None:
         """Raise if the graph of ``outputs`` reaches a leaf that is neither trained nor in ``also``.
 
         A method that solves without a graph would silently give such a leaf no gradient. A leaf that the field has made
@@ -84,6 +100,8 @@ class Known:
             Times and states of the calls.
         named
             Says in words where the field has a tensor from.
+        until
+            Nodes behind which nothing is looked for.
 
         Raises
         ------
@@ -91,7 +109,7 @@ class Known:
             If there is such a leaf.
         """
         # No name for a leaf here: it would count as somebody who holds it.
-        for node in _accumulating(outputs, self._ends.copy()):
+        for node in _accumulating(outputs, self._ends.union(until)):
             if id(node.variable) in self._trained:
                 self._ends.add(node)
             elif _is_lost(node.variable, also):

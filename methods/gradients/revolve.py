@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -22,6 +22,7 @@ from odegrad.methods.backward.checkpointing import (
 from odegrad.methods.backward.costs import (
     forward_calls,
     graph_of_steps,
+    implicit_among,
     kept_vectors,
     pullback_peak,
     redone_calls,
@@ -32,7 +33,7 @@ from odegrad.methods.backward.costs import (
     with_systems,
 )
 from odegrad.methods.backward.per_sample.checkpoints import CheckpointedRowsNode
-from odegrad.methods.backward.per_sample.cost import bytes_of_replay, replayed_calls, widths
+from odegrad.methods.backward.per_sample.cost import bytes_of_replay, ranks, replayed_calls, widths
 from odegrad.methods.backward.replay import ReplayPullback
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.backward.tappable import TappableRowsMethod
@@ -97,25 +98,22 @@ class Revolve(TappableRowsMethod):
         newton = solved_calls(steps, again)
         backward = redone_calls(steps, again) + replay_calls(steps) + stage_calls(steps) + steps.carried
         predicted = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
-        return with_systems(predicted, steps, n + len(again), newton + steps.work.newton)
+        redone = steps.implicit_accepted + implicit_among(steps, again)
+        return with_systems(predicted, steps, redone, newton + steps.work.newton)
 
     def _calls_of_ranks(self, steps: StepCounts, rounds: RowCounts) -> Calls:
         """Return the calls where a step is a rank of all samples."""
-        n, once = max(rounds.steps), replayed_calls(steps, rounds)
+        which = ranks(rounds)
+        n = len(which)
         again = advanced(reversal(n, online_checkpoints(n, self.checkpoints), self.checkpoints))
-        s = steps.evaluations
-        return replace(
-            once,
-            backward=once.backward + s * len(again),
-            backward_rows=once.backward_rows + s * widths(rounds, again),
-        )
+        return replayed_calls(steps, rounds, which=which, again=[which[j] for j in again])
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
         if steps.rounds is not None:
             n = max(steps.rounds.steps)
-            ranks = {*online_checkpoints(n, self.checkpoints), n - 1} - {0}
-            return bytes_of_replay(steps, sizes, widths(steps.rounds, ranks))
+            kept_ranks = {*online_checkpoints(n, self.checkpoints), n - 1} - {0}
+            return bytes_of_replay(steps, sizes, widths(steps.rounds, kept_ranks))
         n, chosen = steps.accepted, online_checkpoints if steps.adaptive else offline_checkpoints
         kept = {*chosen(n, self.checkpoints), n - 1} - {0}
         saved = (kept_vectors(steps, len(kept) + 1) + sizes.outputs) * sizes.state_bytes

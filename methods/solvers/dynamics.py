@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import repeat
 from operator import is_
 from typing import Any, Protocol
@@ -16,8 +17,10 @@ from odegrad.methods.fields.callbacks import StepCallbacks
 from odegrad.methods.fields.closures import Known, explained, nodes_made
 from odegrad.methods.fields.draws import Draws, torch_sources
 from odegrad.methods.fields.held import Held
+from odegrad.methods.fields.memory import refuse_memory
+from odegrad.methods.fields.passing import PassesCalls
 from odegrad.methods.fields.surroundings import Autocast, with_second_derivatives
-from odegrad.states import Layout, mapped
+from odegrad.states import Layout, mapped, sent_to
 
 TRIAL = -1
 """The stage of an f call that belongs to no step: the trial that chooses the first step."""
@@ -55,6 +58,17 @@ class Dynamics(Protocol):
     def norm(self, x: Tensor) -> Tensor:
         """Return the error norm of ``x [d]``, a 0-d tensor."""
         ...
+
+
+@dataclass
+class Replay:
+    """Calls of f that redo steps with a graph: how many nodes there were before, and the last call."""
+
+    nodes_before: float
+    dy: Tensor | None = None
+    """What it returned."""
+    y: Tensor | None = None
+    """The state that it was given."""
 
 
 class FlatField:
@@ -101,6 +115,8 @@ class FlatField:
         self._after: Draws | None = None
         self._made: float = 0
         """How many nodes there were before the last call."""
+        self.replay: Replay | None = None
+        """The replay of steps that is under way."""
 
     def refuse_closures_at_first_call(self, trained: Sequence[Tensor]) -> None:
         """Let the next ``write`` check that the field depends on no trained tensor beside ``trained``."""
@@ -137,6 +153,37 @@ class FlatField:
         except RuntimeError as error:
             raise explained(error) from error
 
+    @contextmanager
+    def replaying(self) -> Iterator["Replay"]:
+        """Note the calls inside, which redo steps; the graph that they make is pulled back inside too."""
+        self.replay = Replay(nodes_made())
+        try:
+            yield self.replay
+        finally:
+            self.replay = None
+
+    def pulled_through_replay(
+        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor], replay: "Replay"
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients by ``inputs`` of what a replay of steps has made; raises what ``pulled_through`` does.
+
+        A graph of a new shape is walked whole; of every other one the last call, which is one of the six or so of a
+        step: what takes the place of a constant in the calls of a step is seen in each of them.
+        """
+        made = nodes_made() - replay.nodes_before
+        try:
+            pulled = torch.autograd.grad(outputs, inputs, grads, allow_unused=True)
+        except RuntimeError as error:
+            self.refuse_closures(outputs, inputs)
+            raise explained(error) from error
+        if self.known is None:
+            return pulled
+        if replay.dy is None or replay.y is None or self.known.is_new((made, *map(is_, pulled, _NONE))):
+            self.refuse_closures(outputs, inputs)
+        else:
+            self.known.refuse_others([replay.dy], (*inputs, replay.y), self._named, (replay.y.grad_fn,))
+        return pulled
+
     def pulled_through_last(self, dy: Tensor, inputs: Sequence[Tensor], a: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by ``inputs`` of ``dy``, which the last call has returned, along ``a``.
 
@@ -164,6 +211,8 @@ class FlatField:
         dy = self.layout.flatten(tuple(self.layout.parts_of(self._call(time, self.layout.unflatten(y), held))))
         if self._unchecked and torch.is_grad_enabled():
             self.refuse_unchecked(dy, time, y)
+        if self.replay is not None:
+            self.replay.dy, self.replay.y = dy, y
         return dy
 
     def refuse_unchecked(self, dy: Tensor, *known: Tensor) -> None:
@@ -244,6 +293,33 @@ class FlatField:
         if self._after is not None:
             self._after.set()
 
+    def refuse_memory(self, call: Callable[[], Tensor]) -> None:
+        """Raise if the field, asked twice by ``call``, does not give the same, and has written to itself in the solve.
+
+        Raises
+        ------
+        UsageError
+            If so: a pull-back that calls it again is that of another field.
+        """
+        if self.held is not None and self.held.written:
+            with self.undisturbed():
+                refuse_memory(self.field, self.held, call, self.unheard)
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Call the user's field itself inside, past whoever counts or watches its calls."""
+        outer, of_field = self.field, self._of_field
+        inner = outer
+        while isinstance(inner, PassesCalls):
+            inner = inner.inner
+        self.field = inner
+        if of_field is outer:
+            self._of_field = inner
+        try:
+            yield
+        finally:
+            self.field, self._of_field = outer, of_field
+
     def undisturbed(self) -> AbstractContextManager[None]:
         """Put the field's buffers (running statistics) back at the end: for calls that repeat earlier ones."""
         return buffers_as_they_were(self.field)
@@ -313,6 +389,12 @@ class FlatField:
             t = self.sides.get(t, t)
         # full() is filled on the device; tensor() would copy from the host and make it wait.
         return torch.full((), t, dtype=self.layout.dtype, device=self.layout.device)
+
+    def times(self, ts: Sequence[float]) -> Sequence[Tensor]:
+        """Return many times as the field sees them, in one copy."""
+        seen = [self.sides.get(t, t) for t in ts] if self.sides else ts
+        found = torch.tensor(seen, dtype=torch.float64)
+        return sent_to(self.layout.device, found, self.layout.dtype).unbind(0)
 
 
 class HalfField(FlatField):

@@ -74,6 +74,10 @@ def _bare_pull(_field, outputs, inputs, grads, *, keep=False):
     return torch.autograd.grad(outputs, inputs, grads, retain_graph=keep, allow_unused=True)
 
 
+def _bare_pull_replay(_field, outputs, inputs, grads, _replay):
+    return torch.autograd.grad(outputs, inputs, grads, allow_unused=True)
+
+
 def _bare_pull_last(_field, dy, inputs, a):
     return torch.autograd.grad([dy], inputs, [a], allow_unused=True)
 
@@ -99,6 +103,7 @@ def without_checks():
             (node.SolveNode, "_find_trained", _bare_search),
             (node, "_Solve", _Bare),
             (dynamics.FlatField, "pulled_through", _bare_pull),
+            (dynamics.FlatField, "pulled_through_replay", _bare_pull_replay),
             (dynamics.FlatField, "pulled_through_last", _bare_pull_last),
         ):
             stack.enter_context(mock.patch.object(place, name, instead))

@@ -107,3 +107,16 @@ def test_of_one_shape_every_sixth_graph_is_walked_and_of_a_new_one_the_first():
     assert known.is_due("b")
     assert not known.is_due("b")
     assert all(known.is_due(("one of many", n)) for n in range(200))
+
+
+@pytest.mark.parametrize("name", ["aca", "revolve"])
+@pytest.mark.parametrize("step", range(4))
+def test_what_takes_the_place_of_a_constant_is_found_in_whatever_step_it_does(net, start, name, step):
+    """The number of nodes is the same then, and of a step that is like another one the last call alone is walked."""
+    solver = make_solver("rk4", num_steps=4)
+    solved = []
+    field, _ = _field(net, "for a constant", lambda _n, t: bool(solved) and step / 4 < t <= (step + 1) / 4)
+    ys = build_gradient(name)(field, solver, start(), torch.tensor([0.0, 1.0], dtype=torch.float64))
+    solved.append(field.calls)
+    with pytest.raises(UsageError, match="reached through a closure"):
+        torch.autograd.grad(ys[-1].sum(), [*field.first.parameters()])
