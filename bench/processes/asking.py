@@ -14,7 +14,7 @@ from odegrad.processes.deaths import death
 from odegrad.processes.framing import KEY_BYTES, REPLY_BYTES
 from odegrad.records.record import Status
 
-KEY = "key"
+QUESTION_KEY = "key"
 """What a question and its answer share; drawn anew for every question."""
 
 END_SECONDS = 10.0
@@ -45,7 +45,7 @@ class Asker:
         self._keys.append(key)
         if self._process.stdin is None:
             raise InfrastructureError(f"{self._what} has no standard input")
-        line = memoryview(json.dumps({**request, KEY: key}).encode() + b"\n")
+        line = memoryview(json.dumps({**request, QUESTION_KEY: key}).encode() + b"\n")
         try:
             while line:
                 line = line[os.write(self._process.stdin.fileno(), line) :]
@@ -69,7 +69,7 @@ class Asker:
             found = json.loads(line)
         except (ValueError, RecursionError):
             found = None
-        if not isinstance(found, dict) or found.pop(KEY, None) != key:
+        if not isinstance(found, dict) or found.pop(QUESTION_KEY, None) != key:
             raise UsageError(f"{self._what} wrote what is no answer: {bytes(line[:80])!r}")
         return found
 

@@ -25,7 +25,7 @@ WATCH_SECONDS = 0.2
 BASE_BYTES = 2**30
 """What a process may hold beside its memory limit: Python, torch and the libraries under it."""
 
-MOST_PROCESSES = 1000
+MAX_PROCESSES = 1000
 """How many processes one run may have at a time."""
 
 OUTPUT_BYTES = 2**16
@@ -137,8 +137,8 @@ def _over(watch: Watch, begin: float) -> Reply | None:
     if watch.memory_bytes is not None and watch.resident_bytes > watch.memory_bytes + BASE_BYTES:
         message = f"stopped because the process and its children held {watch.resident_bytes} bytes"
         return Reply(Status.OUT_OF_MEMORY, message, seconds=seconds)
-    if watch.processes > MOST_PROCESSES:
-        message = f"stopped because it had started more than {MOST_PROCESSES} processes"
+    if watch.processes > MAX_PROCESSES:
+        message = f"stopped because it had started more than {MAX_PROCESSES} processes"
         return Reply(Status.ERROR, message, seconds=seconds)
     return None
 

@@ -25,7 +25,7 @@ from odegrad.processes.deaths import oom_kills
 from odegrad.processes.framing import KEY_BYTES, Receiver
 from odegrad.processes.groups import group_of_call
 from odegrad.processes.link import Call, Listener, serve
-from odegrad.processes.listening import BASE_BYTES, MOST_PROCESSES, Reply, Watch, listen, tail_of
+from odegrad.processes.listening import BASE_BYTES, MAX_PROCESSES, Reply, Watch, listen, tail_of
 from odegrad.processes.reaping import end_family, end_orphans
 from odegrad.records.record import Status
 from odegrad.records.temporary import clean_up, own_prefix, temporary_folder
@@ -92,7 +92,7 @@ def call_in_process(
     limit = None if call.memory_bytes is None else call.memory_bytes + BASE_BYTES
     with (
         tempfile.NamedTemporaryFile(prefix=own_prefix(os.getpid())) as output,
-        group_of_call(limit, MOST_PROCESSES + 4 * call.threads) as group,
+        group_of_call(limit, MAX_PROCESSES + 4 * call.threads) as group,
     ):
         receiver, sender = _context.Pipe(duplex=False)
         started = replace(call, output=output.name, group="" if group is None else str(group.path))

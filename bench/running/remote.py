@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from odegrad.errors import InfrastructureError, OdegradError
-from odegrad.processes.asking import KEY, Asker
+from odegrad.processes.asking import QUESTION_KEY, Asker
 from odegrad.processes.deaths import memory_share
 from odegrad.processes.process import ALLOCATOR, prepare
 from odegrad.records.lines import fault_of_record
@@ -116,17 +116,17 @@ def answer(line: str, circumstances: dict[str, object]) -> dict[str, object]:
     try:
         job = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return {"refused": f"the job is not JSON ({type(error).__name__}: {error})", KEY: None}
+        return {"refused": f"the job is not JSON ({type(error).__name__}: {error})", QUESTION_KEY: None}
     if not isinstance(job, dict):
-        return {"refused": f"expected a job as an object, got {type(job).__name__}", KEY: None}
+        return {"refused": f"expected a job as an object, got {type(job).__name__}", QUESTION_KEY: None}
     for name, kind in _FORM.items():
         if not isinstance(job.get(name), kind):
             told = f"{name}: expected {kind.__name__}, got {type(job.get(name)).__name__}"
-            return {"refused": told, KEY: job.get(KEY)}
+            return {"refused": told, QUESTION_KEY: job.get(QUESTION_KEY)}
     try:
-        return {"row": _row(job, circumstances), KEY: job.get(KEY)}
+        return {"row": _row(job, circumstances), QUESTION_KEY: job.get(QUESTION_KEY)}
     except (OdegradError, TypeError, ValueError, KeyError) as error:  # of another odegrad's form
-        return {"refused": f"{type(error).__name__}: {error}", KEY: job.get(KEY)}
+        return {"refused": f"{type(error).__name__}: {error}", QUESTION_KEY: job.get(QUESTION_KEY)}
 
 
 def _row(job: Mapping[str, Any], circumstances: dict[str, object]) -> dict[str, object]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odegrad.errors import InfrastructureError
-from odegrad.processes.asking import KEY
+from odegrad.processes.asking import QUESTION_KEY
 from odegrad.records.record import Record, Run, Status
 from odegrad.running import remote
 from odegrad.running.remote import answer, measure_row
@@ -17,7 +17,7 @@ from odegrad.running.worker import Worker
 
 RUN = Run("s", "linear", "tiny", "ok", "adam", "rk4", 0, 1e-3, 1e-3, 1)
 SETTINGS = {k: v for k, v in Worker(("second",), "fake_passes:run_pass").__dict__.items() if k != "stop"}
-JOB = {"run": RUN.to_dict(), "worker": SETTINGS, "preload": [], "neighbours": 1, KEY: "k"}
+JOB = {"run": RUN.to_dict(), "worker": SETTINGS, "preload": [], "neighbours": 1, QUESTION_KEY: "k"}
 ROW = Record(RUN, Status.OK, "", {"nfe_forward": 3}).to_row()
 PLAIN = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
 
@@ -39,14 +39,14 @@ def test_what_is_no_job_is_refused(measured, line):
     """With the key of the question where it has one."""
     found = answer(line, {})
     assert found["refused"]
-    assert found[KEY] == ("k" if '"k"' in line else None)
+    assert found[QUESTION_KEY] == ("k" if '"k"' in line else None)
 
 
 def test_a_job_has_its_row(measured):
     """With the circumstances, which are found once."""
     circumstances = {}
     found = answer(json.dumps(JOB), circumstances)
-    assert found == {"row": Record(RUN, Status.OK, "", {}, {"cpu": "x"}).to_row(), KEY: "k"}
+    assert found == {"row": Record(RUN, Status.OK, "", {}, {"cpu": "x"}).to_row(), QUESTION_KEY: "k"}
     assert circumstances == {"cpu": "x"}
 
 
@@ -104,7 +104,7 @@ def serving(monkeypatch):
 def test_whatever_a_server_answers_is_a_row_or_the_machines_failure(serving, body):
     """Nothing of it is taken for a row, and the next job has a server again."""
     serving(body)
-    job = {name: value for name, value in JOB.items() if name != KEY}
+    job = {name: value for name, value in JOB.items() if name != QUESTION_KEY}
     for _ in range(2):
         with pytest.raises(InfrastructureError, match=ANSWERS[body]):
             measure_row(job)
@@ -113,6 +113,6 @@ def test_whatever_a_server_answers_is_a_row_or_the_machines_failure(serving, bod
 def test_rows_of_a_server_are_handed_on(serving):
     """One after the other, by one server."""
     serving("say(row=ROW, key=key)")
-    job = {name: value for name, value in JOB.items() if name != KEY}
+    job = {name: value for name, value in JOB.items() if name != QUESTION_KEY}
     assert [measure_row(job), measure_row(job)] == [ROW, ROW]
     assert len(remote._servers) == 1

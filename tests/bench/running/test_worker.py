@@ -171,7 +171,7 @@ def zombie(pid):
 
 def test_a_run_may_not_start_processes_without_end(make_worker, make_run, tmp_path, monkeypatch):
     """Beyond the limit it ends, with all of them; what only sleeps holds no memory that would end it."""
-    monkeypatch.setattr("odegrad.processes.listening.MOST_PROCESSES", 20)
+    monkeypatch.setattr("odegrad.processes.listening.MAX_PROCESSES", 20)
     record = measure(make_worker(timeout=30), make_run("forks", file=str(tmp_path / "pids")))
     assert (record.status, record.message) == (
         Status.ERROR, "second pass: stopped because it had started more than 20 processes",
