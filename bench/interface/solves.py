@@ -22,13 +22,18 @@ from odegrad.registry import build_gradient
 from odegrad.states import mapped
 
 
-class EventSolution(NamedTuple):
-    """Where a solve has ended at an event."""
-
+class _TimeAndSolution(NamedTuple):
     event_t: Tensor
     """Its time, 0-d."""
     solution: State
     """The states ``[2, *state]``, or a tuple of such, at the start and just before the event."""
+
+
+class EventSolution(_TimeAndSolution):
+    """Where a solve has ended at an event: time and solution, as in torchdiffeq."""
+
+    found: bool = True
+    """False where there was no event up to ``t_max``, at which the solve has ended then."""
 
 
 def odeint(
@@ -175,7 +180,9 @@ def _until(
         )
     event = event_fn if isinstance(event_fn, Event) else Event(event_fn, differentiated=False)
     end = until_over_jumps(ending_at_events(found), field, solver, y0, t[0], event, jumps, reverse=way < start)
-    return EventSolution(end.time, end.states)
+    solution = EventSolution(end.time, end.states)
+    solution.found = end.found
+    return solution
 
 
 def odeint_adjoint(
