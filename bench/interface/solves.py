@@ -241,6 +241,7 @@ def odeint_adjoint(
             "adjoint_options: expected norm = 'seminorm', or a function of the backward state (t, y, adj_y, "
             f"*adj_params), got {norm if isinstance(norm, str) else type(norm).__name__}; leave it out for ours"
         )
+    adjoint_rtol, adjoint_atol = _number("adjoint_rtol", adjoint_rtol), _number("adjoint_atol", adjoint_atol)
     given: dict[str, Scalar | None] = {"rtol": adjoint_rtol, "atol": adjoint_atol, "solver": adjoint_method}
     if extra:
         given = {}
@@ -261,6 +262,15 @@ def odeint_adjoint(
             )
         )
     return _solved(found, field, y0, t, _Told(method, rtol, atol, options), event_fn, jumps)
+
+
+def _number(name: str, value: object) -> float | None:
+    """Return a tolerance of the backward solve, a number or None."""
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if plain is not None and (isinstance(plain, bool) or not isinstance(plain, (int, float))):
+        got = f"a tensor of shape {tuple(plain.shape)}" if isinstance(plain, Tensor) else type(plain).__name__
+        raise UsageError(f"{name}: expected one number or None, got {got}; give the least of them")
+    return plain
 
 
 def _backward_options(options: Mapping[str, object]) -> Mapping[str, object]:

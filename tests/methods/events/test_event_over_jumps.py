@@ -170,7 +170,9 @@ def test_an_event_with_its_own_settings():
     assert not odegrad.odeint_event(Decay(), ONE, number(0.0), event_fn=event).found
     with pytest.raises(UsageError, match="got an Event, which holds these itself; give them to the Event"):
         odegrad.odeint_event(Decay(), ONE, number(0.0), event_fn=event, direction=1)
-    with pytest.raises(UsageError, match="event_fn: expected a function of time and state, or an nn.Module, got Event"):
+    with pytest.raises(
+        UsageError, match=r"event_fn: expected a function of time and state, or an nn\.Module, got Event"
+    ):
         Event(event)
     with pytest.raises(UsageError, match="required: expected True without t_max, got False"):
         odegrad.odeint_event(Decay(), ONE, number(0.0), event_fn=Level(0.45), required=False)
