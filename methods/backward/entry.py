@@ -42,6 +42,7 @@ from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
+from odegrad.methods.solvers.switching.scheme import Switching
 from odegrad.methods.solvers.times import checked_times, outputs_depend_on_time, start_depends_on_time
 from odegrad.states import Layout
 
@@ -243,7 +244,7 @@ def _told(field: FlatField, solver: OneStepSolver) -> FlatField:
     """Return ``field``, told of its callbacks and of what ``solver`` asks of each number of its state."""
     field.callbacks = StepCallbacks.of(field.field, field.layout)
     if solver.tolerances is not None:
-        if isinstance(solver.scheme, Implicit):
+        if isinstance(solver.scheme, Implicit | Switching):
             raise UnsupportedError(
                 f"rtol, atol: solver {solver.name} is implicit, and its Newton iteration has one tolerance for all "
                 "numbers; give one number each, or use dopri5"

@@ -1,5 +1,6 @@
 """Step-size control: the first step and the next, as torchdiffeq chooses them."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -52,13 +53,17 @@ class Controller:
         if self.control not in ("elementary", "pi", "pi34"):
             raise UsageError(f"control: expected 'elementary', 'pi' or 'pi34', got {self.control!r}")
 
-    def error_ratio(self, dynamics: Dynamics, error: Tensor, y: Tensor, y_next: Tensor) -> float:
+    def error_ratio(self, dynamics: Dynamics, error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
         """Return the norm of ``error / (atol + rtol max(|y|, |y_next|))``; the step is good if it is at most 1.
 
-        All tensors are ``[d]``. This is the one read of the device per attempted step.
+        All tensors are ``[d]``, and the norm a number that has not been read from the device.
         """
         # The larger of both ends: else a state that passes through zero would be held to the absolute tolerance alone.
-        return float(dynamics.norm(error / self._scale(dynamics, torch.maximum(y.abs(), y_next.abs()))))
+        return dynamics.norm(error / self._scale(dynamics, torch.maximum(y.abs(), y_next.abs())))
+
+    def for_explicit(self) -> "Controller":
+        """Return the same control of explicit steps: elementary where the gains are for implicit ones."""
+        return dataclasses.replace(self, control="elementary") if self.control == "pi34" else self
 
     def _scale(self, dynamics: Dynamics, size: Tensor) -> Tensor:
         """Return ``atol + rtol size``, ``[d]``, in the place of ``size``."""

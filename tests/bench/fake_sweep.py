@@ -10,6 +10,7 @@ from odegrad.records.store import Store, SuiteIdentity
 from odegrad.running.local import LocalExecutor
 from odegrad.running.progress import LogLines
 from odegrad.running.runner import missing, sweep
+from odegrad.running.tally import Tally
 from odegrad.running.worker import Worker
 
 RUNS = 6
@@ -24,7 +25,7 @@ def main():
     executor = LocalExecutor((Worker(("second",), "fake_passes:run_pass"),))
     with Store(Path(sys.argv[1]), SuiteIdentity("fake", "abc")) as store:
         todo = missing(runs, store.statuses())
-        outcome = sweep(runs, todo, store, executor, LogLines(len(runs)))
+        outcome = sweep(runs, todo, store, executor, LogLines(Tally(runs)))
     print(outcome.measured)
     sys.exit(130 if outcome.interrupted else 0)
 

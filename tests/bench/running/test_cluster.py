@@ -31,6 +31,7 @@ from odegrad.records.store import Store, SuiteIdentity
 from odegrad.running.cluster import DaskExecutor, at_address, on_this_machine, slurm_cluster
 from odegrad.running.progress import LogLines
 from odegrad.running.runner import missing, sweep
+from odegrad.running.tally import Tally
 from odegrad.running.worker import Worker
 
 HERE = Path(__file__).parents[1]
@@ -95,13 +96,13 @@ def cluster(worker, tmp_path):
 class KillAt(LogLines):
     """Kills ``process`` once ``number`` runs have ended."""
 
-    def __init__(self, total, number, process):
-        super().__init__(total)
+    def __init__(self, runs, number, process):
+        super().__init__(Tally(runs))
         self.number, self.process = number, process
 
     def finished(self, record):
         super().finished(record)
-        if self.done == self.number:
+        if self.tally.done == self.number:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
 
@@ -118,7 +119,7 @@ def test_every_run_has_its_record(worker, make_run, tmp_path):
     before = {name: os.environ.get(name) for name in ALLOCATOR}
     runs = [make_run(), make_run("segfaults"), make_run("diverges"), make_run("machine_fails"), make_run(seed=2)]
     with Store(tmp_path, FAKE) as store, on_this_machine(2, "cpu", worker) as executor:
-        outcome = sweep(runs, runs, store, executor, LogLines(len(runs)))
+        outcome = sweep(runs, runs, store, executor, LogLines(Tally(runs)))
     records = {record.run: record for record in map(Record.from_row, rows_of(tmp_path))}
     expected = [Status.OK, Status.ERROR, Status.DIVERGED, Status.INFRASTRUCTURE, Status.OK]
     assert [records[run].status for run in runs] == expected
@@ -133,7 +134,7 @@ def test_killed_worker_costs_nothing(cluster, worker, make_run, tmp_path):
     runs = [make_run("interval", seed=seed) for seed in range(12)]
     with Store(tmp_path / "results", FAKE) as store, at_address(cluster.address, worker) as executor:
         executor.client.wait_for_workers(2, timeout=WAIT_SECONDS)
-        outcome = sweep(runs, runs, store, executor, KillAt(len(runs), 3, cluster.workers[0]))
+        outcome = sweep(runs, runs, store, executor, KillAt(runs, 3, cluster.workers[0]))
     assert outcome.statuses == {Status.OK: 12}
     assert Counter(row["seed"] for row in rows_of(tmp_path / "results")) == dict.fromkeys(range(12), 1)
 
@@ -165,12 +166,12 @@ def test_killed_scheduler_loses_no_record(cluster, worker, make_run, tmp_path, m
     folder = tmp_path / "results"
     with Store(folder, FAKE) as store, pytest.raises(InfrastructureError, match=r"scheduler has gone; every fin"):  # noqa: SIM117
         with at_address(cluster.address, worker) as executor:
-            sweep(runs, runs, store, executor, KillAt(len(runs), 3, cluster.scheduler))
+            sweep(runs, runs, store, executor, KillAt(runs, 3, cluster.scheduler))
     before = (folder / RECORDS).read_bytes()
     assert before.count(b"\n") >= 3
     with Store(folder, FAKE) as store, on_this_machine(1, "cpu", worker) as executor:
         todo = missing(runs, store.statuses())
-        sweep(runs, todo, store, executor, LogLines(len(todo)))
+        sweep(runs, todo, store, executor, LogLines(Tally(todo)))
     assert (folder / RECORDS).read_bytes().startswith(before)
     assert Counter(row["seed"] for row in rows_of(folder)) == dict.fromkeys(range(12), 1)
 
