@@ -21,7 +21,7 @@ UNTIL_REFERENCE, UNTIL_OBSERVED = 0.3, 0.5
 """Of the time that a diagnosis may take: when the reference ends, and behind which no gradient begins."""
 UNOBSERVED = "not observed"
 """What stands for an error for which there was no time."""
-REFUSED = "refused"
+METHOD_REFUSES = "refused"
 """What stands for the error of a method that cannot do a solve of the loss."""
 
 
@@ -82,7 +82,7 @@ def _error_of(
         with warnings.catch_warnings(action="ignore", category=InaccurateGradientWarning):
             found = subject.gradient(solve_with(method, solver))
     except UnsupportedError as error:
-        return None, f"{REFUSED}: {str(error).splitlines()[0]}"
+        return None, f"{METHOD_REFUSES}: {str(error).splitlines()[0]}"
     except (OdegradError, RuntimeError) as error:
         return None, str(error).splitlines()[0]
     if not bool(torch.isfinite(found).all()):

@@ -7,7 +7,7 @@ import torch
 
 from odegrad.contracts import Problem
 from odegrad.diagnosis.first_solve import first_solve
-from odegrad.diagnosis.observation import REFUSED, observe
+from odegrad.diagnosis.observation import METHOD_REFUSES, observe
 from odegrad.diagnosis.outcomes import Growth, outcome_of
 from odegrad.reference.allowance import Allowance, in_silence
 from odegrad.reference.subject import of_problem
@@ -40,6 +40,6 @@ def test_methods_that_refuse_events_are_not_safe() -> None:
     found = [outcome_of(each, seen.true, grown, {}, 1e-2, torch.float32) for each in seen.methods]
     assert found[0].verdict == "safe"
     for outcome in found[1:]:
-        assert outcome.verdict.startswith(f"{REFUSED}: event_fn: solver ")
+        assert outcome.verdict.startswith(f"{METHOD_REFUSES}: event_fn: solver ")
         assert "it has no dense output" in outcome.verdict
         assert (outcome.observed, outcome.safe_rtol) == (None, 0.0)

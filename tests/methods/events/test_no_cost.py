@@ -44,7 +44,7 @@ class Field(nn.Module):
 
 
 def measured(solve):
-    """Return the operators of a solve and its pull-back, the bytes of each tensor that it keeps, and the bits of the gradient."""
+    """Return the operators of a solve and its pull-back, the bytes of each tensor that it keeps, and the gradient."""
     field, kept = Field(), []
 
     def keep(x):
