@@ -72,6 +72,30 @@ class RowSteps:
         return numbers[:-1], numbers[-1][:, None]
 
 
+@dataclass(frozen=True)
+class ReadInside:
+    """Outputs that are read inside of steps, as ``[m]`` each."""
+
+    rows: HostIntegers
+    """Of which of the steps."""
+    outputs: HostIntegers
+    thetas: HostFloats
+    """Where they lie in the steps, as fractions of these."""
+
+    @classmethod
+    def none(cls) -> "ReadInside":
+        """Return that there are none."""
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.rows)
+
+    def before(self, theta: float, steps: int) -> HostIntegers:
+        """Return how many outputs lie before ``theta`` in each of so many ``steps``."""
+        return np.bincount(self.rows[self.thetas < theta], minlength=steps)
+
+
 class RowStages:
     """The stages ``k [s, rows, n]`` of a step and their combinations: with or without a graph the same bits."""
 
@@ -80,11 +104,13 @@ class RowStages:
         self.buffer = StageBuffer(tableau, like)
         self.k = self.buffer.k.view(tableau.stages, *like.shape)
         self.h = like.new_zeros((len(like), 1))
+        self._sizes = np.zeros(len(like))
         self._only = 0.0
 
     def set_sizes(self, h: Tensor, known: HostFloats) -> None:
         """Take the step sizes ``h [rows, 1]``, which the host knows too."""
         self.h = h
+        self._sizes = known
         self._only = float(known[0])
 
     def combine(self, y: Tensor, row: int) -> Tensor:
@@ -108,6 +134,20 @@ class RowStages:
             return self.buffer.error(self._only)[None]
         error = torch.mv(self.buffer.k.t(), self.buffer.weights.error)  # type: ignore[arg-type]
         return error.view_as(self.k[0]).mul_(self.h)
+
+    def dense_weights(self, inside: ReadInside) -> Tensor:
+        """Return ``h b_i(theta)`` of the continuous extension, ``[s, m, 1]``."""
+        powers = inside.thetas[:, None] ** np.arange(1, len((self.tableau.dense or [[]])[0]) + 1)
+        weights = np.asarray(self.tableau.dense) @ powers.T * self._sizes[inside.rows]
+        return sent_to(self.k.device, torch.from_numpy(weights), self.k.dtype)[..., None]
+
+    def dense(self, y: Tensor, inside: ReadInside) -> Tensor:
+        """Return the continuous extension ``[m, n]`` from ``y [rows, n]``."""
+        if len(self.h) == 1:
+            return self.buffer.dense(y[0], self._only, inside.thetas.tolist())
+        rows = sent_to(y.device, torch.from_numpy(inside.rows))
+        moved = self.k.index_select(1, rows).mul_(self.dense_weights(inside)).sum(0)
+        return moved.add_(y.index_select(0, rows))
 
     def polynomial(self, y: Tensor) -> Tensor:
         """Return the coefficients ``[q + 1, rows, n]`` of the continuous extension in powers of theta.
@@ -163,6 +203,10 @@ class RowStepper(Protocol):
 
     def error(self) -> Tensor:
         """Return the estimates of the last steps' errors, ``[rows, n]``."""
+        ...
+
+    def dense(self, y: Tensor, inside: ReadInside) -> Tensor:
+        """Return the states ``[m, n]`` inside of the last steps from ``y [rows, n]``."""
         ...
 
     def polynomial(self, y: Tensor) -> Tensor:
@@ -238,6 +282,10 @@ class PlainRowStepper:
         """Return the estimates of the last steps' errors, ``[rows, n]``."""
         return self.stages.error()
 
+    def dense(self, y: Tensor, inside: ReadInside) -> Tensor:
+        """Return the states ``[m, n]`` inside of the last steps from ``y [rows, n]``."""
+        return self.stages.dense(y, inside)
+
     def polynomial(self, y: Tensor) -> Tensor:
         """Return the coefficients ``[q + 1, rows, n]`` of the continuous extensions in powers of theta."""
         return self.stages.polynomial(y)
@@ -284,9 +332,21 @@ class PlainRowStepper:
 class GraphRows(Protocol):
     """Makes steps with a graph, of rows that get fewer from the end."""
 
-    def step(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int) -> tuple[Tensor, Tensor]:
-        """Return the carried rows after a step from ``x``; and the first ``going_on``, which have another."""
+    def step(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int, inside: ReadInside) -> "TakenRows":
+        """Take a step from ``x``, of which the first ``going_on`` rows have another; read outputs inside of it."""
         ...
+
+
+@dataclass(frozen=True)
+class TakenRows:
+    """A step of rows with its graph."""
+
+    end: Tensor
+    """What is carried of all rows."""
+    onward: Tensor
+    """The same of the first ones, which have another step."""
+    read: Tensor | None = None
+    """The states ``[m, n]`` inside; None where none are read."""
 
 
 class GraphRowStepper:
@@ -297,8 +357,15 @@ class GraphRowStepper:
         self.tableau = tableau
         self.first: Tensor | None = None
 
-    def step(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return the states ``[rows, n]`` after a step from ``x``; and the first ``going_on``, which have another."""
+    def step(
+        self,
+        samples: HostIntegers,  # noqa: ARG002
+        steps: RowSteps,
+        x: Tensor,
+        going_on: int,
+        inside: ReadInside,
+    ) -> TakenRows:
+        """Take a step from the states ``x [rows, n]``."""
         tableau, stages = self.tableau, RowStages(self.tableau, x.detach())
         times, h = steps.sent(tableau, x)
         stages.set_sizes(h, steps.h)
@@ -320,8 +387,23 @@ class GraphRowStepper:
                 keep(self.field.at(times[i], z))
         # Rows that go on are taken out, so that the graph of what follows holds none of those that do not.
         onward = z if going_on == len(z) else z[:going_on].clone()
-        self.first = self.field.at(times[-1, :going_on], onward) if going_on else None
-        return z, onward
+        if not len(inside):
+            self.first = self.field.at(times[-1, :going_on], onward) if going_on else None
+            return TakenRows(z, onward)
+        # What is read inside needs the last stage of rows that end here, too.
+        last = self.field.at(times[-1], z)
+        keep(last)
+        self.first = last if going_on == len(z) else last[:going_on].clone()
+        return TakenRows(z, onward, _read(stages.dense_weights(inside), inside, x, ks))
+
+
+def _read(weights: Tensor, inside: ReadInside, y: Tensor, ks: Sequence[Tensor]) -> Tensor:
+    """Return ``y + sum_i w_i k_i [m, n]`` with its graph, by the weights ``[s, m, 1]`` of the continuous extension."""
+    rows = sent_to(y.device, torch.from_numpy(inside.rows))
+    total = y.index_select(0, rows)
+    for weight, k in zip(weights.unbind(0), ks, strict=True):
+        total = torch.addcmul(total, weight, k.index_select(0, rows))
+    return total
 
 
 class _RowContext(Protocol):

@@ -219,7 +219,12 @@ def test_times_of_each_sample_need_the_option():
         ("dopri5", {"compaction": "each"}, "compaction: it is for batch = 'per_sample'"),
         ("dopri5", {"batch": "per_sample", "num_steps": 4}, "the steps of solver dopri5 are fixed here"),
         ("rk4", {"batch": "per_sample"}, "the steps of solver rk4 are fixed here"),
-        ("dopri5", {"batch": "per_sample", "outputs": "dense"}, "it does not go with outputs = 'dense'"),
+        (
+            "kencarp4",
+            {"batch": "per_sample", "outputs": "dense"},
+            "implicit steps of single samples are not read inside",
+        ),
+        ("dopri8", {"batch": "per_sample", "outputs": "dense"}, "dopri8 has no dense output"),
         ("dopri5", {"batch": "per_sample", "compile": True}, "it does not go with compile = True"),
         ("dopri5", {"batch": "per_sample", "sees": "tangent"}, "it does not go with sees = 'tangent'"),
         ("alf", {"batch": "per_sample"}, "on Runge-Kutta methods, which alf is not"),
