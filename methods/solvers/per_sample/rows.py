@@ -1,5 +1,6 @@
 """States as rows ``[rows, n]``, a sample each, and the user's field called on some of them, each at its own time."""
 
+import math
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import CallsHeard, State, VectorField
 from odegrad.errors import UnsupportedError, UsageError, is_out_of_memory
+from odegrad.methods.fields.held import Held
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.states import Layout, mapped, parts, undisturbed
 
@@ -171,8 +173,10 @@ class RowField(FlatField):
         # The others are moved off, each by another step: samples that are alike could not tell a mean from a sample.
         steps = torch.arange(len(y) - 1, dtype=y.dtype, device=y.device)[:, None].remainder(7).add(1.0).mul(0.01)
         moved = torch.cat([y[:-1] + steps * (1.0 + y[:-1].abs()), y[-1:]])
+        times = t[-1:].expand_as(t)
         with undisturbed(y.device, *([field] if isinstance(field, nn.Module) else [])), torch.no_grad():
-            among = alone.at(t, moved)[-1]
+            # Last and first: a field that holds numbers by place may happen to take the right ones of one sample alone.
+            among = torch.stack([alone.at(times, moved)[-1], alone.at(times, moved.flip(0))[0]])
             try:
                 by_itself = alone.at(t[-1:], y[-1:])[0]
             except (RuntimeError, ValueError, IndexError) as error:
@@ -180,19 +184,52 @@ class RowField(FlatField):
                     raise
                 raise UnsupportedError(
                     f"field: {type(field).__name__} cannot be called on a part of the batch ({_first_line(error)}), "
-                    "which steps of each sample's own need; let numbers of a sample's own be a part of the state, or "
-                    "use batch = 'joint'"
+                    f"which steps of each sample's own need{_held_by_sample(field, len(y))}; {OF_EACH_SAMPLE}"
                 ) from error
             off, size = torch.stack([(among - by_itself).abs().amax(), by_itself.abs().amax()]).tolist()
-        bound = 1e-8 if y.dtype == torch.float64 and self.autocast is None else 1e-2
-        if off > bound * max(size, torch.finfo(y.dtype).tiny):
-            raise UnsupportedError(
-                f"field: the samples of {type(field).__name__} depend on each other (one by itself moves otherwise by "
-                f"{off:.1g}), as in batch normalisation in training or attention over the batch, so they cannot have "
-                "steps of their own; call eval() on it, or use batch = 'joint'"
-            )
-        if isinstance(field, nn.Module | FunctionType):  # a bound method is another object at every look
+            bound = (1e-8 if y.dtype == torch.float64 and self.autocast is None else 1e-2) * size
+            if off > bound:
+                unmoved = torch.stack([alone.at(times, y)[-1], alone.at(times, y.flip(0))[0]])
+                _refuse_apart(field, len(y), off, by_place=float((among - unmoved).abs().amax()) <= bound)
+        # Of a sample that is not finite nothing has been seen; a bound method is another object at every look.
+        if math.isfinite(off) and isinstance(field, nn.Module | FunctionType):
             _CHECKED.add(field)
+
+
+OF_EACH_SAMPLE = "let numbers of a sample's own be a part of the state that rests, or use batch = 'joint'"
+"""What to do with a field that holds numbers of each sample."""
+
+
+def _refuse_apart(field: object, batch: int, off: float, *, by_place: bool) -> None:
+    """Raise for a field of which a sample by itself moves otherwise by ``off``: by its place, or by its mates.
+
+    Raises
+    ------
+    UnsupportedError
+        Always.
+    """
+    name = type(field).__name__
+    if by_place:
+        raise UnsupportedError(
+            f"field: what {name} says of a sample goes by its place in the batch (one by itself moves otherwise by "
+            f"{off:.1g}), and with steps of each sample's own rows change their places"
+            f"{_held_by_sample(field, batch)}; {OF_EACH_SAMPLE}"
+        )
+    raise UnsupportedError(
+        f"field: the samples of {name} depend on each other (one by itself moves otherwise by {off:.1g}), as in batch "
+        "normalisation in training or attention over the batch, so they cannot have steps of their own; call eval() on "
+        "it, or use batch = 'joint'"
+    )
+
+
+def _held_by_sample(field: object, batch: int) -> str:
+    """Return which tensors of ``field`` hold a row for each sample, in words; nothing if none does."""
+    if not isinstance(field, nn.Module):
+        return ""
+    held = Held(field)
+    names = [repr(held.names[key]) for key, x in held.tensors.items() if x.dim() and len(x) == batch]
+    rows = "has as many rows as there are samples" if len(names) == 1 else "have as many rows as there are samples"
+    return f"; {' and '.join(names)} {rows}" if names else ""
 
 
 class _BareRows(RowField):
