@@ -71,18 +71,18 @@ class StageBuffer:
         self.k = like.new_empty((tableau.stages, like.numel()))
         self.chained = like.device.type == "cpu" and like.numel() > CHAIN_ABOVE
         self.weights = Weights.of(tableau, like.dtype, like.device)
-        self._rows = (*tableau.a[1:], tableau.b)
+        self.numbers = (*tableau.a[1:], tableau.b)
+        """The weights of every row, which the host knows."""
 
     def combine(self, y: Tensor, row: int, h: float) -> Tensor:
         """Return ``y + h sum_j w_j k_j [d]``; ``row`` i is the input of stage i + 1, the last one the new state."""
-        weights = self.weights.rows[row]
         # One operator while operators are what costs; for large states the chain, which passes over stages without
         # weight. The size alone decides, so every method rounds alike.
         if not self.chained:
-            return torch.addmv(y, self.k[: len(weights)].t(), weights, alpha=h)
+            return torch.addmv(y, self.k[: len(self.numbers[row])].t(), self.weights.rows[row], alpha=h)
         out = None
         for j in self.weights.used[row]:
-            step = h * self._rows[row][j]
+            step = h * self.numbers[row][j]
             out = torch.add(y, self.k[j], alpha=step) if out is None else out.add_(self.k[j], alpha=step)
         return y.clone() if out is None else out
 
@@ -212,7 +212,7 @@ class _WeightsContext(Protocol):
     weights: Tensor
 
 
-class _KnownValue(torch.autograd.Function):
+class KnownValue(torch.autograd.Function):
     """A combination of stages whose value is already known: only the pull-back is left to do, or the push forward."""
 
     generate_vmap_rule = True
@@ -230,15 +230,16 @@ class _KnownValue(torch.autograd.Function):
 
     @staticmethod
     def forward(value: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
+        """Return the value."""
         return value
 
     @staticmethod
     def setup_context(ctx: _WeightsContext, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
-        # Apart from the forward, as transforms of torch.func want it.
+        """Keep the weights, apart from the forward, as transforms of torch.func want it."""
         ctx.weights = inputs[1]
 
 
-class _Combination(_KnownValue):
+class _Combination(KnownValue):
     """``y + sum_j w_j k_j``."""
 
     @staticmethod
@@ -254,7 +255,7 @@ class _Combination(_KnownValue):
         return sum(terms, of_y) if of_y is not None else sum(terms[1:], terms[0])
 
 
-class _DenseOutput(_KnownValue):
+class _DenseOutput(KnownValue):
     """``y + sum_i w_mi k_i`` for rows m."""
 
     @staticmethod

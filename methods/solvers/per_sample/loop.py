@@ -127,7 +127,7 @@ class Rounds:
         self.accepted = np.zeros((times.outputs - 1, count), dtype=np.int64)
         self.attempts = np.zeros(count, dtype=np.int64)
         self.widths: list[int] = []
-        self.accepting = 0
+        self.accepting: list[int] = []
         self.start: tuple[int, int] = (0, 0)
         self.systems: tuple[int, int] | None = None
         self._heard: object = solver.observer
@@ -159,7 +159,7 @@ class Rounds:
             stepper.judged(accepted=bool(accepted.any()))
             self.widths.append(len(rows))
             if accepted.any():
-                self.accepting += 1
+                self.accepting.append(int(accepted.sum()))
                 self._note_iterations(rows, accepted, stepper)
                 yield self._seen(rows, steps, accepted, stepper, x, x_next)
             if stepper.singular.any():
@@ -338,7 +338,7 @@ class Rounds:
             start_calls=self.start[0],
             start_rows=self.start[1],
             widths=tuple(self.widths),
-            accepting_rounds=self.accepting,
+            accepting=tuple(self.accepting),
             accepted=tuple(map(tuple, self.accepted.tolist())),
             attempted=tuple(self.attempts.tolist()),
             systems=self.systems,

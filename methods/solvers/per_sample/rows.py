@@ -55,27 +55,43 @@ class RowLayout:
         self.widths = [size // self.batch for size in layout.sizes]
         self.n = sum(self.widths)
         self.of_width = cache(self._of_width)
+        self._tails = [tuple(shape[1:]) for shape in layout.shapes]
+        self._flat = [len(tail) == 1 for tail in self._tails]
+        """Which parts lie in a row as they are."""
 
     def _of_width(self, rows: int) -> Layout:
         return replace(self.layout, shapes=tuple(torch.Size((rows, *shape[1:])) for shape in self.layout.shapes))
 
     def joined(self, y: State) -> Tensor:
         """Return the parts ``[*lead, rows, ...]`` of a state as ``[*lead, rows, n]``."""
-        lead = parts(y)[0].dim() - len(self.layout.shapes[0]) + 1
-        pieces = [p.reshape(*p.shape[:lead], width) for p, width in zip(parts(y), self.widths, strict=True)]
+        found = parts(y)
+        lead = found[0].dim() - len(self._tails[0])
+        pieces = [
+            p if flat else p.reshape(*p.shape[:lead], width)
+            for p, flat, width in zip(found, self._flat, self.widths, strict=True)
+        ]
         return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
 
     def split(self, rows: Tensor) -> State:
         """Return ``[*lead, rows, n]`` in the user's shapes, ``[*lead, rows, *state]``."""
         if not self.layout.is_tuple:
-            return rows.reshape(*rows.shape[:-1], *self.layout.shapes[0][1:])
-        pieces = torch.split(rows, self.widths, dim=-1)
-        shapes = self.layout.shapes
-        return tuple(p.reshape(*p.shape[:-1], *shape[1:]) for p, shape in zip(pieces, shapes, strict=True))
+            return rows if self._flat[0] else rows.reshape(*rows.shape[:-1], *self._tails[0])
+        pieces = rows.split_with_sizes(self.widths, -1)
+        lead = rows.shape[:-1]
+        shapes = zip(pieces, self._flat, self._tails, strict=True)
+        return tuple(p if flat else p.reshape(*lead, *tail) for p, flat, tail in shapes)
+
+    def write(self, found: Sequence[Tensor], out: Tensor) -> None:
+        """Write the parts ``[rows, ...]`` of a state into ``out [rows, n]``."""
+        if not self.layout.is_tuple:
+            out.copy_(found[0].detach().reshape(out.shape))
+            return
+        for part, flat, slot in zip(found, self._flat, out.split_with_sizes(self.widths, 1), strict=True):
+            slot.copy_(part.detach() if flat else part.detach().reshape(slot.shape))
 
     def norms(self, x: Tensor) -> Tensor:
         """Return the largest root mean square over the judged parts of each row of ``x [rows, n]``, ``[rows]``."""
-        if len(x) == 1:
+        if x.shape[0] == 1:
             # One row is the joint loop's vector, and takes its arithmetic: the same bits.
             return self.of_width(1).norm(x[0])[None]
         if len(self.widths) == 1:
@@ -111,7 +127,7 @@ class RowField(FlatField):
     def parts_at(self, t: Tensor, state: State) -> Sequence[Tensor]:
         """Return the parts of ``dy/dt`` at ``t [rows]`` and a state of as many samples in the user's shapes."""
         first = parts(state)[0]
-        count = len(first)
+        count = first.shape[0]
         time = t.view(count, *([1] * (first.dim() - 1))) if self.sample_time else t[0] if count == 1 else t
         dy = self._call(time, state)
         if self.draws:
@@ -124,10 +140,10 @@ class RowField(FlatField):
             with torch.enable_grad():
                 out.copy_(self.at(t, y.detach().requires_grad_()).detach())
             return
-        out.copy_(self.at(t, y).detach())
+        self.rows.write(self.parts_at(t, self.rows.split(y)), out)
 
     def _of_rows(self, t: Tensor, y: State) -> State:
-        if self.sample_time or len(parts(y)[0]) == 1:
+        if self.sample_time or parts(y)[0].shape[0] == 1:
             dy: State = self.field(t, y)
             return dy
         self._warn_of_transform()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, Truths
-from odegrad.methods.solvers.step import StageBuffer
+from odegrad.methods.solvers.step import KnownValue, StageBuffer
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.states import sent_to
 
@@ -116,14 +116,14 @@ class RowStages:
     def combine(self, y: Tensor, row: int) -> Tensor:
         """Return ``y + h sum_j w_j k_j [rows, n]``; ``row`` i is the input of stage i + 1, the last the new state."""
         buffer = self.buffer
-        if len(y) == 1:
+        if y.shape[0] == 1:
             # One row is the joint loop's vector, and takes its arithmetic: the same bits.
             return buffer.combine(y[0], row, self._only)[None]
-        weights = buffer.weights.rows[row]
-        if not buffer.chained:
-            return torch.addcmul(y, torch.mv(buffer.k[: len(weights)].t(), weights).view_as(y), self.h)
+        numbers = buffer.numbers[row]
         total: Tensor | None = None
-        numbers = [*self.tableau.a[1:], self.tableau.b][row]
+        if not buffer.chained:
+            total = torch.mv(buffer.k[: len(numbers)].t(), buffer.weights.rows[row])
+            return torch.addcmul(y, total.view_as(y), self.h)
         for j in buffer.weights.used[row]:
             total = self.k[j] * numbers[j] if total is None else total.add_(self.k[j], alpha=numbers[j])
         return y.clone() if total is None else torch.addcmul(y, total, self.h)
@@ -299,12 +299,14 @@ class PlainRowStepper:
         self.dynamics.prepare(samples, steps.times(tableau))
         times, h = steps.sent(tableau, x)
         stages.set_sizes(h, steps.h)
-        z = x
+        z, rows = x, len(x)
         last = tableau.stages - 1
         for i in range(1, tableau.stages):
             z = stages.combine(x, i - 1)
-            count = len(x) if i < last or going_on is None else going_on
-            if count:
+            count = rows if i < last or going_on is None else going_on
+            if count == rows:
+                self.dynamics.write(times[i], z, stages.k[i], i)
+            elif count:
                 self.dynamics.write(times[i, :count], z[:count], stages.k[i, :count], i)
         return z
 
@@ -369,7 +371,9 @@ class GraphRowStepper:
         tableau, stages = self.tableau, RowStages(self.tableau, x.detach())
         times, h = steps.sent(tableau, x)
         stages.set_sizes(h, steps.h)
-        ks: list[Tensor] = []
+        weights = stages.buffer.weights
+        each = torch.split(weights.used_weights[:, None, None], [len(used) for used in weights.used])
+        start, ks = x.detach(), list[Tensor]()
 
         def keep(k: Tensor) -> None:
             stages.k[len(ks)].copy_(k.detach())
@@ -379,10 +383,8 @@ class GraphRowStepper:
         z = x
         for i in range(1, tableau.stages):
             with torch.no_grad():
-                value = stages.combine(x.detach(), i - 1)
-            used = stages.buffer.weights.used[i - 1]
-            weights = [([*tableau.a[1:], tableau.b][i - 1])[j] for j in used]
-            z = _RowCombination.apply(value, weights, h, x, *[ks[j] for j in used])  # type: ignore[no-untyped-call]
+                value = stages.combine(start, i - 1)
+            z = _RowCombination.apply(value, each[i - 1], h, x, *[ks[j] for j in weights.used[i - 1]])
             if i < tableau.stages - 1:
                 keep(self.field.at(times[i], z))
         # Rows that go on are taken out, so that the graph of what follows holds none of those that do not.
@@ -407,27 +409,30 @@ def _read(weights: Tensor, inside: ReadInside, y: Tensor, ks: Sequence[Tensor]) 
 
 
 class _RowContext(Protocol):
-    weights: Sequence[float]
+    weights: Tensor
+    """``[stages, 1, 1]``."""
     h: Tensor
 
 
-class _RowCombination(torch.autograd.Function):
+class _RowCombination(KnownValue):
     """``y + h sum_j w_j k_j`` with a size ``h`` for each row, whose value is already known."""
 
     @staticmethod
     def forward(
-        ctx: _RowContext,
         value: Tensor,
-        weights: Sequence[float],
-        h: Tensor,
+        weights: Tensor,  # noqa: ARG004
+        h: Tensor,  # noqa: ARG004
         y: Tensor,  # noqa: ARG004
         *ks: Tensor,  # noqa: ARG004
     ) -> Tensor:
-        ctx.weights, ctx.h = weights, h
         return value
+
+    @staticmethod
+    def setup_context(ctx: _RowContext, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        _, ctx.weights, ctx.h, *_ = inputs
 
     @staticmethod
     def backward(ctx: _RowContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        scaled = grad * ctx.h
-        return None, None, None, grad, *[scaled * w for w in ctx.weights]
+        # One product for all stages, whose rows autograd takes as they are.
+        return None, None, None, grad, *torch.mul(ctx.weights, grad * ctx.h).unbind(0)
