@@ -208,8 +208,12 @@ class GraphStages:
         self.ks = [self.ks[-1], *([None] * (len(self.ks) - 1))]
 
 
-class _WeightsContext(Protocol):
+class WeightsContext(Protocol):
+    """What a combination of stages keeps."""
+
     weights: Tensor
+    h: Tensor
+    """Of rows that have a size each, ``[rows, 1]``."""
 
 
 class KnownValue(torch.autograd.Function):
@@ -229,12 +233,12 @@ class KnownValue(torch.autograd.Function):
         return known
 
     @staticmethod
-    def forward(value: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(value: Tensor, *known: Tensor) -> Tensor:  # noqa: ARG004
         """Return the value."""
         return value
 
     @staticmethod
-    def setup_context(ctx: _WeightsContext, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(ctx: WeightsContext, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
         """Keep the weights, apart from the forward, as transforms of torch.func want it."""
         ctx.weights = inputs[1]
 
@@ -243,13 +247,13 @@ class _Combination(KnownValue):
     """``y + sum_j w_j k_j``."""
 
     @staticmethod
-    def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         # One product for all stages, whose rows autograd takes as they are.
         return None, None, grad, *torch.outer(ctx.weights, grad).unbind(0)
 
     @staticmethod
-    def jvp(ctx: _WeightsContext, *tangents: Tensor | None) -> Tensor | None:
+    def jvp(ctx: WeightsContext, *tangents: Tensor | None) -> Tensor | None:
         _, _, of_y, *of_ks = tangents
         terms = [weight * k for weight, k in zip(ctx.weights, of_ks, strict=True) if k is not None]
         return sum(terms, of_y) if of_y is not None else sum(terms[1:], terms[0])
@@ -259,12 +263,12 @@ class _DenseOutput(KnownValue):
     """``y + sum_i w_mi k_i`` for rows m."""
 
     @staticmethod
-    def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         return None, None, grad.sum(0), *(ctx.weights.t() @ grad).unbind(0)
 
     @staticmethod
-    def jvp(ctx: _WeightsContext, *tangents: Tensor | None) -> Tensor:
+    def jvp(ctx: WeightsContext, *tangents: Tensor | None) -> Tensor:
         _, _, of_y, *of_ks = tangents
         terms = [torch.outer(w, k) for w, k in zip(ctx.weights.t(), of_ks, strict=True) if k is not None]
         return sum(terms) if of_y is None else sum(terms, of_y.expand(len(ctx.weights), -1))  # type: ignore[return-value]

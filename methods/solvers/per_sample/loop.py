@@ -274,7 +274,8 @@ class Rounds:
         behind = (way[:, None] * (table - t[:, None]) <= 0) & (
             np.arange(table.shape[1]) <= self.times.last[samples][:, None]
         )
-        return behind.sum(1)
+        count: HostIntegers = np.count_nonzero(behind, axis=1)
+        return count
 
     def _judge(
         self, rows: HostIntegers, steps: RowSteps, going: Truths, accepted: Truths, failed: Truths, ratios: HostFloats

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, Truths
-from odegrad.methods.solvers.step import KnownValue, StageBuffer
+from odegrad.methods.solvers.step import KnownValue, StageBuffer, WeightsContext
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.states import sent_to
 
@@ -408,31 +408,15 @@ def _read(weights: Tensor, inside: ReadInside, y: Tensor, ks: Sequence[Tensor]) 
     return total
 
 
-class _RowContext(Protocol):
-    weights: Tensor
-    """``[stages, 1, 1]``."""
-    h: Tensor
-
-
 class _RowCombination(KnownValue):
-    """``y + h sum_j w_j k_j`` with a size ``h`` for each row, whose value is already known."""
+    """``y + h sum_j w_j k_j`` with a size ``h [rows, 1]`` for each row and weights ``[stages, 1, 1]``."""
 
     @staticmethod
-    def forward(
-        value: Tensor,
-        weights: Tensor,  # noqa: ARG004
-        h: Tensor,  # noqa: ARG004
-        y: Tensor,  # noqa: ARG004
-        *ks: Tensor,  # noqa: ARG004
-    ) -> Tensor:
-        return value
-
-    @staticmethod
-    def setup_context(ctx: _RowContext, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(ctx: WeightsContext, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
         _, ctx.weights, ctx.h, *_ = inputs
 
     @staticmethod
-    def backward(ctx: _RowContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         # One product for all stages, whose rows autograd takes as they are.
         return None, None, None, grad, *torch.mul(ctx.weights, grad * ctx.h).unbind(0)

@@ -33,7 +33,12 @@ def own_steps(name, **options):
     return make_solver(name, rtol=1e-4, atol=1e-6, batch="per_sample", **options)
 
 
-SOLVERS = (("dopri5", {}), ("bosh3", {"outputs": "dense"}), ("kencarp4", {}), ("tr_bdf2", {"compaction": "none"}))
+SOLVERS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("dopri5", {}),
+    ("bosh3", {"outputs": "dense"}),
+    ("kencarp4", {}),
+    ("tr_bdf2", {"compaction": "none"}),
+)
 CASES = [
     pytest.param(method, own_steps(name, **options), id=f"{method} {name} {options or ''}")
     for method in shared_loop_methods()
