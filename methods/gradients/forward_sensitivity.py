@@ -69,6 +69,8 @@ class ForwardSensitivity(SharedLoopMethod):
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if solver.sees == "tangent":
             return "it carries every sensitivity itself, and the state alone chooses its steps; use sees = 'state'"
+        if solver.only_redone is not None:
+            return solver.only_redone
         if isinstance(solver.scheme, Imex):
             return SPLIT
         if isinstance(solver.scheme, Implicit):
@@ -98,6 +100,8 @@ class ForwardSensitivity(SharedLoopMethod):
 
 class _Columns(SolveNode):
     """Keeps the columns at every output, ``[K, m, d]``."""
+
+    repeats_calls = False
 
     def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], max_columns: int) -> None:
         super().__init__(field, solver, times)

@@ -86,6 +86,8 @@ class Naive(TappableRowsMethod):
         if field.held is not None and torch.is_grad_enabled() and (solver.implicit or self.tap is not None):
             # The pull-back through an implicit step calls the field again, and so does a tap.
             field.held.settle(trained_parameters(field.field))
+            if solver.implicit:
+                field.refuse_memory(lambda: field(times[0], y0.detach()))
         return ys
 
     def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
