@@ -141,7 +141,7 @@ def count_columns(
     with subject.left_as_it_was():
         costs = solve_costs(solves, solver, method.traits.backward_phase)
     # what a replay of outputs inside of steps costs more is no part of the model
-    inside = solver.reads_inside_steps and any(len(log.ts) > 2 for log in solves)
+    inside = solver.reads_inside_steps and any(log.outputs > 2 for log in solves)
     unmodelled = inside and method.traits.exact
     # nor are the products of GMRES, which go by its inner iterations
     unmodelled |= any(cost.steps.work.jacobians > 0 and cost.steps.products == 0 for cost in costs)
