@@ -198,6 +198,11 @@ SOLVERS: tuple[Entry, ...] = (
         "implicit-explicit, adaptive steps",
         "kencarp4 on field.stiff(t, y) with its explicit partner on field.rest(t, y), orders 4 and 3",
     ),
+    Entry(
+        "auto_stiff",
+        "switching, adaptive steps",
+        "dopri5, and kencarp4 where stability would bind its steps; for fields that are stiff at times, or may be",
+    ),
 )
 
 

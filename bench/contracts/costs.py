@@ -33,6 +33,8 @@ class StepCounts:
     """Whether stages are solved by Newton's iteration: then ``evaluations`` are the stages, and ``work`` their cost."""
     linear_stages: int = 0
     """The f calls of one attempt of a Rosenbrock method beside that of its Jacobian; 0 where it is none."""
+    explicit_evaluations: int = 0
+    """The f calls of an attempt by the explicit method of a solver that switches; 0 of others."""
     node_states: int = 0
     """The states that the graph of one implicit step keeps."""
     rest_stages: int = 0
@@ -40,7 +42,7 @@ class StepCounts:
     work: ImplicitWork = field(default=ImplicitWork())
     """The work of the forward pass's implicit steps."""
     newton_by_step: tuple[int, ...] = ()
-    """Newton iterations of every accepted implicit step."""
+    """Newton iterations of every accepted implicit step; of a solver that switches 0 for each explicit one."""
     weights: tuple[float, ...] = ()
     """The weights ``b`` of an explicit step's stages; empty of others."""
     known_stages: int = 0
@@ -59,6 +61,11 @@ class StepCounts:
     def rounds(self) -> RowCounts | None:
         """Return the rounds of the forward solve where every sample has its own steps; None where they share them."""
         return self.rounds_forward[0] if self.rounds_forward else None
+
+    @property
+    def implicit_accepted(self) -> int:
+        """Return the accepted implicit steps of the forward pass."""
+        return self.accepted - self.work.explicit_steps if self.implicit else 0
 
     @property
     def products(self) -> int:

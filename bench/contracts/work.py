@@ -25,9 +25,20 @@ class ImplicitWork:
     rest: int = 0
     """Calls of the half of a split field that is not stiff, of any attempt or of a step that was redone."""
 
+    explicit_steps: int = 0
+    """Accepted steps of a solver that switches that were explicit."""
+    explicit_steps_lost: int = 0
+    """Attempts of explicit steps of such a solver that were not accepted."""
+
     def lost(self) -> Self:
         """Return the same work of an attempt that was not accepted."""
-        return replace(self, newton=0, newton_lost=self.newton + self.newton_lost)
+        return replace(
+            self,
+            newton=0,
+            newton_lost=self.newton + self.newton_lost,
+            explicit_steps=0,
+            explicit_steps_lost=self.explicit_steps + self.explicit_steps_lost,
+        )
 
     def __add__(self, other: Self) -> Self:
         """Return both together."""

@@ -5,7 +5,6 @@ A step is bound by stability where its size times the fastest decay there fills 
 up. The implicit solver is then run at the same tolerances, so that what it takes is seen and not guessed.
 """
 
-import functools
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
@@ -19,13 +18,12 @@ from odegrad.diagnosis.trajectory import DENSE_BELOW, log_norms
 from odegrad.errors import OdegradError
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import OneStepSolver, make_solver
+from odegrad.methods.solvers.switching.rule import FILLED, stability_interval
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.reference.grids import Budget
 
 IMPLICIT = "kencarp4"
 """The implicit solver to take where nothing is known."""
-FILLED = 0.7
-"""A step that fills this share of the stability interval is bound by it: step control wavers about its end."""
 MIN_BOUND_SHARE, MAX_UNBOUND_SHARE = 0.5, 0.25
 """From the first share of steps on stability sets the steps, below the second accuracy does; between them neither."""
 MAX_JUDGED = 64
@@ -183,22 +181,3 @@ def _filled(field: BatchedField, y0: Tensor, ends: list[float], ts: Tensor, tabl
     sizes = torch.tensor([abs(b - a) for a, b in pairwise(ends)], dtype=torch.float64)[picked]
     shares: list[float] = (fastest.clamp_min(0.0) * sizes / stability_interval(tableau)).tolist()
     return shares
-
-
-@functools.lru_cache(maxsize=32)
-def stability_interval(tableau: Tableau) -> float:
-    """Return the length of the stability interval on the negative real axis: where ``|R(-x)|`` first exceeds 1."""
-    s = len(tableau.b)
-    a = np.zeros((s, s))
-    for i, row in enumerate(tableau.a):
-        a[i, : len(row)] = row
-    b, one = np.array(tableau.b), np.ones(s)
-    powers = [1.0]
-    vector = one
-    for _ in range(s):
-        powers.append(float(b @ vector))
-        vector = a @ vector
-    polynomial = np.polynomial.Polynomial(powers)
-    xs = np.linspace(0.0, 60.0, 60_001)
-    beyond = np.flatnonzero(np.abs(polynomial(-xs)) > 1.0 + 1e-9)
-    return float(xs[beyond[0]])

@@ -130,6 +130,7 @@ def count_columns(
         counts, solves = counted_iteration(subject, method, solver, tap, sample)
     columns = _calls(counts, method.traits)
     columns |= _systems(counts, method.traits.backward_phase, implicit=solver.implicit)
+    columns |= _explicit_steps(counts, solver)
     columns |= _halves(counts, method.traits.backward_phase, solver)
     columns |= _rows(counts, method.traits.backward_phase, solver)
     columns |= {"event_landings": counts.landings, "event_evaluations": counts.event_evaluations}
@@ -254,6 +255,13 @@ def _systems(counts: Counts, back: str, *, implicit: bool) -> dict[str, object]:
         "linear_solves_backward": backward.solves,
     }
     return columns if implicit else dict.fromkeys(columns)
+
+
+def _explicit_steps(counts: Counts, solver: OneStepSolver) -> Mapping[str, int | None]:
+    """Return the columns of a switching solver's explicit steps; None of others."""
+    work = counts.work.get("forward", ImplicitWork())
+    columns = {"explicit_steps": work.explicit_steps, "explicit_steps_lost": work.explicit_steps_lost}
+    return columns if solver.switches else dict.fromkeys(columns)
 
 
 def _halves(counts: Counts, back: str, solver: OneStepSolver) -> Mapping[str, int | None]:

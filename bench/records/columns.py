@@ -264,6 +264,11 @@ COLUMNS: tuple[Column, ...] = (
         "newton_iterations_backward", "count", "Newton iterations of the steps that the backward pass redoes",
         "iterations",
     ),
+    _count(
+        "explicit_steps", "count", "accepted steps of one forward pass that were explicit, of a solver that switches",
+        "steps",
+    ),
+    _count("explicit_steps_lost", "count", "attempts of such steps that were not accepted", "steps"),
     _count("jacobians_forward", "count", "Jacobians of one forward pass's implicit steps, a call each", "Jacobians"),
     _count("jacobians_backward", "count", "the same of one backward pass", "Jacobians"),
     _count("factorisations_forward", "count", "linear systems that one forward pass factorises", "systems"),

@@ -31,9 +31,7 @@ from odegrad.methods.backward.reconstruction import Limits
 from odegrad.methods.backward.tappable import TappableMethod
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.dynamics import FlatField
-from odegrad.methods.solvers.implicit.additive import Imex
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitTableau
-from odegrad.methods.solvers.rosenbrock.tableau import NO_ROSENBROCK, Rosenbrock
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.methods.solvers.tableaus import TABLEAUS
@@ -91,23 +89,24 @@ class ContinuousMethod(TappableMethod):
         if not (solver.implicit or isinstance(solver.scheme, Tableau)):
             return NEEDS_TABLEAU
         if self.reads_inside_steps and (solver.tableau if self.solver is None else TABLEAUS[self.solver]).dense is None:
-            return "it reads the backward solve from dense output, which it does not have; use dopri5, bosh3 or rk4"
+            return f"it reads the backward solve from dense output, which it does not have; use {EXPLICIT_AND_DENSE}"
         return None
 
     def _cannot_go_back(self, solver: OneStepSolver) -> str | None:
         """Return why no costate can be solved for along the steps of an implicit ``solver``, or None if it can."""
         if self.traits.state_from == "solve":
-            return (
-                "an implicit solver is for contracting dynamics, whose state cannot be solved back; use aca or "
-                "interpolation_dense"
-            )
-        if isinstance(solver.scheme, Rosenbrock):
-            return NO_ROSENBROCK
-        if isinstance(solver.scheme, Imex):
-            return SPLIT
+            too = "" if not solver.has_dense_output or self._no_costate(solver) else " or interpolation_dense"
+            return f"an implicit solver is for contracting dynamics, whose state cannot be solved back; use aca{too}"
+        if self._no_costate(solver) is not None:
+            return self._no_costate(solver)
         if self.parameters != "quadrature":
             return "an implicit costate solve has the parameters outside of its state; use parameters = 'quadrature'"
         return None
+
+    @staticmethod
+    def _no_costate(solver: OneStepSolver) -> str | None:
+        """Return why the steps of an implicit ``solver`` are none that a costate takes, or None if they are."""
+        return solver.only_redone or (SPLIT if solver.takes_halves else None)
 
     def refuses_rows_untapped(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot give every sample steps of its own, or None if it can."""
@@ -195,6 +194,15 @@ class ContinuousMethod(TappableMethod):
             start=1 + restart if adaptive else restart,
             known_stages=1 - restart,
         )
+
+
+EXPLICIT_AND_DENSE = "dopri5, bosh3 or rk4"
+"""Explicit solvers with dense output."""
+
+
+def with_dense_output(solver: OneStepSolver) -> str:
+    """Return which solvers to take instead of ``solver``, which has no dense output."""
+    return "kvaerno3 or kencarp4" if solver.implicit else EXPLICIT_AND_DENSE
 
 
 def stages_of(solver: OneStepSolver) -> Tableau | ImplicitTableau:

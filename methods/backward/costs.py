@@ -17,24 +17,36 @@ def forward_calls(steps: StepCounts) -> int:
     if steps.linear_stages:
         return steps.linear_stages * (steps.accepted + steps.rejected) + steps.accepted + outside
     if steps.implicit:
-        return steps.work.newton + steps.work.newton_lost + steps.work.rest + steps.accepted + outside
+        work = steps.work
+        explicit = steps.explicit_evaluations * (work.explicit_steps + work.explicit_steps_lost)
+        return work.newton + work.newton_lost + work.rest + steps.implicit_accepted + explicit + outside
     again = steps.rejected + steps.landings
     return steps.evaluations * (steps.accepted + again) - steps.known_stages * again + outside
 
 
 def replay_calls(steps: StepCounts) -> int:
     """Return the f calls that redo every accepted step: ``s N``, or those at its solved stages and its Jacobian."""
+    if not steps.implicit:
+        return steps.evaluations * steps.accepted
     solved = steps.linear_stages * steps.accepted or steps.work.newton
-    return solved + (1 + steps.rest_stages) * steps.accepted if steps.implicit else steps.evaluations * steps.accepted
+    explicit = steps.explicit_evaluations * steps.work.explicit_steps
+    return solved + (1 + steps.rest_stages) * steps.implicit_accepted + explicit
 
 
 def redone_calls(steps: StepCounts, which: Sequence[int]) -> int:
     """Return the f calls that take the accepted steps of these numbers again."""
-    return (
-        solved_calls(steps, which) + (1 + steps.rest_stages) * len(which)
-        if steps.implicit
-        else steps.evaluations * len(which)
-    )
+    if not steps.implicit:
+        return steps.evaluations * len(which)
+    implicit = implicit_among(steps, which)
+    explicit = steps.explicit_evaluations * (len(which) - implicit)
+    return solved_calls(steps, which) + (1 + steps.rest_stages) * implicit + explicit
+
+
+def implicit_among(steps: StepCounts, which: Sequence[int]) -> int:
+    """Return how many of the accepted steps of these numbers are implicit."""
+    if not steps.explicit_evaluations:
+        return len(which) if steps.implicit else 0
+    return sum(steps.newton_by_step[i] > 0 for i in which)
 
 
 def solved_calls(steps: StepCounts, which: Sequence[int]) -> int:
@@ -49,15 +61,18 @@ def stage_calls(steps: StepCounts) -> int:
     if not steps.implicit:
         return 0
     # Of a Rosenbrock step also the one call that linearises the field at its start.
-    return (steps.evaluations + bool(steps.linear_stages) + _explicit_halves(steps)) * steps.accepted
+    return (steps.evaluations + bool(steps.linear_stages) + _explicit_halves(steps)) * steps.implicit_accepted
 
 
 def stage_products(steps: StepCounts) -> int:
     """Return the products of the pull-back: one for each stage, and those of its Jacobian where it is implicit."""
     if steps.linear_stages:
         return (steps.linear_stages + 1 + steps.products) * steps.accepted
-    stages = steps.evaluations * steps.accepted
-    return stages * (steps.products + 1 if steps.implicit else 1) + _explicit_halves(steps) * steps.accepted
+    if not steps.implicit:
+        return steps.evaluations * steps.accepted
+    stages = steps.evaluations * steps.implicit_accepted
+    explicit = steps.explicit_evaluations * steps.work.explicit_steps
+    return stages * (steps.products + 1) + _explicit_halves(steps) * steps.accepted + explicit
 
 
 def _explicit_halves(steps: StepCounts) -> int:
@@ -78,7 +93,7 @@ def with_systems(calls: Calls, steps: StepCounts, redone: int = 0, newton: int =
         systems = redone + steps.accepted
         vjps, solves = calls.vjps + redone * steps.products, (steps.linear_stages + 1) * systems
         return dataclasses.replace(calls, vjps=vjps, jacobians=systems, factorisations=systems, solves=solves)
-    stages = steps.evaluations * steps.accepted
+    stages = steps.evaluations * steps.implicit_accepted
     systems = redone + stages
     vjps = calls.vjps + redone * steps.products
     return dataclasses.replace(calls, vjps=vjps, jacobians=systems, factorisations=systems, solves=newton + stages)
@@ -88,7 +103,7 @@ def replayed_once(steps: StepCounts) -> Calls:
     """Return the calls of a method that redoes every accepted step once, with a graph, and pulls back through it."""
     backward = replay_calls(steps) + stage_calls(steps) + steps.carried
     calls = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
-    return with_systems(calls, steps, redone=steps.accepted, newton=steps.work.newton)
+    return with_systems(calls, steps, redone=steps.implicit_accepted, newton=steps.work.newton)
 
 
 def kept_vectors(steps: StepCounts, count: int) -> int:
@@ -98,9 +113,13 @@ def kept_vectors(steps: StepCounts, count: int) -> int:
 
 def graph_of_steps(steps: StepCounts, sizes: Sizes, count: int) -> int:
     """Return the bytes of the graph of ``count`` steps: of their f calls, or of implicit steps their stages."""
-    if steps.implicit:
-        return count * steps.node_states * sizes.state_bytes
-    return steps.evaluations * count * sizes.graph_bytes
+    if not steps.implicit:
+        return steps.evaluations * count * sizes.graph_bytes
+    implicit, explicit = steps.node_states * sizes.state_bytes, steps.explicit_evaluations * sizes.graph_bytes
+    if count == steps.accepted:
+        return steps.implicit_accepted * implicit + steps.work.explicit_steps * explicit
+    # Of some of them it is not known which they are.
+    return count * max(implicit if steps.implicit_accepted else 0, explicit if steps.work.explicit_steps else 0)
 
 
 def pullback_peak(steps: StepCounts, sizes: Sizes) -> int:

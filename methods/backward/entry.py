@@ -35,12 +35,14 @@ from odegrad.methods.events.jumps import OneSolve, field_jumps, solve_over_jumps
 from odegrad.methods.events.solve import StartTime, refuse_events, solve_to_event
 from odegrad.methods.fields.callbacks import CALLBACKS, StepCallbacks
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
+from odegrad.methods.fields.interval import ends_within, refuse_outside
 from odegrad.methods.fields.surroundings import autocast_off, inside_derivative, inside_transform
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes
 from odegrad.methods.solvers.solver import NO_ONE_STEP_SOLVER, OneStepSolver
+from odegrad.methods.solvers.switching.scheme import Switching
 from odegrad.methods.solvers.times import checked_times, outputs_depend_on_time, start_depends_on_time
 from odegrad.states import Layout
 
@@ -85,6 +87,7 @@ class SharedLoopMethod(abc.ABC):
 
     def _taken(self, field: VectorField, usable: OneStepSolver, y0: StateT, ts: Tensor) -> StateT:
         """Solve where no transform has to be seen to."""
+        refuse_outside(field, ts)
         if usable.per_sample:
             return self._samples_solved(field, usable, y0, ts)
         times = checked_times(ts)
@@ -111,6 +114,7 @@ class SharedLoopMethod(abc.ABC):
         refuse_events(equivalent_solver(self, usable))
         if inside_transform():
             raise UnsupportedError(f"odeint_event: it cannot be transformed by torch.func; {OTHER_WAYS}")
+        event = ends_within(event, field, t0, reverse=reverse)
         time = StartTime.of(t0, event, reverse=reverse)
 
         def solved(flat_field: FlatField, checked: OneStepSolver, start: Tensor) -> Ending[Tensor]:
@@ -240,7 +244,7 @@ def _told(field: FlatField, solver: OneStepSolver) -> FlatField:
     """Return ``field``, told of its callbacks and of what ``solver`` asks of each number of its state."""
     field.callbacks = StepCallbacks.of(field.field, field.layout)
     if solver.tolerances is not None:
-        if isinstance(solver.scheme, Implicit):
+        if isinstance(solver.scheme, Implicit | Switching):
             raise UnsupportedError(
                 f"rtol, atol: solver {solver.name} is implicit, and its Newton iteration has one tolerance for all "
                 "numbers; give one number each, or use dopri5"

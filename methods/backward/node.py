@@ -106,7 +106,7 @@ class SolveNode(abc.ABC):
 
     def _find_trained(self, y0: Tensor) -> None:
         """Find what is trained beside the parameters: tensors with a gradient among the field's attributes."""
-        known = {id(p) for p in self.inputs}
+        known = {id(p) for p in (*self.inputs, *getattr(self.field.field, "left_out", ()))}
         found = [x for key, x in self.held.tensors.items() if x.requires_grad and key not in known]
         if any(not x.is_leaf for x in (*self.inputs, *found)):
             found = self._told_apart(found, y0)

@@ -12,6 +12,7 @@ from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.schemes import Reversible, Scheme
 from odegrad.methods.solvers.stepper import GridStep
+from odegrad.methods.solvers.switching.scheme import Switching
 
 
 class StepEnd(NamedTuple):
@@ -60,7 +61,7 @@ class StepEndSampler:
         if isinstance(self.scheme, Reversible):
             partner = end.a.detach()[d:] if end.a_partner is None else end.a_partner
             costate = costate + partner if partner.numel() else costate
-        if isinstance(self.scheme, Implicit) and end.a.numel() > d:
+        if isinstance(self.scheme, Implicit | Switching) and end.a.numel() > d:
             # The carried rate is f at this state: what comes through it belongs to the state.
             t = self.grid[end.n - 1].t_next if end.n else self.grid[0].t
             tap: object = self.tap

@@ -69,6 +69,8 @@ class ForwardSensitivity(SharedLoopMethod):
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if solver.sees == "tangent":
             return "it carries every sensitivity itself, and the state alone chooses its steps; use sees = 'state'"
+        if solver.only_redone is not None:
+            return solver.only_redone
         if isinstance(solver.scheme, Imex):
             return SPLIT
         if isinstance(solver.scheme, Implicit):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
-from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
+from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod, with_dense_output
 from odegrad.methods.backward.interpolant_error import MAX_NODES, HeldStates
 from odegrad.methods.backward.per_sample.cost import bytes_solved_back
 from odegrad.methods.backward.per_sample.interpolated import InterpolatedRowsNode
@@ -72,9 +72,10 @@ class Interpolation(ContinuousMethod):
 
     def cannot_use(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
-        if not solver.has_dense_output:
-            return "the node states come from dense output, which it does not have; use dopri5, bosh3 or rk4"
-        return super().cannot_use(solver)
+        reason = super().cannot_use(solver)
+        if reason is None and not solver.has_dense_output:
+            return f"the node states come from dense output, which it does not have; use {with_dense_output(solver)}"
+        return reason
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""

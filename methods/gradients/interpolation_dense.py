@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Bytes, Sizes, StepCounts, Traits
-from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod
+from odegrad.methods.backward.continuous import BackwardSolveNode, ContinuousMethod, with_dense_output
 from odegrad.methods.backward.per_sample.cost import bytes_solved_back
 from odegrad.methods.backward.per_sample.dense import DenseRowsNode
 from odegrad.methods.solvers.dynamics import FlatField
@@ -44,9 +44,10 @@ class InterpolationDense(ContinuousMethod):
 
     def cannot_use(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
-        if not solver.has_dense_output:
-            return "it reads the state from dense output, which the solver does not have; use dopri5, bosh3 or rk4"
-        return super().cannot_use(solver)
+        reason = super().cannot_use(solver)
+        if reason is None and not solver.has_dense_output:
+            return f"it reads the state from dense output, which it does not have; use {with_dense_output(solver)}"
+        return reason
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""

@@ -46,7 +46,7 @@ class Mali(TappableMethod):
     def cannot_use(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if solver.implicit:
-            return "an implicit step has no inverse step; use symplectic_adjoint or aca, or solver alf"
+            return "an implicit step has no inverse step; use aca, or solver alf"
         if not isinstance(solver.scheme, Leapfrog):
             return "it inverts the asynchronous leapfrog and nothing else; use solver alf"
         if solver.scheme.eta != 1.0:

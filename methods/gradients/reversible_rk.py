@@ -67,7 +67,7 @@ class ReversibleRK(TappableMethod):
         if isinstance(solver.scheme, Reversible):
             return "it wraps the solver itself; leave out the solver's coupling, which is an option of this method"
         if solver.implicit:
-            return "an implicit step has no inverse step; use symplectic_adjoint or aca, or an explicit solver"
+            return "an implicit step has no inverse step; use aca, or an explicit solver such as dopri5"
         if not isinstance(solver.scheme, Tableau):
             return NEEDS_TABLEAU
         if solver.outputs == "dense":

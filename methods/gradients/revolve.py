@@ -22,6 +22,7 @@ from odegrad.methods.backward.checkpointing import (
 from odegrad.methods.backward.costs import (
     forward_calls,
     graph_of_steps,
+    implicit_among,
     kept_vectors,
     pullback_peak,
     redone_calls,
@@ -97,7 +98,8 @@ class Revolve(TappableRowsMethod):
         newton = solved_calls(steps, again)
         backward = redone_calls(steps, again) + replay_calls(steps) + stage_calls(steps) + steps.carried
         predicted = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
-        return with_systems(predicted, steps, n + len(again), newton + steps.work.newton)
+        redone = steps.implicit_accepted + implicit_among(steps, again)
+        return with_systems(predicted, steps, redone, newton + steps.work.newton)
 
     def _calls_of_ranks(self, steps: StepCounts, rounds: RowCounts) -> Calls:
         """Return the calls where a step is a rank of all samples."""

@@ -32,7 +32,6 @@ from odegrad.methods.solvers.implicit.additive import Imex
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import SampleTimes
-from odegrad.methods.solvers.rosenbrock.tableau import NO_ROSENBROCK, Rosenbrock
 from odegrad.methods.solvers.schemes import ExtendedTableau, Scheme, StepSeen
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import StageBuffer
@@ -87,8 +86,8 @@ class SymplecticAdjoint(TappableRowsMethod):
 
     def cannot_use(self, solver: OneStepSolver) -> str | None:
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
-        if isinstance(solver.scheme, Rosenbrock):
-            return NO_ROSENBROCK
+        if solver.only_redone is not None:
+            return solver.only_redone
         if solver.implicit:
             if self.keep_stages and isinstance(solver.scheme, Imex):
                 return "keep_stages is for steps whose stages are all solved for; leave it out, or use kencarp4"

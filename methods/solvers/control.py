@@ -1,5 +1,6 @@
 """Step-size control: the first step and the next, as torchdiffeq chooses them."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -52,13 +53,17 @@ class Controller:
         if self.control not in ("elementary", "pi", "pi34"):
             raise UsageError(f"control: expected 'elementary', 'pi' or 'pi34', got {self.control!r}")
 
-    def error_ratio(self, dynamics: Dynamics, error: Tensor, y: Tensor, y_next: Tensor) -> float:
+    def error_ratio(self, dynamics: Dynamics, error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
         """Return the norm of ``error / (atol + rtol max(|y|, |y_next|))``; the step is good if it is at most 1.
 
-        All tensors are ``[d]``. This is the one read of the device per attempted step.
+        All tensors are ``[d]``, and the norm a number that has not been read from the device.
         """
         # The larger of both ends: else a state that passes through zero would be held to the absolute tolerance alone.
-        return float(dynamics.norm(error / self._scale(dynamics, torch.maximum(y.abs(), y_next.abs()))))
+        return dynamics.norm(error / self._scale(dynamics, torch.maximum(y.abs(), y_next.abs())))
+
+    def for_explicit(self) -> "Controller":
+        """Return the same control of explicit steps: elementary where the gains are for implicit ones."""
+        return dataclasses.replace(self, control="elementary") if self.control == "pi34" else self
 
     def _scale(self, dynamics: Dynamics, size: Tensor) -> Tensor:
         """Return ``atol + rtol size``, ``[d]``, in the place of ``size``."""
@@ -98,11 +103,16 @@ class Controller:
         Raises
         ------
         NonFiniteError
-            If ``y`` or ``f0`` is not finite.
+            If ``y`` or ``f0`` is not finite, or its norm is not.
         """
         scale = self._scale(dynamics, y.abs())
         d0, d1 = torch.stack([dynamics.norm(y / scale), dynamics.norm(f0 / scale)]).tolist()
         if not (math.isfinite(d0) and math.isfinite(d1)):
+            if bool(torch.isfinite(y).all()) and bool(torch.isfinite(f0).all()):
+                raise NonFiniteError(
+                    f"norm: expected a finite number of a finite state, got {d0:g} of y0 and {d1:g} of f(t0, y0) in "
+                    f"units of the tolerances, at t = {t:g}; mend the function in options, or leave it out"
+                )
             raise NonFiniteError(
                 f"field: {'y0' if not math.isfinite(d0) else 'f(t0, y0)'} is not finite at t = {t:g}, before the first "
                 "step; check the parameters and the initial state for NaN or infinity"

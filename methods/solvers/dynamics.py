@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import HALVES, State, VectorField
+from odegrad.contracts import HALVES, State, VectorField, refuse_arity
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.fields.buffers import buffers_as_they_were
 from odegrad.methods.fields.callbacks import StepCallbacks
@@ -20,7 +20,7 @@ from odegrad.methods.fields.held import Held
 from odegrad.methods.fields.memory import refuse_memory
 from odegrad.methods.fields.passing import PassesCalls
 from odegrad.methods.fields.surroundings import Autocast, with_second_derivatives
-from odegrad.states import Layout, mapped
+from odegrad.states import Layout, mapped, sent_to
 
 TRIAL = -1
 """The stage of an f call that belongs to no step: the trial that chooses the first step."""
@@ -34,6 +34,12 @@ WRITES = (
 )
 """Why a field is refused that changes its input."""
 
+
+NEW_DRAWS = (
+    "field: it draws random numbers in the backward pass and drew none in the forward pass, so the gradient is that of "
+    "another field; let it draw at every call, or before the solve"
+)
+"""Why such a field is refused."""
 
 Tolerances = tuple[Tensor, Tensor]
 """``rtol`` and ``atol`` for each number of what is solved, ``[d]``."""
@@ -254,6 +260,9 @@ class FlatField:
             if "being modified inplace" in str(error) or "used in an in-place operation" in str(error):
                 raise UsageError(WRITES) from error
             raise
+        except TypeError:
+            refuse_arity("field", "field(t, y)", self._of_field, 2)
+            raise
         if version is not None and first._version != version:
             raise UsageError(WRITES)
         return dy
@@ -339,12 +348,12 @@ class FlatField:
             yield
             return
         before = Draws.now(self.sources)
-        yield
-        if before.has_moved():
-            raise UsageError(
-                "field: it draws random numbers in the backward pass and drew none in the forward pass, so the "
-                "gradient is that of another field; let it draw at every call, or before the solve"
-            )
+        try:
+            yield
+        finally:
+            # Before any other error: it may come of the draws.
+            if before.has_moved():
+                raise UsageError(NEW_DRAWS)
 
     def prepare(self, times: Sequence[float]) -> None:
         """Need nothing before a step."""
@@ -389,6 +398,12 @@ class FlatField:
             t = self.sides.get(t, t)
         # full() is filled on the device; tensor() would copy from the host and make it wait.
         return torch.full((), t, dtype=self.layout.dtype, device=self.layout.device)
+
+    def times(self, ts: Sequence[float]) -> Sequence[Tensor]:
+        """Return many times as the field sees them, in one copy."""
+        seen = [self.sides.get(t, t) for t in ts] if self.sides else ts
+        found = torch.tensor(seen, dtype=torch.float64)
+        return sent_to(self.layout.device, found, self.layout.dtype).unbind(0)
 
 
 class HalfField(FlatField):
@@ -436,6 +451,6 @@ def trained_parameters(field: VectorField) -> tuple[nn.Parameter, ...]:
     if not isinstance(field, nn.Module):
         raise UsageError(
             f"field: expected an nn.Module whose parameters() are all that it depends on, got {type(field).__name__}; "
-            "wrap the function in an nn.Module that holds its parameters"
+            "wrap the function in an nn.Module that holds its parameters, or give adjoint_params to odeint"
         )
     return tuple(p for p in field.parameters() if p.requires_grad)

@@ -80,6 +80,7 @@ def replayed(field: FlatField, solver: OneStepSolver, x: Tensor, grid: Sequence[
     """Redo the steps of ``grid`` from the carried vector ``x`` and yield it after each; s f calls per step."""
     stepper = plain_stepper(solver, field, x[:d])
     for i, step in enumerate(grid):
+        stepper.repeat(step)
         x = stepper.attempt(step.t, step.h, step.t_next, x, whole=i < len(grid) - 1)
         stepper.accept()
         yield x
@@ -94,6 +95,7 @@ def replayed_with_graph(
     """
     stepper = graph_stepper(solver, field, x[:d].detach())
     for step in grid:
+        stepper.repeat(step)
         x_next = stepper.attempt(step.t, step.h, step.t_next, x, whole=bool(step.thetas))
         inside = stepper.dense(x, step.h, step.thetas) if step.thetas else None
         stepper.accept()

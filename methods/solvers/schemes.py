@@ -17,6 +17,7 @@ from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.rosenbrock.tableau import Rosenbrock
 from odegrad.methods.solvers.step import Stages
 from odegrad.methods.solvers.stepper import Stepper
+from odegrad.methods.solvers.switching.scheme import Switching
 from odegrad.methods.solvers.tableau import OnTableau, Tableau
 
 
@@ -124,5 +125,5 @@ class StepSeen:
     before: Tensor
 
 
-Scheme = Tableau | Leapfrog | Reversible | ExtendedTableau | Implicit | Rosenbrock
+Scheme = Tableau | Leapfrog | Reversible | ExtendedTableau | Implicit | Rosenbrock | Switching
 """What a solver steps with."""

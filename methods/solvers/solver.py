@@ -10,6 +10,7 @@ from odegrad.methods.solvers.implicit.tableaus import ADDITIVE_PAIRS, IMPLICIT_T
 from odegrad.methods.solvers.one_step.solver import NO_ONE_STEP_SOLVER, OneStepSolver
 from odegrad.methods.solvers.rosenbrock.tableau import ROSENBROCK_TABLEAUS, Rosenbrock
 from odegrad.methods.solvers.schemes import Leapfrog, Reversible, Scheme
+from odegrad.methods.solvers.switching.scheme import Switching
 from odegrad.methods.solvers.tableaus import TABLEAUS
 
 __all__ = ["NO_ONE_STEP_SOLVER", "OneStepSolver", "make_solver", "solver_names"]
@@ -20,9 +21,13 @@ NO_OPTIONS = frozenset(
 """What belongs to a solver and is no option of ``make_solver``."""
 
 
+SWITCHING = {"auto_stiff": ("dopri5", "kencarp4")}
+"""Solvers that switch: the names of their explicit and of their implicit method."""
+
+
 def solver_names() -> list[str]:
     """Return the names of the solvers."""
-    return [*TABLEAUS, Leapfrog().name, *IMPLICIT_TABLEAUS, *ROSENBROCK_TABLEAUS, *ADDITIVE_PAIRS]
+    return [*TABLEAUS, Leapfrog().name, *IMPLICIT_TABLEAUS, *ROSENBROCK_TABLEAUS, *ADDITIVE_PAIRS, *SWITCHING]
 
 
 def make_solver(
@@ -43,8 +48,9 @@ def make_solver(
     """Return the solver ``name``.
 
     ``coupling`` puts an explicit Runge-Kutta method into the reversible wrapper, ``eta`` is the damping of ``alf``,
-    ``control`` is ``elementary``, ``pi`` or ``pi34`` (the default of the implicit solvers, ``elementary`` that of the
-    others), ``newton`` and ``linear`` are those of ``Implicit``; the other ``options`` are those of ``OneStepSolver``.
+    ``control`` is ``elementary``, ``pi`` or ``pi34`` (the default of the implicit solvers, and of the implicit steps of
+    one that switches; ``elementary`` that of the others), ``newton`` and ``linear`` are those of ``Implicit``; the
+    other ``options`` are those of ``OneStepSolver``.
 
     Raises
     ------
@@ -58,7 +64,7 @@ def make_solver(
         raise UsageError(f"solver {name}: unknown option {unknown[0]!r}; expected one of {sorted(known | others)}")
     scheme = _scheme(name, coupling, eta, newton, linear)
     if control is None:
-        control = "pi34" if isinstance(scheme, Implicit | Rosenbrock) else "elementary"
+        control = "pi34" if isinstance(scheme, Implicit | Rosenbrock | Switching) else "elementary"
     controller = Controller(float(rtol), float(atol), safety, max_factor, min_factor, control)
     solver = OneStepSolver(scheme, controller, **options)  # type: ignore[arg-type]
     # Here and not in the class: who takes the steps of an adaptive solver again, on a fixed grid, need not undo them.
@@ -79,12 +85,15 @@ def make_solver(
 
 def _scheme(name: str, coupling: float | None, eta: float, newton: float | None, linear: LinearSolve | None) -> Scheme:
     """Return what the solver ``name`` steps with."""
-    if name in IMPLICIT_TABLEAUS or name in ADDITIVE_PAIRS:
+    if name in IMPLICIT_TABLEAUS or name in ADDITIVE_PAIRS or name in SWITCHING:
         if coupling is not None:
             raise UsageError(f"coupling: expected none with solver {name}, whose steps have no inverse; leave it out")
         kappa, kind = 1e-2 if newton is None else newton, linear or "auto"
         if name in IMPLICIT_TABLEAUS:
             return Implicit(IMPLICIT_TABLEAUS[name], kappa, kind)
+        if name in SWITCHING:
+            explicit, implicit = SWITCHING[name]
+            return Switching(name, TABLEAUS[explicit], Implicit(IMPLICIT_TABLEAUS[implicit], kappa, kind))
         tableau, partner = ADDITIVE_PAIRS[name]
         return Imex(tableau, kappa, kind, partner=partner)
     if name in ROSENBROCK_TABLEAUS:

@@ -138,6 +138,18 @@ class Stages(Protocol):
         ...
 
 
+class RatedStages(Stages, Protocol):
+    """Stages that may begin with a rate that is known, and hand out theirs."""
+
+    def begin(self, k: Tensor) -> None:
+        """Take ``k [d]`` for the first stage."""
+        ...
+
+    def rate(self, stage: int) -> Tensor:
+        """Return the stage ``[d]``; where there is a graph, with it."""
+        ...
+
+
 class PlainStages:
     """Stages without a graph."""
 
@@ -151,6 +163,14 @@ class PlainStages:
     def evaluate(self, stage: int, t: float, y: Tensor) -> None:
         """Evaluate the stage at ``(t, y [d])``."""
         self.dynamics.write(t, y, self.buffer.k[stage], stage)
+
+    def begin(self, k: Tensor) -> None:
+        """Take ``k [d]`` for the first stage."""
+        self.buffer.k[0].copy_(k)
+
+    def rate(self, stage: int) -> Tensor:
+        """Return the stage ``[d]``, which the next step writes over."""
+        return self.buffer.k[stage]
 
     def roll(self) -> None:
         """Make the last stage the first."""
@@ -175,6 +195,16 @@ class GraphStages:
         k = self.field(t, y)
         self.buffer.k[stage].copy_(k.detach())
         self.ks[stage] = k
+
+    def begin(self, k: Tensor) -> None:
+        """Take ``k [d]`` for the first stage."""
+        self.buffer.k[0].copy_(k.detach())
+        self.ks[0] = k
+
+    def rate(self, stage: int) -> Tensor:
+        """Return the stage ``[d]`` with its graph."""
+        found = self.ks[stage]
+        return self.buffer.k[stage] if found is None else found
 
     def combine(self, y: Tensor, row: int, h: float) -> Tensor:
         """Return ``y + h sum_j w_j k_j [d]``."""

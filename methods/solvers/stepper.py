@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from odegrad.errors import UnsupportedError
+from odegrad.methods.solvers.control import Controller
 from odegrad.methods.solvers.dynamics import Dynamics
 
 
@@ -22,6 +23,8 @@ class GridStep:
     t_next: float
     outputs: tuple[tuple[int, float], ...]
     """The outputs that it reaches: their index, and where they lie in the step (1.0 is its end)."""
+    stiff: bool = False
+    """Whether a solver that switches between two methods has taken it by its implicit one."""
 
     @property
     def thetas(self) -> list[float]:
@@ -66,6 +69,25 @@ class Stepper(abc.ABC):
     @abc.abstractmethod
     def error(self, h: float) -> Tensor:
         """Return the estimate of the last attempt's error in the state, ``[d]``."""
+
+    @property
+    def stiff(self) -> bool:
+        """Return whether the last attempt, of a solver that switches between two methods, was by its implicit one."""
+        return False
+
+    def repeat(self, step: GridStep) -> None:  # noqa: B027
+        """Hear of the recorded step that the next attempt takes again."""
+
+    def control(self, solvers: Controller, order: int) -> tuple[Controller, int]:
+        """Return what controls the next attempt, and the power of the step that its error goes with.
+
+        ``solvers`` and ``order`` are the solver's.
+        """
+        return solvers, order
+
+    def read(self, ratio: Tensor, h: float, x: Tensor) -> float:  # noqa: ARG002
+        """Return the last attempt's error ratio: the one read of the device."""
+        return float(ratio)
 
     @property
     def controlled_by(self) -> Dynamics | None:

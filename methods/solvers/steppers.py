@@ -20,8 +20,10 @@ from odegrad.methods.solvers.rosenbrock.stepper import RosenbrockStepper
 from odegrad.methods.solvers.rosenbrock.tableau import Rosenbrock
 from odegrad.methods.solvers.schemes import ExtendedTableau, Leapfrog, Reversible
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.methods.solvers.step import GraphStages, PlainStages, StageBuffer, Stages
+from odegrad.methods.solvers.step import GraphStages, PlainStages, RatedStages, StageBuffer, Stages
 from odegrad.methods.solvers.stepper import Stepper
+from odegrad.methods.solvers.switching.scheme import Switching
+from odegrad.methods.solvers.switching.stepper import SwitchingStepper
 from odegrad.methods.solvers.tableau import Tableau
 
 
@@ -254,7 +256,7 @@ def plain_stepper(solver: OneStepSolver, dynamics: Dynamics, like: Tensor, *, fi
     samples do not depend on each other.
     """
     scheme = solver.scheme
-    if isinstance(scheme, Implicit | Rosenbrock):
+    if isinstance(scheme, Implicit | Rosenbrock | Switching):
         return _implicit_stepper(solver, scheme, dynamics, like, first=first)
     if isinstance(scheme, Tableau):
         if solver.compile and isinstance(dynamics, FlatField):
@@ -274,7 +276,7 @@ def graph_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, firs
     ``first``: see ``plain_stepper``.
     """
     scheme = solver.scheme
-    if isinstance(scheme, Implicit | Rosenbrock):
+    if isinstance(scheme, Implicit | Rosenbrock | Switching):
         return _implicit_graph_stepper(solver, scheme, field, like, first=first)
     if isinstance(scheme, Tableau):
         return RungeKuttaStepper(GraphStages(field, scheme, like))
@@ -286,9 +288,18 @@ def graph_stepper(solver: OneStepSolver, field: FlatField, like: Tensor, *, firs
     return LeapfrogStepper(scheme, field, with_graph=True)
 
 
+def _switching(solver: OneStepSolver, scheme: Switching, stages: RatedStages, implicit: Stepper) -> Stepper:
+    if not isinstance(implicit, ImplicitStepper):
+        raise UnsupportedError(f"solver {scheme.name}: it takes the steps of a user's field; use dopri5 or kencarp4")
+    return SwitchingStepper(scheme, RungeKuttaStepper(stages), stages, implicit, solver.observer)
+
+
 def _implicit_stepper(
-    solver: OneStepSolver, scheme: Implicit | Rosenbrock, dynamics: Dynamics, like: Tensor, *, first: bool
+    solver: OneStepSolver, scheme: Implicit | Rosenbrock | Switching, dynamics: Dynamics, like: Tensor, *, first: bool
 ) -> Stepper:
+    if isinstance(scheme, Switching):
+        implicit = _implicit_stepper(solver, scheme.implicit, dynamics, like, first=first)
+        return _switching(solver, scheme, PlainStages(dynamics, scheme.explicit, like), implicit)
     if isinstance(scheme, Implicit) and isinstance(dynamics, StepsImplicitly):
         return dynamics.implicit_stepper(solver, scheme, like)
     if not isinstance(dynamics, FlatField):
@@ -304,8 +315,11 @@ def _implicit_stepper(
 
 
 def _implicit_graph_stepper(
-    solver: OneStepSolver, scheme: Implicit | Rosenbrock, field: FlatField, like: Tensor, *, first: bool
+    solver: OneStepSolver, scheme: Implicit | Rosenbrock | Switching, field: FlatField, like: Tensor, *, first: bool
 ) -> Stepper:
+    if isinstance(scheme, Switching):
+        implicit = _implicit_graph_stepper(solver, scheme.implicit, field, like, first=first)
+        return _switching(solver, scheme, GraphStages(field, scheme.explicit, like), implicit)
     if isinstance(scheme, Imex):
         return GraphPairStepper(solver, scheme, field, like, refuse_mixing=first)
     if isinstance(scheme, Implicit):

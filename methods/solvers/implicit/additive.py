@@ -112,7 +112,7 @@ class PairWeights:
     left: Tensor
     """``b - e_s [s]``: the new state is the last stage and these of the rest."""
     error: Tensor
-    """``[2 s]``."""
+    """``[2, 2 s]``: what the embedded method and the rest's last weights leave, and the latter alone."""
     dense: Tensor
     """``[2, 2 s]``: the dense output's weights of ``theta`` and ``theta^2``; the cubic's follow from the end."""
 
@@ -128,12 +128,14 @@ class PairWeights:
 
         s, e = tableau.stages, partner.a
         both = [[x for pair in zip(*rows, strict=True) for x in pair] for rows in zip(tableau.a, e, strict=True)]
-        last = (*e[-1], 0.0)
+        left = [x - y for x, y in zip(tableau.b, (*e[-1], 0.0), strict=True)]
+        moved = [w for x in left for w in (0.0, x)]
+        embedded = [x for x in tableau.error or () for _ in range(2)]
         return cls(
             tuple(tensor(row) for row in both),
             tuple(tensor([tableau.a[j][i] for j in range(i + 1, s)]) for i in range(s)),
             tuple(tensor([e[j][i] for j in range(i + 1, s)]) for i in range(s)),
-            tensor([x - y for x, y in zip(tableau.b, last, strict=True)]),
-            tensor([x for x in tableau.error or () for _ in range(2)]),
+            tensor(left),
+            tensor([[x - m for x, m in zip(embedded, moved, strict=True)], moved]),
             tensor([[row[k] for row in partner.dense for _ in range(2)] for k in range(2)]),
         )

@@ -86,18 +86,18 @@ class PairStepper(ImplicitStepper):
             self._known, calls = True, 1
             self._compare(t)
         self.stages, iterations = [], 0
+        seen, z = self.rest.times(times), torch.mul(self.k[0].view_as(y), hg)
         for i in tableau.solved:
             known = self.both[:i].view(2 * i, -1)
             base = torch.addmv(flat, known.t(), self.of_pair.rows[i], alpha=h).view_as(y)
-            time = self.rest.time(times[i])
-            stage = newton.solve(time, base, torch.mul(self.k[i - 1].view_as(y), hg), self._system, hg)
+            stage = newton.solve(seen[i], base, z, self._system, hg)
             iterations += stage.iterations
             if not stage.converged:
                 self._untold = dataclasses.replace(self._work(iterations, failures=1), rest=calls)
                 self.tell_lost()
                 raise self._failure(at, t, h, i, stage)
-            torch.div(stage.z.view(-1), hg, out=self.k[i])
-            self._evaluate_rest(i, time, stage.y)
+            torch.div(z.view(-1), hg, out=self.k[i])
+            self._evaluate_rest(i, seen[i], stage.y)
             calls += 1
             self.stages.append(stage.y)
         self._untold = dataclasses.replace(self._work(iterations), rest=calls)
@@ -143,8 +143,7 @@ class PairStepper(ImplicitStepper):
         modes, so ``e`` is filtered there; it does not damp ``m``, which is of the third order and all of the error
         there. On slow modes ``m - W^-1 m`` is of the order of ``e``.
         """
-        moved = torch.mv(self.both[:, 1].t(), self.of_pair.left).mul_(h)
-        raw = torch.addmv(moved, self.both.view(-1, self.d).t(), self.of_pair.error, beta=-1.0, alpha=h)
+        raw, moved = torch.mm(self.of_pair.error, self.both.view(-1, self.d)).mul_(h).unbind(0)
         return self._filtered(raw).add_(self.samples.flat(moved.view_as(self.stages[-1])))
 
     def accept(self) -> None:

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 from torch import Tensor
 
 from odegrad.contracts import ImplicitWork
+from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.linear import Jacobians, Linearisation
 from odegrad.methods.solvers.implicit.pullback import tell
@@ -60,6 +61,19 @@ class LinearisedStepper(Stepper, Generic[AtT]):
             if self._refuse_mixing:
                 self._refuse_mixing = False
                 self.jacobians.refuse_mixing(self._at)
+        return self._at
+
+    @property
+    def at_start(self) -> AtT:
+        """Return the linearisation that the last attempt has begun from.
+
+        Raises
+        ------
+        UnsupportedError
+            If there is none.
+        """
+        if self._at is None:
+            raise UnsupportedError(f"{type(self).__name__}: no step has been attempted; call attempt first")
         return self._at
 
     def newly_built(self) -> int:

@@ -27,8 +27,6 @@ LINEAR_PART = 1e-2
 class Stage(NamedTuple):
     """A stage as the iteration has left it."""
 
-    z: Tensor
-    """``Y - B [batch, n, 1]``, which is ``h gamma k``."""
     y: Tensor
     """``Y [batch, n, 1]``."""
     iterations: int
@@ -64,12 +62,11 @@ class Newton:
         self.field, self.samples = jacobians.field, jacobians.samples
         self.scale = y.abs().mul_(rtol).add_(atol)
         self.kappa = kappa
-        # Below this a correction may be rounding; whether it is costs a look at the stage itself.
-        rounding = ROUNDING_FLOOR * torch.finfo(y.dtype).eps
-        self._suspect = 100.0 * rounding * (1.0 + float(torch.linalg.vector_norm(y, torch.inf))) / atol
+        self._y, self._atol = y, atol
+        self._suspect: float | None = None
 
     def solve(self, time: Tensor, base: Tensor, z: Tensor, system: System, hg: float) -> Stage:
-        """Return the stage ``Y = base + z`` with ``z = hg f(t, Y)``; ``z`` is the first guess, and written over.
+        """Return the stage ``Y = base + z`` with ``z = hg f(t, Y)``; ``z`` is the first guess, and written over by it.
 
         ``time`` is the 0-d tensor that the field sees.
         """
@@ -85,21 +82,28 @@ class Newton:
                 break
             # Small beside the largest number of the state may be large beside another: rounding is what stands still.
             stands = iteration > 1 and rate >= STANDS_STILL_RATE
-            if stands and size <= self._suspect and self._is_rounding(change, y):
-                return Stage(z, torch.add(base, z), iteration, converged=True, finite=True)
+            if stands and self._is_suspect(size) and self._is_rounding(change, y):
+                return Stage(torch.add(base, z), iteration, converged=True, finite=True)
             if iteration > 1 and rate >= DIVERGED:
                 break
             # The rate is known from the second correction on; of the first it is 0 by the infinite one before.
             small = iteration > 1 and rate < 1.0 and rate / (1.0 - rate) * size <= self.kappa
             if small or size <= AT_ONCE * self.kappa:
-                return Stage(z, torch.add(base, z), iteration, converged=True, finite=True)
+                return Stage(torch.add(base, z), iteration, converged=True, finite=True)
         # Of rounding no rate can be known, below or above the one that is given up at.
         near = finite and iteration > 1 and rate >= STANDS_STILL_RATE and self._is_rounding(change, y, STALLED)
-        return Stage(z, y, iteration, converged=False, finite=finite, stalled=size / self.kappa if near else None)
+        return Stage(y, iteration, converged=False, finite=finite, stalled=size / self.kappa if near else None)
 
     def _norm(self, change: Tensor) -> float:
         """Return the largest root mean square of a sample, in units of the scale: a read of the device."""
         return self.jacobians.largest_sample(torch.div(change, self.scale))
+
+    def _is_suspect(self, size: float) -> bool:
+        """Return whether a correction may be rounding; whether it is costs a look at the stage itself."""
+        if self._suspect is None:
+            rounding = ROUNDING_FLOOR * torch.finfo(self._y.dtype).eps
+            self._suspect = 100.0 * rounding * (1.0 + float(torch.linalg.vector_norm(self._y, torch.inf))) / self._atol
+        return size <= self._suspect
 
     def _is_rounding(self, change: Tensor, y: Tensor, epsilons: float = ROUNDING_FLOOR) -> bool:
         of_change, of_stage = (torch.linalg.vector_norm(x, torch.inf) for x in (change, y))

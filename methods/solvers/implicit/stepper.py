@@ -78,20 +78,19 @@ class ImplicitStepper(LinearisedStepper[Linearisation]):
         if self.scheme.carries_rate:
             self.k[0].copy_(samples.of(x[self.d :]).view(-1))
         self.stages, iterations = [], 0
-        for i, time in enumerate(tableau.times(t, h, t_next)):
-            if i not in tableau.solved:
-                continue
-            # The first guess is the rate of the stage before: at the first one f at the start, which the Jacobian's
-            # call has told.
-            z = torch.mul(self.k[i - 1].view_as(y) if i else at.dy.detach(), hg)
+        times = self.field.times(tableau.times(t, h, t_next))
+        # The first guess is the rate of the stage before: at the first one f at the start, which the Jacobian's call
+        # has told where it is no stage.
+        z = torch.mul(self.k[0].view_as(y) if self.scheme.carries_rate else at.dy.detach(), hg)
+        for i in tableau.solved:
             base = torch.addmv(flat, self.k[:i].t(), self.weights.rows[i], alpha=h).view_as(y) if i else y
-            stage = newton.solve(self.field.time(time), base, z, self._system, hg)
+            stage = newton.solve(times[i], base, z, self._system, hg)
             iterations += stage.iterations
             if not stage.converged:
                 self._untold = self._work(iterations, failures=1)
                 self.tell_lost()
                 raise self._failure(at, t, h, i, stage)
-            torch.div(stage.z.view(-1), hg, out=self.k[i])
+            torch.div(z.view(-1), hg, out=self.k[i])
             self.stages.append(stage.y)
         self._untold = self._work(iterations)
         return self._end(flat, h)

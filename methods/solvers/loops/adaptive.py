@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from odegrad.errors import NewtonError, NonFiniteError, StepSizeUnderflowError, TooManyStepsError
+from odegrad.methods.solvers.control import Controller
 from odegrad.methods.solvers.ends.landing import OpenTimes
 from odegrad.methods.solvers.loops.base import SteppingLoop
 from odegrad.methods.solvers.stepper import AcceptedStep
@@ -25,9 +26,9 @@ class AdaptiveLoop(SteppingLoop):
 
     def advance(self, t: float, t_end: float, x: Tensor) -> Generator[AcceptedStep, None, Tensor]:
         """Step from ``t`` to ``t_end`` as the step control says and return the carried vector there."""
-        control, order = self.solver.controller, self.solver.control_order
         judge = self.stepper.controlled_by or self.dynamics
         h = self._first(t, x) if self.size.h is None else self.size.h
+        control, order = self._control()
         while t != t_end:
             h, t_next = self._land(t, self._bounded(h), t_end)
             try:
@@ -38,7 +39,8 @@ class AdaptiveLoop(SteppingLoop):
                 h, self.previous, self.failure = 0.25 * h, None, error
                 continue
             with torch.no_grad():
-                ratio = control.error_ratio(judge, *self.stepper.judged(h, x, x_next, self.d))
+                size = control.error_ratio(judge, *self.stepper.judged(h, x, x_next, self.d))
+                ratio = self.stepper.read(size, h, x)
             accepted = ratio <= 1.0 or (math.isfinite(ratio) and abs(h) <= (self.solver.min_step or 0.0))
             if self.callbacks is not None:
                 self.callbacks.judged(t, x[: self.d], h, accepted=accepted)
@@ -51,7 +53,9 @@ class AdaptiveLoop(SteppingLoop):
                 self.solver.observer.rejected(t, h)
             self._count(t, t_end, h, ratio, x)
             h = control.next_step(h, ratio, order, self.previous)
-            self.previous = ratio if accepted else None
+            before, (control, order) = order, self._control()
+            # The error of another method says nothing of this one's.
+            self.previous = ratio if accepted and order == before else None
         self.size.h = h
         return x
 
@@ -61,11 +65,15 @@ class AdaptiveLoop(SteppingLoop):
         if self.solver.first_step is not None:
             size = self.solver.first_step
         else:
-            control, order = self.solver.controller, self.solver.control_order
+            control, order = self._control()
             judge = self.stepper.controlled_by or self.dynamics
             with torch.no_grad():
                 size = control.first_step(judge, t, span, self.stepper.standing(x, self.d), f0, order)
         return math.copysign(size, span)
+
+    def _control(self) -> tuple[Controller, int]:
+        """Return what controls the next step, and the power of the step that its error goes with."""
+        return self.stepper.control(self.solver.controller, self.solver.control_order)
 
     def _bounded(self, h: float) -> float:
         if self.solver.min_step is not None:
@@ -90,8 +98,9 @@ class AdaptiveLoop(SteppingLoop):
         # A step of this size does not overflow by its size: the field is not finite here, however far it shrinks.
         reach = abs(t_end) if math.isfinite(t_end) else 1.0
         if not math.isfinite(ratio) and abs(h) < 1e-10 * max(abs(t), reach):
+            norm = "" if self.solver.norm is None else ", or their norm,"
             raise NonFiniteError(
-                f"solver {self.solver.name}: the field or the state is not finite just after t = {t:g} (step "
+                f"solver {self.solver.name}: the field or the state{norm} is not finite just after t = {t:g} (step "
                 f"{self.attempts}, h = {h:g}); check the parameters for NaN, clip gradients, or bound the vector field"
             )
         if self.attempts >= self.solver.max_steps and t != t_end:

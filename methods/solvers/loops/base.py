@@ -65,7 +65,7 @@ class SteppingLoop(abc.ABC):
             h, t_next, x_next = end.h, end.t_next, end.x_next
         if self.solver.observer is not None:
             self.solver.observer.accepted(t, h)
-        grid_step = GridStep(t, h, t_next, tuple(self._reached(t, h, t_next)))
+        grid_step = GridStep(t, h, t_next, tuple(self._reached(t, h, t_next)), self.stepper.stiff)
         ys = [self.stepper.dense(x, h, grid_step.thetas)] if grid_step.thetas else []
         if grid_step.ends_at_output:
             ys.append(x_next[None, : self.d])

@@ -12,6 +12,7 @@ from odegrad.errors import UsageError
 from odegrad.methods.solvers.control import Controller, StepSize
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.schemes import ExtendedTableau, Scheme
+from odegrad.methods.solvers.switching.scheme import Switching
 from odegrad.methods.solvers.tableau import Tableau
 
 Sees = Literal["state", "tangent"]
@@ -160,7 +161,7 @@ class SolverOptions:
     @property
     def has_dense_output(self) -> bool:
         """Return whether the solution is known between the ends of a step."""
-        if isinstance(self.scheme, Implicit):
+        if isinstance(self.scheme, Implicit | Switching):
             return self.scheme.dense_degree > 0
         tableau = self._stepped
         return tableau is not None and tableau.dense is not None
@@ -179,6 +180,13 @@ class SolverOptions:
             raise UsageError(f"compaction: expected 'none', 'each' or 'halving', got {self.compaction!r}")
 
     def _check_steps(self) -> None:
+        fixed = next((name for name in ("num_steps", "step_size", "grid") if getattr(self, name) is not None), None)
+        if fixed is not None and isinstance(self.scheme, Switching):
+            explicit, implicit = self.scheme.explicit.name, self.scheme.implicit.name
+            raise UsageError(
+                f"{fixed}: solver {self.name} switches by what its step control does, and fixed steps have none; leave "
+                f"it out, or use {explicit} or {implicit}"
+            )
         if self.num_steps is not None and self.step_size is not None:
             raise UsageError("num_steps and step_size: expected at most one of them; leave one out")
         if self.max_step == math.inf:  # torchdiffeq's way to say that there is no bound

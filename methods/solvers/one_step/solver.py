@@ -11,8 +11,9 @@ from odegrad.errors import UnsupportedError
 from odegrad.methods.solvers.implicit.additive import Imex
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.one_step.options import SolverOptions
-from odegrad.methods.solvers.rosenbrock.tableau import Rosenbrock
+from odegrad.methods.solvers.rosenbrock.tableau import NO_ROSENBROCK, Rosenbrock
 from odegrad.methods.solvers.schemes import ExtendedTableau, Leapfrog, Reversible
+from odegrad.methods.solvers.switching.scheme import NO_SWITCHING, Switching
 from odegrad.methods.solvers.tableau import Tableau
 
 NO_ONE_STEP_SOLVER = "it takes the steps itself, with a solver of this package; make one with make_solver"
@@ -64,7 +65,12 @@ class OneStepSolver(SolverOptions, Solver):
     @property
     def implicit(self) -> bool:
         """Return whether a step solves linear systems with the field's Jacobian."""
-        return isinstance(self.scheme, Implicit | Rosenbrock)
+        return isinstance(self.scheme, Implicit | Rosenbrock | Switching)
+
+    @property
+    def switches(self) -> bool:
+        """Return whether each step is one of an explicit or of an implicit method."""
+        return isinstance(self.scheme, Switching)
 
     @property
     def takes_halves(self) -> bool:
@@ -72,10 +78,20 @@ class OneStepSolver(SolverOptions, Solver):
         return isinstance(self.scheme, Imex)
 
     @property
+    def only_redone(self) -> str | None:
+        """Return why only methods that redo steps or keep their graph know the way back through them; None if others.
+
+        Of a split field ``takes_halves`` says that there are others, but few.
+        """
+        if isinstance(self.scheme, Rosenbrock):
+            return NO_ROSENBROCK
+        return NO_SWITCHING if self.switches else None
+
+    @property
     def control_order(self) -> int:
         """Return the power of the step that the error estimate goes with."""
         scheme = self.scheme
-        if isinstance(scheme, Implicit | Rosenbrock) and scheme.tableau.embedded_order:
+        if isinstance(scheme, Implicit | Rosenbrock | Switching) and scheme.tableau.embedded_order:
             return min(scheme.order, scheme.tableau.embedded_order) + 1
         return scheme.order
 
@@ -112,14 +128,14 @@ class OneStepSolver(SolverOptions, Solver):
     def _judged_order(self) -> int:
         """Return the order of the result whose error the step control estimates."""
         scheme = self.scheme
-        if isinstance(scheme, Implicit | Rosenbrock) and scheme.tableau.embedded_order:
+        if isinstance(scheme, Implicit | Rosenbrock | Switching) and scheme.tableau.embedded_order:
             return min(scheme.order, scheme.tableau.embedded_order)
         return scheme.order - 1
 
     @property
     def dense_degree(self) -> int:
         """Return the degree of the dense output's polynomial; 0 if there is none."""
-        if isinstance(self.scheme, Implicit):
+        if isinstance(self.scheme, Implicit | Switching):
             return self.scheme.dense_degree
         dense = self._stepped.dense if self._stepped is not None else None
         return len(dense[0]) if dense else 0
@@ -138,7 +154,7 @@ class OneStepSolver(SolverOptions, Solver):
         rounds each way where samples have steps of their own.
         """
         scheme = self.scheme
-        carries_rate = isinstance(scheme, Implicit) and scheme.carries_rate
+        carries_rate = isinstance(scheme, Implicit | Switching) and scheme.carries_rate
         return StepCounts(
             evaluations=self.scheme.evaluations,
             adaptive=self.adaptive,
@@ -154,10 +170,11 @@ class OneStepSolver(SolverOptions, Solver):
             carried_states=2 if isinstance(scheme, Leapfrog | Reversible) or carries_rate else 1,
             implicit=self.implicit,
             linear_stages=scheme.evaluations if isinstance(scheme, Rosenbrock) else 0,
-            node_states=scheme.node_states if isinstance(scheme, Implicit | Rosenbrock) else 0,
+            explicit_evaluations=scheme.explicit.evaluations if isinstance(scheme, Switching) else 0,
+            node_states=scheme.node_states if isinstance(scheme, Implicit | Rosenbrock | Switching) else 0,
             rest_stages=scheme.rest_stages if isinstance(scheme, Implicit) else 0,
             work=sum(works, ImplicitWork()),
-            newton_by_step=tuple(work.newton for work in works if work.newton),
+            newton_by_step=tuple(work.newton for work in works if work.newton or work.explicit_steps),
             weights=scheme.b if isinstance(scheme, Tableau) else (),
             known_stages=self.known_stages,
             rounds_forward=tuple(rounds[0]),
@@ -181,7 +198,7 @@ class OneStepSolver(SolverOptions, Solver):
     def restart_calls(self) -> int:
         """Return the f calls that stand on a new state cost before the first step: the reused first stage."""
         scheme = self.scheme
-        if isinstance(scheme, Implicit):
+        if isinstance(scheme, Implicit | Switching):
             return scheme.restart_calls
         tableau = self._stepped
         return 1 if isinstance(scheme, Leapfrog) or (tableau is not None and tableau.fsal) else 0

@@ -135,8 +135,8 @@ class ImplicitRowStepper:
         self.k[0].copy_(x[:, self.n :].reshape(-1))
         self.stages = []
         self.systems.iterations = np.zeros((len(tableau.solved), len(x)), dtype=np.int64)
+        z = torch.mul(self.k[0].view(shape), hg)
         for i in tableau.solved:
-            z = torch.mul(self.k[i - 1].view(shape), hg)
             taken = self.systems.iterations[i - tableau.solved.start]
             stage = newton.solve(times[i], self._base(y, i), z, lu, pivots, taken)
             self.k[i].copy_(torch.div(z, hg).view(-1))
