@@ -1,6 +1,7 @@
 """Notebooks of ``docs/notebooks``: run in a fresh kernel, then turned into pages with what they put out."""
 
 import base64
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+_LOOK_OF_PANDAS = re.compile(r"<table[^>]*>")
+"""A table of the site has its look where it names none of its own."""
 TIMEOUT_SECONDS = 600
 """Of one cell."""
 
@@ -45,7 +48,8 @@ def as_markdown(notebook: nbformat.NotebookNode, name: str) -> tuple[str, dict[s
                 images[file] = base64.b64decode(data["image/png"])
                 parts.append(f"![what the cell above draws]({file})")
             elif "text/html" in data:
-                parts.append(f'<div class="output">{data["text/html"]}</div>')
+                table = _LOOK_OF_PANDAS.sub("<table>", data["text/html"])
+                parts.append(f'<div class="output" style="overflow-x: auto">{table}</div>')
             elif text := data.get("text/plain") or (output.get("text", "") if output.get("name") == "stdout" else ""):
                 parts.append(f"```text\n{text.rstrip()}\n```")
     return "\n\n".join(parts) + "\n", images
