@@ -1,5 +1,6 @@
 """Every gradient method on one model of the user's own: exactness, calls, memory, time, and which one to take."""
 
+import html
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,16 @@ class Comparison(pd.DataFrame):  # type: ignore[misc]
             }
             for row in self.to_dict(orient="records")
         ]
+
+    def _repr_html_(self) -> str | None:
+        """Return what a notebook shows: the rows as a terminal shows them, reasons, advice and notes."""
+        if not set(COMPARISON_COLUMNS) <= set(self.columns):  # a selection of columns is a frame like any other
+            shown: str | None = super()._repr_html_()
+            return shown
+        table = pd.DataFrame(self.printed()).to_html(index=False, border=0)  # escapes every cell
+        said = [*self.reasons(), getattr(self, "advice", ""), *getattr(self, "notes", [])]
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in said if line)
+        return f'<div style="overflow-x: auto">{table}</div>{lines}'
 
     def reasons(self) -> list[str]:
         """Return what stands behind each verdict that has a reason: ``method: verdict: reason``."""

@@ -22,13 +22,18 @@ from odegrad.registry import build_gradient
 from odegrad.states import mapped
 
 
-class EventSolution(NamedTuple):
-    """Where a solve has ended at an event."""
-
+class _TimeAndSolution(NamedTuple):
     event_t: Tensor
     """Its time, 0-d."""
     solution: State
     """The states ``[2, *state]``, or a tuple of such, at the start and just before the event."""
+
+
+class EventSolution(_TimeAndSolution):
+    """Where a solve has ended at an event: time and solution, as in torchdiffeq."""
+
+    found: bool = True
+    """False where there was no event up to ``t_max``, at which the solve has ended then."""
 
 
 def odeint(
@@ -181,7 +186,9 @@ def _until(
         )
     event = event_fn if isinstance(event_fn, Event) else Event(event_fn, differentiated=False)
     end = until_over_jumps(ending_at_events(found), field, solver, y0, t[0], event, jumps, reverse=way < start)
-    return EventSolution(end.time, end.states)
+    solution = EventSolution(end.time, end.states)
+    solution.found = end.found
+    return solution
 
 
 def odeint_adjoint(
@@ -240,6 +247,7 @@ def odeint_adjoint(
             "adjoint_options: expected norm = 'seminorm', or a function of the backward state (t, y, adj_y, "
             f"*adj_params), got {norm if isinstance(norm, str) else type(norm).__name__}; leave it out for ours"
         )
+    adjoint_rtol, adjoint_atol = _number("adjoint_rtol", adjoint_rtol), _number("adjoint_atol", adjoint_atol)
     given: dict[str, Scalar | None] = {"rtol": adjoint_rtol, "atol": adjoint_atol, "solver": adjoint_method}
     if extra:
         given = {}
@@ -260,6 +268,15 @@ def odeint_adjoint(
             )
         )
     return _solved(found, field, y0, t, _Told(method, rtol, atol, options), event_fn, jumps)
+
+
+def _number(name: str, value: object) -> float | None:
+    """Return a tolerance of the backward solve, a number or None."""
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if plain is not None and (isinstance(plain, bool) or not isinstance(plain, (int, float))):
+        got = f"a tensor of shape {tuple(plain.shape)}" if isinstance(plain, Tensor) else type(plain).__name__
+        raise UsageError(f"{name}: expected one number or None, got {got}; give the least of them")
+    return plain
 
 
 def _backward_options(options: Mapping[str, object]) -> Mapping[str, object]:

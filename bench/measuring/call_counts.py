@@ -146,7 +146,7 @@ def count_columns(
     with subject.left_as_it_was():
         costs = solve_costs(solves, solver, method.traits.backward_phase)
     # what a replay of outputs inside of steps costs more is no part of the model
-    inside = solver.reads_inside_steps and any(len(log.ts) > 2 for log in solves)
+    inside = solver.reads_inside_steps and any(log.outputs > 2 for log in solves)
     unmodelled = inside and method.traits.exact
     # nor is a backward pass that was done again, as its cotangents overflowed
     unmodelled |= bool(counts.scale_retries)

@@ -47,9 +47,11 @@ class OneStepSolver(SolverOptions, Solver):
         return self._option_against_own_steps()
 
     def _option_against_own_steps(self) -> str | None:
-        for option, others in (("compile", (False,)), ("sees", ("state",)), ("outputs", ("step_ends", "auto"))):
+        for option, others in (("compile", (False,)), ("sees", ("state",))):
             if getattr(self, option) not in others:
                 return f"it does not go with {option} = {getattr(self, option)!r}; leave that out"
+        if self.outputs == "dense" and self.implicit:
+            return "implicit steps of single samples are not read inside; leave outputs = 'dense' out"
         for option in ("step_t", "norm", "tolerances", "min_step"):
             if getattr(self, option):
                 return f"it does not go with {option}; leave that out"
