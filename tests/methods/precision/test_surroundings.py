@@ -9,6 +9,8 @@ from torch import nn
 from odegrad import odeint, odeint_adjoint, odeint_event
 from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
 from odegrad.methods.fields.precision import PRECISIONS
+from odegrad.methods.regularisers.chosen import Regularisers
+from odegrad.methods.regularisers.regularised import RegularisedSolve
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.registry import build_gradient
 
@@ -69,6 +71,21 @@ def test_resets_and_times_have_gradients(gradient, precision, tools):
         found[low] = torch.cat(
             [g.reshape(-1) for g in torch.autograd.grad(ys[-1].pow(2).sum(), [t, at, y0, *field.parameters()])]
         )
+    assert 0.0 < tools.off(found[precision], found[""]) < 3.0 * tools.ROUNDOFF[precision]
+
+
+@pytest.mark.parametrize("penalty", ["kinetic", "jacobian", "taylor", "error", "local", "log_norm"])
+@pytest.mark.parametrize("gradient", ["naive", "aca"])
+def test_penalties_are_of_the_low_field(penalty, gradient, precision, tools):
+    """Products and derivatives inside of a call, sums over steps, steps from sampled states."""
+    found = {}
+    for low in ("", precision):
+        field, y0 = tools.Net(), tools.start()
+        solver = make_solver("dopri5", rtol=1e-2, atol=1e-2, precision=low)
+        solve = RegularisedSolve(build_gradient(gradient), solver, Regularisers.of({penalty: 0.1}), 0)
+        loss = solve(field, y0, TIMES)[-1].pow(2).sum()
+        grads = torch.autograd.grad(loss + solve.penalty(), [y0, *field.parameters()])
+        found[low] = torch.cat([g.reshape(-1) for g in grads])
     assert 0.0 < tools.off(found[precision], found[""]) < 3.0 * tools.ROUNDOFF[precision]
 
 
