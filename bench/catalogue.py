@@ -200,7 +200,7 @@ SOLVERS: tuple[Entry, ...] = (
     ),
     Entry(
         "auto_stiff",
-        "switching, adaptive steps",
+        "implicit or explicit, adaptive steps",
         "dopri5, and kencarp4 where stability would bind its steps; for fields that are stiff at times, or may be",
     ),
 )
