@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from odegrad.contracts import (
     CurvatureConsumer,
@@ -20,11 +20,12 @@ from odegrad.contracts import (
     VectorField,
     ending_at_events,
     gives_samples_steps,
+    pass_on,
     taking_jumps,
 )
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.event import Event
-from odegrad.states import mapped, sent_to
+from odegrad.states import mapped, parts, sent_to
 
 
 def _as_it_is(field: VectorField) -> VectorField:
@@ -47,12 +48,13 @@ class BoundSolve:
         """Return the solution at ``ts``, ``[K]`` or ``[batch, K]``.
 
         Samples that share their steps are solved for at the union of all their times, by which every sample is carried
-        to the last time of any; each is then handed out at its own.
+        to the last time of any; each is then handed out at its own. Where they start apart, all count their times from
+        their own starts.
         """
         if ts.dim() != 2 or gives_samples_steps(self.solver):
             return self.solved(field, self.solver, y0, ts)
-        union = UnionOfTimes.of(ts)
-        return union.picked(self.solved(field, self.solver, y0, union.times))
+        union = UnionOfTimes.of(ts, field)
+        return union.picked(self.solved(union.seen(field), self.solver, y0, union.times))
 
     def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         """Return one solve to known times, without a jump inside of them."""
@@ -86,41 +88,68 @@ def solve_with(method: GradientMethod, solver: Solver) -> EventSolve:
     return BoundSolve(method, solver)
 
 
+class _FromOwnStarts(nn.Module):
+    """A field whose samples start at times of their own, as one of the time since: ``f(t_i0 + t, y)``."""
+
+    def __init__(self, inner: VectorField, starts: Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.starts = starts
+        pass_on(inner, self)
+
+    def forward(self, t: Tensor, y: StateT) -> StateT:
+        """Return ``dy/dt`` at a time ``t``, 0-d or ``[batch, 1, ..., 1]``, since each sample's start."""
+        first = parts(y)[0]
+        own = sent_to(first.device, self.starts, first.dtype).view(-1, *[1] * (first.dim() - 1))
+        return self.inner(own + t, y)
+
+
 @dataclass(frozen=True)
 class UnionOfTimes:
     """The times of all samples, each once."""
 
     times: Tensor
-    """``[U]``, in the order in which they are solved."""
+    """``[U]``, in the order in which they are solved; since the samples' own starts where these are apart."""
     places: Tensor
     """``[batch, K]``: where each sample's own times are among them."""
+    starts: Tensor | None = None
+    """``[batch]``: the samples' starts where these are apart."""
 
     @classmethod
-    def of(cls, ts: Tensor) -> "UnionOfTimes":
-        """Return the union of ``ts [batch, K]``, whose rows may repeat their last times.
+    def of(cls, ts: Tensor, field: VectorField) -> "UnionOfTimes":
+        """Return the union of ``ts [batch, K]``, whose rows may repeat their last times, for a solve of ``field``.
 
         Raises
         ------
         UsageError
-            If the samples do not start at one time, or ``ts`` requires a gradient.
+            If the samples do not start at one time and the field takes one time for all, or ``ts`` requires a gradient.
         """
-        own = ts.detach()
-        if own.numel() and not bool((own[:, 0] == own[0, 0]).all()):
-            row = int((own[:, 0] != own[0, 0]).nonzero()[0])
-            raise UsageError(
-                f"ts: expected rows [batch, K] that start at one time where samples share their steps, got "
-                f"{float(own[0, 0])!r} in row 0 and {float(own[row, 0])!r} in row {row}; count each sample's time from "
-                "its own start, or give samples steps of their own by the solver option batch = 'per_sample'"
-            )
         if ts.requires_grad:
             raise UsageError(
                 "ts: a gradient by times [batch, K] of each sample's own needs the solver option batch = 'per_sample'; "
                 "expected times without requires_grad where samples share their steps"
             )
+        own, starts = ts, None
+        if own.numel() and not bool((own[:, 0] == own[0, 0]).all()):
+            if not getattr(field, "sample_time", False):
+                row = int((own[:, 0] != own[0, 0]).nonzero()[0])
+                raise UsageError(
+                    f"ts: expected rows [batch, K] that start at one time where samples share their steps, as they do "
+                    f"in the reference, got {float(own[0, 0])!r} in row 0 and {float(own[row, 0])!r} in row {row}; let "
+                    "the field take t as [batch, 1, ...] and set sample_time = True on it, or count each sample's time "
+                    "from its own start"
+                )
+            # In float64, or equal times since unlike starts would come out unlike.
+            starts = own[:, 0].double()
+            own = (own.double() - starts[:, None]).to(own.dtype)
         times, places = torch.unique(own, return_inverse=True)
         if own.numel() and bool(own[0, 0] > own[0, -1]):
             times, places = times.flip(0), len(times) - 1 - places
-        return cls(times, places)
+        return cls(times, places, starts)
+
+    def seen(self, field: VectorField) -> VectorField:
+        """Return ``field`` as it is solved at ``times``."""
+        return field if self.starts is None else _FromOwnStarts(field, self.starts)
 
     def picked(self, ys: StateT) -> StateT:
         """Return a solution ``[U, batch, *state]`` at each sample's own times, ``[K, batch, *state]``."""

@@ -53,6 +53,7 @@ def _tell_version(wanted: bool) -> None:
             "odegrad run quick",
             "odegrad run my_suite.toml --results out --set 'seeds=[0, 1]'",
             "odegrad report results/quick",
+            "odegrad leaderboard results/mine results/yours",
             "odegrad paper irdm",
             "odegrad list methods",
             "odegrad check my_method.py:MyMethod",
@@ -88,6 +89,11 @@ for name, command, epilog in (
         "compare-results",
         results.compare_results,
         "Example: odegrad compare-results results/before results/after",
+    ),
+    (
+        "leaderboard",
+        results.leaderboard,
+        "Example: odegrad leaderboard results/mine results/yours --out leaderboard",
     ),
     ("list", catalogue.list_names, "Example: odegrad list methods"),
     (

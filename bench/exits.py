@@ -29,8 +29,9 @@ EXIT_MEANINGS: Mapping[ExitCode, str] = {
     "loaded",
     ExitCode.FAILED_RUNS: "some runs failed, and their rows say why; what a method or an optimizer refuses is a row "
     "`unsupported` and no failure",
-    ExitCode.UNDECIDED: "a gate measured everything, and something is not decided: two measurements of the same code "
-    "differ, or times are too noisy; or a budget of seconds ended before all was measured",
+    ExitCode.UNDECIDED: "something is not decided: two measurements of the same code differ, or times are too noisy "
+    "for a gate; a gradient has nothing to be held against or is too close to what is accurate; or a budget of "
+    "seconds ended before all was measured",
     ExitCode.TRY_AGAIN: "the machine failed, and runs are missing: the same command again measures them",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C or SIGTERM",
 }

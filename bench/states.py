@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import State, StateT
+from odegrad.contracts import State, StateT, told
 from odegrad.errors import UsageError
 
 
@@ -240,9 +240,12 @@ class Layout:
         Raises
         ------
         UsageError
-            If it is not one number.
+            If it is not one number, or ``norm`` takes other arguments.
         """
-        size = torch.as_tensor(norm(y), dtype=self.dtype, device=self.device)
+        found = told("norm", "norm(y)", norm, y)
+        if not isinstance(found, (Tensor, int, float)):
+            raise UsageError(f"norm: expected one number, got {type(found).__name__}; reduce over the state")
+        size = torch.as_tensor(found, dtype=self.dtype, device=self.device)
         if size.numel() != 1:
             raise UsageError(f"norm: expected one number, got shape {tuple(size.shape)}; reduce over the state")
         return size.detach().abs().reshape(())

@@ -41,6 +41,7 @@ HOUSE = (
     "odegrad.reports.figures",
     "odegrad.reports.papers",
     "odegrad.reports.page",
+    "odegrad.reports.leaderboard",
     "odegrad.processes",
     "odegrad.machine",
     "odegrad.diagnosis",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from odegrad.advice.candidates import UNMEASURED
+from odegrad.advice.candidates import REFUSED, UNMEASURED
 from odegrad.advice.comparison import COMPARISON_COLUMNS, Comparison, compare_gradients
 from odegrad.advice.examine import Examination, write_figure
 from odegrad.diagnosis.prediction import diagnose
@@ -52,7 +52,7 @@ class ModelAdvice:
         wrong = [
             str(name)
             for name, verdict in zip(self.table["gradient"], self.table["verdict"], strict=True)
-            if not str(verdict).startswith(("accurate", "refused", UNMEASURED))
+            if not str(verdict).startswith(("accurate", REFUSED, UNMEASURED))
         ]
         said = [self.table.advice, *self.dynamics]
         if wrong:

@@ -13,7 +13,7 @@ from odegrad.contracts import GradientMethod, Scalar, equivalent_solver
 from odegrad.measuring.call_counts import counted_iteration
 from odegrad.measuring.memory import cheap_collections, measured_bytes
 from odegrad.methods.solvers.solver import OneStepSolver
-from odegrad.reference.accuracy import accuracy, largest_error
+from odegrad.reference.accuracy import UNDECIDED, accuracy, largest_error
 from odegrad.reference.allowance import Allowance, Tell, in_silence
 from odegrad.reference.reference import Reference
 from odegrad.reference.subject import Subject
@@ -25,6 +25,8 @@ MEASURING_SHARE = 0.7
 """Of the time that a comparison may take: no method is begun to be measured later, so that some is left to race."""
 TOO_LOOSE = "solver too loose"
 """The verdict on an exact gradient whose steps are too coarse, where no method at all is accurate."""
+REFUSED = "refused"
+"""The verdict on a method that does not take the solver."""
 UNMEASURED = "not measured"
 """The verdict on a method for which there was no time."""
 
@@ -51,7 +53,7 @@ def candidate(chosen: str | tuple[str, Mapping[str, Scalar]], solver: OneStepSol
     row: dict[str, object] = {"gradient": name, "exact": method.traits.exact}
     taken = solver_for(method, solver)
     if taken is None:
-        return Candidate(method, solver, row | {"verdict": f"refused: {method.refuses(solver)}"})
+        return Candidate(method, solver, row | {"verdict": f"{REFUSED}: {method.refuses(solver)}"})
     return Candidate(method, taken, row)
 
 
@@ -160,10 +162,10 @@ def _verdict(c: Candidate, true: Reference, limit: float) -> str:
     if verdict == "accurate":
         return verdict
     if error is None:
-        return f"undecided: {true.reason}"
+        return f"{UNDECIDED}: {true.reason}"
     if not math.isfinite(error):
         return f"{verdict}: its gradient is not finite"
-    known = f", known to {true.error:.1e}" if verdict == "undecided" else ""
+    known = f", known to {true.error:.1e}" if verdict == UNDECIDED else ""
     state = c.row.get("reconstruction_error")
     lost = "" if state is None or state <= limit else f"; the state of its backward pass is off by {state:.1e}"
     return f"{verdict}: off by {error:.1e}{known}, accurate is {limit:.1e}{lost}"

@@ -177,7 +177,9 @@ def compare_gradients(
         of_solver = _of_the_solver(model, solver, allowance)
     rows = [c.row for c in candidates]
     table = Comparison(rows, columns=list(COMPARISON_COLUMNS))
-    table.advice = advice(rows, told, true, lambda: sensitivity_of(model, solver))
+    # The tangent of a batch says nothing of one sample's own steps.
+    bounding = ("max_step",) if solver.per_sample else ("sees='tangent'", "max_step")
+    table.advice = advice(rows, told, true, lambda: sensitivity_of(model, solver), ", ".join(bounding))
     table.notes = [*_of_the_reference(true, rows), *of_solver, *of_time(rows, allowance)]
     return table
 

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from odegrad.advice.candidates import TOO_LOOSE, UNMEASURED
+from odegrad.advice.candidates import REFUSED, TOO_LOOSE, UNMEASURED
 from odegrad.advice.race import Race
+from odegrad.reference.accuracy import UNDECIDED
 from odegrad.reference.allowance import Allowance
 from odegrad.reference.reference import Reference
 
@@ -17,7 +18,13 @@ BLIND = 0.1
 Row = Mapping[str, Any]
 
 
-def advice(rows: Sequence[Row], told: Race | None, true: Reference, sensitivity: Callable[[], float | None]) -> str:
+def advice(
+    rows: Sequence[Row],
+    told: Race | None,
+    true: Reference,
+    sensitivity: Callable[[], float | None],
+    bounding: str = "sees='tangent', max_step",
+) -> str:
     """Return which method to take for this model, and why.
 
     Parameters
@@ -30,6 +37,8 @@ def advice(rows: Sequence[Row], told: Race | None, true: Reference, sensitivity:
         What the gradients were held against.
     sensitivity
         Returns by how much naive's gradient changes if every step is halved; asked for only where naive is inaccurate.
+    bounding
+        The solver's options that bound its steps.
     """
     accurate = [row for row in rows if str(row["verdict"]).startswith("accurate")]
     good = [row for row in accurate if "backward_seconds" in row]
@@ -37,7 +46,7 @@ def advice(rows: Sequence[Row], told: Race | None, true: Reference, sensitivity:
         return f"{len(accurate)} methods are accurate here, and there was no time to say which of them is the fastest."
     if not good:
         return _nobody(rows, true)
-    return " ".join(filter(None, (_fastest(good, told), _why_not(rows, good, sensitivity))))
+    return " ".join(filter(None, (_fastest(good, told), _why_not(rows, good, sensitivity, bounding))))
 
 
 def of_time(rows: Sequence[Row], allowance: Allowance) -> list[str]:
@@ -53,6 +62,8 @@ def of_time(rows: Sequence[Row], allowance: Allowance) -> list[str]:
 
 
 def _nobody(rows: Sequence[Row], true: Reference) -> str:
+    if all(str(row["verdict"]).startswith(REFUSED) for row in rows):
+        return "No method that was asked for takes this solver; their verdicts say why, and what to take instead."
     if true.gradient is None:
         return (
             f"No method is advised, since no gradient can be held against a reference: {true.reason}. "
@@ -63,7 +74,7 @@ def _nobody(rows: Sequence[Row], true: Reference) -> str:
             "No method is accurate here: those that are exact for the steps that were taken are off because the steps "
             "are too coarse. Tighten rtol and atol, or take smaller steps."
         )
-    if any(str(row["verdict"]).startswith("undecided") for row in rows):
+    if any(str(row["verdict"]).startswith(UNDECIDED) for row in rows):
         return (
             f"No method is surely accurate: the reference is known to {true.error:.1e} only, and no method's error is "
             "surely below what is accurate. Tighten rtol and atol, and look at the model's diagnosis."
@@ -101,7 +112,7 @@ def _tie(told: Race) -> str:
     return f"{told.rounds} rounds do not tell {both} apart: {ratio}"
 
 
-def _why_not(rows: Sequence[Row], good: Sequence[Row], sensitivity: Callable[[], float | None]) -> str:
+def _why_not(rows: Sequence[Row], good: Sequence[Row], sensitivity: Callable[[], float | None], bounding: str) -> str:
     """Return why one of the two ways is wrong where the other one is right."""
     wrong = [row for row in rows if str(row["verdict"]).startswith("inaccurate")]
     replayed = [str(row["gradient"]) for row in wrong if row["exact"]]
@@ -113,7 +124,7 @@ def _why_not(rows: Sequence[Row], good: Sequence[Row], sensitivity: Callable[[],
             f"{replayed[0]} is exact for the steps that were taken, and those steps are wrong for the gradient: the "
             "step control sees the state, which rests, and not the sensitivity (halving every step changes naive's "
             f"gradient by {changed:.0%}). The costate solve controls its own error and is right here. Take "
-            f"{' or '.join(right[:2])}, or bound the steps: sees='tangent', max_step."
+            f"{' or '.join(right[:2])}, or bound the steps: {bounding}."
         )
     if solved and any(row["exact"] for row in good):
         return f"The backward solve of {solved[0]} is off here; what keeps or replays the steps is right."

@@ -65,9 +65,11 @@ def _end_failed(verdicts: Sequence[str]) -> None:
         raise typer.Exit(ExitCode.FAILED_RUNS)
 
 
-def _end_undecided(notes: Sequence[str]) -> None:
-    """End the command with a code of its own if there was no time for all that was asked."""
-    if any(UNFINISHED in note for note in notes):
+def _end_undecided(notes: Sequence[str], verdicts: Sequence[str]) -> None:
+    """End the command with a code of its own if a verdict could not be given, or there was no time for one."""
+    from odegrad.reference.accuracy import UNDECIDED
+
+    if any(UNFINISHED in note for note in notes) or any(verdict.startswith(UNDECIDED) for verdict in verdicts):
         raise typer.Exit(ExitCode.UNDECIDED)
 
 
@@ -97,7 +99,7 @@ def advise(
     if figure is not None:
         _log.info("wrote %s", figure)
     _end_failed(found.table["verdict"])
-    _end_undecided(found.notes)
+    _end_undecided(found.notes, found.table["verdict"])
 
 
 def compare(
@@ -139,7 +141,7 @@ def compare(
         write_plain(table.plot(), figure)
         _log.info("wrote %s", figure)
     _end_failed(table["verdict"])
-    _end_undecided(table.notes)
+    _end_undecided(table.notes, table["verdict"])
 
 
 def diagnose(
@@ -192,4 +194,4 @@ def diagnose(
             typer.echo(line)
     if figure is not None:
         _log.info("wrote %s", figure)
-    _end_undecided(found["plain"]["notes"])
+    _end_undecided(found["plain"]["notes"], [row["verdict"] for row in found["plain"]["methods"]])

@@ -63,6 +63,33 @@ def compare_results(
         raise typer.Exit(ExitCode.USAGE)
 
 
+def leaderboard(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Results folders, one a submission.")],
+    out: Annotated[Path, typer.Option(help="Where to write page and table.")] = Path("leaderboard"),
+    as_json: JsonOption = False,
+) -> None:
+    """Rank the methods of many RESULTS per kind of task on one static page; what is not told apart shares ranks."""
+    from odegrad.reports.leaderboard.page import table, write
+    from odegrad.reports.leaderboard.submissions import read_submissions
+
+    check_folders(results)
+    found, written = write(read_submissions(results), out)
+    if as_json:
+        typer.echo(table(found).to_json(orient="records", double_precision=15))
+    else:
+        rows = [
+            {
+                "kind": each.kind,
+                "quantity": each.quantity.title,
+                **({"machine": each.machine} if any(one.machine for one in found) else {}),
+                "says": each.sentence,
+            }
+            for each in found
+        ]
+        print_rows(rows, False, f"{len(results)} submissions", wrap=True)
+    _log.info("wrote %s", written[-1])
+
+
 results_app = typer.Typer(no_args_is_help=True, help="Look a results folder through, and mend it.")
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")]

@@ -30,6 +30,7 @@ from odegrad.commands.printing import print_rows
 from odegrad.commands.results import write_report
 from odegrad.errors import UsageError
 from odegrad.exits import ExitCode
+from odegrad.running.mode import ProgressMode
 
 if TYPE_CHECKING:
     from odegrad.running.runner import Connect, SweepOutcome, SweepSettings
@@ -59,6 +60,11 @@ class Size(StrEnum):
     TINY = "tiny"
     DEFAULT = "default"
     PAPER = "paper"
+
+
+ProgressOption = Annotated[
+    ProgressMode, typer.Option(help="A table that fills, or plain lines; auto: a table on a terminal without NO_COLOR.")
+]
 
 
 class ClusterName(StrEnum):
@@ -101,6 +107,7 @@ def run(
         typer.Option("--cluster-option", metavar="KEY=VALUE", help="Of the cluster: queue, walltime, memory, ..."),
     ] = None,
     overrides: SetOption = None,
+    progress: ProgressOption = ProgressMode.AUTO,
 ) -> None:
     """Measure every run of SUITE that is not yet in the results folder, then print the table and write the report."""
     from odegrad.records.shard import Shard
@@ -114,7 +121,7 @@ def run(
     at_a_time = workers or fitting_workers(loaded, threads)
     settings = SweepSettings(
         device_name(device), rerun_failed, threads, timeout, _bytes(memory), retries, at_a_time, not shared_clock,
-        Shard.parse(shard),
+        Shard.parse(shard), _progress(progress),
     )  # fmt: skip
     connect = None
     if executor is ExecutorName.DASK:
@@ -133,6 +140,7 @@ def paper(
     results: Annotated[Path | None, typer.Option(help="Results folder; default results/paper-NAME-SIZE.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=4096, help="Runs at a time; default the suite's.")] = None,
     device: DeviceOption = Device.AUTO,
+    progress: ProgressOption = ProgressMode.AUTO,
 ) -> None:
     """Measure what is missing of a PAPER's experiments, write the report, and say which of its claims hold."""
     from odegrad.reports.papers.table import text_rows
@@ -144,7 +152,9 @@ def paper(
     folder = results or Path("results") / loaded.folder
     outcomes = []
     for suite in loaded.suites:
-        settings = SweepSettings(device_name(device), workers=workers or fitting_workers(suite, 1))
+        settings = SweepSettings(
+            device_name(device), workers=workers or fitting_workers(suite, 1), progress=_progress(progress)
+        )
         outcomes.append(run_suite(suite, loaded.folder_of(suite, folder), ERRORS, settings))
         _check_measured(outcomes[-1], folder)
     sources = loaded.load(folder)
@@ -186,6 +196,15 @@ def plan(
         said = {f"predicted_{k}": v for k, v in asdict(expected[cell_of(run)]).items()} if predict else {}
         rows.append({"run_id": run.run_id, **run.to_dict(), **open_yet, **said})
     print_rows(rows, True, title)
+
+
+def _progress(mode: ProgressMode) -> ProgressMode:
+    """Return ``mode``; a table is refused where there is no terminal to draw it on."""
+    if mode is ProgressMode.TABLE and not ERRORS.is_terminal:
+        raise UsageError(
+            "--progress table: expected a terminal on standard error, got a file or a pipe; use --progress plain"
+        )
+    return mode
 
 
 def _check_measured(outcome: "SweepOutcome", folder: Path) -> None:

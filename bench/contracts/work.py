@@ -62,6 +62,10 @@ class RowCounts:
     """``[K - 1][batch]``: the accepted steps of each interval between outputs, of each sample."""
     attempted: tuple[int, ...]
     """``[batch]``: the attempted steps of each sample, ``M_i``."""
+    systems: tuple[int, int] | None = None
+    """Of implicit rounds their f calls, at Newton's iterations and for Jacobians, and the rows of these; else None."""
+    newton: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    """``[batch][N_i][stages]``: Newton's iterations at the solved stages of each sample's accepted implicit steps."""
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -74,12 +78,12 @@ class RowCounts:
         return len(self.widths)
 
     def calls(self, s: int) -> int:
-        """Return the f calls, of ``s`` stages a round."""
-        return self.start_calls + s * self.rounds
+        """Return the f calls, of ``s`` explicit stages a round."""
+        return self.start_calls + (s * self.rounds if self.systems is None else self.systems[0])
 
     def rows(self, s: int) -> int:
         """Return the rows of all f calls."""
-        return self.start_rows + s * sum(self.widths)
+        return self.start_rows + (s * sum(self.widths) if self.systems is None else self.systems[1])
 
     def useful_rows(self, s: int) -> int:
         """Return the rows of samples that had a step to take."""

@@ -16,6 +16,7 @@ from odegrad.contracts import GradientMethod
 from odegrad.diagnosis.bounds import Bound
 from odegrad.diagnosis.observation import UNOBSERVED, Observed
 from odegrad.diagnosis.trajectory import TrajectoryNorms
+from odegrad.reference.accuracy import UNDECIDED
 from odegrad.reference.reference import Reference
 
 
@@ -94,9 +95,9 @@ def outcome_of(
     elif failure:
         verdict = f"failed: {failure.partition(';')[0]}"
     elif observed is None or true.error is None:
-        verdict = "undecided: there is no reference"
+        verdict = f"{UNDECIDED}: there is no reference"
     elif not observed > wanted + true.error and not observed <= wanted - true.error:
-        verdict = f"undecided: off by {observed:.1e}, known to {true.error:.1e}"
+        verdict = f"{UNDECIDED}: off by {observed:.1e}, known to {true.error:.1e}"
     elif observed > wanted:
         verdict = _unsafe(traits.state_from, observed, safe, 10 * eps, str(precision).removeprefix("torch."))
     else:

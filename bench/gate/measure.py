@@ -61,11 +61,11 @@ def measure_twice(suite: Suite, settings: SweepSettings, console: Console) -> di
 def measure_runs_twice(runs: Sequence[Run], executor: Executor, console: Console) -> dict[str, tuple[Record, Record]]:
     """Return the two records of every run, by its name in a baseline; the second after all of the first."""
     found: list[dict[str, Record]] = []
-    for turn in range(2):
-        measured: dict[str, Record] = {}
-        with watch(console, 2 * len(runs), turn * len(runs)) as watcher:
+    with watch(console, [*runs, *runs]) as watcher:
+        for _ in range(2):
+            measured: dict[str, Record] = {}
             for record in executor.execute(runs, watcher):
                 measured[run_name(record.run)] = record
                 watcher.finished(record)
-        found.append(measured)
+            found.append(measured)
     return {name: (record, found[1][name]) for name, record in found[0].items()}

@@ -44,6 +44,7 @@ def odeint(
     jumps: Iterable[tuple[float | Tensor, Reset]] = (),
     gradient: str = "naive",
     gradient_options: Mapping[str, Scalar] | None = None,
+    adjoint_params: Sequence[Tensor] | None = None,
     tap: Tap | None = None,
 ) -> StateT:
     """Solve ``dy/dt = func(t, y)``, ``y(t[0]) = y0``; drop-in for ``torchdiffeq.odeint`` with a choice of gradient.
@@ -52,7 +53,7 @@ def odeint(
     ----------
     func
         The dynamics; an ``nn.Module``, or a method of one, for every gradient method but ``naive``, so that its
-        parameters are known.
+        parameters are known, or else ``adjoint_params``.
     y0
         Initial state: a tensor of any shape, or a tuple of tensors.
     t
@@ -85,6 +86,10 @@ def odeint(
         The gradient method, one of ``odegrad list methods``.
     gradient_options
         Its options, for example ``{"num_nodes": 16}`` for ``interpolation``.
+    adjoint_params
+        What ``func`` depends on, where it is a function that another gradient method than ``naive`` is to
+        differentiate; or those of a module's parameters that are wanted. ``func`` must
+        read these very tensors in the backward pass too.
     tap
         Watches states and costates of the backward pass: what ``SNOpt.next_tap()`` returns.
 
@@ -102,7 +107,13 @@ def odeint(
         If the solve cannot go on.
     """
     found = tapped(build_gradient(gradient, gradient_options), tap)
-    return _solved(found, func, y0, t, _Told(method, rtol, atol, options), event_fn, jumps)
+    field = _with_parameters(func, adjoint_params)
+    return _solved(found, field, y0, t, _Told(method, rtol, atol, options), event_fn, jumps)
+
+
+def _with_parameters(func: Func[StateT], adjoint_params: Iterable[Tensor] | None) -> Func[StateT]:
+    """Return ``func``, which knows what it is to be differentiated by."""
+    return func if adjoint_params is None else WithParameters(func, adjoint_params)
 
 
 @dataclass(frozen=True)
@@ -231,7 +242,7 @@ def odeint_adjoint(
         given |= {"parameters": "state", "normalize_costate": False}
     kind = "adjoint_seminorm" if norm == "seminorm" else "adjoint"
     found = build_gradient(kind, {k: v for k, v in given.items() if v is not None})
-    field = func if adjoint_params is None else WithParameters(func, adjoint_params)
+    field = _with_parameters(func, adjoint_params)
     if extra and isinstance(found, ContinuousMethod):
         found = found.solving_back_with(
             solver_of(

@@ -143,8 +143,6 @@ def count_columns(
     # what a replay of outputs inside of steps costs more is no part of the model
     inside = solver.reads_inside_steps and any(len(log.ts) > 2 for log in solves)
     unmodelled = inside and method.traits.exact
-    # nor are Newton's iterations where each sample has its own
-    unmodelled |= solver.per_sample and solver.implicit
     # nor are the products of GMRES, which go by its inner iterations
     unmodelled |= any(cost.steps.work.jacobians > 0 and cost.steps.products == 0 for cost in costs)
     return columns | predicted_columns(method, [] if unmodelled else costs)

@@ -8,7 +8,8 @@ import dataclasses
 import enum
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,22 @@ class Status(enum.StrEnum):
     UNSUPPORTED = "unsupported"
     ERROR = "error"
     INFRASTRUCTURE = "infrastructure"
+
+
+FAILED = frozenset({Status.DIVERGED, Status.OUT_OF_MEMORY, Status.TIMEOUT, Status.ERROR})
+"""Ways a run ends that are its own failure. A refusal (``unsupported``) is a stated limit, and a run that the machine
+spoilt (``infrastructure``) is missing: neither is a failure, and exit codes tell them apart."""
+
+
+def endings(statuses: Iterable[str]) -> str:
+    """Return how runs ended that did not end ``ok``: ``2 failed, 4 refused, 1 missing``; empty if all did."""
+    counts = Counter(Status(status) for status in statuses)
+    told = {
+        "failed": sum(counts[status] for status in FAILED),
+        "refused": counts[Status.UNSUPPORTED],
+        "missing": counts[Status.INFRASTRUCTURE],
+    }
+    return ", ".join(f"{number} {word}" for word, number in told.items() if number)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ a cap. What the reference itself is not known to counts on both sides: a close c
 """
 
 import math
-from typing import Literal
+from typing import Final, Literal
 
 SLACK = 10.0
 CAPS = (1e-2, 0.1)
@@ -15,6 +15,9 @@ DECIDING = 100.0
 """A reference that is known to the accurate error over this leaves few gradients undecided."""
 
 Accuracy = Literal["accurate", "inaccurate", "undecided"]
+
+UNDECIDED: Final = "undecided"
+"""What every verdict begins with that could not be given."""
 
 
 def largest_error(naive_error: float | None, rtol: float) -> float:
@@ -39,9 +42,9 @@ def accuracy(error: float | None, reference_error: float | None, limit: float) -
     inaccurate.
     """
     if error is None or reference_error is None:
-        return "undecided"
+        return UNDECIDED
     if not math.isfinite(error):
         return "inaccurate"
     if error + reference_error <= limit:
         return "accurate"
-    return "inaccurate" if error - reference_error > limit else "undecided"
+    return "inaccurate" if error - reference_error > limit else UNDECIDED

@@ -1,29 +1,22 @@
-"""What a sweep tells while it runs: a live line on standard error, or log lines where that is no terminal."""
+"""What a sweep tells while it runs: a table that fills on standard error, or plain lines in a log."""
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
-from odegrad.records.record import TUNING, Record, Run, Status
+from odegrad.records.record import Record, Run
+from odegrad.running.board import Board
+from odegrad.running.mode import ProgressMode
+from odegrad.running.tally import Tally
+from odegrad.running.words import describe, duration, found_in, iteration_time, log_end
 
-ESTIMATE_SECONDS = 7200.0
-"""How far back the time left looks: runs are long and unlike each other."""
-
-REFRESHES = 5.0
-"""Redraws a second: enough to look alive, few enough not to disturb the clock of a run."""
+REFRESHES = 1.0
+"""Redraws per second: enough to look alive, few enough not to disturb the clock of a run."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +29,10 @@ class Watcher(Protocol):
         ...
 
     def heard(self, run: Run, message: Mapping[str, object]) -> None:
-        """Hear what ``run`` reports, for example ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``."""
+        """Hear what ``run`` reports, for example ``{"pass": "train", "iteration": 12, "of": 80, "loss": 0.31}``.
+
+        At the end of a pass ``ended`` is its status, and ``found`` holds the columns that a reader waits for.
+        """
         ...
 
     def paused(self, run: Run) -> None:
@@ -49,103 +45,72 @@ class Watcher(Protocol):
 
 
 class LogLines:
-    """A watcher that logs one line for every run that ended."""
+    """A watcher that logs one line for the first time that each run takes, and one for every run that ended."""
 
-    def __init__(self, total: int, done: int = 0) -> None:
-        self.total, self.done = total, done
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+        self._timed: set[str] = set()
 
     def started(self, run: Run) -> None:
         """Log at debug level that ``run`` has started."""
         _log.debug("started %s", describe(run))
 
     def heard(self, run: Run, message: Mapping[str, object]) -> None:
-        """Pass over it."""
+        """Log the time of an iteration where a run tells it for the first time."""
+        self.tally.heard(run, message)
+        took = iteration_time(found_in(message))
+        if took and run.run_id not in self._timed:
+            self._timed.add(run.run_id)
+            _log.info("%s: %s per iteration in the first round%s", describe(run), took, self._left())
 
     def paused(self, run: Run) -> None:
         """Pass over it."""
 
     def finished(self, record: Record) -> None:
-        """Log how the run ended."""
-        self.done += 1
-        log_end(record, f"{self.done}/{self.total} ")
+        """Log how the run ended, and the time left."""
+        self.tally.finished(record.run)
+        log_end(record, f"{self.tally.done}/{self.tally.total} ", self._left())
 
-
-class LiveLines:
-    """A watcher that keeps lines up to date: runs done and time left; every current run, its pass and loss."""
-
-    def __init__(self, total: int, done: int) -> None:
-        self.progress = Progress(
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("runs, elapsed"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            speed_estimate_period=ESTIMATE_SECONDS,
-        )
-        self.task = self.progress.add_task("runs", total=total, completed=done)
-        self.current: dict[str, str] = {}
-
-    def __rich__(self) -> Group:
-        """Return the lines as they stand."""
-        runs = [Text(line, no_wrap=True, overflow="ellipsis") for line in list(self.current.values())]
-        return Group(self.progress, *runs)
-
-    def started(self, run: Run) -> None:
-        """Show ``run`` among the current ones."""
-        self.current = self.current | {run.run_id: describe(run)}
-
-    def heard(self, run: Run, message: Mapping[str, object]) -> None:
-        """Show what ``run`` reports."""
-        self.current = self.current | {run.run_id: f"{describe(run)}: {detail(message)}"}
-
-    def paused(self, run: Run) -> None:
-        """Show ``run`` no longer."""
-        self.current = {name: line for name, line in self.current.items() if name != run.run_id}
-
-    def finished(self, record: Record) -> None:
-        """Count the run; log it if it failed."""
-        self.progress.advance(self.task)
-        self.paused(record.run)
-        if record.status is not Status.OK:
-            log_end(record, "")
+    def _left(self) -> str:
+        left = self.tally.left()
+        return f"; about {duration(left)} left" if left else ""
 
 
 @contextlib.contextmanager
-def watch(console: Console, total: int, done: int) -> Iterator[Watcher]:
-    """Yield a watcher of a sweep of ``total`` runs of which ``done`` were there before; live if ``console`` is."""
-    if not console.is_terminal:
-        yield LogLines(total, done)
+def watch(
+    console: Console,
+    runs: Sequence[Run],
+    before: Mapping[str, Mapping[str, object]] | None = None,
+    mode: ProgressMode = ProgressMode.AUTO,
+) -> Iterator[Watcher]:
+    """Yield a watcher of a sweep.
+
+    Parameters
+    ----------
+    console
+        Shows the progress.
+    runs
+        Every run that the sweep is to end with; one that is measured twice stands here twice.
+    before
+        Rows, by run id, of those among them that were there before and are not measured again.
+    mode
+        Table or lines; ``auto`` takes the table where ``console`` is a terminal that can redraw, and ``NO_COLOR`` is
+        not set.
+    """
+    found = before or {}
+    tally = Tally(runs, len(found), [run for run in runs if run.run_id not in found])
+    if not _as_table(console, mode):
+        yield LogLines(tally)
         return
-    lines = LiveLines(total, done)
-    with Live(lines, console=console, transient=True, refresh_per_second=REFRESHES):
-        yield lines
+    board = Board(runs, tally)
+    for run in runs:
+        if run.run_id in found:
+            board.note(run, found[run.run_id])
+    with Live(board, console=console, transient=True, refresh_per_second=REFRESHES):
+        yield board
 
 
-def describe(run: Run) -> str:
-    """Return a run in a few words; a trial with the settings that it tries."""
-    words = f"{run.task} {run.method or run.gradient} {run.solver} seed {run.seed}"
-    tried = {**dict(run.gradient_options), **dict(run.optimizer_options)} if run.stage == TUNING else {}
-    return words + "".join(f" {name}={value}" for name, value in tried.items())
-
-
-def detail(message: Mapping[str, object]) -> str:
-    """Return a progress message in a few words."""
-    words = [str(message.get("pass", ""))]
-    if "iteration" in message and "of" in message:
-        words.append(f"{message['iteration']}/{message['of']}")
-    loss = message.get("loss")
-    if isinstance(loss, (int, float)):
-        words.append(f"loss {loss:.4g}")
-    return " ".join(words)
-
-
-def log_end(record: Record, prefix: str) -> None:
-    """Log how a run ended: information if it is fine, otherwise a warning with its message."""
-    seconds = record.measured.get("process_seconds", 0.0)
-    if record.status is Status.OK:
-        name, value = record.measured.get("metric_name"), record.measured.get("metric_value")
-        metric = f", {name} {value:.4g}" if isinstance(value, float) else ""
-        _log.info("%s%s: ok%s, %.1f s", prefix, describe(record.run), metric, seconds)
-    else:
-        _log.warning("%s%s: %s, %s", prefix, describe(record.run), record.status, record.message)
+def _as_table(console: Console, mode: ProgressMode) -> bool:
+    if mode is ProgressMode.AUTO:
+        return console.is_terminal and not console.is_dumb_terminal and not os.environ.get("NO_COLOR")
+    return mode is ProgressMode.TABLE

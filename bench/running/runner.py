@@ -15,20 +15,17 @@ from odegrad.errors import InfrastructureError
 from odegrad.processes.deaths import memory_share
 from odegrad.processes.preload import PASSES_MODULE, preload
 from odegrad.processes.process import prepare
-from odegrad.processes.temporary import temporary_folder
-from odegrad.records.record import PASSES, Record, Run, Status
+from odegrad.records.record import FAILED, PASSES, Record, Run, Status
 from odegrad.records.shard import WHOLE, Shard
 from odegrad.records.store import Store, SuiteIdentity
+from odegrad.records.temporary import temporary_folder
 from odegrad.running.local import LocalExecutor, block_of
+from odegrad.running.mode import ProgressMode
 from odegrad.running.progress import Watcher, watch
 from odegrad.running.slots import available_cores, slots, visible_gpus
 from odegrad.running.worker import Worker
 from odegrad.suites.suite import Suite
 from odegrad.suites.tuning import Choice, choose
-
-FAILED = frozenset({Status.DIVERGED, Status.OUT_OF_MEMORY, Status.TIMEOUT, Status.ERROR})
-"""Ways a run ends that are its own failure. A refusal (``unsupported``) is a stated limit, not a failure."""
-
 
 _log = logging.getLogger(__name__)
 
@@ -160,6 +157,8 @@ class SweepSettings:
         Whether the time passes have the machine to themselves.
     shard
         Which part of the suite to run.
+    progress
+        How the sweep tells how far it is.
     """
 
     device: str = "cpu"
@@ -171,6 +170,7 @@ class SweepSettings:
     workers: int = 1
     exclusive: bool = True
     shard: Shard = WHOLE
+    progress: ProgressMode = ProgressMode.AUTO
 
 
 def run_suite(
@@ -287,7 +287,8 @@ class _Sweeper:
             "%s: %d%s %s, %d finished before; results in %s",
             self.suite.name, len(mine), part, what, done, self.store.folder,
         )  # fmt: skip
-        with watch(self.console, len(mine), done) as watcher:
+        before = self.store.rows({run.run_id for run in mine} - {run.run_id for run in todo})
+        with watch(self.console, mine, before, self.settings.progress) as watcher:
             return sweep(mine, todo, self.store, self.executor, watcher)
 
 

@@ -12,16 +12,19 @@ from odegrad.errors import InfrastructureError
 from odegrad.processes.link import Call, Listener
 from odegrad.processes.listening import Reply
 from odegrad.processes.process import call_in_process
-from odegrad.processes.temporary import temporary_folder
 from odegrad.records.checking import fault_of_measured, fault_of_traces
-from odegrad.records.columns import COLUMNS
+from odegrad.records.columns import COLUMNS, PARTS
 from odegrad.records.record import Record, Run, Status
 from odegrad.records.rounds import ROUNDS, merge
+from odegrad.records.temporary import temporary_folder
 
 MEASURED = frozenset(c.name for c in COLUMNS if c.measured)
 
 TIME = "time"
 """The pass that is measured in rounds."""
+
+HEADLINES = (*PARTS, "metric_name", "metric_value", "metric_higher_is_better")
+"""Columns that are told at the end of a pass, before the record is there."""
 
 _log = logging.getLogger(__name__)
 
@@ -191,7 +194,11 @@ class Worker:
             if reply.status is not Status.INFRASTRUCTURE or attempt == self.retries:
                 break
             _log.warning("%s pass of %s: tried again: %s", name, run.run_id, reply.message)
-        return reply, *self._judge(name, reply)
+        status, message = self._judge(name, reply)
+        value = reply.value if status is Status.OK else {}
+        found = {column: value[column] for column in HEADLINES if column in value}
+        progress({"pass": name, "ended": str(status), "found": found})
+        return reply, status, message
 
     def _call(
         self,

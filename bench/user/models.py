@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -88,12 +88,13 @@ class Model:
         Raises
         ------
         UsageError
-            If samples have times of their own that do not start together.
+            If samples have times of their own that do not start together, and the field takes one time for all.
         """
         if self.ts.ndim == 1:
             return self
-        union = UnionOfTimes.of(self.ts.detach())
-        return Model(self.field, self.y0, union.times, lambda ys: self.loss(union.picked(ys)))
+        union = UnionOfTimes.of(self.ts.detach(), self.field)
+        field = cast("nn.Module", union.seen(self.field))
+        return Model(field, self.y0, union.times, lambda ys: self.loss(union.picked(ys)))
 
     def check_loss(self, method: GradientMethod, solver: OneStepSolver) -> None:
         """Solve once by ``method`` and refuse a loss without a gradient, or one that is not finite.

@@ -35,6 +35,7 @@ from odegrad.methods.events.jumps import OneSolve, field_jumps, solve_over_jumps
 from odegrad.methods.events.solve import StartTime, refuse_events, solve_to_event
 from odegrad.methods.fields.callbacks import CALLBACKS, StepCallbacks
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
+from odegrad.methods.fields.interval import ends_within, refuse_outside
 from odegrad.methods.fields.surroundings import autocast_off, inside_derivative, inside_transform
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.implicit.tableau import Implicit
@@ -86,6 +87,7 @@ class SharedLoopMethod(abc.ABC):
 
     def _taken(self, field: VectorField, usable: OneStepSolver, y0: StateT, ts: Tensor) -> StateT:
         """Solve where no transform has to be seen to."""
+        refuse_outside(field, ts)
         if usable.per_sample:
             return self._samples_solved(field, usable, y0, ts)
         times = checked_times(ts)
@@ -112,6 +114,7 @@ class SharedLoopMethod(abc.ABC):
         refuse_events(equivalent_solver(self, usable))
         if inside_transform():
             raise UnsupportedError(f"odeint_event: it cannot be transformed by torch.func; {OTHER_WAYS}")
+        event = ends_within(event, field, t0, reverse=reverse)
         time = StartTime.of(t0, event, reverse=reverse)
 
         def solved(flat_field: FlatField, checked: OneStepSolver, start: Tensor) -> Ending[Tensor]:

@@ -30,6 +30,9 @@ class SolveNode(abc.ABC):
     tap: Tap | None = None
     """What watches the pull-back."""
 
+    repeats_calls = True
+    """Whether the pull-back calls the field again."""
+
     def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float]) -> None:
         self.field = field
         self.solver = solver
@@ -73,6 +76,9 @@ class SolveNode(abc.ABC):
         with self.field_as_held():
             out = _Solve.apply(self, y0, *self.inputs)  # type: ignore[no-untyped-call]
         self.held.settle(self.inputs)
+        if self.repeats_calls and self.held.written:
+            with self.field_as_held():
+                self.field.refuse_memory(lambda: self.first_call(y0.detach()))
         return out
 
     def first_call(self, y0: Tensor) -> Tensor:
@@ -100,7 +106,7 @@ class SolveNode(abc.ABC):
 
     def _find_trained(self, y0: Tensor) -> None:
         """Find what is trained beside the parameters: tensors with a gradient among the field's attributes."""
-        known = {id(p) for p in self.inputs}
+        known = {id(p) for p in (*self.inputs, *getattr(self.field.field, "left_out", ()))}
         found = [x for key, x in self.held.tensors.items() if x.requires_grad and key not in known]
         if any(not x.is_leaf for x in (*self.inputs, *found)):
             found = self._told_apart(found, y0)

@@ -50,7 +50,8 @@ def standing_in_transforms(y0: State, ts: Tensor) -> Iterator[None]:
         raise UnsupportedError(BATCHED)
     if _moves_forward(ts):
         raise UnsupportedError(
-            "t: forward derivatives (jvp, jacfwd) by output times are not offered; take grad, vjp or jacrev by them"
+            "t, jumps: forward derivatives (jvp, jacfwd) by output times and times of jumps are not offered; take "
+            "grad, vjp or jacrev by them"
         )
     try:
         yield

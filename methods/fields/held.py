@@ -34,6 +34,9 @@ _HOOKS = (
 _LONGEST = 10_000
 """A longer list is data, and is not looked through for tensors."""
 
+_SMALL = 1 << 14
+"""Of a buffer of at most so many numbers a copy is kept during a solve."""
+
 _MISSING = object()
 
 
@@ -46,6 +49,12 @@ class _Space:
     then: Any
     own: set[object] = field(default_factory=set)
     """Keys that f itself writes: replays write them again."""
+
+    def name(self, key: object) -> str:
+        """Say which of its places ``key`` is."""
+        if not isinstance(self.live, dict):
+            return f"{self.path}[{key!r}]"
+        return f"{self.path}.{key}" if self.path else str(key)
 
     def as_it_was(self) -> bool:
         """Return whether the same objects are in it."""
@@ -79,6 +88,8 @@ class Held:
         self._spaces: list[_Space] = []
         self._moving: set[int] = set()
         self._resting: list[tuple[Tensor, Tensor]] = []
+        self._numbers: dict[int, Tensor] = {}
+        """What small buffers held, by their ids."""
         self._seen: set[int] = set()
         self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
         self._unhooked: list[dict[Any, Any]] = []
@@ -92,7 +103,13 @@ class Held:
         while self._waiting:
             self._look_through(*self._waiting.pop())
         self._versions = {key: _version(x) for key, x in self.tensors.items()}
+        self._at_start: list[tuple[Any, Any]] = []
+        """Dictionaries and lists that the solve has changed, and what lay in them."""
         self._settled = False
+        self.written: list[str] = []
+        """The names of what f itself wrote to in the solve: counters, caches, buffers that no normalisation moves."""
+        self.tensors_written: list[str] = []
+        """Among them those of tensors."""
         self._kept: list[tuple[Tensor, int, str]] = []
         self._addresses: list[tuple[Tensor, int]] = []
 
@@ -114,13 +131,15 @@ class Held:
         if attributes["_modules"]:
             self._space(path, attributes["_modules"])
             self._waiting += [(m, prefix + k) for k, m in attributes["_modules"].items() if m is not None]
+        buffers = [x for x in attributes["_buffers"].values() if x is not None and not is_lazy(x)]
         if attributes.get("track_running_stats", False):
             # A normalisation layer moves them in training, of which their versions do not tell.
-            statistics = [x for x in attributes["_buffers"].values() if x is not None]
             if attributes["training"]:
-                self._moving |= {id(x) for x in statistics}
+                self._moving |= {id(x) for x in buffers}
             else:
-                self._resting += [(x, x.detach().clone()) for x in statistics]
+                self._resting += [(x, x.detach().clone()) for x in buffers]
+        else:
+            self._numbers.update((id(x), x.detach().clone()) for x in buffers if x.numel() <= _SMALL)
         for key, value in attributes.items():
             if key not in _OF_EVERY_MODULE:
                 self._value(space, key, value, prefix + key)
@@ -187,18 +206,28 @@ class Held:
         for space in self._spaces:
             if space.as_it_was():
                 continue
+            self._at_start.append((space.live, space.then.copy()))
             if not isinstance(space.live, dict) and len(space.live) != len(space.then):
                 space.then = None
+                self.written.append(space.path)
                 continue
             for key in space.changed():
-                value = space.live[key] if key in space.live or not isinstance(space.live, dict) else _MISSING
+                self.written.append(space.name(key))
+                value = _get(space.live, key)
                 # A tensor that f computed once, and reads from then on, is a part of it.
-                if isinstance(value, Tensor) and space.then.get(key, None) is None:
+                before = _get(space.then, key)
+                if isinstance(value, Tensor) and (before is None or before is _MISSING):
                     space.then[key] = value
                 else:
                     space.own.add(key)
         self._spaces = [space for space in self._spaces if space.then is not None]
         watched = {id(x) for x in trained}
+        self.tensors_written = [
+            self.names[key]
+            for key, x in self.tensors.items()
+            if key not in watched and key not in self._moving and self._versions[key] != _version(x)
+        ]
+        self.written += self.tensors_written
         self._kept = [
             (x, version, self.names[key])
             for key, x in self.tensors.items()
@@ -208,6 +237,32 @@ class Held:
             and x._version == version
         ]
         self._addresses = [(x, x.data_ptr()) for x in trained if x.is_leaf and type(x) in (Tensor, nn.Parameter)]
+
+    @contextmanager
+    def put_back(self) -> Iterator[None]:
+        """Put back behind what lies in the field's places now, and its tensors' numbers: for calls of no effect."""
+        spaces = [(space.live, space.live.copy()) for space in self._spaces]
+        spaces += [(live, live.copy()) for live, _ in self._at_start]
+        known = [(x, version) for x in self.tensors.values() if (version := _version(x)) is not None]
+        numbers = [(x, version, x.detach().clone()) for x, version in known]
+        try:
+            yield
+        finally:
+            for live, before in spaces:
+                _refill(live, before)
+            with torch.no_grad():
+                for x, version, value in numbers:
+                    if x._version != version:
+                        x.copy_(value)
+
+    def begin_anew(self) -> None:
+        """Make what f has written to in the solve what it was at the start; of large tensors nothing is known."""
+        for live, then in self._at_start:
+            _refill(live, then)
+        with torch.no_grad():
+            for key, value in self._numbers.items():
+                if self._versions[key] != _version(self.tensors[key]):
+                    self.tensors[key].copy_(value)
 
     @contextmanager
     def as_it_was(self, stand_ins: Mapping[int, Tensor], trained: Sequence[Tensor]) -> Iterator[None]:
@@ -291,6 +346,14 @@ def _set(live: Any, key: object, value: object) -> None:
         live.pop(key, None)
     else:
         live[key] = value
+
+
+def _refill(live: Any, held: Any) -> None:
+    live.clear()
+    if isinstance(live, dict):
+        live.update(held)
+    else:
+        live.extend(held)
 
 
 def _put(undo: list[tuple[object, object, object, object]], live: object, key: object, value: object) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -70,8 +70,7 @@ class Anode(TappableRowsMethod):
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
         if steps.rounds is not None:
-            again = steps.evaluations * ranks_between(steps.rounds)
-            return replace(replayed_calls(steps, steps.rounds), backward=again, vjps=again)
+            return replayed_calls(steps, steps.rounds, which=ranks_between(steps.rounds))
         return replayed_once(steps)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:

@@ -101,6 +101,8 @@ class ForwardSensitivity(SharedLoopMethod):
 class _Columns(SolveNode):
     """Keeps the columns at every output, ``[K, m, d]``."""
 
+    repeats_calls = False
+
     def __init__(self, field: FlatField, solver: OneStepSolver, times: Sequence[float], max_columns: int) -> None:
         super().__init__(field, solver, times)
         self.max_columns = max_columns

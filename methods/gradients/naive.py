@@ -17,7 +17,7 @@ from odegrad.methods.backward.costs import (
     stage_products,
     with_systems,
 )
-from odegrad.methods.backward.per_sample.cost import bytes_of_graph, replayed_calls
+from odegrad.methods.backward.per_sample.cost import bytes_of_graph, kept_graph_calls
 from odegrad.methods.backward.per_sample.naive import solved_with_graph
 from odegrad.methods.backward.step_ends import StepEnd, StepEndSampler
 from odegrad.methods.backward.tappable import TappableRowsMethod
@@ -62,10 +62,7 @@ class Naive(TappableRowsMethod):
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
         if steps.rounds is not None:
-            calls = replayed_calls(steps, steps.rounds)
-            return Calls(
-                calls.forward + calls.backward, 0, calls.vjps, forward_rows=calls.forward_rows + calls.backward_rows
-            )
+            return kept_graph_calls(steps, steps.rounds)
         # Of an implicit solve the first rate is called again on the way back.
         again = steps.carried if steps.implicit else 0
         calls = Calls(forward_calls(steps), stage_calls(steps) + again, stage_products(steps) + steps.carried)
@@ -89,6 +86,8 @@ class Naive(TappableRowsMethod):
         if field.held is not None and torch.is_grad_enabled() and (solver.implicit or self.tap is not None):
             # The pull-back through an implicit step calls the field again, and so does a tap.
             field.held.settle(trained_parameters(field.field))
+            if solver.implicit:
+                field.refuse_memory(lambda: field(times[0], y0.detach()))
         return ys
 
     def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -33,7 +33,7 @@ from odegrad.methods.backward.costs import (
     with_systems,
 )
 from odegrad.methods.backward.per_sample.checkpoints import CheckpointedRowsNode
-from odegrad.methods.backward.per_sample.cost import bytes_of_replay, replayed_calls, widths
+from odegrad.methods.backward.per_sample.cost import bytes_of_replay, ranks, replayed_calls, widths
 from odegrad.methods.backward.replay import ReplayPullback
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.backward.tappable import TappableRowsMethod
@@ -103,21 +103,17 @@ class Revolve(TappableRowsMethod):
 
     def _calls_of_ranks(self, steps: StepCounts, rounds: RowCounts) -> Calls:
         """Return the calls where a step is a rank of all samples."""
-        n, once = max(rounds.steps), replayed_calls(steps, rounds)
+        which = ranks(rounds)
+        n = len(which)
         again = advanced(reversal(n, online_checkpoints(n, self.checkpoints), self.checkpoints))
-        s = steps.evaluations
-        return replace(
-            once,
-            backward=once.backward + s * len(again),
-            backward_rows=once.backward_rows + s * widths(rounds, again),
-        )
+        return replayed_calls(steps, rounds, which=which, again=[which[j] for j in again])
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
         if steps.rounds is not None:
             n = max(steps.rounds.steps)
-            ranks = {*online_checkpoints(n, self.checkpoints), n - 1} - {0}
-            return bytes_of_replay(steps, sizes, widths(steps.rounds, ranks))
+            kept_ranks = {*online_checkpoints(n, self.checkpoints), n - 1} - {0}
+            return bytes_of_replay(steps, sizes, widths(steps.rounds, kept_ranks))
         n, chosen = steps.accepted, online_checkpoints if steps.adaptive else offline_checkpoints
         kept = {*chosen(n, self.checkpoints), n - 1} - {0}
         saved = (kept_vectors(steps, len(kept) + 1) + sizes.outputs) * sizes.state_bytes

@@ -99,7 +99,7 @@ class SymplecticAdjoint(TappableRowsMethod):
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
         if steps.rounds is not None:
-            return replayed_calls(steps, steps.rounds, per_stage=2, again=1)
+            return replayed_calls(steps, steps.rounds, per_stage=2, less=1)
         s, n = steps.evaluations, steps.accepted
         if steps.implicit:
             redone, newton = (0, 0) if self.keep_stages else (n, steps.work.newton)

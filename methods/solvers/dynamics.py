@@ -10,13 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import HALVES, State, VectorField
+from odegrad.contracts import HALVES, State, VectorField, refuse_arity
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.fields.buffers import buffers_as_they_were
 from odegrad.methods.fields.callbacks import StepCallbacks
 from odegrad.methods.fields.closures import Known, explained, nodes_made
 from odegrad.methods.fields.draws import Draws, torch_sources
 from odegrad.methods.fields.held import Held
+from odegrad.methods.fields.memory import refuse_memory
+from odegrad.methods.fields.passing import PassesCalls
 from odegrad.methods.fields.surroundings import Autocast, with_second_derivatives
 from odegrad.states import Layout, mapped, sent_to
 
@@ -32,6 +34,12 @@ WRITES = (
 )
 """Why a field is refused that changes its input."""
 
+
+NEW_DRAWS = (
+    "field: it draws random numbers in the backward pass and drew none in the forward pass, so the gradient is that of "
+    "another field; let it draw at every call, or before the solve"
+)
+"""Why such a field is refused."""
 
 Tolerances = tuple[Tensor, Tensor]
 """``rtol`` and ``atol`` for each number of what is solved, ``[d]``."""
@@ -252,6 +260,9 @@ class FlatField:
             if "being modified inplace" in str(error) or "used in an in-place operation" in str(error):
                 raise UsageError(WRITES) from error
             raise
+        except TypeError:
+            refuse_arity("field", "field(t, y)", self._of_field, 2)
+            raise
         if version is not None and first._version != version:
             raise UsageError(WRITES)
         return dy
@@ -291,6 +302,33 @@ class FlatField:
         if self._after is not None:
             self._after.set()
 
+    def refuse_memory(self, call: Callable[[], Tensor]) -> None:
+        """Raise if the field, asked twice by ``call``, does not give the same, and has written to itself in the solve.
+
+        Raises
+        ------
+        UsageError
+            If so: a pull-back that calls it again is that of another field.
+        """
+        if self.held is not None and self.held.written:
+            with self.undisturbed():
+                refuse_memory(self.field, self.held, call, self.unheard)
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Call the user's field itself inside, past whoever counts or watches its calls."""
+        outer, of_field = self.field, self._of_field
+        inner = outer
+        while isinstance(inner, PassesCalls):
+            inner = inner.inner
+        self.field = inner
+        if of_field is outer:
+            self._of_field = inner
+        try:
+            yield
+        finally:
+            self.field, self._of_field = outer, of_field
+
     def undisturbed(self) -> AbstractContextManager[None]:
         """Put the field's buffers (running statistics) back at the end: for calls that repeat earlier ones."""
         return buffers_as_they_were(self.field)
@@ -310,12 +348,12 @@ class FlatField:
             yield
             return
         before = Draws.now(self.sources)
-        yield
-        if before.has_moved():
-            raise UsageError(
-                "field: it draws random numbers in the backward pass and drew none in the forward pass, so the "
-                "gradient is that of another field; let it draw at every call, or before the solve"
-            )
+        try:
+            yield
+        finally:
+            # Before any other error: it may come of the draws.
+            if before.has_moved():
+                raise UsageError(NEW_DRAWS)
 
     def prepare(self, times: Sequence[float]) -> None:
         """Need nothing before a step."""
@@ -413,6 +451,6 @@ def trained_parameters(field: VectorField) -> tuple[nn.Parameter, ...]:
     if not isinstance(field, nn.Module):
         raise UsageError(
             f"field: expected an nn.Module whose parameters() are all that it depends on, got {type(field).__name__}; "
-            "wrap the function in an nn.Module that holds its parameters"
+            "wrap the function in an nn.Module that holds its parameters, or give adjoint_params to odeint"
         )
     return tuple(p for p in field.parameters() if p.requires_grad)

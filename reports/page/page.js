@@ -34,5 +34,5 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
   const input = document.querySelector('input[data-filters="' + table.id + '"]');
   const counter = document.querySelector('output[data-counts="' + table.id + '"]');
-  input.addEventListener("input", () => filterRows(table, input.value, counter));
+  if (input) input.addEventListener("input", () => filterRows(table, input.value, counter));
 }

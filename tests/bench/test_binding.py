@@ -47,10 +47,12 @@ def solution(ts):
 
 def test_union_holds_every_time_once_and_hands_each_its_own():
     """By hand, forwards and backwards."""
-    union = UnionOfTimes.of(TS)
+    field = Decay()
+    union = UnionOfTimes.of(TS, field)
     assert union.times.tolist() == [0.0, 0.2, 0.3, 0.5, 1.0, 1.4]
     assert union.places.tolist() == [[0, 3, 4, 4], [0, 2, 3, 5], [0, 1, 1, 1]]
-    back = UnionOfTimes.of(-TS)
+    assert union.seen(field) is field
+    back = UnionOfTimes.of(-TS, field)
     assert back.times.tolist() == [-t for t in union.times.tolist()]
     assert back.places.tolist() == union.places.tolist()
     ys = torch.arange(18.0).view(6, 3, 1)
@@ -73,12 +75,58 @@ def test_shared_steps_reach_every_samples_own_times(name, way):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
+APART = TS + torch.tensor([0.0, 0.1, -0.4], dtype=torch.float64)[:, None]
+
+
+class Driven(nn.Module):
+    """``y' = r cos(t)``, and so ``y(t) = y0 + r (sin t - sin t0)``."""
+
+    sample_time = True
+
+    def __init__(self):
+        super().__init__()
+        self.rate = nn.Parameter(RATES.clone())
+
+    def forward(self, t, y):
+        return self.rate * torch.cos(t) + 0 * y
+
+
+@pytest.mark.parametrize("way", [1.0, -1.0])
+@pytest.mark.parametrize("name", ["aca", "adjoint", "mali", "torchdiffeq_adjoint"])
+def test_samples_that_start_apart_count_their_times_from_their_own_starts(name, way):
+    """The closed form and its gradient; equal times since unlike starts are one of the union."""
+    union = UnionOfTimes.of(APART.float(), Driven())
+    assert len(union.times) == 6
+    field, ts = Driven(), way * APART
+    solver = make_solver("alf" if name == "mali" else "dopri5", rtol=1e-6, atol=1e-8)
+    ys = solve_with(build_gradient(name), solver)(field, starts(), ts)
+    moved = (torch.sin(ts) - torch.sin(ts[:, :1])).t()[..., None]
+    torch.testing.assert_close(ys, starts() + RATES * moved, rtol=1e-5, atol=1e-5)
+    (found,) = torch.autograd.grad(ys.sum(), field.rate)
+    torch.testing.assert_close(found, moved.sum().expand(2), rtol=1e-5, atol=1e-5)
+
+
+def test_comparisons_of_samples_that_start_apart_have_a_reference():
+    """By shared steps and by own ones; the diagnosis takes their norms along the times since their starts."""
+    loss = lambda ys: ys.square().mean()  # noqa: E731
+    for batch in ("joint", "per_sample"):
+        table = compare_gradients(
+            Driven(), starts(), APART, loss=loss, gradients=["aca"], rtol=1e-7, atol=1e-9, rounds=1,
+            options={"batch": batch},
+        )  # fmt: skip
+        assert list(table["verdict"]) == ["accurate"]
+    found = diagnose("driven", Model(Driven(), starts(), APART, loss), methods=["aca"], with_bounds=False)
+    assert found.duration == pytest.approx(1.4)
+    assert found.outcomes[0].verdict == "safe"
+
+
 def test_what_shared_steps_cannot_is_said():
-    """Starts apart, gradients by times, penalties."""
+    """Starts apart in a field that takes one time for all, and gradients by times."""
     solve = solve_with(build_gradient("aca"), make_solver("dopri5"))
-    apart = TS + torch.tensor([0.0, 0.1, 0.0], dtype=torch.float64)[:, None]
-    with pytest.raises(UsageError, match=r"start at one time .* got 0\.0 in row 0 and 0\.1 in row 1; .*per_sample"):
-        solve(Decay(), starts(), apart)
+    field = Driven()
+    field.sample_time = False
+    with pytest.raises(UsageError, match=r"start at one time .* got 0\.0 in row 0 and 0\.1 in row 1; .*sample_time"):
+        solve(field, starts(), APART)
     with pytest.raises(UsageError, match=r"a gradient by times \[batch, K\] .* batch = 'per_sample'"):
         solve(Decay(), starts(), TS.clone().requires_grad_())
 

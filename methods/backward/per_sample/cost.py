@@ -1,32 +1,130 @@
 """What solves cost whose samples have steps of their own: f calls, their rows, and bytes, from the rounds."""
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from odegrad.contracts import Bytes, Calls, RowCounts, Sizes, StepCounts
+from odegrad.methods.backward.costs import pullback_peak
+
+RankSteps = Sequence[tuple[int, int]]
+"""The steps of a rank: sample, and number of the step among the sample's own."""
 
 
-def replayed_calls(steps: StepCounts, rounds: RowCounts, *, per_stage: int = 1, again: int = 0) -> Calls:
+def ranks(rounds: RowCounts) -> list[RankSteps]:
+    """Return the ranks: the j-th steps of all samples that have one, for every j."""
+    return [[(i, j) for i, n in enumerate(rounds.steps) if n > j] for j in range(max(rounds.steps))]
+
+
+def ranks_between(rounds: RowCounts) -> list[RankSteps]:
+    """Return the ranks of each interval between outputs, one interval behind the other."""
+    found: list[RankSteps] = []
+    before = [0] * len(rounds.attempted)
+    for interval in rounds.accepted:
+        found += [[(i, before[i] + j) for i, n in enumerate(interval) if n > j] for j in range(max(interval))]
+        before = [done + n for done, n in zip(before, interval, strict=True)]
+    return found
+
+
+@dataclass(frozen=True)
+class Redone:
+    """What the steps of ranks cost that are taken again."""
+
+    calls: int
+    rows: int
+    newton: int = 0
+    """Newton's iterations among the calls."""
+
+    @classmethod
+    def of(cls, steps: StepCounts, rounds: RowCounts, which: Sequence[RankSteps]) -> "Redone":
+        """Return the calls of these ranks, each taken once: its stages, or its Jacobians and Newton iterations."""
+        count, width = len(which), sum(map(len, which))
+        if rounds.systems is None:
+            return cls(steps.evaluations * count, steps.evaluations * width)
+        # A row leaves the iteration by itself, so it has as many as in its round, and the slowest row sets the calls.
+        taken = [stage for rank in which for stage in zip(*(rounds.newton[i][j] for i, j in rank), strict=True)]
+        newton = sum(map(max, taken))
+        return cls(count + newton, width + sum(map(sum, taken)), newton)
+
+
+def replayed_calls(
+    steps: StepCounts,
+    rounds: RowCounts,
+    *,
+    which: Sequence[RankSteps] | None = None,
+    again: Sequence[RankSteps] = (),
+    per_stage: int = 1,
+    less: int = 0,
+) -> Calls:
     """Return the calls of a solve without a graph and a pull-back by rank.
 
     Parameters
     ----------
     steps, rounds
         What was counted.
-    per_stage
-        How often the pull-back calls f per stage, less ``again`` per rank.
+    which
+        The ranks; all steps by rank if None.
     again
+        Ranks that are taken once more, without a graph.
+    per_stage
+        How often the pull-back calls f per explicit stage, ``less`` so many per rank.
+    less
         See ``per_stage``.
     """
-    s, ranks, taken = steps.evaluations, max(rounds.steps), sum(rounds.steps)
-    # A rank is one call for all samples that have a step of that number: calls go by the longest, rows by the sum.
-    each = per_stage * s - again
-    return Calls(rounds.calls(s), each * ranks, s * ranks, forward_rows=rounds.rows(s), backward_rows=each * taken)
+    which = ranks(rounds) if which is None else which
+    s, count, width = steps.evaluations, len(which), sum(map(len, which))
+    once, more = Redone.of(steps, rounds, which), Redone.of(steps, rounds, again)
+    forward = _solved(steps, rounds)
+    if rounds.systems is None:
+        each = (per_stage - 1) * s - less
+        calls, rows = once.calls + more.calls + each * count, once.rows + more.rows + each * width
+        return replace(forward, backward=calls, vjps=s * count, backward_rows=rows)
+    pulled = _pulled_systems(steps, which)
+    redone = count + len(again)
+    # Twice at the starts: for the rates that are carried, and to pull their cotangents back.
+    rows = once.rows + more.rows + s * width + len(rounds.attempted) + _started(rounds)
+    return replace(
+        pulled,
+        forward=forward.forward,
+        forward_rows=forward.forward_rows,
+        backward=once.calls + more.calls + pulled.backward + 2,
+        backward_rows=rows,
+        vjps=pulled.vjps + redone * steps.products,
+        jacobians=pulled.jacobians + redone,
+        factorisations=pulled.factorisations + redone,
+        solves=pulled.solves + once.newton + more.newton,
+    )
 
 
-def ranks_between(rounds: RowCounts) -> int:
-    """Return the ranks of all intervals: of each the most steps that a sample has in it."""
-    return sum(max(interval) for interval in rounds.accepted)
+def kept_graph_calls(steps: StepCounts, rounds: RowCounts) -> Calls:
+    """Return the calls of a solve without a graph, and of all ranks with one that is kept."""
+    which = ranks(rounds)
+    once, forward = Redone.of(steps, rounds, which), _solved(steps, rounds)
+    calls, rows = forward.forward + once.calls, forward.forward_rows + once.rows
+    if rounds.systems is None:
+        return Calls(calls, 0, steps.evaluations * len(which), forward_rows=rows)
+    # The rates at the starts are called with a graph, too.
+    return replace(_pulled_systems(steps, which), forward=calls + 1, forward_rows=rows + _started(rounds))
+
+
+def _solved(steps: StepCounts, rounds: RowCounts) -> Calls:
+    """Return the calls of a solve, and of what gradients by times cost."""
+    s, times = steps.evaluations, steps.time_calls
+    rows = rounds.rows(s) + times * len(rounds.attempted)
+    return Calls(rounds.calls(s) + times, 0, 0, forward_rows=rows)
+
+
+def _pulled_systems(steps: StepCounts, which: Sequence[RankSteps]) -> Calls:
+    """Return the calls that go back through implicit stages: one with its Jacobian, system and product for each."""
+    stages = steps.evaluations * len(which)
+    rows, vjps = steps.evaluations * sum(map(len, which)), stages * (steps.products + 1) + 1
+    return Calls(0, stages, vjps, jacobians=stages, factorisations=stages, solves=stages, backward_rows=rows)
+
+
+def _started(rounds: RowCounts) -> int:
+    """Return the samples that have a step."""
+    return sum(n > 0 for n in rounds.steps)
 
 
 def widths(rounds: RowCounts, ranks: Iterable[int]) -> int:
@@ -42,34 +140,52 @@ def kept_starts(rounds: RowCounts) -> int:
 def block_starts(rounds: RowCounts, size: int | None) -> int:
     """Return the states at the starts of blocks, between outputs or of ``size`` steps, without the first ones."""
     blocks = sum(math.ceil(n / (size or n)) for interval in rounds.accepted for n in interval if n)
-    return blocks - sum(n > 0 for n in rounds.steps)
+    return blocks - _started(rounds)
+
+
+def graph_of_ranks(steps: StepCounts, sizes: Sizes, count: int, rows: int) -> int:
+    """Return the bytes of the graph of ``count`` ranks of so many ``rows``: of their calls, or their solved stages."""
+    if steps.implicit:
+        return rows * steps.node_states * sizes.row_bytes
+    return sizes.graph_bytes_of(steps.evaluations * count, steps.evaluations * rows)
 
 
 def largest_block(steps: StepCounts, sizes: Sizes, rounds: RowCounts, size: int | None) -> int:
     """Return the bytes of the graph of the largest block of ranks."""
-    s, most = steps.evaluations, 0
+    most = 0
     for interval in rounds.accepted:
         longest = max(interval)
         for first in range(0, longest, size or max(longest, 1)):
             stop = min(first + (size or longest), longest)
             rows = sum(min(n, stop) - min(n, first) for n in interval)
-            most = max(most, sizes.graph_bytes_of(s * (stop - first), s * rows))
+            most = max(most, graph_of_ranks(steps, sizes, stop - first, rows))
     return most
 
 
 def bytes_of_replay(steps: StepCounts, sizes: Sizes, kept: int, graph: int | None = None) -> Bytes:
-    """Return the bytes where ``kept`` states of samples are kept, and the graph of one rank or ``graph`` is made."""
-    saved = kept * sizes.row_bytes + sizes.outputs * sizes.state_bytes
-    s = steps.evaluations
-    return Bytes(saved, saved + (sizes.graph_bytes_of(s, s * sizes.batch) if graph is None else graph))
+    """Return the bytes where ``kept`` rows are carried over, and the graph of one rank or ``graph`` is made."""
+    saved = kept * steps.carried_states * sizes.row_bytes + sizes.outputs * sizes.state_bytes + _unit(steps, sizes)
+    largest = graph_of_ranks(steps, sizes, 1, sizes.batch) if graph is None else graph
+    return Bytes(saved, saved + largest + pullback_peak(steps, sizes))
 
 
 def bytes_of_graph(steps: StepCounts, sizes: Sizes, rounds: RowCounts) -> Bytes:
     """Return the bytes where the graph of every rank is kept, with the times and sizes of its steps."""
-    s, taken = steps.evaluations, sum(rounds.steps)
-    numbers = (s + steps.restart + 1) * taken * sizes.item_bytes
-    saved = sizes.graph_bytes_of(s * max(rounds.steps), s * taken) + numbers + sizes.outputs * sizes.state_bytes
-    return Bytes(saved, saved)
+    which, taken = ranks(rounds), sum(rounds.steps)
+    # Times of all stages, those at a step's two ends among them, and the size.
+    numbers = (steps.evaluations + steps.restart + 1) * taken * sizes.item_bytes
+    saved = graph_of_ranks(steps, sizes, len(which), taken) + numbers + sizes.outputs * sizes.state_bytes
+    if steps.implicit:
+        # What is carried at the starts, and the call there; where rows end, those that go on are taken out.
+        narrowed = sum(len(b) for a, b in itertools.pairwise(which) if len(b) < len(a))
+        carried = (narrowed + _started(rounds)) * steps.carried_states * sizes.row_bytes
+        saved += carried + _unit(steps, sizes) + sizes.graph_bytes_of(1, _started(rounds))
+    return Bytes(saved, saved + pullback_peak(steps, sizes))
+
+
+def _unit(steps: StepCounts, sizes: Sizes) -> int:
+    """Return the bytes of the unit matrix that a field's Jacobians are formed by; 0 of explicit steps."""
+    return sizes.row_bytes**2 // sizes.item_bytes if steps.implicit else 0
 
 
 def solved_back_calls(steps: StepCounts, backward_stages: int, weights: int) -> Calls:
@@ -81,12 +197,12 @@ def solved_back_calls(steps: StepCounts, backward_stages: int, weights: int) -> 
     back = steps.rounds_backward
     calls = sum(each.calls(backward_stages) + weights * each.accepting_rounds for each in back)
     rows = sum(each.rows(backward_stages) + weights * sum(each.steps) for each in back)
-    s = steps.evaluations
+    solved = [_solved(steps, each) for each in forward]
     return Calls(
-        sum(each.calls(s) for each in forward),
+        sum(each.forward for each in solved),
         calls,
         calls,
-        forward_rows=sum(each.rows(s) for each in forward),
+        forward_rows=sum(each.forward_rows for each in solved),
         backward_rows=rows,
     )
 

@@ -122,6 +122,7 @@ class Jacobians:
     """Forms the Jacobians of one field for one solve, and knows how its systems are solved.
 
     Rows come from pull-backs of the whole batch, vectorised where there are many and autograd can, else one by one.
+    ``units`` is where the unit matrix is kept that they come from: those of one solve on unlike batches share it.
 
     Raises
     ------
@@ -129,14 +130,14 @@ class Jacobians:
         If a sample, or the batch, is larger than ``linear`` allows.
     """
 
-    def __init__(self, field: LinearisedField, linear: LinearSolve) -> None:
+    def __init__(self, field: LinearisedField, linear: LinearSolve, units: dict[str, Tensor] | None = None) -> None:
         apart, together = Samples(field.layout), Samples(field.layout, together=True)
         self.kind = _chosen(linear, apart.n, together.n)
         self.field = field
         self.apart = apart
         self.samples = apart if self.kind == "blocks" else together
         self.vectorised = self.samples.n > ROWS_IN_A_LOOP
-        self._basis: Tensor | None = None
+        self._units = {} if units is None else units
 
     @classmethod
     def of(cls, field: FlatField, linear: LinearSolve) -> "Jacobians":
@@ -164,11 +165,10 @@ class Jacobians:
 
     def basis(self, like: Tensor) -> Tensor:
         """Return the cotangents ``[n, batch, n, 1]`` of the rows of all samples, like ``like [batch, n, 1]``."""
-        if self._basis is None:
-            batch, n = self.samples.batch, self.samples.n
-            eye = torch.eye(n, dtype=like.dtype, device=like.device)
-            self._basis = eye[:, None, :, None].expand(n, batch, n, 1)
-        return self._basis
+        batch, n = self.samples.batch, self.samples.n
+        if "unit" not in self._units:
+            self._units["unit"] = torch.eye(n, dtype=like.dtype, device=like.device)
+        return self._units["unit"][:, None, :, None].expand(n, batch, n, 1)
 
     def rows(self, at: Linearisation, basis: Tensor | None = None) -> Tensor:
         """Return the Jacobians ``[batch, n, n]``: row ``i`` of all samples is one product.

@@ -23,7 +23,7 @@ from odegrad.methods.solvers.implicit.newton import (
 from odegrad.methods.solvers.implicit.pullback import tell
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitWeights
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.stages import RowSteps
+from odegrad.methods.solvers.per_sample.stages import RowSteps, SystemCalls
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, Truths
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import Layout, sent_to
@@ -72,7 +72,8 @@ def jacobians_of(field: RowField, rows: int) -> Jacobians:
                 f"sample, and one of this state holds {field.rows.n}; take an explicit solver such as dopri5, or batch "
                 "= 'joint'"
             )
-        found = field.kept[key] = Jacobians(RowsOfWidth(field, field.rows.of_width(rows)), "blocks")
+        sized = RowsOfWidth(field, field.rows.of_width(rows))
+        found = field.kept[key] = Jacobians(sized, "blocks", field.units)
     return found
 
 
@@ -99,6 +100,7 @@ class ImplicitRowStepper:
         """Of each row ``f_y`` where it stands."""
         self.stale: Truths = np.ones(len(like), dtype=np.bool_)
         """Rows whose matrix is that of a state before."""
+        self.systems = SystemCalls(0, 0, np.zeros((len(self.tableau.solved), 0), dtype=np.int64))
         self._h: float | Tensor = 0.0
         self._factors: tuple[Tensor, Tensor] | None = None
         self._untold: ImplicitWork | None = None
@@ -132,9 +134,11 @@ class ImplicitRowStepper:
         newton = _RowNewton(self, y, hg, np.flatnonzero(steps.h != 0.0))
         self.k[0].copy_(x[:, self.n :].reshape(-1))
         self.stages = []
+        self.systems.iterations = np.zeros((len(tableau.solved), len(x)), dtype=np.int64)
         z = torch.mul(self.k[0].view(shape), hg)
         for i in tableau.solved:
-            stage = newton.solve(times[i], self._base(y, i), z, lu, pivots)
+            taken = self.systems.iterations[i - tableau.solved.start]
+            stage = newton.solve(times[i], self._base(y, i), z, lu, pivots, taken)
             self.k[i].copy_(torch.div(z, hg).view(-1))
             self.stages.append(stage)
         self.failed = np.zeros(len(x), dtype=np.bool_)
@@ -180,6 +184,7 @@ class ImplicitRowStepper:
         t = sent_to(y.device, torch.from_numpy(steps.t[rows]), y.dtype)
         place = None if len(rows) == len(y) else sent_to(y.device, torch.from_numpy(rows))
         at = Linearisation(jacobians_of(self.field, len(rows)), t, y if place is None else y.index_select(0, place))
+        self.systems.made(len(rows))
         if at.matrix is not None:
             self.matrix = at.matrix if place is None else self.matrix.index_copy(0, place, at.matrix)
         self.stale[rows] = False
@@ -234,18 +239,23 @@ class _RowNewton:
         """Those that are iterated: neither resting nor lost in a stage before."""
         self.lost: HostIntegers = np.zeros(0, dtype=np.int64)
         self.calls = 0
+        self._systems = stepper.systems
         self._rounding = ROUNDING_FLOOR * torch.finfo(y.dtype).eps
         largest = torch.linalg.vector_norm(y, math.inf, dim=(1, 2)).to("cpu", torch.float64).numpy()
         self._suspect: HostFloats = 100.0 * self._rounding * (1.0 + largest) / stepper.atol
 
-    def solve(self, t: Tensor, base: Tensor, z: Tensor, lu: Tensor, pivots: Tensor) -> Tensor:
-        """Return the stage ``Y = base + z [rows, n, 1]`` with ``z = hg f(t [rows], Y)``; ``z`` is written over."""
+    def solve(self, t: Tensor, base: Tensor, z: Tensor, lu: Tensor, pivots: Tensor, taken: HostIntegers) -> Tensor:
+        """Return the stage ``Y = base + z [rows, n, 1]`` with ``z = hg f(t [rows], Y)``; ``z`` is written over.
+
+        ``taken [rows]`` counts the iterations.
+        """
         active, before = self.rows, np.full(len(base), math.inf)
         lost: list[HostIntegers] = []
         for iteration in range(1, MAX_NEWTON + 1):
             if not len(active):
                 break
             sizes, of_change, of_stage = self._corrected(active, t, base, z, lu, pivots)
+            taken[active] += 1
             with np.errstate(all="ignore"):
                 rate = sizes / before[active]
                 before[active] = sizes
@@ -278,6 +288,7 @@ class _RowNewton:
         rate = torch.empty_like(y)
         self.field.write_rows(times, y[..., 0], rate[..., 0])
         self.calls += 1
+        self._systems.made(len(active))
         if isinstance(self.hg, float):
             residual = torch.sub(own, rate, alpha=self.hg)
         else:

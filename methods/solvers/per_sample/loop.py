@@ -113,6 +113,10 @@ class Rounds:
         self.widths: list[int] = []
         self.accepting = 0
         self.start: tuple[int, int] = (0, 0)
+        self.systems: tuple[int, int] | None = None
+        self._heard: object = solver.observer
+        self.newton: list[list[tuple[int, ...]]] = [[] for _ in range(count)]
+        """Newton's iterations of every accepted implicit step, where somebody listens to the rounds."""
 
     @torch.no_grad()
     def walk(self) -> Iterator[AcceptedRows]:
@@ -140,13 +144,24 @@ class Rounds:
             self.widths.append(len(rows))
             if accepted.any():
                 self.accepting += 1
+                self._note_iterations(rows, accepted, stepper)
                 yield self._seen(rows, steps, accepted, stepper, x, x_next)
             if stepper.singular.any():
                 for row in np.flatnonzero(going & stepper.singular):
                     self.failures.singular(rows[row], steps.t[row])
             self._judge(rows, steps, going, accepted, failed, ratios)
             x, rows, going = self._moved(rows, going, accepted, stepper, x, x_next)
+        if stepper.systems is not None:
+            self.systems = stepper.systems.calls, stepper.systems.rows
         self._end()
+
+    def _note_iterations(self, rows: HostIntegers, accepted: Truths, stepper: RowStepper) -> None:
+        """Keep what the accepted steps will cost where they are taken again."""
+        if stepper.systems is None or not isinstance(self._heard, RowObserver):
+            return
+        at = np.flatnonzero(accepted)
+        for sample, taken in zip(rows[at].tolist(), stepper.systems.iterations[:, at].T.tolist(), strict=True):
+            self.newton[sample].append(tuple(taken))
 
     def _begin(self, stepper: RowStepper) -> Tensor:
         """Return what is carried of the rows at their starts, and choose the first steps that are not known."""
@@ -263,9 +278,8 @@ class Rounds:
 
     def _end(self) -> None:
         self.sizes[self.samples] = self.h
-        observer: object = self.solver.observer
-        if isinstance(observer, RowObserver):
-            observer.solved_in_rounds(self.counts())
+        if isinstance(self._heard, RowObserver):
+            self._heard.solved_in_rounds(self.counts())
         self.failures.raise_if_all()
 
     def counts(self) -> RowCounts:
@@ -277,6 +291,8 @@ class Rounds:
             accepting_rounds=self.accepting,
             accepted=tuple(map(tuple, self.accepted.tolist())),
             attempted=tuple(self.attempts.tolist()),
+            systems=self.systems,
+            newton=() if self.systems is None else tuple(map(tuple, self.newton)),
         )
 
 

@@ -96,6 +96,8 @@ class RowField(FlatField):
         self.rows = RowLayout(layout)
         self.sample_time = bool(getattr(field, "sample_time", False))
         self._of_field = self._of_rows
+        self.units: dict[str, Tensor] = {}
+        """The unit matrix that Jacobians of any number of rows are formed by."""
 
     def at(self, t: Tensor, y: Tensor) -> Tensor:
         """Return ``dy/dt [rows, n]`` at ``(t [rows], y [rows, n])``; under ``enable_grad`` it carries the graph."""

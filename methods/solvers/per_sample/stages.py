@@ -136,6 +136,11 @@ class RowStepper(Protocol):
         """Return those of them that no shorter step would help."""
         ...
 
+    @property
+    def systems(self) -> "SystemCalls | None":
+        """Return what its implicit attempts have called so far; None of explicit ones."""
+        ...
+
     def start(self, samples: HostIntegers, t: HostFloats, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is carried of rows at ``(t, y [rows, n])``, and their rates ``[rows, n]``: one f call."""
         ...
@@ -177,6 +182,21 @@ class RowStepper(Protocol):
         ...
 
 
+@dataclass
+class SystemCalls:
+    """The f calls of implicit attempts."""
+
+    calls: int
+    rows: int
+    iterations: HostIntegers
+    """``[stages, rows]``: Newton's iterations of every row at the solved stages of the last attempt."""
+
+    def made(self, rows: int) -> None:
+        """Count one call of so many rows."""
+        self.calls += 1
+        self.rows += rows
+
+
 class PlainRowStepper:
     """Makes explicit steps without a graph; the first stage is the last one of the step before."""
 
@@ -191,6 +211,11 @@ class PlainRowStepper:
         return np.zeros(len(self.stages.h), dtype=np.bool_)
 
     singular = failed
+
+    @property
+    def systems(self) -> None:
+        """Return that there are none."""
+        return
 
     def start(self, samples: HostIntegers, t: HostFloats, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``y`` itself, and the first stage there."""

@@ -217,6 +217,8 @@ def test_nothing_is_advised_without_a_reference():
     """The reason stands in the sentence; a gradient that is not surely accurate is never taken."""
     rows = [ROW | {"gradient": "naive", "forward_seconds": 0.01, "peak_bytes": 4e6, "verdict": "undecided: why"}]
     assert "its reference is gone" in said(rows, true=Reference(None, None, 9, "its reference is gone"))
+    refused = [{"gradient": "mali", "exact": True, "verdict": "refused: no"}]
+    assert said(refused).startswith("No method that was asked for takes this solver")
     assert said(rows, true=Reference(torch.ones(1), 1e-4, 9)).startswith("No method is surely accurate: the reference")
 
 

@@ -45,6 +45,10 @@ def comparison(word, *notes):
     return table
 
 
+def examination(notes, word):
+    return {"plain": {"notes": notes, "methods": [{"verdict": word}]}, "tables": [], "sentences": []}
+
+
 OUTCOMES = {
     ExitCode.FINE: [outcome(Status.OK, Status.UNSUPPORTED)],
     ExitCode.FAILED_RUNS: [outcome(Status.OK, Status.ERROR), outcome(Status.DIVERGED)],
@@ -89,16 +93,19 @@ CASES = {
         ["advise", "mine.py:build"], "odegrad.advice.advised.advise_users",
         {0: [ModelAdvice(comparison("accurate"), (), ()), ModelAdvice(comparison("refused: no"), (), ())],
          3: [ModelAdvice(comparison("failed: x"), (), (SPENT,))],
-         4: [ModelAdvice(comparison("not measured", SPENT), (), (SPENT,))]},
+         4: [ModelAdvice(comparison("not measured", SPENT), (), (SPENT,)),
+             ModelAdvice(comparison("undecided: no reference"), (), ())]},
     ),
     "compare": Case(
         ["compare", "mine.py:build"], "odegrad.advice.of_users.compare_users",
         {0: [comparison("accurate"), comparison("refused: no"), comparison("accurate", "The reference is known to 1.")],
-         3: [comparison("failed: x"), comparison("failed: x", SPENT)], 4: [comparison("not measured", SPENT)]},
+         3: [comparison("failed: x"), comparison("failed: x", SPENT)],
+         4: [comparison("not measured", SPENT), comparison("undecided: off by 1, known to 1")]},
     ),
     "diagnose": Case(
         ["diagnose", "linear"], "odegrad.advice.of_users.examined",
-        {code: [{"plain": {"notes": notes}, "tables": [], "sentences": []}] for code, notes in ((0, []), (4, [SPENT]))},
+        {code: [examination(*of) for of in found]
+         for code, found in ((0, [([], "safe")]), (4, [([SPENT], "safe"), ([], "undecided: there is no reference")]))},
     ),
     "gate": Case(
         ["gate", "gate", "--baseline", "gate.json"], "odegrad.gate.command.run_gate",

@@ -12,6 +12,7 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -28,9 +29,10 @@ from odegrad.records.columns import COLUMNS
 from odegrad.records.record import Record, Status
 from odegrad.records.shard import RECORDS
 from odegrad.records.store import Store, SuiteIdentity
-from odegrad.running.cluster import DaskExecutor, at_address, on_this_machine, slurm_cluster
+from odegrad.running.cluster import DaskExecutor, _record, at_address, on_this_machine, slurm_cluster
 from odegrad.running.progress import LogLines
 from odegrad.running.runner import missing, sweep
+from odegrad.running.tally import Tally
 from odegrad.running.worker import Worker
 
 HERE = Path(__file__).parents[1]
@@ -95,13 +97,13 @@ def cluster(worker, tmp_path):
 class KillAt(LogLines):
     """Kills ``process`` once ``number`` runs have ended."""
 
-    def __init__(self, total, number, process):
-        super().__init__(total)
+    def __init__(self, runs, number, process):
+        super().__init__(Tally(runs))
         self.number, self.process = number, process
 
     def finished(self, record):
         super().finished(record)
-        if self.done == self.number:
+        if self.tally.done == self.number:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
 
@@ -118,7 +120,7 @@ def test_every_run_has_its_record(worker, make_run, tmp_path):
     before = {name: os.environ.get(name) for name in ALLOCATOR}
     runs = [make_run(), make_run("segfaults"), make_run("diverges"), make_run("machine_fails"), make_run(seed=2)]
     with Store(tmp_path, FAKE) as store, on_this_machine(2, "cpu", worker) as executor:
-        outcome = sweep(runs, runs, store, executor, LogLines(len(runs)))
+        outcome = sweep(runs, runs, store, executor, LogLines(Tally(runs)))
     records = {record.run: record for record in map(Record.from_row, rows_of(tmp_path))}
     expected = [Status.OK, Status.ERROR, Status.DIVERGED, Status.INFRASTRUCTURE, Status.OK]
     assert [records[run].status for run in runs] == expected
@@ -128,12 +130,27 @@ def test_every_run_has_its_record(worker, make_run, tmp_path):
     assert (outcome.measured, outcome.infrastructure) == (5, 1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({}, ""), ({"run_id": "ab"}, "is of run ab"), ({"nfe_forward": "x"}, "is no record: column 'nfe_forward'"),
+     (None, "is no record")],
+)  # fmt: skip
+def test_what_is_no_row_of_the_run_is_the_machines_failure(make_run, changes, said):
+    """A worker of another odegrad may answer anything."""
+    run = make_run()
+    row = None if changes is None else Record(run, Status.OK, "", {"nfe_forward": 3}).to_row() | changes
+    record = _record(run, SimpleNamespace(status="finished", result=lambda: row))
+    assert record.run == run
+    assert record.status is (Status.INFRASTRUCTURE if said else Status.OK)
+    assert said in record.message
+
+
 def test_killed_worker_costs_nothing(cluster, worker, make_run, tmp_path):
     """The run that it had is measured on the other one; every run has one record, and the sweep is complete."""
     runs = [make_run("interval", seed=seed) for seed in range(12)]
     with Store(tmp_path / "results", FAKE) as store, at_address(cluster.address, worker) as executor:
         executor.client.wait_for_workers(2, timeout=WAIT_SECONDS)
-        outcome = sweep(runs, runs, store, executor, KillAt(len(runs), 3, cluster.workers[0]))
+        outcome = sweep(runs, runs, store, executor, KillAt(runs, 3, cluster.workers[0]))
     assert outcome.statuses == {Status.OK: 12}
     assert Counter(row["seed"] for row in rows_of(tmp_path / "results")) == dict.fromkeys(range(12), 1)
 
@@ -165,12 +182,12 @@ def test_killed_scheduler_loses_no_record(cluster, worker, make_run, tmp_path, m
     folder = tmp_path / "results"
     with Store(folder, FAKE) as store, pytest.raises(InfrastructureError, match=r"scheduler has gone; every fin"):  # noqa: SIM117
         with at_address(cluster.address, worker) as executor:
-            sweep(runs, runs, store, executor, KillAt(len(runs), 3, cluster.scheduler))
+            sweep(runs, runs, store, executor, KillAt(runs, 3, cluster.scheduler))
     before = (folder / RECORDS).read_bytes()
     assert before.count(b"\n") >= 3
     with Store(folder, FAKE) as store, on_this_machine(1, "cpu", worker) as executor:
         todo = missing(runs, store.statuses())
-        sweep(runs, todo, store, executor, LogLines(len(todo)))
+        sweep(runs, todo, store, executor, LogLines(Tally(todo)))
     assert (folder / RECORDS).read_bytes().startswith(before)
     assert Counter(row["seed"] for row in rows_of(folder)) == dict.fromkeys(range(12), 1)
 

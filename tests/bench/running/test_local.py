@@ -15,6 +15,7 @@ from odegrad.running.local import LocalExecutor
 from odegrad.running.progress import LogLines
 from odegrad.running.runner import missing, sweep
 from odegrad.running.slots import Slot, slots
+from odegrad.running.tally import Tally
 
 FAKE = SuiteIdentity("fake", "abc")
 
@@ -34,7 +35,7 @@ def test_two_workers_measure_two_runs_at_a_time(tmp_path, make_run, make_worker)
         runs = [make_run("interval", seed=seed) for seed in range(4)]
         executor = LocalExecutor((make_worker(("second",)),) * number)
         with Store(folder, FAKE) as store:
-            sweep(runs, runs, store, executor, LogLines(4))
+            sweep(runs, runs, store, executor, LogLines(Tally(runs)))
         rows = rows_of(folder)
         assert sorted(row["seed"] for row in rows) == [0, 1, 2, 3]
         spans = [row["trace_seconds"] for row in rows]
@@ -47,7 +48,7 @@ def test_times_are_taken_alone_and_in_turns(tmp_path, make_run, make_worker, wor
     runs = [make_run("interval", seed=seed, variant=v) for seed in range(3) for v in (1, 2)]
     executor = LocalExecutor((make_worker(("second", "time")),) * workers)
     with Store(tmp_path, FAKE) as store:
-        sweep(runs, runs, store, executor, LogLines(len(runs)))
+        sweep(runs, runs, store, executor, LogLines(Tally(runs)))
     rows = rows_of(tmp_path)
     rounds = {row["run_id"]: list(zip(*[iter(row["forward_seconds_raw"])] * 2, strict=True)) for row in rows}
     assert all(len(each) == 3 for each in rounds.values())
@@ -65,7 +66,9 @@ def test_shared_clock_times_whenever_a_run_comes(tmp_path, make_run, make_worker
     """Told so, the executor measures every run's passes together: its rounds follow each other."""
     runs = [make_run("interval", variant=v) for v in (1, 2)]
     with Store(tmp_path, FAKE) as store:
-        sweep(runs, runs, store, LocalExecutor((make_worker(("second", "time")),), exclusive=False), LogLines(2))
+        sweep(
+            runs, runs, store, LocalExecutor((make_worker(("second", "time")),), exclusive=False), LogLines(Tally(runs))
+        )
     spans = [row["forward_seconds_raw"] for row in rows_of(tmp_path)]
     assert [len(each) for each in spans] == [6, 6]
     assert spans[0][-1] < spans[1][0]
@@ -149,8 +152,8 @@ def test_shards_write_beside_each_other_and_know_of_each_other(tmp_path, make_ru
     runs = [make_run(seed=seed) for seed in range(4)]
     executor = LocalExecutor((make_worker(("second",)),))
     with Store(tmp_path, FAKE, Shard(1, 2)) as one, Store(tmp_path, FAKE, Shard(2, 2)) as two:
-        sweep(runs[:2], runs[:2], one, executor, LogLines(2))
-        sweep(runs[2:], runs[2:], two, executor, LogLines(2))
+        sweep(runs[:2], runs[:2], one, executor, LogLines(Tally(runs)))
+        sweep(runs[2:], runs[2:], two, executor, LogLines(Tally(runs)))
         assert missing(runs, one.statuses()) == missing(runs, two.statuses()) == []
     assert {path.name for path in tmp_path.glob("records*.jsonl")} == {"records-1-of-2.jsonl", "records-2-of-2.jsonl"}
     assert read_rows(tmp_path, {runs[3].run_id})[runs[3].run_id]["seed"] == 3

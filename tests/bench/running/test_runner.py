@@ -1,7 +1,6 @@
 """Sweeps: what is planned, what a failure costs, what survives Ctrl-C and kill -9."""
 
 import contextlib
-import io
 import json
 import os
 import signal
@@ -13,14 +12,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rich.console import Console
 
 from odegrad.records.record import Record, Status
 from odegrad.records.shard import RECORDS
 from odegrad.records.store import Store, SuiteIdentity
 from odegrad.running.local import LocalExecutor
-from odegrad.running.progress import LiveLines, LogLines, detail, watch
+from odegrad.running.progress import LogLines
 from odegrad.running.runner import SweepOutcome, missing, sweep
+from odegrad.running.tally import Tally
 
 HERE = Path(__file__).parents[1]
 WAIT_SECONDS = 60.0
@@ -60,7 +59,7 @@ def test_missing_runs_are_those_without_a_final_status(runs):
 def test_failures_are_rows_and_the_sweep_goes_on(tmp_path, runs):
     """Every run has its record, whatever became of the one before; the outcome counts them."""
     with Store(tmp_path, FAKE) as store:
-        outcome = sweep(runs, runs, store, FakeExecutor(), LogLines(len(runs)))
+        outcome = sweep(runs, runs, store, FakeExecutor(), LogLines(Tally(runs)))
     rows = [json.loads(line) for line in (tmp_path / RECORDS).read_text().splitlines()]
     assert [row["status"] for row in rows] == [str(s) for s in Status]
     assert outcome == SweepOutcome(dict.fromkeys(Status, 1), len(runs), len(runs), infrastructure=1)
@@ -70,18 +69,18 @@ def test_failures_are_rows_and_the_sweep_goes_on(tmp_path, runs):
 def test_outcome_is_of_the_whole_suite(tmp_path, runs):
     """A run that failed in an earlier sweep still counts as failed."""
     with Store(tmp_path, FAKE) as store:
-        sweep(runs, runs, store, FakeExecutor(), LogLines(len(runs)))
-        outcome = sweep(runs, [], store, FakeExecutor(), LogLines(len(runs)))
+        sweep(runs, runs, store, FakeExecutor(), LogLines(Tally(runs)))
+        outcome = sweep(runs, [], store, FakeExecutor(), LogLines(Tally(runs)))
     assert (outcome.measured, outcome.failed, outcome.infrastructure) == (0, 4, 0)
 
 
 def test_interrupted_sweep_keeps_what_is_finished(tmp_path, runs):
     """Ctrl-C between two runs: the first ones are on the disk, and the next sweep measures the others only."""
     with Store(tmp_path, FAKE) as store:
-        outcome = sweep(runs, runs, store, FakeExecutor(stop_after=2), LogLines(len(runs)))
+        outcome = sweep(runs, runs, store, FakeExecutor(stop_after=2), LogLines(Tally(runs)))
         assert (outcome.interrupted, outcome.measured) == (True, 2)
         executor = FakeExecutor()
-        sweep(runs, missing(runs, store.statuses()), store, executor, LogLines(len(runs)))
+        sweep(runs, missing(runs, store.statuses()), store, executor, LogLines(Tally(runs)))
     assert executor.given == runs[2:]
 
 
@@ -89,7 +88,7 @@ def test_local_executor_measures_one_after_the_other(tmp_path, make_run, make_wo
     """Real processes: a crash in the middle is a row, the others are fine, all carry their circumstances."""
     runs = [make_run(seed=0), make_run("segfaults", seed=1), make_run(seed=2)]
     with Store(tmp_path, FAKE) as store:
-        outcome = sweep(runs, runs, store, LocalExecutor((make_worker(),)), LogLines(3))
+        outcome = sweep(runs, runs, store, LocalExecutor((make_worker(),)), LogLines(Tally(runs)))
     records = [Record.from_row(json.loads(line)) for line in (tmp_path / RECORDS).read_text().splitlines()]
     assert [r.run for r in records] == runs
     assert [r.status for r in records] == [Status.OK, Status.ERROR, Status.OK]
@@ -146,43 +145,3 @@ def test_killed_or_interrupted_sweep_goes_on_where_it_stopped(tmp_path, number, 
     assert after.startswith(before)
     seeds = [json.loads(line)["seed"] for line in after.splitlines()]
     assert sorted(seeds) == list(range(6))
-
-
-def test_progress_is_log_lines_where_there_is_no_terminal(make_run, caplog):
-    """Each run that ends is one line, with its message if it failed; nothing is drawn."""
-    output = io.StringIO()
-    run = make_run(seed=4)
-    with caplog.at_level("INFO"), watch(Console(file=output), total=5, done=3) as watcher:
-        assert isinstance(watcher, LogLines)
-        watcher.started(run)
-        watcher.heard(run, {"pass": "train"})
-        watcher.finished(
-            Record(run, Status.OK, "", {"metric_name": "nll", "metric_value": 1.25, "process_seconds": 2.0})
-        )
-        watcher.finished(Record(run, Status.TIMEOUT, "too slow"))
-    assert [r.getMessage() for r in caplog.records] == [
-        "4/5 digits ok dopri5 seed 4: ok, nll 1.25, 2.0 s",
-        "5/5 digits ok dopri5 seed 4: timeout, too slow",
-    ]
-    assert output.getvalue() == ""
-
-
-def test_progress_is_live_on_a_terminal(make_run):
-    """The live line shows the runs done, the current run and its loss."""
-    output = io.StringIO()
-    console = Console(file=output, force_terminal=True, width=160)
-    with watch(console, total=5, done=3) as watcher:
-        assert isinstance(watcher, LiveLines)
-        watcher.started(make_run(seed=4))
-        watcher.heard(make_run(seed=4), {"pass": "train", "iteration": 12, "of": 80, "loss": 0.31})
-        console.print(watcher)
-        watcher.finished(Record(make_run(seed=4), Status.OK))
-    text = output.getvalue()
-    assert "3/5" in text
-    assert "digits ok dopri5 seed 4: train 12/80 loss 0.31" in text
-
-
-def test_progress_message_in_words():
-    """A message without iterations or with a loss that is no number is shown as far as it goes."""
-    assert detail({"pass": "count"}) == "count"
-    assert detail({"pass": "train", "loss": None, "iteration": 3}) == "train"

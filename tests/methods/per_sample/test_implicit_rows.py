@@ -132,7 +132,7 @@ def test_gradient_is_the_derivative_of_the_computed_loss():
 
 
 def test_rows_and_calls_are_what_is_counted():
-    """Calls are those of the field; rows leave Newton's iterations one by one; else nothing is predicted."""
+    """Calls are those of the field; rows leave Newton's iterations one by one; what follows from both is predicted."""
     model = Model(VanDerPol(), starts(), TS[:2])
     columns = count_columns(of_model(model), build_gradient("aca"), solver())
     assert (
@@ -141,7 +141,9 @@ def test_rows_and_calls_are_what_is_counted():
     )
     assert 0 < columns["sample_evaluations"] < 5 * columns["nfe_forward"]
     assert columns["rounds"] == columns["factorisations_forward"]
-    assert columns["predicted_nfe_backward"] is None
+    for phase in ("forward", "backward"):
+        assert columns[f"predicted_nfe_{phase}"] == columns[f"nfe_{phase}"]
+    assert columns["predicted_saved_bytes"] > 0
     assert columns["useful_fraction"] is None
     assert len(columns["sample_steps"]) == 5
 

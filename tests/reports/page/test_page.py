@@ -185,8 +185,8 @@ def test_outcome(record, frame_of):
     said = [outcome(frame_of(runs)) for runs in ([], [record()], [bad], [record(), bad])]
     assert said[0] == "There is no run yet."
     assert said[1] == "1 run, all ended ok."
-    assert said[2].startswith("1 run, none ended ok")
-    assert said[3].startswith("2 runs; 1 failed")
+    assert said[2] == "1 run, none ended ok: 1 failed; the reasons are below."
+    assert said[3] == "2 runs; 1 failed, with the reasons below, and in no median."
 
 
 def test_tables_hold_rows_and_sort_values(quick_page):
@@ -247,7 +247,9 @@ def test_small_result_sets(kind, record, frame_of):
     records = {"empty": [], "one": [record()], "failed": [record(status=Status.ERROR, message="")]}[kind]
     reader = Reader(page(frame_of(records)))
     assert reader.text("failed") == (
-        "Failed runs naive on digits, seed 0: error no message" if kind == "failed" else "Failed runs None."
+        "Runs that did not end ok naive on digits, seed 0: error no message"
+        if kind == "failed"
+        else "Runs that did not end ok None."
     )
     assert "nan" not in reader.text("summary").lower()
 

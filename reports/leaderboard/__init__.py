@@ -1,0 +1,1 @@
+"""A leaderboard of many result sets: what was submitted, how methods rank, one static page."""
