@@ -105,6 +105,12 @@ def low(request, precision):
     return Low(request.param, precision)
 
 
+@pytest.fixture(params=[name for name in TAKING if name != "naive"])
+def replaying(request, precision):
+    """Every one of them that keeps no graph, in either low type."""
+    return Low(request.param, precision)
+
+
 @pytest.fixture(params=TAKING)
 def float16(request):
     """Every method that takes a low field, in float16."""
