@@ -1,6 +1,5 @@
 """What a low field costs: predicted bytes are the counted ones, and calls are those of a high field."""
 
-import pytest
 import torch
 
 from odegrad.binding import solve_with
