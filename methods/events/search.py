@@ -17,6 +17,9 @@ from odegrad.methods.fields.interval import known_interval
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.ends.landing import CLOSE_ENOUGH, Dense, spacing
 
+AT_ROUNDING = 64
+"""A landing that is no nearer than so many times its goal after all is as near as rounding errors of a step let it."""
+
 LEFT = 4
 """By so many times its rounding g must leave zero, or it counts as staying there: a flight between two bounces."""
 
@@ -193,8 +196,9 @@ class EventSearch:
                 "jumps, or is so steep that the error of the solve leaps over it; return a continuous function that is "
                 "zero at the event (y - 1 in place of sign(y - 1)), or tighten rtol and atol"
             )
-        # Of the time's last digit: what follows a reset would else see it, large beside its own slower rate.
-        if abs(last.shift) <= 2 * CLOSE_ENOUGH * near:
+        # Of the time's last digits, and of what rounding has left of a step: what follows a reset would else see it,
+        # large beside its own slower rate.
+        if abs(last.shift) <= AT_ROUNDING * CLOSE_ENOUGH * near:
             self.rest = last.shift * last.rate
 
     def ends_without(self) -> bool:
