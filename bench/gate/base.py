@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from odegrad.errors import BaselineError
 from odegrad.gate.side import Environment
+from odegrad.records.temporary import temporary_folder
 
 BUILD_SECONDS = 600.0
 _WORDS = 800
@@ -47,8 +47,8 @@ def built_base(revision: str, folder: Path) -> Iterator[tuple[tuple[Environment,
         ) from error
     inside = folder.resolve().relative_to(root.resolve())
     with ExitStack() as stack:
-        scratch_folder = tempfile.TemporaryDirectory(prefix="odegrad-base-", ignore_cleanup_errors=True)
-        scratch = Path(stack.enter_context(scratch_folder))
+        scratch = Path(stack.enter_context(temporary_folder()))
+        _run([git, "-C", str(root), "worktree", "prune"], f"--base {revision}")  # of gates that were killed
         for build in BUILDS:
             tree, what = str(scratch / build / "tree"), f"--base {revision}"
             _run([git, "-C", str(root), "worktree", "add", "--detach", tree, commit], what)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from odegrad.errors import InfrastructureError
 from odegrad.gate.baseline import run_name
 from odegrad.gate.decision import MIN_PAIRS, Decision, bounds, decide, delta, differ, floor
 from odegrad.gate.side import Environment, Side
@@ -97,8 +96,8 @@ def measure_pairs(
 
     Raises
     ------
-    InfrastructureError
-        If a process cannot be started, or ends early.
+    UsageError, InfrastructureError
+        If a process cannot be started, ends early, or answers what is no answer.
     """
     started, found, pairs = clock(), Measured(builds=len(set(builds))), 0
     cores = available_cores()[-threads:]
@@ -154,13 +153,7 @@ def _built(run: Run, sides: Sequence[Side], found: Measured) -> bool:
 
 
 def _timer(side: Side, name: str) -> Timer:
-    def seconds() -> list[float]:
-        answer = side.ask({"cell": name, "seconds": BLOCK_SECONDS})
-        if "error" in answer:
-            raise InfrastructureError(f"{name}: {answer['error']}")
-        return [float(part) for part in answer["seconds"]]
-
-    return seconds
+    return lambda: side.seconds(name, BLOCK_SECONDS)
 
 
 def time_verdict(found: Measured, since: str, command: str) -> GateVerdict:

@@ -1,13 +1,17 @@
 """One side of a process pair: builds every cell once, then times a block of one whenever it is told to.
 
 Run by its path under the base's and the head's environment alike, so that both are measured by the same code. It reads
-requests and writes answers as JSON lines; what a user's own file prints goes to standard error.
+requests and writes answers as JSON lines, with the key of the request; what a user's own file prints goes to standard
+error.
 """
 
 import json
 import os
+import select
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter, process_time
 from typing import Any
 
@@ -30,6 +34,17 @@ except ModuleNotFoundError:  # a base of 0.1, whose tasks end at no events
         return lambda field, y0, ts: method(field, solver, y0, ts)
 
 
+try:
+    from odegrad.processes.reaping import become_reaper, end_family
+except ModuleNotFoundError:  # a base that ends no descendants
+
+    def become_reaper() -> None:
+        """Leave orphans to the system."""
+
+    def end_family(pid: int, but: Iterable[int] = ()) -> None:
+        """Leave the process group to whoever kills it."""
+
+
 _WARM_UPS = 3
 _MIN_REPEATS = 3
 
@@ -47,7 +62,7 @@ def iteration_of(run: Run) -> Iteration:
     clock = process_time if torch.get_num_threads() == 1 else perf_counter
     torch.manual_seed(run.seed)
     method = build_gradient(run.gradient, dict(run.gradient_options))
-    solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options))
+    solver = build_solver(run.solver, run.rtol, run.atol, run.told_solver)
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
     problem = build_task(run.task).build(run.size, run.seed, torch.device("cpu"), dtype)
     batch = problem.batch(0)
@@ -79,7 +94,10 @@ def block(iterate: Iteration, seconds: float) -> list[float]:
 
 
 def answer(request: Mapping[str, Any], cells: dict[str, Iteration]) -> dict[str, object]:
-    """Return the answer to one request: keep to some cores, build a cell, or time a block of it."""
+    """Return the answer to one request: so many threads, keep to some cores, build a cell, or time a block of it."""
+    if "threads" in request:
+        torch.set_num_threads(request["threads"])
+        return {}
     if "cores" in request:
         if request["cores"] and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, request["cores"])
@@ -94,15 +112,25 @@ def answer(request: Mapping[str, Any], cells: dict[str, Iteration]) -> dict[str,
         return {"error": f"{type(error).__name__}: {error}"}
 
 
+def end_with_parent() -> None:
+    """Kill this process and all that it has started once nobody holds the other end of standard input."""
+    watch = select.poll()
+    watch.register(0, 0)  # which hears of the end alone
+    watch.poll()
+    end_family(os.getpid())
+    os.killpg(0, signal.SIGKILL)
+
+
 def main() -> None:
     """Serve until standard input ends."""
+    become_reaper()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    settings = json.loads(sys.stdin.readline())
-    torch.set_num_threads(settings["threads"])
     cells: dict[str, Iteration] = {}
     for line in sys.stdin:
-        replies.write(json.dumps(answer(json.loads(line), cells)) + "\n")
+        request = json.loads(line)
+        replies.write(json.dumps({**answer(request, cells), "key": request["key"]}) + "\n")
         replies.flush()
 
 

@@ -79,8 +79,9 @@ def odeint(
         ``safety``, ``ifactor``, ``dfactor``, ``max_num_steps``, ``perturb`` as there; ``outputs`` (``auto``: outputs
         inside the interval are read from the dense output where that is as good as the steps, as ``dopri5``'s is;
         ``step_ends``: each ends a step, which is more exact and costs more; ``dense``), ``num_steps``, ``control``,
-        ``sees``, ``tangent_seed``, ``compile``, ``coupling``, ``eta``, ``batch`` and ``compaction`` of our own (see
-        ``make_solver``). With ``batch="per_sample"`` every sample of ``y0 [batch, ...]`` has its own steps and error.
+        ``sees``, ``tangent_seed``, ``compile``, ``coupling``, ``eta``, ``batch``, ``compaction`` and ``precision`` of
+        our own (see ``make_solver``). With ``precision="bfloat16"``, or ``float16``, ``func`` alone computes in it.
+        With ``batch="per_sample"`` every sample of ``y0 [batch, ...]`` has its own steps and error.
     event_fn
         Ends the solve where ``event_fn(t, y)``, one number, crosses zero; ``t`` is then start and way, ``[2]``. As in
         torchdiffeq the event's time has no gradient here: see ``odeint_event``.
@@ -145,6 +146,11 @@ def _solved(
     if told.method in OF_TORCHDIFFEQ:
         if event_fn is not None or list(jumps):
             raise UnsupportedError(f"event_fn, jumps: not with method {told.method} of torchdiffeq; use dopri5")
+        if options.get("precision"):
+            raise UnsupportedError(
+                f"options: precision is not for method {told.method} of torchdiffeq, whose field computes in the type "
+                "of the state; leave it out, or use dopri5"
+            )
         field, (rtol, atol) = field_of(func), (told.rtol, told.atol)
         of_other = solve_as_torchdiffeq(
             found, field, y0, t, method=told.method or "", rtol=rtol, atol=atol, options=options
@@ -275,9 +281,9 @@ def _number(name: str, value: object) -> float | None:
 
 def _backward_options(options: Mapping[str, object]) -> Mapping[str, object]:
     """Return the options of a backward solve."""
-    for name in ("jump_t", "grid_constructor"):
+    for name in ("jump_t", "grid_constructor", "precision"):
         if name in options:
             raise UnsupportedError(
-                f"adjoint_options: {name!r} is taken from options, whose times both solves meet; leave it out there"
+                f"adjoint_options: {name!r} is taken from options and holds for both solves; leave it out there"
             )
     return options

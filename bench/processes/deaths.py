@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -69,13 +70,17 @@ def memory_share(runs: int) -> int:
     return int(memory_limit() * MEMORY_SHARE) // runs
 
 
-def resident(pid: int | None) -> int:
-    """Return the resident bytes of process ``pid`` and its children, 0 if it has gone."""
+def family_of(pid: int | None) -> list[psutil.Process]:
+    """Return process ``pid`` and its descendants; nobody if it has gone."""
     try:
         process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
+        return [process, *process.children(recursive=True)]
     except psutil.Error:
-        return 0
+        return []
+
+
+def resident(family: Sequence[psutil.Process]) -> int:
+    """Return the resident bytes of processes, of those that are still there."""
     total = 0
     for member in family:
         with contextlib.suppress(psutil.Error):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from odegrad.processes.framing import Sender
+from odegrad.processes.groups import enter
 from odegrad.processes.reaping import become_reaper, end_family
 
 PERFORMER = "odegrad.processes.child"
@@ -60,6 +61,8 @@ class Call:
     cores: tuple[int, ...] = ()
     memory_bytes: int | None = None
     environment: tuple[tuple[str, str], ...] = ()
+    group: str = ""
+    """Folder of the control group that the process moves into; chosen where it is started, empty for none."""
 
 
 def serve(channel: Connection, key: bytes, call: Call) -> None:
@@ -68,6 +71,8 @@ def serve(channel: Connection, key: bytes, call: Call) -> None:
     become_reaper()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _redirect_output(call.output)
+    if call.group:
+        enter(call.group)
     os.environ.update(call.environment)
     if call.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, call.cores)

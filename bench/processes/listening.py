@@ -10,8 +10,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from odegrad.processes.deaths import death, memory_limit, oom_kills, resident
+from odegrad.processes.deaths import death, family_of, memory_limit, oom_kills, resident
 from odegrad.processes.framing import GarbledReply, Receiver
+from odegrad.processes.groups import ControlGroup
 from odegrad.processes.link import Listener
 from odegrad.records.record import Status
 
@@ -23,6 +24,9 @@ WATCH_SECONDS = 0.2
 
 BASE_BYTES = 2**30
 """What a process may hold beside its memory limit: Python, torch and the libraries under it."""
+
+MAX_PROCESSES = 1000
+"""How many processes one run may have at a time."""
 
 OUTPUT_BYTES = 2**16
 """How much of a process's last output is kept; a file of output that grows beyond sixteen times that is cut."""
@@ -70,7 +74,11 @@ class Watch:
     timeout: float | None
     memory_bytes: int | None
     stop: threading.Event | None
+    group: ControlGroup | None = None
+    """In which the kernel holds its limits, where there is one."""
     resident_bytes: int = 0
+    processes: int = 0
+    """How many the family had when it was looked at."""
     started: float | None = None
     looked: float = 0.0
     """When the size of its output was looked at."""
@@ -87,7 +95,8 @@ def listen(watch: Watch, progress: Listener) -> Reply:
         if not watch.channel.poll():
             if ready:
                 return _reply_of_the_dead(watch)
-            watch.resident_bytes = resident(watch.process.pid) or watch.resident_bytes
+            family = family_of(watch.process.pid)
+            watch.resident_bytes, watch.processes = resident(family) or watch.resident_bytes, len(family)
             continue
         data = os.read(watch.channel.fileno(), _CHUNK)
         if not data:
@@ -128,6 +137,9 @@ def _over(watch: Watch, begin: float) -> Reply | None:
     if watch.memory_bytes is not None and watch.resident_bytes > watch.memory_bytes + BASE_BYTES:
         message = f"stopped because the process and its children held {watch.resident_bytes} bytes"
         return Reply(Status.OUT_OF_MEMORY, message, seconds=seconds)
+    if watch.processes > MAX_PROCESSES:
+        message = f"stopped because it had started more than {MAX_PROCESSES} processes"
+        return Reply(Status.ERROR, message, seconds=seconds)
     return None
 
 
@@ -135,10 +147,13 @@ def _reply_of_the_dead(watch: Watch) -> Reply:
     """Return why a process ended that sent no reply."""
     watch.process.join(WATCH_SECONDS * 10)
     code = watch.process.exitcode
+    if code is None:
+        return Reply(Status.ERROR, "the process closed the reply channel and went on without a result")
     seconds = 0.0 if watch.started is None else time.monotonic() - watch.started
     if watch.started is None:
         return Reply(Status.INFRASTRUCTURE, f"the process ended with code {code} before it could start")
     held_most = watch.resident_bytes > memory_limit() / 2
+    held_most |= watch.group is not None and watch.group.ran_out_of_memory
     status, message = death(code, held_most, oom_kills() > watch.oom_kills)
     return Reply(status, message, seconds=seconds)
 

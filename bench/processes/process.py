@@ -7,6 +7,7 @@ page faults.
 """
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
@@ -22,17 +23,21 @@ from pathlib import Path
 
 from odegrad.processes.deaths import oom_kills
 from odegrad.processes.framing import KEY_BYTES, Receiver
+from odegrad.processes.groups import group_of_call
 from odegrad.processes.link import Call, Listener, serve
-from odegrad.processes.listening import Reply, Watch, listen, tail_of
+from odegrad.processes.listening import BASE_BYTES, MAX_PROCESSES, Reply, Watch, listen, tail_of
 from odegrad.processes.reaping import end_family, end_orphans
-from odegrad.processes.temporary import clean_up, own_prefix
 from odegrad.records.record import Status
+from odegrad.records.temporary import clean_up, own_prefix, temporary_folder
 
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
 """Keep freed memory in the process instead of returning it to the kernel (bytes); the user's own settings win."""
 
 LOGGED_CHARACTERS = 2000
 """How much of a failed process's last output is logged."""
+
+SOCKET_FOLDER_CHARACTERS = 80
+"""The address of the fork server's socket holds 107 characters (104 on a Mac), its own name is up to 20 of them."""
 
 _starting = threading.Lock()
 """Processes are started one at a time: what they find in the environment is this whole process's."""
@@ -84,16 +89,22 @@ def call_in_process(
     """
     clean_up()
     key = secrets.token_bytes(KEY_BYTES)
-    with tempfile.NamedTemporaryFile(prefix=own_prefix(os.getpid())) as output:
+    limit = None if call.memory_bytes is None else call.memory_bytes + BASE_BYTES
+    with (
+        tempfile.NamedTemporaryFile(prefix=own_prefix(os.getpid())) as output,
+        group_of_call(limit, MAX_PROCESSES + 4 * call.threads) as group,
+    ):
         receiver, sender = _context.Pipe(duplex=False)
-        process = _context.Process(target=serve, args=(sender, key, replace(call, output=output.name)))
+        started = replace(call, output=output.name, group="" if group is None else str(group.path))
+        process = _context.Process(target=serve, args=(sender, key, started))
         try:
             reply = _start(process, call.threads)
             if reply is None:
                 sender.close()
                 watch = Watch(
-                    process, receiver, Receiver(key), Path(output.name), oom_kills(), timeout, call.memory_bytes, stop
-                )
+                    process, receiver, Receiver(key), Path(output.name), oom_kills(), timeout, call.memory_bytes, stop,
+                    group,
+                )  # fmt: skip
                 reply = listen(watch, progress)
         finally:
             sender.close()
@@ -105,9 +116,27 @@ def call_in_process(
         return reply
 
 
+@functools.cache
+def _name_socket_folder() -> "tempfile.TemporaryDirectory[str] | None":
+    """Have the fork server's socket lie in a folder that says whose it is, where its path stays short enough.
+
+    Otherwise it lies in one of multiprocessing's own, which nobody removes if this process is killed.
+    """
+    settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    if "tempdir" in settings:
+        return None
+    folder = temporary_folder()
+    if len(folder.name) > SOCKET_FOLDER_CHARACTERS:
+        folder.cleanup()
+        return None
+    settings["tempdir"] = folder.name
+    return folder
+
+
 def _start(process: ForkServerProcess, threads: int) -> Reply | None:
     """Start ``process``; return a reply only if that failed."""
     try:
+        _name_socket_folder()
         with _starting, _environment(threads):
             process.start()
             if process.pid is not None:

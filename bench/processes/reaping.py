@@ -28,16 +28,23 @@ def become_reaper() -> None:
 
 
 def end_family(pid: int, but: Iterable[int] = ()) -> None:
-    """Kill every descendant of process ``pid``, until there is none; processes ``but`` are left, with theirs."""
+    """Kill every descendant of process ``pid``, until there is none; processes ``but`` are left, with theirs.
+
+    They are stopped before they are killed: what is stopped starts nothing more, however fast it did.
+    """
     spared, end = set(but), time.monotonic() + GONE_SECONDS
     while time.monotonic() < end:
-        found = [each for each in _children(pid) if each.pid not in spared]
-        if not found:
-            return
-        for child in found:
-            for each in [*_children(child.pid, deep=True), child]:
+        stopped: dict[int, psutil.Process] = {}
+        while more := {each.pid: each for each in _descendants(pid, spared) if each.pid not in stopped}:
+            stopped |= more
+            for each in more.values():
                 with contextlib.suppress(psutil.Error):
-                    each.kill()
+                    each.suspend()
+        if not stopped:
+            return
+        for each in stopped.values():
+            with contextlib.suppress(psutil.Error):
+                each.kill()
         time.sleep(0.002)
 
 
@@ -46,6 +53,14 @@ def end_orphans(measuring: Iterable[int]) -> None:
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     if server is not None:
         end_family(server, but=measuring)
+
+
+def _descendants(pid: int, spared: Iterable[int]) -> list[psutil.Process]:
+    """Return the living descendants of a process; those of the ``spared`` are left out."""
+    if not spared:
+        return _children(pid, deep=True)
+    found = [each for each in _children(pid) if each.pid not in set(spared)]
+    return [*found, *(each for child in found for each in _children(child.pid, deep=True))]
 
 
 def _children(pid: int, deep: bool = False) -> list[psutil.Process]:

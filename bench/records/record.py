@@ -8,7 +8,8 @@ import dataclasses
 import enum
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,22 @@ class Status(enum.StrEnum):
     INFRASTRUCTURE = "infrastructure"
 
 
+FAILED = frozenset({Status.DIVERGED, Status.OUT_OF_MEMORY, Status.TIMEOUT, Status.ERROR})
+"""Ways a run ends that are its own failure. A refusal (``unsupported``) is a stated limit, and a run that the machine
+spoilt (``infrastructure``) is missing: neither is a failure, and exit codes tell them apart."""
+
+
+def endings(statuses: Iterable[str]) -> str:
+    """Return how runs ended that did not end ``ok``: ``2 failed, 4 refused, 1 missing``; empty if all did."""
+    counts = Counter(Status(status) for status in statuses)
+    told = {
+        "failed": sum(counts[status] for status in FAILED),
+        "refused": counts[Status.UNSUPPORTED],
+        "missing": counts[Status.INFRASTRUCTURE],
+    }
+    return ", ".join(f"{number} {word}" for word, number in told.items() if number)
+
+
 @dataclass(frozen=True)
 class Run:
     """One cell of the grid: names and numbers only."""
@@ -65,6 +82,8 @@ class Run:
     iterations: int
     device: str = "cpu"
     dtype: str = "float32"
+    precision: str = ""
+    """The type that the field alone computes in, ``bfloat16`` or ``float16``; empty: that of ``dtype``."""
     method: str = ""
     """The name shown: the gradient method's, or that of a published pair such as ``snopt``."""
     gradient_options: Options = ()
@@ -80,6 +99,11 @@ class Run:
     """The passes to measure, separated by commas; empty for all."""
     evaluations: int = EVALUATIONS
     """How many times the metric is evaluated during the training, the start left out."""
+
+    @property
+    def told_solver(self) -> dict[str, str | int | float | bool]:
+        """Return what the solver is told beside its tolerances: its options, and the field's type where one is set."""
+        return dict(self.solver_options) | ({"precision": self.precision} if self.precision else {})
 
     @property
     def run_id(self) -> str:
@@ -116,7 +140,7 @@ _OPTION_FIELDS = tuple(f.name for f in dataclasses.fields(Run) if f.name.endswit
 LATER: Mapping[str, object] = {
     name: default
     for name, default in Run("", "", "", "", "", "", 0, 0.0, 0.0, 0).to_dict().items()
-    if name in {"stage", "passes", "evaluations", "regulariser_options"}
+    if name in {"stage", "passes", "evaluations", "regulariser_options", "precision"}
 }
 """Fields that runs did not have at first, with their defaults."""
 

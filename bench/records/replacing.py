@@ -1,13 +1,16 @@
 """Files that are replaced: written beside, synced and renamed; a reader sees the old or the new one, whole."""
 
 import contextlib
+import glob
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from odegrad.records.temporary import left_behind, own_prefix
+
 STALE_SECONDS = 3600.0
-"""After so long what a killed writer has left beside a file goes when the file is written again."""
+"""After so long what a writer on another host has left beside a file goes when the file is written again."""
 
 
 @contextlib.contextmanager
@@ -22,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
         If the file cannot be synced or renamed.
     """
     target = path.resolve() if path.is_symlink() else path
-    part = target.with_name(f".part-{os.getpid()}-{target.name}")
+    part = target.with_name(f".{own_prefix(os.getpid())}{target.name}")
     _clean(target)
     try:
         yield part
@@ -52,8 +55,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def _clean(target: Path) -> None:
-    """Remove what writers of the same file have left that were killed long ago."""
-    for old in target.parent.glob(f".part-*-{target.name}"):
+    """Remove what killed writers of the same file have left: at once on this host, elsewhere after a while."""
+    for old in target.parent.glob(f".odegrad-*-{glob.escape(target.name)}"):
         with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > STALE_SECONDS:
+            if left_behind(old.name[1:]) or time.time() - old.stat().st_mtime > STALE_SECONDS:
                 old.unlink()

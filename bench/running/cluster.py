@@ -21,6 +21,7 @@ from distributed import Client, Future, LocalCluster
 from distributed.security import Security
 
 from odegrad.errors import InfrastructureError
+from odegrad.records.lines import fault_of_record
 from odegrad.records.record import Record, Run, Status
 from odegrad.running.progress import Watcher
 from odegrad.running.remote import measure_row
@@ -142,7 +143,13 @@ class DaskExecutor:
 def _record(run: Run, future: Future[Any]) -> Record:
     """Return what came of ``run``; where Dask gave up, the machine's failure."""
     if future.status == "finished":
-        return Record.from_row(future.result())
+        row = future.result()
+        fault = fault_of_record(row)
+        if fault is None and row["run_id"] != run.run_id:
+            fault = f"is of run {row['run_id']}; is another odegrad installed there?"
+        if fault is None:
+            return Record.from_row(row | run.to_dict())
+        return Record(run, Status.INFRASTRUCTURE, f"Dask: what a worker answered {fault}")
     error = future.exception()
     return Record(run, Status.INFRASTRUCTURE, f"Dask: {type(error).__name__}: {error}")
 

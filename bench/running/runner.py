@@ -15,10 +15,10 @@ from odegrad.errors import InfrastructureError
 from odegrad.processes.deaths import memory_share
 from odegrad.processes.preload import PASSES_MODULE, preload
 from odegrad.processes.process import prepare
-from odegrad.processes.temporary import temporary_folder
-from odegrad.records.record import PASSES, Record, Run, Status
+from odegrad.records.record import FAILED, PASSES, Record, Run, Status
 from odegrad.records.shard import WHOLE, Shard
 from odegrad.records.store import Store, SuiteIdentity
+from odegrad.records.temporary import temporary_folder
 from odegrad.running.local import LocalExecutor, block_of
 from odegrad.running.mode import ProgressMode
 from odegrad.running.progress import Watcher, watch
@@ -26,10 +26,6 @@ from odegrad.running.slots import available_cores, slots, visible_gpus
 from odegrad.running.worker import Worker
 from odegrad.suites.suite import Suite
 from odegrad.suites.tuning import Choice, choose
-
-FAILED = frozenset({Status.DIVERGED, Status.OUT_OF_MEMORY, Status.TIMEOUT, Status.ERROR})
-"""Ways a run ends that are its own failure. A refusal (``unsupported``) is a stated limit, not a failure."""
-
 
 _log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from odegrad.errors import InfrastructureError
 from odegrad.processes.link import Call, Listener
 from odegrad.processes.listening import Reply
 from odegrad.processes.process import call_in_process
-from odegrad.processes.temporary import temporary_folder
 from odegrad.records.checking import fault_of_measured, fault_of_traces
 from odegrad.records.columns import COLUMNS, PARTS
 from odegrad.records.record import Record, Run, Status
 from odegrad.records.rounds import ROUNDS, merge
+from odegrad.records.temporary import temporary_folder
 
 MEASURED = frozenset(c.name for c in COLUMNS if c.measured)
 

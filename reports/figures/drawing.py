@@ -14,6 +14,7 @@ import joblib
 from matplotlib.figure import Figure
 
 from odegrad.records.replacing import replace_file
+from odegrad.records.temporary import temporary_folder
 from odegrad.reports.canvas import style
 from odegrad.reports.canvas.panels import FEW_TASKS, MAX_TASKS
 from odegrad.reports.figures.kinds import FIGURE_KINDS, FigureKind
@@ -106,7 +107,7 @@ def begin_drawing(
     if at_a_time < 2:
         return (_draw(results, part, tuple(formats), columns) for part in parts)
     _ = results.cells, results.ok, results.table  # computed once, not in every process
-    folder = tempfile.TemporaryDirectory(prefix="odegrad-")
+    folder = temporary_folder()
     path = Path(folder.name) / "results.pickle"
     path.write_bytes(pickle.dumps(results, pickle.HIGHEST_PROTOCOL))
     tasks = (joblib.delayed(_draw_stored)(str(path), part, tuple(formats), columns) for part in parts)

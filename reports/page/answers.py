@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from odegrad.records.columns import PARTS
-from odegrad.records.record import Status
+from odegrad.records.record import endings
 from odegrad.reports import units
 from odegrad.reports.comparing import time_to_target
 from odegrad.reports.figures.work_precision import pareto_front
@@ -48,10 +48,10 @@ class Contender:
 
     @property
     def why_not(self) -> str:
-        """Return why it is not to be taken: failed runs, or gradients that are not accurate; empty if it is."""
-        failed = int((self.runs["status"] != Status.OK).sum())
+        """Return why it is not to be taken: runs did not end ``ok``, gradients are not accurate; empty if it is."""
+        failed = endings(self.runs["status"])
         if failed:
-            return f"{failed} of {len(self.runs)} runs failed"
+            return f"{failed}, of {len(self.runs)} run{'s' if len(self.runs) > 1 else ''}"
         said = {str(v) for column in VERDICTS if column in self.runs for v in self.runs[column].dropna()}
         if not said - {ACCURATE}:
             return ""

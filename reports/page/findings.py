@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from odegrad.records.columns import PARTS
-from odegrad.records.record import Status
+from odegrad.records.record import Status, endings
 from odegrad.reports import units
 from odegrad.reports.names import joined
 from odegrad.reports.statistics import ERROR_RATE, MIN_VALUES, Floats, least_seeds, sign_test
@@ -36,15 +36,15 @@ Flags = NDArray[np.bool_]
 def outcome(source: Source) -> str:
     """Return how many runs there are and how they ended; trials that choose settings are not counted."""
     frame = Results.of(source).cells
-    failed = int((frame["status"] != Status.OK).sum())
+    failed = frame["status"][frame["status"] != Status.OK]
     if frame.empty:
         return "There is no run yet."
     runs = f"{len(frame)} run{'s' if len(frame) > 1 else ''}"
-    if not failed:
+    if failed.empty:
         return f"{runs}, all ended ok."
-    if failed == len(frame):
-        return f"{runs}, none ended ok; their reasons are below."
-    return f"{runs}; {failed} failed, with the reason below, and are in no median."
+    if len(failed) == len(frame):
+        return f"{runs}, none ended ok: {endings(failed)}; the reasons are below."
+    return f"{runs}; {endings(failed)}, with the reasons below, and in no median."
 
 
 def runs_by_row(results: Results) -> dict[tuple[str, ...], pd.DataFrame]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from odegrad.records.record import endings
 from odegrad.reports import units
 from odegrad.reports.machines import disturbed
 from odegrad.reports.names import short
@@ -72,7 +73,7 @@ COLUMNS_SHOWN = (
 
 
 def print_table(frame: Source, console: Console) -> None:
-    """Print the table of ``frame`` and beneath it every failed run with its status and message.
+    """Print the table of ``frame`` and beneath it every run that did not end ``ok``, with its status and message.
 
     Where the console is too narrow, tasks become headings, and then the times get a table of their own; no number is
     ever cut or wrapped.
@@ -91,27 +92,31 @@ def print_table(frame: Source, console: Console) -> None:
         console.print(Text(warning, style="bold"))
     failed = failures(frame)
     if len(failed):
-        console.print(Text(f"\n{len(failed)} of {len(Results.of(frame).cells)} runs failed:", style="bold"))
+        of = len(Results.of(frame).cells)
+        told = f"{endings(failed['status'])}, of {of} run{'s' if of > 1 else ''}:"
+        console.print(Text(f"\n{told}", style="bold"))
     for line in failure_lines(failed):
         text = line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]} …"
         console.print(Text(f"  {text}"), soft_wrap=True)
 
 
 def failure_lines(failed: pd.DataFrame) -> Iterator[str]:
-    """Yield one line a failed run: task, method, seed, status and message."""
+    """Yield one line per run that did not end ``ok``: task, method, seed, status and message."""
     for row in rows_of(failed):
         message = " ".join(row.message.split()) or "no message"
         yield f"{row.task}, {label(row)}, seed {units.count(row.seed)}: {row.status}: {message}"
 
 
 def to_markdown(frame: Source) -> str:
-    """Return the table as Markdown, with the failed runs beneath it."""
+    """Return the table as Markdown, with the runs that did not end ``ok`` beneath it."""
     lines = markdown_lines(
         [(c.heading, c.right) for c in COLUMNS_SHOWN],
         [[c.text(row) for c in COLUMNS_SHOWN] for row in rows_of(with_spread(frame))],
     )
     failed = [f"* {markdown_text(line)}" for line in failure_lines(failures(frame))]
-    return "\n".join([*lines, "", NOTE, *(["", "Failed runs:", "", *failed] if failed else []), ""])
+    return "\n".join(
+        [*lines, "", NOTE, *(["", f"{endings(failures(frame)['status'])}:", "", *failed] if failed else []), ""]
+    )
 
 
 def to_csv(frame: Source) -> str:
@@ -125,7 +130,7 @@ def to_latex(frame: Source) -> str:
         [(c.heading, c.right) for c in COLUMNS_SHOWN],
         [[c.text(row) for c in COLUMNS_SHOWN] for row in rows_of(with_spread(frame))],
     )
-    failed = [f"% failed: {one_line(line)}" for line in failure_lines(failures(frame))]
+    failed = [f"% {one_line(line)}" for line in failure_lines(failures(frame))]
     return "\n".join([*failed, LATEX_NOTE, *body, ""])
 
 

@@ -172,6 +172,11 @@ def writes_a_head(run):
     time.sleep(1000)
 
 
+def closes_the_channel(run):
+    os.close(reply_channel())
+    time.sleep(1000)
+
+
 def killed_once(run):
     """Be killed, as if from outside, at the first try only."""
     mark = Path(dict(run.gradient_options)["file"])
@@ -195,6 +200,18 @@ def daemonises(run):
     if dict(run.gradient_options).get("dies"):
         os._exit(7)
     return ok(run)
+
+
+def forks(run):
+    """Start thirty processes in sessions of their own, each of which starts another one, and sleep for ever."""
+    for _ in range(30):
+        if os.fork() == 0:
+            os.setsid()
+            os.fork()
+            with Path(dict(run.gradient_options)["file"]).open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            time.sleep(1000)
+    time.sleep(1000)
 
 
 def half_a_character(run):

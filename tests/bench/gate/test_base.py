@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
+import time
 
+import psutil
 import pytest
 
-from odegrad.errors import BaselineError, InfrastructureError
+from odegrad.errors import BaselineError, InfrastructureError, UsageError
 from odegrad.gate.base import BUILDS, built_base
 from odegrad.gate.baseline import run_name
 from odegrad.gate.decision import MIN_PAIRS
@@ -181,13 +182,107 @@ def test_bias_of_one_build_is_noise_and_is_said(repository, tmp_path_factory):
         assert f"two builds of this one base differ by +6.0% in the {part}, which is counted as noise" in verdict.notes
 
 
-def test_process_that_ends_early_is_the_machines_failure(tmp_path):
-    """An interpreter that is none; its last words are in the message."""
-    shell = tmp_path / "python"
-    shell.write_text("#!/bin/sh\nread line\necho no torch here >&2\nexit 1\n", encoding="utf-8")
-    shell.chmod(0o700)
-    with (
-        Side(Environment(str(shell), Path(tmp_path)), threads=1) as side,
-        pytest.raises(InfrastructureError, match="ended early: no torch here"),
-    ):
-        side.answer()
+PROGRAM = """#!{python} -S
+import json, os, sys, time
+
+def asked():
+    return json.loads(sys.stdin.readline())["key"]
+
+def say(**message):
+    os.write(1, json.dumps(message).encode() + b"\\n")
+
+say(key=asked())
+key = asked()
+{body}
+"""
+ANSWERS = {
+    "print('no torch here', file=sys.stderr); sys.exit(1)": (UsageError, "ended early: .* code 1 .*: no torch here"),
+    "os.kill(os.getpid(), 9)": (InfrastructureError, "ended early: the process was killed from outside by SIGKILL"),
+    "os.write(1, b'garbage\\n'); time.sleep(60)": (UsageError, "wrote what is no answer: b'garbage'"),
+    "os.write(1, b'[' * 10**5 + b'\\n'); time.sleep(60)": (UsageError, r"wrote what is no answer: b'\[\["),
+    "os.write(1, b'half a line'); sys.exit(0)": (UsageError, "ended early: .* exit code 0"),
+    "say(seconds=[1.0, 1.0]); time.sleep(60)": (UsageError, "wrote what is no answer"),
+    "time.sleep(60)": (UsageError, "said nothing for 0.5 s"),
+    "say(seconds=[1.0], key=key)": (UsageError, r"expected two times above 0 s .*, got \[1.0\]"),
+    "say(seconds=[0.0, float('nan')], key=key)": (UsageError, "expected two times above 0 s"),
+    "say(key=key)": (UsageError, "expected two times above 0 s .*, got None"),
+    "say(error='mine', key=key)": (InfrastructureError, "cell: mine"),
+}
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Return a function that makes the environment of an interpreter that answers so."""
+
+    def make(body):
+        path = tmp_path / "python"
+        path.write_text(PROGRAM.format(python=sys.executable, body=body), encoding="utf-8")
+        path.chmod(0o700)
+        return Environment(str(path), tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize("body", ANSWERS)
+def test_whatever_a_timed_process_answers_is_times_or_a_sentence(program, monkeypatch, body):
+    """It ends by itself, is killed, writes garbage, answers unasked, is silent, or tells no times."""
+    monkeypatch.setattr("odegrad.gate.side.ANSWER_SECONDS", 0.5 if body == "time.sleep(60)" else 10.0)
+    error, match = ANSWERS[body]
+    with Side(program(body), threads=1) as side, pytest.raises(error, match=match):
+        side.seconds("cell", 0.1)
+
+
+def test_times_of_a_timed_process_are_told(program):
+    """Two numbers above 0 s, with the question's key."""
+    with Side(program("say(seconds=[0.5, 0.25], key=key)"), threads=1) as side:
+        assert side.seconds("cell", 0.1) == [0.5, 0.25]
+
+
+def test_interpreter_that_cannot_be_started_is_wrong_use(tmp_path):
+    """A file that is no program."""
+    (tmp_path / "python").write_text("")
+    with pytest.raises(BaselineError, match=r"a timed process cannot be started with .*python: "):
+        Side(Environment(str(tmp_path / "python"), tmp_path), threads=1)
+
+
+DAEMON = """
+import os, pathlib, time
+from odegrad.methods.gradients.naive import Naive
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        pathlib.Path("daemon").write_text(str(os.getpid()))
+        time.sleep(1000)
+    os._exit(0)
+class Mine(Naive): pass
+"""
+
+
+def ended(pid, end):
+    """Return whether a process is gone by ``end``; one that is dead may wait for whoever collects it."""
+    while time.monotonic() < end:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.skipif(sys.platform != "linux", reason="subreapers are Linux's")
+def test_a_timed_process_leaves_nothing_behind(tmp_path, killed):
+    """A daemon of the measured file ends with it, and where nobody is there any more to end it."""
+    (tmp_path / "mine.py").write_text(DAEMON, encoding="utf-8")
+    run = Run("s", "linear", "tiny", "mine.py:Mine", "adam", "rk4", 0, 1e-3, 1e-3, 1, method="mine",
+              solver_options=(("num_steps", 2),))  # fmt: skip
+    with Side(Environment(folder=tmp_path), threads=1) as side:
+        assert side.ask({"cell": "c", "run": run.to_dict()}) == {"built": "c"}
+        end = time.monotonic() + 30
+        while not (tmp_path / "daemon").exists() or not (tmp_path / "daemon").read_text():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        daemon = int((tmp_path / "daemon").read_text())
+        assert psutil.pid_exists(daemon)
+        if killed:
+            side._process.stdin.close()  # as when this process were killed
+            assert ended(daemon, end)
+    assert ended(daemon, end)

@@ -12,6 +12,7 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -28,7 +29,7 @@ from odegrad.records.columns import COLUMNS
 from odegrad.records.record import Record, Status
 from odegrad.records.shard import RECORDS
 from odegrad.records.store import Store, SuiteIdentity
-from odegrad.running.cluster import DaskExecutor, at_address, on_this_machine, slurm_cluster
+from odegrad.running.cluster import DaskExecutor, _record, at_address, on_this_machine, slurm_cluster
 from odegrad.running.progress import LogLines
 from odegrad.running.runner import missing, sweep
 from odegrad.running.tally import Tally
@@ -127,6 +128,21 @@ def test_every_run_has_its_record(worker, make_run, tmp_path):
     assert all(record.machine["malloc"].items() >= ALLOCATOR.items() for record in records.values())
     assert {name: os.environ.get(name) for name in ALLOCATOR} == before
     assert (outcome.measured, outcome.infrastructure) == (5, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({}, ""), ({"run_id": "ab"}, "is of run ab"), ({"nfe_forward": "x"}, "is no record: column 'nfe_forward'"),
+     (None, "is no record")],
+)  # fmt: skip
+def test_what_is_no_row_of_the_run_is_the_machines_failure(make_run, changes, said):
+    """A worker of another odegrad may answer anything."""
+    run = make_run()
+    row = None if changes is None else Record(run, Status.OK, "", {"nfe_forward": 3}).to_row() | changes
+    record = _record(run, SimpleNamespace(status="finished", result=lambda: row))
+    assert record.run == run
+    assert record.status is (Status.INFRASTRUCTURE if said else Status.OK)
+    assert said in record.message
 
 
 def test_killed_worker_costs_nothing(cluster, worker, make_run, tmp_path):

@@ -13,8 +13,8 @@ from odegrad.processes.deaths import death
 from odegrad.processes.link import Call
 from odegrad.processes.preload import PASSES_MODULE, preload
 from odegrad.processes.process import ALLOCATOR, call_in_process, prepare
-from odegrad.processes.temporary import clean_up, own_prefix
 from odegrad.records.record import Run, Status
+from odegrad.records.temporary import clean_up, own_prefix
 from odegrad.running.worker import Worker
 
 CHEAT = """
@@ -163,6 +163,28 @@ def test_daemons_of_a_run_end_with_it(make_worker, make_run, tmp_path, dies):
     assert (record.status is Status.OK) is not dies
     pid = int((tmp_path / "pid").read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def zombie(pid):
+    return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_run_may_not_start_processes_without_end(make_worker, make_run, tmp_path, monkeypatch):
+    """Beyond the limit it ends, with all of them; what only sleeps holds no memory that would end it."""
+    monkeypatch.setattr("odegrad.processes.listening.MAX_PROCESSES", 20)
+    record = measure(make_worker(timeout=30), make_run("forks", file=str(tmp_path / "pids")))
+    assert (record.status, record.message) == (
+        Status.ERROR, "second pass: stopped because it had started more than 20 processes",
+    )  # fmt: skip
+    started = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert started
+    assert not [pid for pid in started if psutil.pid_exists(pid) and not zombie(pid)]
+
+
+def test_a_channel_that_is_closed_is_told(make_worker, make_run):
+    """The run goes on without it and can have no result."""
+    record = measure(make_worker(), make_run("closes_the_channel"))
+    assert record.message == "second pass: the process closed the reply channel and went on without a result"
 
 
 def test_what_killed_commands_left_is_cleaned_up(tmp_path):

@@ -91,7 +91,7 @@ def test_no_method_of_which_a_run_failed(record, frame_of):
     runs.append(record(method="naive", seed=2, **_timed(0.02)))
     found = answers(frame_of(runs))["digits"]
     assert found.take.startswith("Take naive: ")
-    assert "Not taken: adjoint (1 of 3 runs failed)." in found.also
+    assert "Not taken: adjoint (1 failed, of 3 runs)." in found.also
 
 
 def test_counts_alone_answer_too(answer):

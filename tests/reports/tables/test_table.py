@@ -75,7 +75,7 @@ def test_metric_shows_its_distance_from_its_limit(record, frame_of):
 def test_terminal_lists_failures(mixed, frame_of):
     """Failed runs stand beneath the table with status and message; markup in them is text."""
     text = printed(frame_of(mixed), 140)
-    assert "2 of 30 runs failed" in text
+    assert "\n2 failed, of 30 runs:" in text
     assert "digits, naive, seed 0: diverged: loss is not finite at iteration 3" in text
     assert "<script>alert(1)</script> needed 9 GB & had 8" in text
     assert "my_method.py:Größe<b>&_$x$" in text
@@ -102,8 +102,19 @@ def test_no_run_and_only_failed_runs(record, frame_of, width):
     assert "method" in printed(frame_of([]), width)
     text = printed(frame_of([record(status=Status.TIMEOUT, message="60 s")]), width)
     assert "0/1" in text
-    assert "1 of 1 runs failed" in text
+    assert "\n1 failed, of 1 run:" in text
     assert "nan" not in text.lower()
+
+
+def test_refused_and_missing_runs_are_not_called_failed(record, frame_of):
+    """As in the exit codes: a refusal is no failure, and what the machine spoilt is missing."""
+    kinds = (Status.OK, Status.UNSUPPORTED, Status.UNSUPPORTED, Status.DIVERGED, Status.INFRASTRUCTURE)
+    records = [record(seed=seed, status=status, message="why") for seed, status in enumerate(kinds)]
+    assert "\n1 failed, 2 refused, 1 missing, of 5 runs:" in printed(frame_of(records), 140)
+    refused = printed(frame_of(records[:3]), 140)
+    assert "\n2 refused, of 3 runs:" in refused
+    assert "failed" not in refused
+    assert "\n2 refused:\n" in to_markdown(frame_of(records[:3]))
 
 
 def test_markdown(record, frame_of, mixed):
@@ -135,7 +146,7 @@ def test_latex(record, frame_of):
     assert r"50\%\_\$x\$\&\{y\}\textbackslash{}z\textasciitilde{}\textasciicircum{}\#\textless{}" in text
     assert r"$2.4\times10^{-4}$" in text
     assert [r"\toprule" in text, r"\bottomrule" in text, text.count(r"\midrule")] == [True, True, 2]
-    assert "% failed: circles, naive, seed 0: error: a b" in text
+    assert "% circles, naive, seed 0: error: a b" in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {8}
 

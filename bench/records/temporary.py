@@ -1,4 +1,7 @@
-"""Temporary files and folders that say whose they are: those of a killed command are found at the next start."""
+"""Temporary files and folders that say whose they are: those of a killed command are found at the next start.
+
+Their names hold host, process and the time of its start, so that a living command's are never taken for left ones.
+"""
 
 import contextlib
 import os
@@ -6,12 +9,14 @@ import platform
 import re
 import shutil
 import tempfile
+import zlib
 from functools import cache
 from pathlib import Path
 
 import psutil
 
-_HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node()) or "host"
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+"""Short, because the address of a socket, which lies in such a folder, holds 107 characters."""
 _NAME = re.compile(rf"odegrad-{_HOST}-(\d+)-(\d+)-")
 _START_FIELD = 19
 """Of ``/proc/PID/stat`` behind the command's name: the start, in ticks since the system's."""
@@ -19,12 +24,23 @@ _START_FIELD = 19
 
 @cache
 def own_prefix(pid: int) -> str:
-    """Return how the temporary files of process ``pid`` are called: after host, process and the time of its start."""
+    """Return what the names of the temporary files of process ``pid`` begin with."""
     return f"odegrad-{_HOST}-{pid}-{_started(pid)}-"
 
 
+def left_behind(name: str) -> bool:
+    """Return whether a file of this name belongs to a process of this host that is gone."""
+    found = _NAME.match(name)
+    return found is not None and _started(int(found[1])) != int(found[2])
+
+
 def temporary_folder(parent: str | None = None) -> tempfile.TemporaryDirectory[str]:
-    """Return a temporary folder of this process, inside of ``parent`` or of the system's; it goes at its end."""
+    """Return a temporary folder of this process, inside of ``parent`` or of the system's; it goes at its end.
+
+    Inside of the system's, what killed commands have left there goes before.
+    """
+    if parent is None:
+        clean_up()
     return tempfile.TemporaryDirectory(prefix=own_prefix(os.getpid()), dir=parent, ignore_cleanup_errors=True)
 
 
@@ -33,8 +49,7 @@ def clean_up(folder: str | None = None) -> int:
     """Remove what killed commands of this host have left in the temporary folder; return how many. Once a process."""
     removed = 0
     for path in Path(folder or tempfile.gettempdir()).glob("odegrad-*"):
-        name = _NAME.match(path.name)
-        if name is None or _started(int(name[1])) == int(name[2]):
+        if not left_behind(path.name):
             continue
         with contextlib.suppress(OSError):  # another user's, or another command has removed it
             if path.is_dir() and not path.is_symlink():
