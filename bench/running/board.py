@@ -77,7 +77,7 @@ class Board:
 
     def started(self, run: Run) -> None:
         """Show ``run`` as current."""
-        self.tally.started = True
+        self.tally.started()
         self._current(run, f"seed {run.seed}")
 
     def heard(self, run: Run, message: Mapping[str, object]) -> None:

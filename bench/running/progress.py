@@ -53,6 +53,7 @@ class LogLines:
 
     def started(self, run: Run) -> None:
         """Log at debug level that ``run`` has started."""
+        self.tally.started()
         _log.debug("started %s", describe(run))
 
     def heard(self, run: Run, message: Mapping[str, object]) -> None:

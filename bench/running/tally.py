@@ -39,9 +39,14 @@ class Tally:
         self.total, self.done = len(runs), done
         self.turns, self.turned = sum(map(turns_of, runs if todo is None else todo)), 0
         self.clock, self.begin = clock, clock()
-        self.started = False
-        """Whether a run has started: before, a first process imports torch."""
+        self.since: float | None = None
+        """When the first run started; before, a first process imports torch."""
         self._begun: dict[str, int] = {}
+
+    def started(self) -> None:
+        """Take the time from which turns are measured, at the first run."""
+        if self.since is None:
+            self.since = self.clock()
 
     def heard(self, run: Run, message: Mapping[str, object]) -> None:
         """Count one turn of ``run`` if ``message`` says that a pass of it has ended."""
@@ -63,13 +68,13 @@ class Tally:
 
         It is an estimate: turns are unlike each other.
         """
-        if not self.turned:
+        if not self.turned or self.since is None:
             return None
-        return self.elapsed() * max(0, self.turns - self.turned) / self.turned
+        return (self.clock() - self.since) * max(0, self.turns - self.turned) / self.turned
 
     def words(self) -> str:
         """Return ``3/28 runs, elapsed 0:12, left about 1:40``."""
         left = self.left()
-        early = "not known yet" if self.started else "not known yet: a first process starts"
+        early = "not known yet" if self.since is not None else "not known yet: a first process starts"
         about = early if left is None else f"about {duration(left)}"
         return f"{self.done}/{self.total} runs, elapsed {duration(self.elapsed())}, left {about}"

@@ -58,16 +58,19 @@ def test_time_left_is_that_of_the_turns_to_come(make_run):
     clock = Clock()
     tally = Tally(runs, 1, runs[1:], clock)
     assert tally.words() == "1/4 runs, elapsed 0:00, left not known yet: a first process starts"
-    clock.now = 2.0
+    clock.now = 30.0
+    tally.started()
+    clock.now = 32.0
+    tally.started()
     tally.heard(runs[1], {"pass": "train", "iteration": 1, "of": 2})
     assert tally.left() is None
     tally.heard(runs[1], {"pass": "time", "ended": "ok"})
-    assert tally.left() == 2.0 * (3 * each - 1)
+    assert tally.left() == 2.0 * (3 * each - 1)  # the start of the first process is no turn
     tally.finished(runs[1])
     assert tally.left() == 2.0 * 2 == 2.0 * 2 * each / each
-    clock.now = 90.0
+    clock.now = 120.0
     tally.finished(runs[2])
-    assert tally.words() == "3/4 runs, elapsed 1:30, left about 0:45"
+    assert tally.words() == "3/4 runs, elapsed 2:00, left about 0:45"
     tally.finished(runs[3])
     assert tally.left() == 0.0
 
@@ -97,7 +100,7 @@ def test_plain_lines_tell_the_first_time_and_every_end(make_run, caplog):
     with caplog.at_level("INFO"), watch(Console(file=output), runs, before) as watcher:
         assert isinstance(watcher, LogLines)
         watcher.tally.clock = Clock()
-        watcher.tally.begin = -1.0 * turns_of(runs[0])  # a second for each of its turns
+        watcher.tally.since = -1.0 * turns_of(runs[0])  # a second for each of its turns
         watcher.started(runs[4])
         watcher.heard(runs[4], {"pass": "train"})
         for _ in range(2):
