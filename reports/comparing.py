@@ -247,12 +247,12 @@ def _reached(
     if math.isnan(target):
         return math.nan, math.nan
     place = None
-    if status == Status.OK and isinstance(metric, list):
+    if status == Status.OK and isinstance(metric, np.ndarray):
         place = first_reached(metric, target, bool(higher_is_better))
     if place is None:
         return math.inf, math.inf
     seconds_at, iterations_at = (
-        points[place] if isinstance(points, list) and place < len(points) else math.inf
+        points[place] if isinstance(points, np.ndarray) and place < len(points) else math.inf
         for points in (seconds, iterations)
     )
     return seconds_at, iterations_at

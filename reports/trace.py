@@ -39,4 +39,4 @@ def write(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _values(values: object, count: int) -> np.ndarray:
-    return np.asarray(values, dtype=np.float64) if isinstance(values, list) else np.full(count, np.nan)
+    return np.asarray(values, dtype=np.float64) if isinstance(values, np.ndarray) else np.full(count, np.nan)

@@ -62,5 +62,5 @@ def with_quantity(results: Results, quantity: str) -> pd.DataFrame:
 
 def _of_lists(lists: pd.Series, number: Callable[[list[float]], float]) -> pd.Series:
     """Return a number of each list; NaN where there is none."""
-    values = [number(each) if isinstance(each, list) and each else np.nan for each in lists]
+    values = [number(each) if isinstance(each, np.ndarray) and each.size else np.nan for each in lists]
     return pd.Series(values, lists.index, dtype="float64")
