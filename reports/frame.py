@@ -37,6 +37,9 @@ _STATUSES = frozenset(str(status) for status in Status)
 CHUNK = 4096
 """So many records are Python objects at a time."""
 
+ROW_GROUP = 16_384
+"""So many rows of a Parquet file are made at a time."""
+
 TOLD = 5
 """Of the lines of a file that are no records, how many an error tells."""
 _log = logging.getLogger(__name__)
@@ -191,22 +194,33 @@ def to_parquet(frame: pd.DataFrame, path: Path) -> None:
     ResultsError
         If a list holds something else than numbers.
     """
-    flat = frame.copy(deep=False)
-    for column in COLUMNS:
-        if _is_dictionary(column):
-            flat[column.name] = pd.array([_dump(v) for v in frame[column.name]], dtype="string")
     fields = [
         pa.field(c.name, _ARROW.get(c.dtype) or _object_type(c), metadata={"unit": c.unit, "meaning": c.meaning})
         for c in COLUMNS
     ]
+    schema = pa.schema(fields)
     try:
-        table = pa.Table.from_pandas(flat, schema=pa.schema(fields), preserve_index=False)
+        first = _flat(frame.iloc[:ROW_GROUP], schema)
+        with replacing(path) as part, parquet.ParquetWriter(part, first.schema) as writer:
+            writer.write_table(first)
+            for start in range(ROW_GROUP, len(frame), ROW_GROUP):
+                writer.write_table(_flat(frame.iloc[start : start + ROW_GROUP], schema))
     except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
         raise ResultsError(
             f"cannot write {path}: expected numbers of 64 bits in lists, and text in Unicode ({error})"
         ) from error
-    with replacing(path) as part:
-        parquet.write_table(table, part)
+
+
+def _flat(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    """Return rows as Parquet holds them; what rows share is turned into text once."""
+    flat, texts = frame.copy(deep=False), dict[int, str | None]()
+    for column in COLUMNS:
+        if _is_dictionary(column):
+            for value in frame[column.name]:
+                if id(value) not in texts:
+                    texts[id(value)] = _dump(value)
+            flat[column.name] = pd.array([texts[id(value)] for value in frame[column.name]], dtype="string")
+    return pa.Table.from_pandas(flat, schema=schema, preserve_index=False)
 
 
 @_no_garbage_collection()
