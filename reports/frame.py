@@ -139,7 +139,8 @@ class _Gathered:
 
     def frame(self) -> pd.DataFrame:
         """Return the records that count; refuse the first that is none, with the run that is to blame."""
-        self._pack()
+        if self._rows:
+            self._pack()
         for run_id, (place, _) in self._latest.items():
             if place in self._wrong:
                 raise ResultsError(

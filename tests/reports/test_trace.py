@@ -55,8 +55,9 @@ def test_records_that_are_read_in_parts_are_the_same(record, write_results, monk
     assert whole["seed"].tolist() == [0, 1, 3, 4, 5, 6, 2]
     assert whole["metric_value"].tolist()[-1] == 0.5
     assert whole["train_loss"][3].tolist() == [4.0] * 4
-    monkeypatch.setattr("odegrad.reports.frame.CHUNK", 2)
-    pd.testing.assert_frame_equal(load(folder), whole)
+    for rows in (1, 2, 3, 9):
+        monkeypatch.setattr("odegrad.reports.frame.CHUNK", rows)
+        pd.testing.assert_frame_equal(load(folder), whole)
 
 
 def test_parquet_holds_the_same(frame_of, record, tmp_path):
