@@ -10,8 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import State, StateT
+from odegrad.contracts import State, StateT, told
 from odegrad.errors import UsageError
+
+_LOW = (torch.bfloat16, torch.float16)
+"""Types that a field may compute in where its state is in a finer one."""
 
 
 def parts(y: State) -> tuple[Tensor, ...]:
@@ -204,9 +207,16 @@ class Layout:
             return [parts[0].to(self.dtype).expand(self.shapes[0])]
         got = [f"{tuple(p.shape)} {p.dtype}" if isinstance(p, Tensor) else type(p).__name__ for p in parts]
         want = [f"{tuple(s)} {self.dtype}" for s in self.shapes]
+        low = next((p.dtype for p in parts if isinstance(p, Tensor) and p.dtype in _LOW), None)
+        named = str(low).removeprefix("torch.")
+        advice = "return the derivative in the structure of the state" + (
+            f", or let a field in float32 compute in {named} by the solver's option precision = {named!r}"
+            if low
+            else ""
+        )
         raise UsageError(
             f"field: expected dy/dt {'as a tuple ' if self.is_tuple else ''}of shape and dtype {want}, got {got}; "
-            "return the derivative in the structure of the state"
+            f"{advice}"
         )
 
     def _is_rounded(self, part: Tensor) -> bool:
@@ -240,9 +250,12 @@ class Layout:
         Raises
         ------
         UsageError
-            If it is not one number.
+            If it is not one number, or ``norm`` takes other arguments.
         """
-        size = torch.as_tensor(norm(y), dtype=self.dtype, device=self.device)
+        found = told("norm", "norm(y)", norm, y)
+        if not isinstance(found, (Tensor, int, float)):
+            raise UsageError(f"norm: expected one number, got {type(found).__name__}; reduce over the state")
+        size = torch.as_tensor(found, dtype=self.dtype, device=self.device)
         if size.numel() != 1:
             raise UsageError(f"norm: expected one number, got shape {tuple(size.shape)}; reduce over the state")
         return size.detach().abs().reshape(())

@@ -301,7 +301,9 @@ def _frame(rows: list[tuple[object, ...]], kept: dict[bytes, dict[str, object]] 
     """Return rows as a frame; equal dictionaries are one, also with those that are ``kept`` of others."""
     by_column = zip(*rows, strict=True) if rows else iter([()] * len(COLUMNS))
     shared = {} if kept is None else kept
-    return pd.DataFrame({c.name: _series(c, list(v), shared) for c, v in zip(COLUMNS, by_column, strict=True)})
+    frame = pd.DataFrame({c.name: _series(c, list(v), shared) for c, v in zip(COLUMNS, by_column, strict=True)})
+    # Runs that did not have it were in the type of the run, as those that say so by an empty text.
+    return frame.assign(precision=frame["precision"].fillna(""))
 
 
 def _series(column: Column, values: list[Any], kept: dict[bytes, dict[str, object]]) -> object:

@@ -113,6 +113,17 @@ def test_loop_in_the_documents_runs(tmp_path):
     assert len(load_suite(str(tmp_path / "cheaper.toml")).runs()) == 5
 
 
+def test_example_of_per_sample_steps_runs_without_a_word(recwarn, capsys):
+    """The first block of docs/per-sample.md, in float32: samples that repeat their last time have one state there."""
+    block = next(text for page, text in _blocks("python") if page == "per-sample.md")
+    names = {}
+    exec(compile(block, "per-sample.md", "exec"), names)
+    assert names["ys"].shape == (3, 4, 2)
+    assert bool((names["ys"][1, 1] == names["ys"][2, 1]).all())
+    assert not recwarn.list
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("page", ["ci-github.md", "ci-gitlab.md"])
 def test_recipe_gates_times_and_benchmarks(page):
     """The YAML parses, and its scripts hold the exact gate, its update, the times and the benchmarks."""

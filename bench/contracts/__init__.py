@@ -1,5 +1,6 @@
 """The contracts that every room is built on: read this page first, then its files in this order.
 
+* ``arity``: how a user's functions are called;
 * ``fields``: the state, and the vector field ``f(t, y) -> dy/dt``;
 * ``solvers``, ``observers``: the solver, and who hears of its steps;
 * ``methods``: the gradient method, what it states about itself, and what it may offer beside a solve;
@@ -12,6 +13,7 @@
 ``[batch, *state]`` or a tuple of such. Methods and tasks know only these contracts; neither knows that it is measured.
 """
 
+from odegrad.contracts.arity import refuse_arity, told
 from odegrad.contracts.costs import Bytes, Calls, PredictsBytes, PredictsCalls, Sizes, StepCounts
 from odegrad.contracts.events import (
     Ending,
@@ -24,6 +26,7 @@ from odegrad.contracts.events import (
 )
 from odegrad.contracts.fields import (
     HALVES,
+    Bounded,
     CallsHeard,
     CarriesMore,
     State,
@@ -41,7 +44,14 @@ from odegrad.contracts.methods import (
     Traits,
     equivalent_solver,
 )
-from odegrad.contracts.observers import EventObserver, ReconstructionObserver, RowObserver, StepObserver, WorkObserver
+from odegrad.contracts.observers import (
+    EventObserver,
+    ReconstructionObserver,
+    RowObserver,
+    ScaleObserver,
+    StepObserver,
+    WorkObserver,
+)
 from odegrad.contracts.solvers import Solver, SolverT, gives_samples_steps
 from odegrad.contracts.taps import CurvatureConsumer, CurvaturePasses, SamplingObserver, Tap, Tappable
 from odegrad.contracts.tasks import (
@@ -63,6 +73,7 @@ __all__ = [
     "HALVES",
     "Batch",
     "Batch_contra",
+    "Bounded",
     "Bytes",
     "Calls",
     "CallsHeard",
@@ -86,6 +97,7 @@ __all__ = [
     "RowObserver",
     "SamplingObserver",
     "Scalar",
+    "ScaleObserver",
     "ScoringProblem",
     "Sizes",
     "Solve",
@@ -112,6 +124,8 @@ __all__ = [
     "event_solve",
     "gives_samples_steps",
     "pass_on",
+    "refuse_arity",
     "taking_jumps",
+    "told",
     "unjudged_parts",
 ]

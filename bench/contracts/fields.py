@@ -33,6 +33,17 @@ class VectorField(Protocol):
         ...
 
 
+@runtime_checkable
+class Bounded(Protocol):
+    """A module that a field reads, such as a path through data, and that is known from one time to another only."""
+
+    known_between: tuple[float, float] | None
+    """The first and the last time, an attribute of the module itself; None where it is known at all times.
+
+    A solve that leaves them is refused before it starts.
+    """
+
+
 HALVES = ("stiff", "rest")
 """The methods of a field that is split into two, each of ``(t, y)`` as the field itself, which is their sum."""
 

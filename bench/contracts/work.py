@@ -56,8 +56,8 @@ class RowCounts:
     """Their rows."""
     widths: tuple[int, ...]
     """The rows of each round, those of samples that rest included."""
-    accepting_rounds: int
-    """Rounds in which a step was accepted."""
+    accepting: tuple[int, ...]
+    """The accepted steps of each round in which any was."""
     accepted: tuple[tuple[int, ...], ...]
     """``[K - 1][batch]``: the accepted steps of each interval between outputs, of each sample."""
     attempted: tuple[int, ...]

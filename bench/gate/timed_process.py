@@ -62,7 +62,7 @@ def iteration_of(run: Run) -> Iteration:
     clock = process_time if torch.get_num_threads() == 1 else perf_counter
     torch.manual_seed(run.seed)
     method = build_gradient(run.gradient, dict(run.gradient_options))
-    solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options))
+    solver = build_solver(run.solver, run.rtol, run.atol, run.told_solver)
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
     problem = build_task(run.task).build(run.size, run.seed, torch.device("cpu"), dtype)
     batch = problem.batch(0)

@@ -1,6 +1,6 @@
 """torchdiffeq's arguments, told to this package: functions become fields, options become a solver's."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MethodType
 from typing import Any, cast
@@ -70,7 +70,7 @@ class _OfModule(nn.Module):
 
 
 class WithParameters(PassesCalls):
-    """A function with the tensors that it depends on.
+    """A function with the tensors that it depends on; a module's parameters that are not among them get no gradient.
 
     Raises
     ------
@@ -78,21 +78,37 @@ class WithParameters(PassesCalls):
         If these are no tensors.
     """
 
-    def __init__(self, func: Callable[[Tensor, Any], Any], tensors: Sequence[Tensor]) -> None:
+    def __init__(self, func: Callable[[Tensor, Any], Any], tensors: Iterable[Tensor]) -> None:
         super().__init__()
         self.inner = func
+        if isinstance(tensors, Tensor) or not isinstance(tensors, Iterable):
+            raise UsageError(
+                f"adjoint_params: expected a sequence of tensors, got {type(tensors).__name__}; put it into a tuple"
+            )
         self.tensors = tuple(tensors)
         pass_on(func, self)
         if not all(isinstance(x, Tensor) for x in self.tensors):
-            raise UsageError(f"adjoint_params: expected tensors, got {[type(x).__name__ for x in self.tensors]}")
+            raise UsageError(
+                f"adjoint_params: expected tensors, got {[type(x).__name__ for x in self.tensors]}; give those that "
+                "func depends on, such as tuple(func.parameters())"
+            )
+        wanted = {id(x) for x in self.tensors}
+        named = func.named_parameters() if isinstance(func, nn.Module) else ()
+        others = {name: p for name, p in named if p.requires_grad and id(p) not in wanted}
+        self.unwanted = tuple(others)
+        self.left_out = tuple(others.values())
+        """What no gradient is taken by; see ``SolveNode``."""
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:  # noqa: ARG002
         """Yield the tensors."""
         yield from self.tensors  # type: ignore[misc]
 
     def called(self, function: Func[Any], t: Tensor, y: Any) -> Any:
-        """Return ``function(t, y)``."""
-        return function(t, y)
+        """Return ``function(t, y)``, which knows unwanted parameters as numbers."""
+        if not self.unwanted or not isinstance(self.inner, nn.Module):
+            return function(t, y)
+        known = dict(self.inner.named_parameters())
+        return torch.func.functional_call(self.inner, {name: known[name].detach() for name in self.unwanted}, (t, y))
 
 
 def solver_of(

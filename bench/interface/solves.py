@@ -22,13 +22,18 @@ from odegrad.registry import build_gradient
 from odegrad.states import mapped
 
 
-class EventSolution(NamedTuple):
-    """Where a solve has ended at an event."""
-
+class _TimeAndSolution(NamedTuple):
     event_t: Tensor
     """Its time, 0-d."""
     solution: State
     """The states ``[2, *state]``, or a tuple of such, at the start and just before the event."""
+
+
+class EventSolution(_TimeAndSolution):
+    """Where a solve has ended at an event: time and solution, as in torchdiffeq."""
+
+    found: bool = True
+    """False where there was no event up to ``t_max``, at which the solve has ended then."""
 
 
 def odeint(
@@ -44,6 +49,7 @@ def odeint(
     jumps: Iterable[tuple[float | Tensor, Reset]] = (),
     gradient: str = "naive",
     gradient_options: Mapping[str, Scalar] | None = None,
+    adjoint_params: Sequence[Tensor] | None = None,
     tap: Tap | None = None,
 ) -> StateT:
     """Solve ``dy/dt = func(t, y)``, ``y(t[0]) = y0``; drop-in for ``torchdiffeq.odeint`` with a choice of gradient.
@@ -52,7 +58,7 @@ def odeint(
     ----------
     func
         The dynamics; an ``nn.Module``, or a method of one, for every gradient method but ``naive``, so that its
-        parameters are known.
+        parameters are known, or else ``adjoint_params``.
     y0
         Initial state: a tensor of any shape, or a tuple of tensors.
     t
@@ -73,8 +79,9 @@ def odeint(
         ``safety``, ``ifactor``, ``dfactor``, ``max_num_steps``, ``perturb`` as there; ``outputs`` (``auto``: outputs
         inside the interval are read from the dense output where that is as good as the steps, as ``dopri5``'s is;
         ``step_ends``: each ends a step, which is more exact and costs more; ``dense``), ``num_steps``, ``control``,
-        ``sees``, ``tangent_seed``, ``compile``, ``coupling``, ``eta``, ``batch`` and ``compaction`` of our own (see
-        ``make_solver``). With ``batch="per_sample"`` every sample of ``y0 [batch, ...]`` has its own steps and error.
+        ``sees``, ``tangent_seed``, ``compile``, ``coupling``, ``eta``, ``batch``, ``compaction`` and ``precision`` of
+        our own (see ``make_solver``). With ``precision="bfloat16"``, or ``float16``, ``func`` alone computes in it.
+        With ``batch="per_sample"`` every sample of ``y0 [batch, ...]`` has its own steps and error.
     event_fn
         Ends the solve where ``event_fn(t, y)``, one number, crosses zero; ``t`` is then start and way, ``[2]``. As in
         torchdiffeq the event's time has no gradient here: see ``odeint_event``.
@@ -85,6 +92,10 @@ def odeint(
         The gradient method, one of ``odegrad list methods``.
     gradient_options
         Its options, for example ``{"num_nodes": 16}`` for ``interpolation``.
+    adjoint_params
+        What ``func`` depends on, where it is a function that another gradient method than ``naive`` is to
+        differentiate; or those of a module's parameters that are wanted. ``func`` must
+        read these very tensors in the backward pass too.
     tap
         Watches states and costates of the backward pass: what ``SNOpt.next_tap()`` returns.
 
@@ -102,7 +113,13 @@ def odeint(
         If the solve cannot go on.
     """
     found = tapped(build_gradient(gradient, gradient_options), tap)
-    return _solved(found, func, y0, t, _Told(method, rtol, atol, options), event_fn, jumps)
+    field = _with_parameters(func, adjoint_params)
+    return _solved(found, field, y0, t, _Told(method, rtol, atol, options), event_fn, jumps)
+
+
+def _with_parameters(func: Func[StateT], adjoint_params: Iterable[Tensor] | None) -> Func[StateT]:
+    """Return ``func``, which knows what it is to be differentiated by."""
+    return func if adjoint_params is None else WithParameters(func, adjoint_params)
 
 
 @dataclass(frozen=True)
@@ -129,6 +146,11 @@ def _solved(
     if told.method in OF_TORCHDIFFEQ:
         if event_fn is not None or list(jumps):
             raise UnsupportedError(f"event_fn, jumps: not with method {told.method} of torchdiffeq; use dopri5")
+        if options.get("precision"):
+            raise UnsupportedError(
+                f"options: precision is not for method {told.method} of torchdiffeq, whose field computes in the type "
+                "of the state; leave it out, or use dopri5"
+            )
         field, (rtol, atol) = field_of(func), (told.rtol, told.atol)
         of_other = solve_as_torchdiffeq(
             found, field, y0, t, method=told.method or "", rtol=rtol, atol=atol, options=options
@@ -164,7 +186,9 @@ def _until(
         )
     event = event_fn if isinstance(event_fn, Event) else Event(event_fn, differentiated=False)
     end = until_over_jumps(ending_at_events(found), field, solver, y0, t[0], event, jumps, reverse=way < start)
-    return EventSolution(end.time, end.states)
+    solution = EventSolution(end.time, end.states)
+    solution.found = end.found
+    return solution
 
 
 def odeint_adjoint(
@@ -223,6 +247,7 @@ def odeint_adjoint(
             "adjoint_options: expected norm = 'seminorm', or a function of the backward state (t, y, adj_y, "
             f"*adj_params), got {norm if isinstance(norm, str) else type(norm).__name__}; leave it out for ours"
         )
+    adjoint_rtol, adjoint_atol = _number("adjoint_rtol", adjoint_rtol), _number("adjoint_atol", adjoint_atol)
     given: dict[str, Scalar | None] = {"rtol": adjoint_rtol, "atol": adjoint_atol, "solver": adjoint_method}
     if extra:
         given = {}
@@ -231,7 +256,7 @@ def odeint_adjoint(
         given |= {"parameters": "state", "normalize_costate": False}
     kind = "adjoint_seminorm" if norm == "seminorm" else "adjoint"
     found = build_gradient(kind, {k: v for k, v in given.items() if v is not None})
-    field = func if adjoint_params is None else WithParameters(func, adjoint_params)
+    field = _with_parameters(func, adjoint_params)
     if extra and isinstance(found, ContinuousMethod):
         found = found.solving_back_with(
             solver_of(
@@ -245,11 +270,20 @@ def odeint_adjoint(
     return _solved(found, field, y0, t, _Told(method, rtol, atol, options), event_fn, jumps)
 
 
+def _number(name: str, value: object) -> float | None:
+    """Return a tolerance of the backward solve, a number or None."""
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if plain is not None and (isinstance(plain, bool) or not isinstance(plain, (int, float))):
+        got = f"a tensor of shape {tuple(plain.shape)}" if isinstance(plain, Tensor) else type(plain).__name__
+        raise UsageError(f"{name}: expected one number or None, got {got}; give the least of them")
+    return plain
+
+
 def _backward_options(options: Mapping[str, object]) -> Mapping[str, object]:
     """Return the options of a backward solve."""
-    for name in ("jump_t", "grid_constructor"):
+    for name in ("jump_t", "grid_constructor", "precision"):
         if name in options:
             raise UnsupportedError(
-                f"adjoint_options: {name!r} is taken from options, whose times both solves meet; leave it out there"
+                f"adjoint_options: {name!r} is taken from options and holds for both solves; leave it out there"
             )
     return options

@@ -26,6 +26,9 @@ class Path(nn.Module, abc.ABC):
         Strictly increasing, at least two; best on the CPU, where the host reads them.
     values
         Finite, of the same floating-point type.
+    extrapolate
+        Whether a solve may leave the knots, where the first and the last piece go on. Else it is refused before it
+        starts: a cubic piece grows fast, and nothing was observed there.
 
     Raises
     ------
@@ -36,11 +39,13 @@ class Path(nn.Module, abc.ABC):
     times: Tensor
     coefficients: Tensor
 
-    def __init__(self, times: Tensor, values: Tensor) -> None:
+    def __init__(self, times: Tensor, values: Tensor, *, extrapolate: bool = False) -> None:
         super().__init__()
         _check(times, values)
         self.knots: Sequence[float] = times.tolist()
         """The times, as the host knows them."""
+        self.known_between = None if extrapolate else (self.knots[0], self.knots[-1])
+        """See ``odegrad.contracts.Bounded``."""
         # Times may lie with the host, which then need not wait for another device.
         times = sent_to(values.device, times, values.dtype)
         self.register_buffer("times", times, persistent=False)
@@ -100,11 +105,12 @@ class LinearPath(Path):
         return torch.stack([values[:, :-1], values.diff(dim=1) / times.diff()[:, None]], dim=2)
 
 
-def rectilinear_path(times: Tensor, values: Tensor) -> LinearPath:
+def rectilinear_path(times: Tensor, values: Tensor, *, extrapolate: bool = False) -> LinearPath:
     """Return the path over (time, channels) in which time and observations move in turn, each for a unit of its own.
 
-    From ``(t_k, x_k)`` time goes on to ``(t_{k+1}, x_k)``, and then the observation to ``(t_{k+1}, x_{k+1})``;
-    observation k stands at ``2 k``. So nothing is known of an observation before its time (Morrill et al. 2022).
+    From ``(t_k, x_k)`` time goes on to ``(t_{k+1}, x_k)``, and then the observation to ``(t_{k+1}, x_{k+1})``. So
+    nothing is known of an observation before its time (Morrill et al. 2022). Its knots are ``0, 1, ...``, ``2 length -
+    1`` of them, and not ``times``: solve from 0 to ``path.knots[-1]``. Observation k stands at ``2 k``.
 
     Parameters
     ----------
@@ -112,6 +118,8 @@ def rectilinear_path(times: Tensor, values: Tensor) -> LinearPath:
         ``[length]``, strictly increasing.
     values
         ``[batch, length, channels]``.
+    extrapolate
+        See ``Path``.
 
     Raises
     ------
@@ -123,7 +131,7 @@ def rectilinear_path(times: Tensor, values: Tensor) -> LinearPath:
     waited = torch.cat([stamped[:, 1:, :1], stamped[:, :-1, 1:]], dim=2)
     moved = torch.stack([stamped[:, :-1], waited], dim=2).flatten(1, 2)
     corners = torch.cat([moved, stamped[:, -1:]], dim=1)
-    return LinearPath(torch.arange(corners.shape[1], dtype=times.dtype), corners)
+    return LinearPath(torch.arange(corners.shape[1], dtype=times.dtype), corners, extrapolate=extrapolate)
 
 
 def with_time(times: Tensor, values: Tensor) -> Tensor:
@@ -159,6 +167,11 @@ class Controlled(nn.Module):
         ``F``: from ``z [batch, hidden]`` to ``[batch, hidden, channels]``.
     path
         ``X``, of as many samples.
+
+    Raises
+    ------
+    UsageError
+        At a call, if ``F`` does not have this shape.
     """
 
     def __init__(self, matrix: nn.Module, path: Path) -> None:
@@ -168,5 +181,14 @@ class Controlled(nn.Module):
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt [batch, hidden]``."""
-        out: Tensor = torch.einsum("bhc,bc->bh", self.matrix(z), self.path.derivative(t))
+        matrix, slope = self.matrix(z), self.path.derivative(t)
+        # einsum would take one channel, or one sample, for as many as there are.
+        if matrix.shape != (len(slope), z.shape[-1], slope.shape[-1]) or len(z) != len(slope):
+            samples, channels = slope.shape
+            raise UsageError(
+                f"matrix: expected F(z) of shape [batch, hidden, channels] = {[samples, z.shape[-1], channels]}, by "
+                f"{samples} samples of {channels} channels of the path, got {list(matrix.shape)} for z {list(z.shape)}"
+                "; rectilinear_path and with_time put the time in front as one channel more"
+            )
+        out: Tensor = torch.einsum("bhc,bc->bh", matrix, slope)
         return out

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from odegrad.contracts import Tap
+from odegrad.errors import UsageError
 from odegrad.methods.backward.step_ends import StepEnd
 from odegrad.methods.backward.stepwise import StepwiseNode, WalkBack
 from odegrad.methods.solvers.compiled import StepCompiler
@@ -16,6 +17,9 @@ from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.step import dense_weights
 from odegrad.methods.solvers.stepper import GridStep
 from odegrad.methods.solvers.steppers import graph_stepper
+
+MAY_END_APART = 100.0
+"""So many units of rounding a redone step may end elsewhere."""
 
 
 class BlockReplayNode(StepwiseNode):
@@ -54,9 +58,12 @@ class BlockReplayNode(StepwiseNode):
         back = ReplayPullback(self, grads)
         a = torch.zeros_like(kept[-1])
         stop = len(self.grid)
-        for start, first in zip(reversed(kept), reversed(self.firsts), strict=True):
-            a = yield from back.through(start, first, stop, a)
-            stop = first
+        for i in range(len(kept) - 1, -1, -1):
+            # The first block tells whether blocks can be redone: f was called there before all that it may remember. A
+            # comparison at each would cost what the checks may not.
+            end = kept[1] if i == 0 and len(kept) > 1 else None
+            a = yield from back.through(kept[i], self.firsts[i], stop, a, end)
+            stop = self.firsts[i]
         return back.to_start(kept[0], a), back.total
 
 
@@ -72,11 +79,19 @@ class ReplayPullback:
         self.d = grads.shape[1]
         self.total: list[Tensor | None] = [None] * len(self.parameters)
 
-    def through(self, start: Tensor, first: int, stop: int, a: Tensor) -> Generator[StepEnd, None, Tensor]:
+    def through(
+        self, start: Tensor, first: int, stop: int, a: Tensor, end: Tensor | None = None
+    ) -> Generator[StepEnd, None, Tensor]:
         """Pull back through the steps ``first`` to ``stop``, of which ``start`` is the carried vector at the first.
 
         From the cotangent ``a`` of the last carried vector return that of ``start``, with the outputs' on the way;
-        yield where each step begins, the last one first.
+        yield where each step begins, the last one first. ``end`` is what the last step ended at on the way forward, if
+        that is to be held against.
+
+        Raises
+        ------
+        UsageError
+            If the steps end somewhere else now.
         """
         grid = self.node.grid[first:stop]
         # An output is a copy of the state: its cotangent joins that of the state, and of nothing carried beside it.
@@ -85,7 +100,7 @@ class ReplayPullback:
         a[: self.d] += self.grads[grid[-1].at_end].sum(0)
         if self.solver.compile:
             return (yield from self._through_compiled(start, grid, first, a))
-        a, between = self._through_graph(start, grid, a)
+        a, between = self._through_graph(start, grid, a, end)
         for i in range(len(between), 0, -1):
             yield StepEnd(first + i, *between[i - 1])
         yield StepEnd(first, start, a)
@@ -104,7 +119,7 @@ class ReplayPullback:
         return a + self.grads[0]
 
     def _through_graph(
-        self, start: Tensor, grid: Sequence[GridStep], a: Tensor
+        self, start: Tensor, grid: Sequence[GridStep], a: Tensor, end: Tensor | None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Return the cotangent of ``start``; and states and costates between the steps, if a tap wants them."""
         ends: list[Tensor] = []
@@ -119,6 +134,8 @@ class ReplayPullback:
                     if ys is not None:
                         inside.append(ys)
                         of_inside.append(self.grads[step.inside])
+            if end is not None:
+                _refuse_another_end(x, end)
             # States between the steps are asked for as inputs: autograd hands out their costates on the way to the
             # start.
             inner = ends[:-1]
@@ -162,3 +179,18 @@ class ReplayPullback:
             if p is not None:
                 total = self.total[i]
                 self.total[i] = p if total is None else total + p
+
+
+def _refuse_another_end(x: Tensor, end: Tensor) -> None:
+    """Raise if a redone step ends at ``x [d]``, and not at ``end [d]`` as on the way forward; on a GPU do not wait."""
+    x = x.detach()
+    if x.is_cuda or torch.equal(x, end):
+        return
+    apart, size = float((x - end).abs().amax()), float(end.abs().amax())
+    if apart > MAY_END_APART * torch.finfo(x.dtype).eps * size:
+        raise UsageError(
+            f"field: a step that is redone in the backward pass ends {apart / size:.1e} of the state's size from where "
+            "it ended in the forward pass, so f is no function of t and y alone: it depends on something outside of it "
+            "that has changed (a global, a variable of a closure, a generator made anew); keep that out of forward, or "
+            "use gradient method naive"
+        )

@@ -50,7 +50,8 @@ def standing_in_transforms(y0: State, ts: Tensor) -> Iterator[None]:
         raise UnsupportedError(BATCHED)
     if _moves_forward(ts):
         raise UnsupportedError(
-            "t: forward derivatives (jvp, jacfwd) by output times are not offered; take grad, vjp or jacrev by them"
+            "t, jumps: forward derivatives (jvp, jacfwd) by output times and times of jumps are not offered; take "
+            "grad, vjp or jacrev by them"
         )
     try:
         yield
@@ -88,7 +89,7 @@ def _refuse_transforms() -> None:
     if "Jvp" in keys or forward_ad._current_level >= 0:
         raise UnsupportedError(
             "odeint: this gradient method has no forward derivatives (jvp, jacfwd, hessian); take gradient method "
-            "'naive' with an explicit solver, which has them, or grad, vjp or jacrev"
+            "'naive' with an explicit solver and without precision, which has them, or grad, vjp or jacrev"
         )
     if len(keys) > 1:
         raise UnsupportedError(
@@ -243,6 +244,11 @@ def each_cotangent(pull_back: Callable[[Tensor], Sequence[Tensor | None]], grad:
     with outside_transforms():
         columns = _stacked([each_cotangent(pull_back, row) for row in inner.unbind(at)])
     return tuple(None if x is None else _FUNCTORCH._add_batch_dim(x, 0, level) for x in columns)
+
+
+def is_batch(grad: Tensor) -> bool:
+    """Return whether ``grad`` may stand for several cotangents."""
+    return bool(_FUNCTORCH.is_legacy_batchedtensor(grad) or _FUNCTORCH.is_functorch_wrapped_tensor(grad))
 
 
 def _each_of_batch(pull_back: Callable[[Tensor], Sequence[Tensor | None]], grad: Tensor) -> tuple[Tensor | None, ...]:

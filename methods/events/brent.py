@@ -2,19 +2,28 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from odegrad.methods.solvers.ends.landing import CLOSE_ENOUGH
 
 
-def root_between(g: Callable[[float], float], a: float, of_a: float, b: float, of_b: float) -> float:
-    """Return where ``g`` is zero between ``a`` and ``b``, to ``CLOSE_ENOUGH`` units in the last place.
+class Root(NamedTuple):
+    """Where the sign changes, and how large the function is on both sides of it."""
+
+    at: float
+    left: float
+    """The largest |g| at the two ends of the last bracket; 0.0 where ``at`` is a zero itself."""
+
+
+def root_between(g: Callable[[float], float], a: float, of_a: float, b: float, of_b: float) -> Root:
+    """Return where ``g`` changes its sign between ``a`` and ``b``, to ``CLOSE_ENOUGH`` units in the last place.
 
     Inverse quadratic interpolation or the secant where they shrink the bracket fast enough, bisection else.
 
     Parameters
     ----------
     g
-        A continuous function.
+        A function. Of a continuous one it is a root; where it jumps, or has a pole, what is ``left`` does not shrink.
     a, b
         Times in either order.
     of_a, of_b
@@ -49,7 +58,7 @@ def root_between(g: Callable[[float], float], a: float, of_a: float, b: float, o
         # Never less than the smallest step that tells: else the other end of the bracket would never move.
         b += step if abs(step) > close else math.copysign(close, half)
         of_b = g(b)
-    return b
+    return Root(b, 0.0 if of_b == 0.0 else max(abs(of_b), abs(of_c)))
 
 
 def _interpolated(

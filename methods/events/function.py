@@ -7,20 +7,31 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
+from odegrad.contracts import told
 from odegrad.errors import NonFiniteError, UsageError
 from odegrad.event import Event
 from odegrad.methods.fields.closures import leaves
 from odegrad.methods.fields.held import Held
 from odegrad.methods.solvers.dynamics import FlatField
 
+ROUNDED = 16
+"""So many units in the last place of the state are rounding errors."""
+
 
 @dataclass(frozen=True)
 class Linearised:
-    """An event function at one time and state: its value, ``g_t``, and ``g_y [d]``."""
+    """An event function at one time and ``state [d]``: its value, ``g_t``, and ``g_y [d]``."""
 
     value: float
     by_time: float
     by_state: Tensor
+    state: Tensor
+
+    @property
+    def rounding(self) -> float:
+        """How large g may be by rounding errors of the state alone; a read of the device."""
+        eps = float(torch.finfo(self.state.dtype).eps)
+        return ROUNDED * eps * float(torch.dot(self.by_state.abs(), self.state.abs()))
 
     def rate(self, f: Tensor) -> float:
         """Return ``q = g_t + g_y . f``, how fast g changes along the solution."""
@@ -69,7 +80,7 @@ class EventFunction:
         if self._wanted:
             self._refuse_closures(value, (time, state))
         by_time, by_state = _derivatives(value, time, state)
-        return Linearised(self._finite(t, float(value.detach())), float(by_time), by_state)
+        return Linearised(self._finite(t, float(value.detach())), float(by_time), by_state, y.detach())
 
     def with_derivatives(self, t: float, y: Tensor) -> tuple[Tensor, float, Tensor]:
         """Return g at ``(t, y [d])``, 0-d with the graph to ``y`` and its own parameters, ``g_t`` and ``g_y [d]``."""
@@ -77,7 +88,7 @@ class EventFunction:
         with torch.enable_grad():
             time = self.field.time(t).requires_grad_()
             state = y if y.requires_grad else y.detach().requires_grad_()
-            value = self._checked(self.event(time, self.field.layout.unflatten(state)))
+            value = self._value(time, state)
         by_time, by_state = _derivatives(value, time, state)
         return value, float(by_time), by_state
 
@@ -87,7 +98,20 @@ class EventFunction:
         with torch.inference_mode(mode=False), torch.enable_grad():
             time = self.field.time(t).requires_grad_()
             state = (y.clone() if y.is_inference() else y.detach()).requires_grad_()
-            return self._checked(self.event(time, self.field.layout.unflatten(state))), time, state
+            return self._value(time, state), time, state
+
+    def _value(self, time: Tensor, state: Tensor) -> Tensor:
+        try:
+            value = told("event_fn", "event_fn(t, y)", self.event.event_fn, time, self.field.layout.unflatten(state))
+        except RuntimeError as error:
+            # Both are leaves or views of one here, into which PyTorch lets nobody write.
+            if "used in an in-place operation" in str(error):
+                raise UsageError(
+                    "event_fn: it writes into the time or the state that it is given (an in-place operation), which "
+                    "the solver still needs; let it work on a copy, y = y.clone()"
+                ) from error
+            raise
+        return self._checked(value)
 
     def _checked(self, value: object) -> Tensor:
         if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
@@ -103,7 +127,8 @@ class EventFunction:
     def _finite(self, t: float, value: float) -> float:
         if not math.isfinite(value):
             raise NonFiniteError(
-                f"event_fn: it is {value} at t = {t:g}; bound it, or check the state for NaN or infinity there"
+                f"event_fn: it is {value} at t = {t:g}; bound it (a pole: multiply by its denominator), or check the "
+                "state for NaN or infinity there"
             )
         return value
 

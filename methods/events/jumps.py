@@ -9,13 +9,16 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from odegrad.contracts import State, VectorField
-from odegrad.errors import UnsupportedError, UsageError
+from odegrad.contracts import State, VectorField, told
+from odegrad.errors import NonFiniteError, UnsupportedError, UsageError
+from odegrad.methods.fields.interval import refuse_outside
+from odegrad.methods.fields.surroundings import outside_of_their_transforms, outside_transforms
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.times import checked_times
@@ -72,8 +75,12 @@ def _jump(name: str, time: object, reset: Reset | None) -> Jump:
     one = isinstance(time, Tensor) and time.numel() == 1 and time.is_floating_point()
     if not one and not (isinstance(time, (int, float)) and not isinstance(time, bool)):
         raise UsageError(f"{name}: expected finite times, numbers or floating-point tensors of one, got {time!r:.80}")
-    tensor = time.reshape(()) if isinstance(time, Tensor) else torch.tensor(float(time), dtype=torch.float64)  # type: ignore[arg-type]
-    at = float(tensor.detach())
+    if isinstance(time, Tensor):
+        tensor, at = time.reshape(()), float(time.detach())
+    else:
+        at = float(time)  # type: ignore[arg-type]
+        with outside_transforms():
+            tensor = torch.tensor(at, dtype=torch.float64)
     if not math.isfinite(at):
         raise UsageError(f"{name}: expected finite times, got {at!r}")
     return Jump(tensor, at, reset)
@@ -94,23 +101,29 @@ def solve_over_jumps(
         If the solver compiles its steps, or gives samples steps of their own.
     """
     refuse_unseen_jumps(solver)
+    refuse_outside(field, ts)
     times = checked_times(ts)
-    jumps = on_times_of(ts, jumps)
+    by_their_times = partial(outside_of_their_transforms, [ts, *(jump.tensor for jump in jumps)])
+    with by_their_times():
+        jumps, start = on_times_of(ts, jumps), ts[:1]
     solver = dataclasses.replace(solver, carried=StepSize())
     y, rows, k = y0, [mapped(y0, lambda part: part[None])], 1
-    start, since = ts[:1], None
+    since = None
     last = [jump.at for jump in jumps if jump.at == times[-1]]
     for jump in (*_inside(jumps, times), None):
         at = times[-1] if jump is None else jump.at
         if at != times[0]:
             stop = k + sum((t - at) * (times[1] - times[0]) <= 0 for t in times[k:])
             sides = (*([] if since is None else [since.at]), *(last if jump is None else [at]))
-            segment = torch.cat([start, ts[k:stop], *_end(jump, ts, times[stop - 1])])
+            with by_their_times():
+                segment = torch.cat([start, ts[k:stop], *_end(jump, ts, times[stop - 1])])
             ys = one(field, dataclasses.replace(solver, one_sided=sides), y, segment)
             rows.append(_rows(ys, 1, 1 + stop - k))
             y, k = mapped(ys, lambda part: part[-1]), stop
         if jump is not None:
-            y, start, since = after_jump(jump, y), jump.tensor.reshape(1), jump
+            y, since = after_jump(jump, y), jump
+            with by_their_times():
+                start = jump.tensor.reshape(1)
     joined = [torch.cat(column) for column in zip(*map(parts, rows), strict=True)]
     return joined[0] if isinstance(y0, Tensor) else tuple(joined)
 
@@ -212,12 +225,14 @@ def after_jump(jump: Jump, y: State) -> State:
     Raises
     ------
     UsageError
-        If the reset does not return a state of the same structure, shapes and type.
+        If the reset does not return a state of the same structure, shapes and type, or takes other arguments.
+    NonFiniteError
+        If it returns numbers that are not finite.
     """
     if jump.reset is None:
         return y
     # A copy, for a reset may write into it: the state before the jump may be an output.
-    after = jump.reset(jump.tensor.to(parts(y)[0]), mapped(y, Tensor.clone))
+    after = told("jumps", "reset(t, y)", jump.reset, jump.tensor.to(parts(y)[0]), mapped(y, Tensor.clone))
     same = isinstance(after, Tensor) == isinstance(y, Tensor) and isinstance(after, (Tensor, tuple, list))
     if not same or [getattr(p, "shape", None) for p in parts(after)] != [p.shape for p in parts(y)]:
         raise UsageError(
@@ -230,5 +245,11 @@ def after_jump(jump: Jump, y: State) -> State:
         raise UsageError(
             f"jumps: the reset at t = {jump.at:g} is expected to return {parts(y)[0].dtype} as it is given, got "
             f"{kinds[0] if len(kinds) == 1 else kinds}; leave out what changes the type"
+        )
+    # On a GPU this would be a wait; there the next solve finds it out.
+    if not all(bool(torch.isfinite(part.detach()).all()) for part in parts(after) if part.device.type == "cpu"):
+        raise NonFiniteError(
+            f"jumps: the reset at t = {jump.at:g} is expected to return finite numbers, got NaN or infinity; check "
+            "what it computes of the state there"
         )
     return after if isinstance(after, Tensor) else tuple(after)

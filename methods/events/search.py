@@ -1,6 +1,8 @@
 """Looking for an event along a solve: signs of g at and inside every accepted step, then its root."""
 
 import math
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,7 +10,9 @@ from torch import Tensor
 from odegrad.errors import EventError
 from odegrad.event import Event
 from odegrad.methods.events.brent import root_between
-from odegrad.methods.events.function import EventFunction
+from odegrad.methods.events.function import EventFunction, Linearised
+from odegrad.methods.events.leaps import Inside, refuse_leap
+from odegrad.methods.fields.interval import known_interval
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.ends.landing import CLOSE_ENOUGH, Dense, spacing
 
@@ -18,6 +22,16 @@ AT_START = 4 * CLOSE_ENOUGH
 
 class StartsAtEventError(Exception):
     """The event is where the solve starts; told to who has asked for it, never to the user."""
+
+
+@dataclass(frozen=True)
+class _Landing:
+    """Where a redone step has ended: g and the rate of the state ``[d]`` there, and how far the root is."""
+
+    t: float
+    at: Linearised
+    rate: Tensor
+    shift: float
 
 
 class EventSearch:
@@ -34,6 +48,12 @@ class EventSearch:
         self.dtype = field.layout.dtype
         self.last = 0.0
         """g where the search stands, with the sign that it has just behind: 0.0 where no sign is known."""
+        self.start: float | None = None
+        """The time of the start, where g is zero to rounding."""
+        self.rest: Tensor | None = None
+        """By how much the state ``[d]`` at the end is moved, so that g is zero there."""
+        self._size = 0.0
+        self._landing: _Landing | None = None
 
     def begin(self, t: float, y: Tensor, rate: Tensor, ahead: float) -> None:
         """Take the sign of g at the start, or just behind it where it is zero there.
@@ -46,17 +66,16 @@ class EventSearch:
         y = y[: self.d]
         at = self.function.linearised(t, y)
         self.last = at.value
-        eps = float(torch.finfo(self.dtype).eps)
-        rounding = AT_START * eps * float(torch.dot(at.by_state.abs(), y.abs()))
         q = at.rate(rate[: self.d])
         # A clock may stand at zero there: then rounding is that of the time in which the state changes by its size.
         speed = float(torch.linalg.vector_norm(rate[: self.d]))
         own = float(torch.linalg.vector_norm(y)) / speed if speed > 0.0 else 0.0
         # Where the solve before has landed g is rounding, of either sign: the sign just behind is that of its rate.
-        if abs(at.value) <= AT_START * spacing(max(abs(t), own), self.dtype) * abs(q) + rounding:
+        zero = AT_START * spacing(max(abs(t), own), self.dtype) * abs(q) + at.rounding
+        if abs(at.value) <= zero:
             if not self.event.first_excluded:
                 raise StartsAtEventError
-            self.last = ahead * q
+            self.start, self.last = t, math.copysign(zero, ahead * q) if q != 0.0 else 0.0
 
     def end_in(self, t: float, h: float, t_next: float, y_next: Tensor, dense: Dense) -> float | None:
         """Return the earliest event in the step ``(t, t_next]`` by its dense output, None if there is none."""
@@ -70,9 +89,12 @@ class EventSearch:
         before, last = t, self.last
         for time, value in zip(times, values, strict=True):
             if self._crosses(last, value):
-                if value == 0.0:
-                    return time
-                return root_between(lambda x: self._inside(x, t, h, dense), before, last, time, value)
+                self._size = max(abs(last), abs(value))
+                inside = Inside(self.function, partial(self._state, t=t, h=h, dense=dense))
+                root = root_between(inside.value, before, last, time, value)
+                # A sample that is zero may lie on a jump from one sign to the other.
+                refuse_leap(inside, root, (before, t_next if root.at == time else time), self._size)
+                return root.at
             # A zero that is touched and not crossed leaves the sign as it was.
             before, last = time, value or last
         self.last = last
@@ -86,16 +108,45 @@ class EventSearch:
         near = abs(at.value) <= CLOSE_ENOUGH * spacing(t, self.dtype) * abs(q)
         return near and self._crosses(self.last, math.copysign(1.0, -self.last))
 
-    def shift(self, t: float, y: Tensor, rate: Tensor) -> float:
-        """Return one step of Newton's from ``t``, where a step has landed on ``y [d]``."""
+    def shift(self, t: float, y: Tensor, rate: Tensor) -> tuple[float, float]:
+        """Return how far the root is from ``t``, where a step has landed on ``y [d]``, and |g| there.
+
+        By one step of Newton's, and by the secant from the second landing on.
+        """
+        # The dense output is of lower order than the step, so its root is off, and its rate too.
         at = self.function.linearised(t, y[: self.d])
         q = at.rate(rate[: self.d])
-        # The dense output is of lower order than the step, so its root is off: one Newton step on the landed state.
-        return -at.value / q if q != 0.0 else 0.0
+        if self._landing is not None:
+            before, value = self._landing.t, self._landing.at.value
+            # Nearer to each other their difference is one of rounding errors.
+            secant = (at.value - value) / (t - before) if abs(t - before) > 1e3 * spacing(t, self.dtype) else q
+            q = secant if 0.5 < secant / (q or math.inf) < 2.0 else q
+        shift = -at.value / q if q != 0.0 else 0.0
+        self._landing = _Landing(t, at, rate[: self.d], shift)
+        return shift, abs(at.value)
 
     def landed(self, landings: int) -> None:
-        """Note it."""
+        """Note it, and by how much the state is to be moved along f to the surface itself.
+
+        Raises
+        ------
+        EventError
+            If g is not zero there.
+        """
         self.landings = landings
+        last, self._landing = self._landing, None
+        if last is None:
+            return
+        size, near = abs(last.at.value), spacing(last.t, self.dtype)
+        if size > 0.25 * self._size and size > AT_START * near * abs(last.at.rate(last.rate)) + last.at.rounding:
+            raise EventError(
+                f"event_fn: at t = {last.t:g}, where it changes its sign, it is {last.at.value:.3g} and not zero: it "
+                "jumps, or is so steep that the error of the solve leaps over it; return a continuous function that is "
+                "zero at the event (y - 1 in place of sign(y - 1)), or tighten rtol and atol"
+            )
+        # Of the time's last digit: what follows a reset would else see it, large beside its own slower rate.
+        if abs(last.shift) <= 2 * CLOSE_ENOUGH * near:
+            self.rest = last.shift * last.rate
 
     def ends_without(self) -> bool:
         """Note that there is none up to the limit, and return whether the solve ends there all the same."""
@@ -105,11 +156,16 @@ class EventSearch:
     def missed(self, t: float, attempts: int | None) -> EventError:
         """Return what to raise where the solve does not reach an event."""
         kind = {-1: "falls through", 0: "crosses", 1: "rises through"}[self.event.direction]
+        behind = "" if self.start is None else f" behind t = {self.start:g} (where the solve starts on it)"
         if attempts is None:
-            return EventError(f"event_fn: it {kind} zero nowhere up to t_max = {t:g}; raise t_max, or check its sign")
+            known = known_interval(self.function.field.field)
+            limit, way_out = f"t_max = {t:g}", "raise t_max"
+            if known is not None and t in known:
+                limit, way_out = f"t = {t:g}, the end of the path that drives the field", "give the path more"
+            return EventError(f"event_fn: it {kind} zero nowhere{behind} up to {limit}; {way_out}, or check its sign")
         return EventError(
-            f"event_fn: it {kind} zero nowhere in {attempts} attempted steps, which reach t = {t:g}; give t_max where "
-            "there may be no event, or raise max_steps"
+            f"event_fn: it {kind} zero nowhere{behind} in {attempts} attempted steps, which reach t = {t:g}; give "
+            "t_max where there may be no event, or raise max_steps"
         )
 
     def _crosses(self, before: float, value: float) -> bool:
@@ -117,5 +173,5 @@ class EventSearch:
             return False
         return self.event.direction in (0, -int(math.copysign(1, before)))
 
-    def _inside(self, time: float, t: float, h: float, dense: Dense) -> float:
-        return self.function.values([time], dense([(time - t) / h])[:, : self.d])[0]
+    def _state(self, time: float, *, t: float, h: float, dense: Dense) -> Tensor:
+        return dense([(time - t) / h])[0, : self.d]

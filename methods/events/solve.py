@@ -81,7 +81,8 @@ def cannot_end_at_events(solver: Solver) -> str | None:
     if solver.per_sample:
         return "samples with steps of their own would end each at a time of its own; use batch = 'joint'"
     if not solver.has_dense_output:
-        return "it has no dense output, by which events inside of a step are found; use dopri5, tsit5, bosh3 or rk4"
+        others = "kencarp4, kvaerno5 or kencarp4_imex" if solver.implicit else "dopri5, tsit5, bosh3 or rk4"
+        return f"it has no dense output, by which events inside of a step are found; use {others}"
     if not solver.adaptive and solver.step_size is None:
         return "its steps are fixed and their size is not known where the end is not; give step_size"
     return None
@@ -124,6 +125,14 @@ def solve_to_event(
         # The event is at the start: the solve has no step, and time and state are the start's own.
         times[1], y = time.start, start
     end = times[1]
+    if search.found and search.start is not None and at_once(search.start, end, field.layout.dtype):
+        raise EventError(
+            f"event_fn: its zeros accumulate at t = {end:g} (Zeno's paradox): the solve starts at one, and the next is "
+            f"within {CLOSE_ENOUGH} units in the last place, so the time does not go on; end the solve there, or let "
+            "the state rest on the surface from there on"
+        )
+    if search.rest is not None:
+        y = y + search.rest
     of_function = search.found and any(x.requires_grad for x in search.function.trained)
     wanted = wanted and (y.requires_grad or of_function)
     if not search.found:
@@ -156,10 +165,16 @@ def accumulates(start: float, end: float, before: int, dtype: torch.dtype) -> in
     EventError
         If they are too many: the events accumulate, and the time does not go on (Zeno's paradox).
     """
-    count = before + 1 if abs(end - start) <= CLOSE_ENOUGH * spacing(start, dtype) else 0
+    count = before + 1 if at_once(start, end, dtype) else 0
     if count >= MAX_AT_ONCE:
         raise EventError(
             f"event_fn: {count} events in a row came within {CLOSE_ENOUGH} units in the last place of t = {end:g}: "
-            "they accumulate, and the time does not go on; end the solve there, or let the reset leave the surface"
+            "they accumulate (Zeno's paradox), and the time does not go on; end the solve there, or let the reset "
+            "leave the surface"
         )
     return count
+
+
+def at_once(start: float, end: float, dtype: torch.dtype) -> bool:
+    """Return whether two times are one to rounding."""
+    return abs(end - start) <= CLOSE_ENOUGH * spacing(max(abs(start), abs(end)), dtype)

@@ -12,6 +12,7 @@ from odegrad.contracts import Ending, EndsAtEvents, State
 from odegrad.errors import UsageError
 from odegrad.event import Event
 from odegrad.methods.events.jumps import Jump, after_jump, in_order, on_times_of, refuse_unseen_jumps
+from odegrad.methods.fields.interval import ends_within
 from odegrad.methods.solvers.control import StepSize
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import mapped, parts
@@ -43,6 +44,7 @@ def until_over_jumps(
     if not jumps:
         return method.until(field, solver, y0, t0, event, reverse=reverse)
     refuse_unseen_jumps(solver)
+    event = ends_within(event, field, t0, reverse=reverse)
     solver = dataclasses.replace(solver, carried=StepSize())
     ahead = -1.0 if reverse else 1.0
     y, start, since = y0, t0.reshape(()), None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from odegrad.contracts import refuse_arity
 from odegrad.errors import UnsupportedError
 from odegrad.states import Layout
 
@@ -32,6 +33,8 @@ class StepCallbacks:
         ------
         UnsupportedError
             If it has one of a backward solve.
+        UsageError
+            If one is no function of three arguments.
         """
         # Looked for on the class and the instance, since a module searches long for an attribute that it does not have.
         own = getattr(field, "__dict__", {})
@@ -45,6 +48,7 @@ class StepCallbacks:
                 )
             if name in own or hasattr(type(field), name):
                 found[name] = getattr(field, name)
+                refuse_arity(f"field: {name}", f"{name}(t, y, h)", found[name], 3)
         return cls(found, layout) if found else None
 
     def attempted(self, t: float, y: Tensor, h: float) -> None:

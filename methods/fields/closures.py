@@ -47,6 +47,18 @@ def _accumulating(outputs: Iterable[Tensor], seen: set[object]) -> list[Any]:
     return found
 
 
+def reached(output: Tensor, named: Sequence[Tensor]) -> set[int]:
+    """Return the ids of those of ``named``, none of them a leaf, that the graph of ``output`` reaches."""
+    seen: set[object] = {None, output.grad_fn}
+    stack: list[Any] = [output.grad_fn]
+    while stack:
+        for node, _ in stack.pop().next_functions:
+            if node not in seen:
+                seen.add(node)
+                stack.append(node)
+    return {id(x) for x in named if x.grad_fn in seen}
+
+
 class Known:
     """The tensors that the graph of an f call may reach: ``trained``, beside the call's own time and state."""
 

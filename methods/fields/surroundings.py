@@ -1,6 +1,6 @@
 """What surrounds the calls of a field: autocast, which a solver's own arithmetic is not under, kernels, transforms."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -65,6 +65,15 @@ def inside_derivative() -> bool:
 def outside_transforms() -> AbstractContextManager[object]:
     """Make tensors inside that no transform wraps: they may outlive it."""
     return temporarily_clear_interpreter_stack() if inside_transform() else nullcontext()
+
+
+def outside_of_their_transforms(tensors: Iterable[Tensor]) -> AbstractContextManager[object]:
+    """Let operations on ``tensors`` be done outside of transforms, if none of these is what one is of.
+
+    A transform takes all that is computed inside of it for its own, numbers too on which nothing depends.
+    """
+    wrapped = any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
+    return nullcontext() if wrapped else outside_transforms()
 
 
 def with_second_derivatives() -> AbstractContextManager[None]:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from odegrad.contracts import Peer, Solver, StateT, Traits, VectorField
+from odegrad.methods.fields.interval import refuse_outside
 from odegrad.methods.gradients.adjoint import Adjoint
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.peers.mapping import PeerMapping
@@ -53,6 +54,7 @@ class PeerMethod(abc.ABC):
         SolverError
             If the library has given the solve up.
         """
+        refuse_outside(field, ts)
         return self.solved(field, solver, y0, ts)
 
     @abc.abstractmethod

@@ -7,7 +7,8 @@ import torchdiffeq
 from torch import Tensor, nn
 
 from odegrad.contracts import GradientMethod, State
-from odegrad.errors import SolverError, UnsupportedError
+from odegrad.errors import SolverError, UnsupportedError, UsageError
+from odegrad.methods.fields.interval import refuse_outside
 from odegrad.methods.gradients.adjoint import Adjoint
 from odegrad.methods.gradients.adjoint_seminorm import AdjointSeminorm
 from odegrad.methods.gradients.naive import Naive
@@ -39,6 +40,8 @@ def solve_as_torchdiffeq(
     ------
     UnsupportedError
         If ``gradient`` is neither naive backprop nor an adjoint method, or a tap watches.
+    UsageError
+        If the times leave what the field is known in, or the parameters of a function are not known.
     SolverError
         If the solver gives up.
     """
@@ -46,6 +49,13 @@ def solve_as_torchdiffeq(
         raise UnsupportedError(
             f"method: {method} is torchdiffeq's own and takes no single steps, on which {gradient.traits.name} stands; "
             "take gradient naive or adjoint without a tap, or a solver of this package such as dopri5 or kencarp4"
+        )
+    refuse_outside(func, t)
+    if isinstance(gradient, Adjoint) and not isinstance(func, nn.Module):
+        raise UsageError(
+            f"func: expected an nn.Module, a method of one, or adjoint_params beside it with method {method} under the "
+            f"adjoint method, got {getattr(func, '__name__', type(func).__name__)}; give adjoint_params=(), or the "
+            "tensors that it depends on"
         )
     told = {"method": method, "rtol": rtol, "atol": atol, "options": dict(options) if options else None}
     try:

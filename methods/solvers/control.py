@@ -103,11 +103,20 @@ class Controller:
         Raises
         ------
         NonFiniteError
-            If ``y`` or ``f0`` is not finite.
+            If ``y`` or ``f0`` is not finite, or its norm is not.
         """
         scale = self._scale(dynamics, y.abs())
         d0, d1 = torch.stack([dynamics.norm(y / scale), dynamics.norm(f0 / scale)]).tolist()
+        if not (math.isfinite(d0) and math.isfinite(d1)) and y.dtype != torch.float64:
+            # Of numbers that are finite the squares need not be: a rate of 1e12 in units of 1e-8 has none in float32.
+            wide = (x.double() / scale.double() for x in (y, f0))
+            d0, d1 = (float(dynamics.norm(x)) for x in wide)
         if not (math.isfinite(d0) and math.isfinite(d1)):
+            if bool(torch.isfinite(y).all()) and bool(torch.isfinite(f0).all()):
+                raise NonFiniteError(
+                    f"norm: expected a finite number of a finite state, got {d0:g} of y0 and {d1:g} of f(t0, y0) in "
+                    f"units of the tolerances, at t = {t:g}; mend the function in options, or leave it out"
+                )
             raise NonFiniteError(
                 f"field: {'y0' if not math.isfinite(d0) else 'f(t0, y0)'} is not finite at t = {t:g}, before the first "
                 "step; check the parameters and the initial state for NaN or infinity"

@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from operator import is_
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from odegrad.contracts import HALVES, State, VectorField
+from odegrad.contracts import HALVES, State, VectorField, refuse_arity
 from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.fields.buffers import buffers_as_they_were
 from odegrad.methods.fields.callbacks import StepCallbacks
@@ -19,6 +19,7 @@ from odegrad.methods.fields.draws import Draws, torch_sources
 from odegrad.methods.fields.held import Held
 from odegrad.methods.fields.memory import refuse_memory
 from odegrad.methods.fields.passing import PassesCalls
+from odegrad.methods.fields.precision import LowField, Precision
 from odegrad.methods.fields.surroundings import Autocast, with_second_derivatives
 from odegrad.states import Layout, mapped, sent_to
 
@@ -34,6 +35,12 @@ WRITES = (
 )
 """Why a field is refused that changes its input."""
 
+
+NEW_DRAWS = (
+    "field: it draws random numbers in the backward pass and drew none in the forward pass, so the gradient is that of "
+    "another field; let it draw at every call, or before the solve"
+)
+"""Why such a field is refused."""
 
 Tolerances = tuple[Tensor, Tensor]
 """``rtol`` and ``atol`` for each number of what is solved, ``[d]``."""
@@ -96,6 +103,8 @@ class FlatField:
         self.kept: dict[object, object] = {}
         """What is made once for the solve: compiled steps, the form of Jacobians."""
         self.autocast = Autocast.now(layout.device.type)
+        self.low: LowField | None = None
+        """What calls the field in a low type; None where it computes in the state's."""
         self.differentiated_twice = False
         """Whether a call's pull-back is differentiated again."""
         self.held = Held(field) if isinstance(field, nn.Module) else None
@@ -117,6 +126,21 @@ class FlatField:
         """How many nodes there were before the last call."""
         self.replay: Replay | None = None
         """The replay of steps that is under way."""
+
+    def in_precision(self, precision: Precision) -> Self:
+        """Let every call compute in ``precision``, whatever autocast the caller stands under; return this field.
+
+        Raises
+        ------
+        UsageError
+            If the field is no ``nn.Module``, or the state is neither float32 nor float64.
+        """
+        if precision:
+            # The calls stand where the solver does, outside of autocast, in replays too.
+            self.autocast = None
+            self.low = LowField(self._of_field, self.field, self.held, precision, self.layout.dtype)
+            self._of_field = self.low
+        return self
 
     def refuse_closures_at_first_call(self, trained: Sequence[Tensor]) -> None:
         """Let the next ``write`` check that the field depends on no trained tensor beside ``trained``."""
@@ -254,6 +278,9 @@ class FlatField:
             if "being modified inplace" in str(error) or "used in an in-place operation" in str(error):
                 raise UsageError(WRITES) from error
             raise
+        except TypeError:
+            refuse_arity("field", "field(t, y)", self._of_field, 2)
+            raise
         if version is not None and first._version != version:
             raise UsageError(WRITES)
         return dy
@@ -339,12 +366,12 @@ class FlatField:
             yield
             return
         before = Draws.now(self.sources)
-        yield
-        if before.has_moved():
-            raise UsageError(
-                "field: it draws random numbers in the backward pass and drew none in the forward pass, so the "
-                "gradient is that of another field; let it draw at every call, or before the solve"
-            )
+        try:
+            yield
+        finally:
+            # Before any other error: it may come of the draws.
+            if before.has_moved():
+                raise UsageError(NEW_DRAWS)
 
     def prepare(self, times: Sequence[float]) -> None:
         """Need nothing before a step."""
@@ -442,6 +469,6 @@ def trained_parameters(field: VectorField) -> tuple[nn.Parameter, ...]:
     if not isinstance(field, nn.Module):
         raise UsageError(
             f"field: expected an nn.Module whose parameters() are all that it depends on, got {type(field).__name__}; "
-            "wrap the function in an nn.Module that holds its parameters"
+            "wrap the function in an nn.Module that holds its parameters, or give adjoint_params to odeint"
         )
     return tuple(p for p in field.parameters() if p.requires_grad)

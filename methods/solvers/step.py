@@ -71,18 +71,18 @@ class StageBuffer:
         self.k = like.new_empty((tableau.stages, like.numel()))
         self.chained = like.device.type == "cpu" and like.numel() > CHAIN_ABOVE
         self.weights = Weights.of(tableau, like.dtype, like.device)
-        self._rows = (*tableau.a[1:], tableau.b)
+        self.numbers = (*tableau.a[1:], tableau.b)
+        """The weights of every row, which the host knows."""
 
     def combine(self, y: Tensor, row: int, h: float) -> Tensor:
         """Return ``y + h sum_j w_j k_j [d]``; ``row`` i is the input of stage i + 1, the last one the new state."""
-        weights = self.weights.rows[row]
         # One operator while operators are what costs; for large states the chain, which passes over stages without
         # weight. The size alone decides, so every method rounds alike.
         if not self.chained:
-            return torch.addmv(y, self.k[: len(weights)].t(), weights, alpha=h)
+            return torch.addmv(y, self.k[: len(self.numbers[row])].t(), self.weights.rows[row], alpha=h)
         out = None
         for j in self.weights.used[row]:
-            step = h * self._rows[row][j]
+            step = h * self.numbers[row][j]
             out = torch.add(y, self.k[j], alpha=step) if out is None else out.add_(self.k[j], alpha=step)
         return y.clone() if out is None else out
 
@@ -238,11 +238,15 @@ class GraphStages:
         self.ks = [self.ks[-1], *([None] * (len(self.ks) - 1))]
 
 
-class _WeightsContext(Protocol):
+class WeightsContext(Protocol):
+    """What a combination of stages keeps."""
+
     weights: Tensor
+    h: Tensor
+    """Of rows that have a size each, ``[rows, 1]``."""
 
 
-class _KnownValue(torch.autograd.Function):
+class KnownValue(torch.autograd.Function):
     """A combination of stages whose value is already known: only the pull-back is left to do, or the push forward."""
 
     generate_vmap_rule = True
@@ -259,41 +263,42 @@ class _KnownValue(torch.autograd.Function):
         return known
 
     @staticmethod
-    def forward(value: Tensor, weights: Tensor, y: Tensor, *ks: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(value: Tensor, *known: Tensor) -> Tensor:  # noqa: ARG004
+        """Return the value."""
         return value
 
     @staticmethod
-    def setup_context(ctx: _WeightsContext, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
-        # Apart from the forward, as transforms of torch.func want it.
+    def setup_context(ctx: WeightsContext, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        """Keep the weights, apart from the forward, as transforms of torch.func want it."""
         ctx.weights = inputs[1]
 
 
-class _Combination(_KnownValue):
+class _Combination(KnownValue):
     """``y + sum_j w_j k_j``."""
 
     @staticmethod
-    def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         # One product for all stages, whose rows autograd takes as they are.
         return None, None, grad, *torch.outer(ctx.weights, grad).unbind(0)
 
     @staticmethod
-    def jvp(ctx: _WeightsContext, *tangents: Tensor | None) -> Tensor | None:
+    def jvp(ctx: WeightsContext, *tangents: Tensor | None) -> Tensor | None:
         _, _, of_y, *of_ks = tangents
         terms = [weight * k for weight, k in zip(ctx.weights, of_ks, strict=True) if k is not None]
         return sum(terms, of_y) if of_y is not None else sum(terms[1:], terms[0])
 
 
-class _DenseOutput(_KnownValue):
+class _DenseOutput(KnownValue):
     """``y + sum_i w_mi k_i`` for rows m."""
 
     @staticmethod
-    def backward(ctx: _WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         return None, None, grad.sum(0), *(ctx.weights.t() @ grad).unbind(0)
 
     @staticmethod
-    def jvp(ctx: _WeightsContext, *tangents: Tensor | None) -> Tensor:
+    def jvp(ctx: WeightsContext, *tangents: Tensor | None) -> Tensor:
         _, _, of_y, *of_ks = tangents
         terms = [torch.outer(w, k) for w, k in zip(ctx.weights.t(), of_ks, strict=True) if k is not None]
         return sum(terms) if of_y is None else sum(terms, of_y.expand(len(ctx.weights), -1))  # type: ignore[return-value]

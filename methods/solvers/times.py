@@ -10,6 +10,9 @@ from odegrad.errors import UsageError
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.opaque import Context, without_derivative
 
+NO_SECOND = "detach the times where a second derivative by the state or parameters is wanted, or take differences"
+"""What has a second derivative in the place of times, with any gradient method."""
+
 
 def checked_times(ts: object) -> list[float]:
     """Return the output times ``[K]`` as floats.
@@ -80,5 +83,7 @@ class _MovesWithTime(torch.autograd.Function):
         y, t, f = ctx.saved_tensors
         (grad,) = grads
         of_time = (grad.detach() * f).sum(1).to(t.dtype)
-        (opaque,) = without_derivative([of_time], [y, t, grad], "the gradient with respect to the output times")
+        (opaque,) = without_derivative(
+            [of_time], [y, t, grad], "the gradient by output times and times of jumps", NO_SECOND
+        )
         return grad, opaque, None

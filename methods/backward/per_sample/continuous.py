@@ -91,6 +91,7 @@ class BackwardRowsNode(RowsNode):
             a = a.index_copy(0, place, dynamics.costate(x))
             if isinstance(state, Tensor):
                 self.arrive(k - 1, samples, x[:, : self.field.rows.n], kept)
+        dynamics.finish()
         self.arrived(kept)
         return a * scale + grads[0], dynamics.total
 

@@ -183,6 +183,18 @@ def bytes_of_graph(steps: StepCounts, sizes: Sizes, rounds: RowCounts) -> Bytes:
     return Bytes(saved, saved + pullback_peak(steps, sizes))
 
 
+def _gathered(back: Sequence[RowCounts], weights: int) -> int:
+    """Return the calls that pull accepted rows to the parameters, ``weights`` times each; see ``RowCostate``."""
+    calls = waiting = most = 0
+    for each in back:
+        most = max(most, len(each.attempted))
+        for rows in itertools.chain.from_iterable([accepted] * weights for accepted in each.accepting):
+            if waiting and waiting + rows > most:
+                calls, waiting = calls + 1, 0
+            waiting += rows
+    return calls + (waiting > 0)
+
+
 def _unit(steps: StepCounts, sizes: Sizes) -> int:
     """Return the bytes of the unit matrix that a field's Jacobians are formed by; 0 of explicit steps."""
     return sizes.row_bytes**2 // sizes.item_bytes if steps.implicit else 0
@@ -195,7 +207,7 @@ def solved_back_calls(steps: StepCounts, backward_stages: int, weights: int) -> 
     """
     forward = steps.rounds_forward
     back = steps.rounds_backward
-    calls = sum(each.calls(backward_stages) + weights * each.accepting_rounds for each in back)
+    calls = sum(each.calls(backward_stages) for each in back) + _gathered(back, weights)
     rows = sum(each.rows(backward_stages) + weights * sum(each.steps) for each in back)
     solved = [_solved(steps, each) for each in forward]
     return Calls(

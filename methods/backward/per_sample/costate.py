@@ -2,7 +2,9 @@
 
 A round's pull-backs give each row its own ``f_y^T a``; a parameter's gradient they would give summed over rows, before
 it is known which rows are accepted, and per row it would be ``rows p`` numbers. So the stages leave the parameters out,
-and behind a round the accepted rows alone are pulled back to them once more, with the weights of their steps.
+and the accepted rows alone are pulled back to them once more, with the weights of their steps. Nothing waits for that,
+so rows of several stages and rounds go in one call, as many as the solve has samples: a call of few rows costs more for
+each.
 """
 
 from collections.abc import Sequence
@@ -48,12 +50,16 @@ class RowCostate:
         self.tableau = tableau
         self.trajectory: RowTrajectory | None = None
         self.total = [torch.zeros_like(p) for p in self.parameters]
+        self.most = 0
+        """The most rows of a call that is pulled back to the parameters: those of the widest solve until now."""
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
         self._states: Tensor | None = None
         self._inputs: list[Tensor | None] = [None] * tableau.stages
 
     def start(self, y: Tensor | RowTrajectory, a: Tensor, samples: HostIntegers, times: HostFloats) -> Tensor:
         """Return ``x [m, 2n]`` of ``samples`` at ``times [m]`` from the costates, and states or their trajectory."""
         self.trajectory = None if isinstance(y, Tensor) else y
+        self.most = max(self.most, len(a))
         return torch.cat([y if isinstance(y, Tensor) else y.at(samples, times[None])[0], a], dim=1)
 
     def prepare(self, samples: HostIntegers, times: HostFloats) -> None:
@@ -90,7 +96,7 @@ class RowCostate:
         )
 
     def collect(self, seen: AcceptedRows, samples: HostIntegers, scale: Tensor) -> None:  # noqa: ARG002
-        """Add accepted steps: ``g -= sum_i h_i sum_j b_j f_theta^T a_ij``; one call and product for each weight.
+        """Add accepted steps: ``g -= sum_i h_i sum_j b_j f_theta^T a_ij``; a row for each weight.
 
         ``samples [a]`` are the steps', and ``scale [a, 1]`` what their costates are in units of.
         """
@@ -105,7 +111,17 @@ class RowCostate:
                 self.pull_to_parameters(times[j], y, a * h * -b)
 
     def pull_to_parameters(self, t: Tensor, y: Tensor, a: Tensor) -> None:
-        """Add ``f_theta^T a``, summed over rows, at ``(t [rows], y [rows, n])``: one call and one product."""
+        """Add ``f_theta^T a``, summed over rows, at ``(t [rows], y [rows, n])``, now or with rows that come."""
+        if self._waiting and sum(len(rows) for rows, *_ in self._waiting) + len(t) > self.most:
+            self.finish()
+        self._waiting.append((t, y, a))
+
+    def finish(self) -> None:
+        """Pull back what waits: one call and one product."""
+        if not self._waiting:
+            return
+        t, y, a = (torch.cat(x) if len(x) > 1 else x[0] for x in zip(*self._waiting, strict=True))
+        self._waiting = []
         with torch.enable_grad():
             dy = self.field.at(t, y.detach())
         if dy.requires_grad and self.parameters:

@@ -33,13 +33,20 @@ class NodeRows:
 
     def fill(self, seen: AcceptedRows) -> None:
         """Fill the nodes inside the steps; those at outputs come from the outputs, at the end."""
-        table, towards, samples = self.times.table, seen.towards, seen.samples
+        for ahead in range(int(seen.inside.before(1.0, len(seen.samples)).max()) + 1):
+            self._fill(seen, seen.towards + ahead)
+
+    def _fill(self, seen: AcceptedRows, towards: HostIntegers) -> None:
+        """Fill the nodes of the intervals that end at the outputs ``towards [a]``; none where there is no interval."""
+        table, samples = self.times.table, seen.samples
+        there = towards <= self.times.last[samples]
+        towards = np.minimum(towards, self.times.last[samples])
         start, end = table[samples, towards - 1], table[samples, towards]
         nodes = start[:, None] + (end - start)[:, None] * self.unit.times[None]
         theta = (nodes - seen.steps.t[:, None]) / seen.steps.h[:, None]
         # Half open, so that a node at the joint of two steps is in one of them.
-        landed = (seen.outputs >= 0)[:, None]
-        rows, node = np.nonzero((theta >= 0.0) & ((theta < 1.0) | (landed & (theta < 1.0 + 1e-9))))
+        landed = (seen.outputs == towards)[:, None]
+        rows, node = np.nonzero(there[:, None] & (theta >= 0.0) & ((theta < 1.0) | (landed & (theta < 1.0 + 1e-9))))
         if not len(rows):
             return
         pieces = seen.polynomial().index_select(1, at(rows, seen.x))
@@ -101,9 +108,9 @@ class HeldRounds:
             pieces = seen.polynomial()
             powers = on_device(np.float64(0.5) ** np.arange(len(pieces)), seen.x)[:, None, None]
             middle = seen.steps.t + 0.5 * seen.steps.h
-            self.kept.append((seen.samples, seen.towards, middle, (pieces * powers).sum(0)))
+            self.kept.append((seen.samples, seen.intervals(0.5), middle, (pieces * powers).sum(0)))
         else:
-            self.kept.append((seen.samples, seen.towards, seen.steps.t_next, seen.ends()))
+            self.kept.append((seen.samples, seen.intervals(1.0), seen.steps.t_next, seen.ends()))
         if len(self.kept) > HELD_ROUNDS:
             del self.kept[::2]
             self._stride *= 2

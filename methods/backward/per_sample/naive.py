@@ -1,15 +1,17 @@
 """Naive backprop where samples have steps of their own: solve without a graph, then go through the ranks with one."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from odegrad.methods.backward.per_sample.entry import on_device
 from odegrad.methods.backward.per_sample.node import at, walked
 from odegrad.methods.solvers.dynamics import trained_parameters
-from odegrad.methods.solvers.per_sample.ledger import Ledger, Rank
+from odegrad.methods.solvers.per_sample.ledger import Ledger
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.steppers import graph_row_stepper
 from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
@@ -35,14 +37,20 @@ def solved_with_graph(field: RowField, solver: OneStepSolver, y0: Tensor, times:
             # The pull-back through implicit steps calls the field again.
             field.held.settle(trained_parameters(field.field))
     ends: list[Tensor] = []
-    ended: list[Rank] = []
+    reached: list[_Reached] = []
     for rank in ranks:
-        end, x = stepper.step(rank.samples, rank.steps, x, rank.going_on)
-        if len(rank.ended[0]):
-            ends.append(end[:, : y0.shape[1]])
-            ended.append(rank)
+        taken = stepper.step(rank.samples, rank.steps, x, rank.going_on, rank.inside)
+        x = taken.onward
+        if taken.read is not None:
+            rows = rank.inside.rows
+            ends.append(taken.read)
+            reached.append(_Reached(rank.inside.outputs, rank.samples[rows], np.arange(len(rows)), len(rows)))
+        rows, outputs = rank.ended
+        if len(rows):
+            ends.append(taken.end[:, : y0.shape[1]])
+            reached.append(_Reached(outputs, rank.samples[rows], rows, len(rank.samples)))
     places, of = times.repeats()
-    out: Tensor = _Outputs.apply(ys, places, of, ended, y0, *ends)  # type: ignore[no-untyped-call]
+    out: Tensor = _Outputs.apply(ys, places, of, reached, y0, *ends)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -65,10 +73,20 @@ class _Ordered(torch.autograd.Function):
         return grad.new_zeros((ctx.batch, grad.shape[1])).index_add(0, at(ctx.samples, grad), grad), None
 
 
+@dataclass(frozen=True)
+class _Reached:
+    """Which outputs of which samples are which of ``count`` rows."""
+
+    outputs: HostIntegers
+    samples: HostIntegers
+    rows: HostIntegers
+    count: int
+
+
 class _OutputsContext(Protocol):
     places: HostIntegers
     of: HostIntegers
-    ended: Sequence[Rank]
+    reached: Sequence[_Reached]
 
 
 class _Outputs(torch.autograd.Function):
@@ -80,10 +98,10 @@ class _Outputs(torch.autograd.Function):
         ys: Tensor,
         places: HostIntegers,
         of: HostIntegers,
-        ended: Sequence[Rank],
+        reached: Sequence[_Reached],
         *ends: Tensor,  # noqa: ARG004
     ) -> Tensor:
-        ctx.places, ctx.of, ctx.ended = places, of, ended
+        ctx.places, ctx.of, ctx.reached = places, of, reached
         return ys
 
     @staticmethod
@@ -94,11 +112,10 @@ class _Outputs(torch.autograd.Function):
         if len(ctx.places):
             flat = flat.index_add(0, at(ctx.of, flat), flat.index_select(0, at(ctx.places, flat)))
         of_ends = []
-        for rank in ctx.ended:
-            rows, outputs = rank.ended
-            own = flat.index_select(0, at(outputs * batch + rank.samples[rows], flat))
-            if len(rows) == len(rank.samples):
+        for each in ctx.reached:
+            own = flat.index_select(0, at(each.outputs * batch + each.samples, flat))
+            if len(each.rows) == each.count:
                 of_ends.append(own)
             else:
-                of_ends.append(flat.new_zeros((len(rank.samples), n)).index_add(0, at(rows, flat), own))
+                of_ends.append(flat.new_zeros((each.count, n)).index_add(0, at(each.rows, flat), own))
         return None, None, None, None, grad[0], *of_ends

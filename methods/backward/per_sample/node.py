@@ -180,6 +180,12 @@ class StartKeepingNode(RecordedNode):
         return ys, (y0, *keeping.pieces)
 
 
+def of_outputs_inside(rank: Rank, grads: Tensor) -> Tensor:
+    """Return the cotangents ``[m, n]`` of the outputs inside of a rank's steps, of ``grads [K, batch, n]``."""
+    places = rank.inside.outputs * grads.shape[1] + rank.samples[rank.inside.rows]
+    return grads.reshape(-1, grads.shape[-1]).index_select(0, at(places, grads))
+
+
 def with_outputs(a: Tensor, rank: Rank, grads: Tensor) -> Tensor:
     """Return the cotangents ``a [w, n]`` of the ends of a rank's steps with those of the outputs there added."""
     rows, outputs = rank.ended

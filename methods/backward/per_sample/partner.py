@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.backward.node import Gradients
-from odegrad.methods.backward.per_sample.node import StartKeepingNode, Starts, at, with_outputs
+from odegrad.methods.backward.per_sample.node import StartKeepingNode, Starts, at, of_outputs_inside, with_outputs
 from odegrad.methods.backward.products import add_to
 from odegrad.methods.solvers.per_sample.ledger import Rank
 from odegrad.methods.solvers.per_sample.stages import RowStages
@@ -21,15 +21,18 @@ class PartnerRowsNode(StartKeepingNode):
         total = [torch.zeros_like(p) for p in self.parameters]
         for rank in ranks.backwards():
             w = len(rank.samples)
-            a[:w] = self._rank_back(starts.of(rank), rank, with_outputs(a[:w], rank, grads), total)
+            a[:w] = self._rank_back(starts.of(rank), rank, with_outputs(a[:w], rank, grads), grads, total)
         return grads[0].index_add(0, at(ranks.samples, a), a), total
 
-    def _rank_back(self, y: Tensor, rank: Rank, a: Tensor, total: list[Tensor]) -> Tensor:
-        """Return the cotangents ``[w, n]`` of the steps' first states; add to ``total`` the parameters' part."""
+    def _rank_back(self, y: Tensor, rank: Rank, a: Tensor, grads: Tensor, total: list[Tensor]) -> Tensor:
+        """Return the cotangents ``[w, n]`` of the steps' first states; add to ``total`` the parameters' part.
+
+        ``grads [K, batch, n]`` are those of the outputs, of which some may be inside of the steps.
+        """
         tableau = self.solver.tableau
         stages = RowStages(tableau, y)
-        # The last stage, at the new state, has no weight in the step.
-        count = tableau.evaluations
+        # The last stage, at the new state, has no weight in the step; what is read inside needs it.
+        count = tableau.stages if len(rank.inside) else tableau.evaluations
         times, h = rank.steps.sent(tableau, y)
         stages.set_sizes(h, rank.steps.h)
         inputs = [y]
@@ -37,9 +40,15 @@ class PartnerRowsNode(StartKeepingNode):
             self.field.write_rows(times[i - 1], inputs[-1], stages.k[i - 1])
             inputs.append(stages.combine(y, i - 1))
         weights, scaled = stages.buffer.weights, a * h
+        pushed = [scaled * b for b in tableau.b[:count]]
+        if len(rank.inside):
+            read, rows = of_outputs_inside(rank, grads), at(rank.inside.rows, y)
+            of_stages = zip(pushed, stages.dense_weights(rank.inside), strict=True)
+            pushed = [cotangent.index_add(0, rows, read * weight) for cotangent, weight in of_stages]
+            a = a.index_add(0, rows, read)
         pulled = y.new_zeros((count, *y.shape))
         for i in range(count - 1, -1, -1):
-            cotangent = scaled * tableau.b[i]
+            cotangent = pushed[i]
             if i + 1 < count:
                 column = weights.columns[i][: count - i - 1]
                 later = torch.mv(pulled[i + 1 :].reshape(len(column), -1).t(), column).view_as(y)

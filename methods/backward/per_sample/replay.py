@@ -16,6 +16,7 @@ from odegrad.methods.backward.per_sample.node import (
     Starts,
     at,
     gather,
+    of_outputs_inside,
     walked,
     with_outputs,
 )
@@ -47,7 +48,11 @@ class RankPullback:
             for j in range(first, stop):
                 rank = ranks[j]
                 going_on = rank.going_on if j + 1 < stop else 0
-                end, z = stepper.step(rank.samples, rank.steps, z, going_on)
+                taken = stepper.step(rank.samples, rank.steps, z, going_on, rank.inside)
+                end, z = taken.end, taken.onward
+                if taken.read is not None:
+                    ends.append(taken.read)
+                    of_ends.append(of_outputs_inside(rank, self.grads))
                 behind = a[: len(end)]
                 if going_on:
                     # Rows that go on get their cotangent by the graph from the next rank; only those that end here get
@@ -86,7 +91,7 @@ class _SinceOutput:
     def begins_block(self, seen: AcceptedRows, before: HostIntegers) -> Truths:  # noqa: ARG002
         """Return which of the accepted steps begin a block, ``[a]``."""
         since = self.since[seen.samples]
-        self.since[seen.samples] = np.where(seen.outputs >= 0, 0, since + 1)
+        self.since[seen.samples] = np.where(seen.reaching, 0, since + 1)
         return np.asarray(since == 0 if self.size is None else since % self.size == 0)
 
 

@@ -35,12 +35,21 @@ class EndSearch(Protocol):
         """Return whether a limit ``t`` without an end before it is the end itself, to rounding."""
         ...
 
-    def shift(self, t: float, y: Tensor, rate: Tensor) -> float:
-        """Return how far the end is from ``t``, where a step has landed on ``y [d]``; ``rate`` is f there."""
+    def shift(self, t: float, y: Tensor, rate: Tensor) -> tuple[float, float]:
+        """Return how far the end is from ``t``, where a step has landed on ``y [d]``; ``rate`` is f there.
+
+        And the size of what is zero at the end.
+        """
         ...
 
     def landed(self, landings: int) -> None:
-        """Hear how often the last step was redone."""
+        """Hear how often the last step was redone, up to where ``shift`` was asked last.
+
+        Raises
+        ------
+        EventError
+            If the end is not there.
+        """
         ...
 
     def ends_without(self) -> bool:
@@ -107,20 +116,33 @@ def landed(
         end = t_next
     if end is None:
         return None
-    bounds = sorted((math.nextafter(t, t_next), t_next))
+    low, high = bounds = sorted((math.nextafter(t, t_next), t_next))
     landings, size = 0, h
     if end != t_next:
-        end = min(max(end, bounds[0]), bounds[1])
+        end = min(max(end, low), high)
         landings, size = 1, end - t
         x_next = stepper.attempt(t, size, end, x)
     close = CLOSE_ENOUGH * spacing(max(abs(t), abs(end)), x.dtype)
-    while landings < MAX_LANDINGS:
-        shift = times.search.shift(end, x_next[:d].detach(), _rate_at_end(stepper, x, size, d))
+    best = math.inf, end
+    while True:
+        shift, off = times.search.shift(end, x_next[:d].detach(), _rate_at_end(stepper, x, size, d))
+        best = min(best, (off, end))
+        if abs(shift) <= close or landings == MAX_LANDINGS:
+            break
+        low, high = (end, high) if shift > 0 else (low, end)
         moved = min(max(end + shift, bounds[0]), bounds[1])
-        if abs(shift) <= close or moved == end:
+        # Where g is flat Newton's step is too long: between what has turned out to be too early and too late.
+        if not low <= moved <= high:
+            moved = 0.5 * (low + high)
+        if moved == end:
             break
         end, size, landings = moved, moved - t, landings + 1
         x_next = stepper.attempt(t, size, end, x)
+    if best[1] != end:
+        # Newton's steps lead away from where a slope has no bound.
+        end, size, landings = best[1], best[1] - t, landings + 1
+        x_next = stepper.attempt(t, size, end, x)
+        times.search.shift(end, x_next[:d].detach(), _rate_at_end(stepper, x, size, d))
     times.search.landed(landings)
     times[1] = end
     return Landing(size, end, x_next)

@@ -98,8 +98,9 @@ class AdaptiveLoop(SteppingLoop):
         # A step of this size does not overflow by its size: the field is not finite here, however far it shrinks.
         reach = abs(t_end) if math.isfinite(t_end) else 1.0
         if not math.isfinite(ratio) and abs(h) < 1e-10 * max(abs(t), reach):
+            norm = "" if self.solver.norm is None else ", or their norm,"
             raise NonFiniteError(
-                f"solver {self.solver.name}: the field or the state is not finite just after t = {t:g} (step "
+                f"solver {self.solver.name}: the field or the state{norm} is not finite just after t = {t:g} (step "
                 f"{self.attempts}, h = {h:g}); check the parameters for NaN, clip gradients, or bound the vector field"
             )
         if self.attempts >= self.solver.max_steps and t != t_end:

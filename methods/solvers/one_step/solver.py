@@ -47,14 +47,27 @@ class OneStepSolver(SolverOptions, Solver):
         return self._option_against_own_steps()
 
     def _option_against_own_steps(self) -> str | None:
-        for option, others in (("compile", (False,)), ("sees", ("state",)), ("outputs", ("step_ends", "auto"))):
+        for option, others in (("compile", (False,)), ("sees", ("state",))):
             if getattr(self, option) not in others:
                 return f"it does not go with {option} = {getattr(self, option)!r}; leave that out"
+        if self.outputs == "dense" and self.implicit:
+            return "implicit steps of single samples are not read inside; leave outputs = 'dense' out"
         for option in ("step_t", "norm", "tolerances", "min_step"):
             if getattr(self, option):
                 return f"it does not go with {option}; leave that out"
         if self.one_sided:
             return "samples with steps of their own do not end one where the field jumps; use batch = 'joint'"
+        return None
+
+    @property
+    def refuses_precision(self) -> str | None:
+        """Return why the field cannot compute in a low type, None if it can."""
+        if self.precision and self.implicit:
+            return (
+                f"precision = {self.precision!r}: its stages are solved for by the field's Jacobian, to a hundredth of "
+                "the tolerance, which a field in 16 bits cannot tell; use an explicit solver such as dopri5, or leave "
+                "precision out"
+            )
         return None
 
     @property

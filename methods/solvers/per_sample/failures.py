@@ -36,6 +36,8 @@ class Failures:
 
     def none_of(self, samples: HostIntegers) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
         """Return which of ``samples`` have not failed."""
+        if not self.errors:
+            return np.ones(len(samples), dtype=np.bool_)
         return np.asarray([int(i) not in self.errors for i in samples], dtype=np.bool_)
 
     def not_finite_at_start(self, sample: int, t: float, what: str) -> None:

@@ -23,7 +23,7 @@ from odegrad.methods.solvers.implicit.newton import (
 from odegrad.methods.solvers.implicit.pullback import tell
 from odegrad.methods.solvers.implicit.tableau import Implicit, ImplicitWeights
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.stages import RowSteps, SystemCalls
+from odegrad.methods.solvers.per_sample.stages import ReadInside, RowSteps, SystemCalls
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, Truths
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import Layout, sent_to
@@ -199,6 +199,10 @@ class ImplicitRowStepper:
             tell(self.observer, ImplicitWork(solves=1))
         found: Tensor = torch.linalg.lu_solve(*self._factors, raw)
         return found[..., 0]
+
+    def dense(self, y: Tensor, inside: ReadInside) -> Tensor:  # noqa: ARG002
+        """Refuse: nobody reads implicit steps of rows inside."""
+        return self.polynomial(y)
 
     def polynomial(self, y: Tensor) -> Tensor:  # noqa: ARG002
         """Refuse: nobody reads implicit steps of rows inside."""

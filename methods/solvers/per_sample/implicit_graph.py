@@ -14,7 +14,7 @@ from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.opaque import Context, without_derivative
 from odegrad.methods.solvers.per_sample.implicit import ImplicitRowStepper, jacobians_of, refuse_lost
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.stages import RowSteps
+from odegrad.methods.solvers.per_sample.stages import ReadInside, RowSteps, TakenRows
 from odegrad.methods.solvers.per_sample.times import HostIntegers
 from odegrad.methods.solvers.solver import OneStepSolver
 
@@ -30,8 +30,15 @@ class GraphImplicitRowStepper:
         differentiated = field.differentiated
         self.parameters = trained_parameters(field.field) if differentiated is None else differentiated
 
-    def step(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int) -> tuple[Tensor, Tensor]:
-        """Return the carried rows ``(y, k)`` after a step from ``x``; and the first ``going_on`` of them."""
+    def step(
+        self,
+        samples: HostIntegers,
+        steps: RowSteps,
+        x: Tensor,
+        going_on: int,
+        inside: ReadInside,  # noqa: ARG002
+    ) -> TakenRows:
+        """Take a step from the carried rows ``x``, ``(y, k)``; none is read inside."""
         stepper = ImplicitRowStepper(self.field, self.solver, self.scheme, x[:, : self.field.rows.n])
         value = stepper.attempt(samples, steps, x.detach())
         refuse_lost(stepper, samples, steps)
@@ -39,14 +46,14 @@ class GraphImplicitRowStepper:
         back = StagePullback(
             self.scheme.tableau, jacobians_of(self.field, len(x)), self.parameters, self.solver.observer
         )
-        taken = _TakenRows(back, self.field, *stepper.sent(steps, x.detach()))
+        taken = _PulledRows(back, self.field, *stepper.sent(steps, x.detach()))
         # The last stage is the new state, which autograd keeps anyway.
         kept = stepper.stages[:-1]
         z: Tensor = _RowStep.apply(taken, value, x, len(kept), *kept, *self.parameters)  # type: ignore[no-untyped-call]
-        return z, z if going_on == len(z) else z[:going_on].clone()
+        return TakenRows(z, z if going_on == len(z) else z[:going_on].clone())
 
 
-class _TakenRows:
+class _PulledRows:
     """Steps that were taken, and how to pull back through them."""
 
     def __init__(self, back: StagePullback, field: RowField, times: Tensor, h: float | Tensor) -> None:
@@ -67,7 +74,7 @@ class _TakenRows:
 
 
 class _RowStepContext(Context, Protocol):
-    taken: _TakenRows
+    taken: _PulledRows
     count: int
 
 
@@ -75,7 +82,9 @@ class _RowStep(torch.autograd.Function):
     """Steps whose values are already known: only the pull-back is left to do."""
 
     @staticmethod
-    def forward(ctx: _RowStepContext, taken: _TakenRows, value: Tensor, x: Tensor, count: int, *rest: Tensor) -> Tensor:
+    def forward(
+        ctx: _RowStepContext, taken: _PulledRows, value: Tensor, x: Tensor, count: int, *rest: Tensor
+    ) -> Tensor:
         ctx.taken, ctx.count = taken, count
         ctx.save_for_backward(x, value, *rest)
         return value

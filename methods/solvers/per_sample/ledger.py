@@ -7,7 +7,7 @@ the rank before, and nothing is gathered from rank to rank.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from odegrad.methods.solvers.per_sample.loop import AcceptedRows
-from odegrad.methods.solvers.per_sample.stages import RowSteps
+from odegrad.methods.solvers.per_sample.stages import ReadInside, RowSteps
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers
 
 
@@ -33,6 +33,8 @@ class Rank:
     """``[w]``: the output at the end of each, -1 where there is none."""
     entries: HostIntegers
     """``[w]``: where each stands among all accepted steps, in the order in which they were accepted."""
+    inside: ReadInside
+    """The outputs inside of the steps."""
 
     @property
     def ended(self) -> tuple[HostIntegers, HostIntegers]:
@@ -49,10 +51,13 @@ class Ledger:
         self.sizes: list[int] = []
         """The steps of each round that accepted any."""
         self._columns: list[tuple[HostIntegers | HostFloats, ...]] = []
+        self._inside: list[ReadInside] = []
 
     def note(self, seen: AcceptedRows) -> None:
         """Keep the steps of a round."""
         steps = seen.steps
+        if len(seen.inside):
+            self._inside.append(replace(seen.inside, rows=seen.inside.rows + sum(self.sizes)))
         self.sizes.append(len(seen.samples))
         self._columns.append((seen.samples, steps.t, steps.h, steps.t_next, seen.outputs, seen.towards))
 
@@ -63,6 +68,14 @@ class Ledger:
             np.concatenate(column) for column in zip(*self._columns, strict=True)
         )  # type: ignore[assignment]
         return joined
+
+    @cached_property
+    def inside(self) -> ReadInside:
+        """Return the outputs inside of all accepted steps, in the order of these."""
+        if not self._inside:
+            return ReadInside.none()
+        names = ("rows", "outputs", "thetas")
+        return ReadInside(*(np.concatenate([getattr(each, name) for each in self._inside]) for name in names))
 
     def ranks(self, interval: int | None = None) -> "Ranks":
         """Return the steps by rank; only those towards output ``interval`` if it is given."""
@@ -76,6 +89,7 @@ class Ranks:
 
     def __init__(self, ledger: Ledger, chosen: HostIntegers) -> None:
         samples, self._t, self._h, self._t_next, self._outputs, _ = ledger.columns
+        self._inside = ledger.inside
         # Rounds are in order, so the steps of one sample are, too: sorted by sample they stand one behind the other.
         self._entries = chosen[np.argsort(samples[chosen], kind="stable")]
         counts = np.bincount(samples[chosen], minlength=ledger.batch)
@@ -98,7 +112,18 @@ class Ranks:
         samples = self.samples[: self.width(j)]
         at = self._entries[self._first[samples] + j]
         steps = RowSteps(self._t[at], self._h[at], self._t_next[at])
-        return Rank(j, samples, self.width(j + 1), steps, self._outputs[at], at)
+        return Rank(j, samples, self.width(j + 1), steps, self._outputs[at], at, self._read(at))
+
+    def _read(self, entries: HostIntegers) -> ReadInside:
+        """Return the outputs inside of these accepted steps."""
+        inside = self._inside
+        if not len(inside):
+            return inside
+        first = np.searchsorted(inside.rows, entries)
+        counts = np.searchsorted(inside.rows, entries, side="right") - first
+        rows = np.repeat(np.arange(len(entries)), counts)
+        places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts) + first[rows]
+        return ReadInside(rows, inside.outputs[places], inside.thetas[places])
 
     def __iter__(self) -> Iterator[Rank]:
         """Yield the ranks from the first to the last."""

@@ -7,7 +7,7 @@ pulled back.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from odegrad.methods.solvers.per_sample.control import (
     trial_steps,
 )
 from odegrad.methods.solvers.per_sample.failures import Failures
-from odegrad.methods.solvers.per_sample.stages import RowDynamics, RowStepper, RowSteps
+from odegrad.methods.solvers.per_sample.stages import ReadInside, RowDynamics, RowStepper, RowSteps
 from odegrad.methods.solvers.per_sample.steppers import row_stepper
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, SampleTimes, Truths
 from odegrad.methods.solvers.solver import OneStepSolver
@@ -40,7 +40,9 @@ class AcceptedRows:
     outputs: HostIntegers
     """``[a]``: the output that ends each step, -1 where none does."""
     towards: HostIntegers
-    """``[a]``: the next output, which each step goes towards or ends at."""
+    """``[a]``: the next output, which each step goes towards, ends at or passes over."""
+    inside: ReadInside
+    """The outputs inside of the steps."""
     x: Tensor
     x_next: Tensor
     stepper: RowStepper
@@ -59,6 +61,20 @@ class AcceptedRows:
     def ends(self) -> Tensor:
         """Return the states ``[a, n]`` at the ends."""
         return self._of(self.stepper.state(self.x_next), 0)
+
+    def at_outputs(self) -> Tensor:
+        """Return the states ``[m, n]`` at the outputs inside of the steps."""
+        inside = self.inside
+        return self.stepper.dense(self.stepper.state(self.x), replace(inside, rows=self.positions[inside.rows]))
+
+    def intervals(self, theta: float) -> HostIntegers:
+        """Return the outputs ``[a]`` that end the intervals in which the steps are at ``theta`` of them."""
+        return self.towards + self.inside.before(theta, len(self.samples))
+
+    @property
+    def reaching(self) -> Truths:
+        """Return which steps reach an output, ``[a]``."""
+        return np.asarray((self.outputs >= 0) | (self.inside.before(1.0, len(self.samples)) > 0))
 
     def polynomial(self) -> Tensor:
         """Return the continuous extensions' coefficients ``[q + 1, a, n]`` in powers of ``(time - t) / h``."""
@@ -111,7 +127,7 @@ class Rounds:
         self.accepted = np.zeros((times.outputs - 1, count), dtype=np.int64)
         self.attempts = np.zeros(count, dtype=np.int64)
         self.widths: list[int] = []
-        self.accepting = 0
+        self.accepting: list[int] = []
         self.start: tuple[int, int] = (0, 0)
         self.systems: tuple[int, int] | None = None
         self._heard: object = solver.observer
@@ -143,7 +159,7 @@ class Rounds:
             stepper.judged(accepted=bool(accepted.any()))
             self.widths.append(len(rows))
             if accepted.any():
-                self.accepting += 1
+                self.accepting.append(int(accepted.sum()))
                 self._note_iterations(rows, accepted, stepper)
                 yield self._seen(rows, steps, accepted, stepper, x, x_next)
             if stepper.singular.any():
@@ -206,7 +222,7 @@ class Rounds:
         t, h = self.t[rows], self.h[rows]
         if self.solver.max_step is not None:
             h = np.copysign(np.minimum(np.abs(h), self.solver.max_step), h)
-        end = self.times.table[rows, np.minimum(self.at[rows], self.times.last[rows])]
+        end = self._ends(rows)
         lands = np.abs(h) >= np.abs(end - t)
         h = np.where(lands, end - t, h)
         t_next = np.where(lands, end, t + h)
@@ -215,6 +231,14 @@ class Rounds:
             going[row] = False
         return RowSteps(t, np.where(going, h, 0.0), np.where(going, t_next, t))
 
+    def _ends(self, samples: HostIntegers) -> HostFloats:
+        """Return where steps of these samples must end: at their next outputs, or their last ones."""
+        last = self.times.last[samples]
+        ends: HostFloats = self.times.table[
+            samples, last if self.solver.reads_inside_steps else np.minimum(self.at[samples], last)
+        ]
+        return ends
+
     def _seen(
         self, rows: HostIntegers, steps: RowSteps, accepted: Truths, stepper: RowStepper, x: Tensor, x_next: Tensor
     ) -> AcceptedRows:
@@ -222,12 +246,36 @@ class Rounds:
         at = np.flatnonzero(accepted)
         samples = rows[at]
         towards = self.at[samples]
-        landed = steps.t_next[at] == self.times.table[samples, towards]
         place = None if len(at) == len(rows) else sent_to(x.device, torch.from_numpy(at))
         own = RowSteps(steps.t[at], steps.h[at], steps.t_next[at])
-        outputs = np.where(landed, towards, -1)
+        outputs, inside = self._reached(samples, own, towards)
         self.accepted[towards - 1, samples] += 1
-        return AcceptedRows(samples, own, outputs, towards, x, x_next, stepper, at, place)
+        return AcceptedRows(samples, own, outputs, towards, inside, x, x_next, stepper, at, place)
+
+    def _reached(
+        self, samples: HostIntegers, steps: RowSteps, towards: HostIntegers
+    ) -> tuple[HostIntegers, ReadInside]:
+        """Return the outputs ``[a]`` that end these steps, -1 where none does, and those inside of them."""
+        if not self.solver.reads_inside_steps:
+            landed = steps.t_next == self.times.table[samples, towards]
+            return np.where(landed, towards, -1), ReadInside.none()
+        table = self.times.table[samples]
+        behind = self._behind(samples, steps.t_next)
+        inside = (np.arange(table.shape[1]) >= towards[:, None]) & (np.arange(table.shape[1]) < behind[:, None])
+        at_end = inside & (table == steps.t_next[:, None])
+        rows, outputs = np.nonzero(inside & ~at_end)
+        thetas = (table[rows, outputs] - steps.t[rows]) / steps.h[rows]
+        return np.where(at_end.any(1), behind - 1, -1), ReadInside(rows, outputs, thetas)
+
+    def _behind(self, samples: HostIntegers, t: HostFloats) -> HostIntegers:
+        """Return the next outputs of samples that have come to ``t``, past their last ones where they are there."""
+        table = self.times.table[samples]
+        way = np.sign(self.times.end[samples] - self.times.start[samples])
+        behind = (way[:, None] * (table - t[:, None]) <= 0) & (
+            np.arange(table.shape[1]) <= self.times.last[samples][:, None]
+        )
+        count: HostIntegers = np.count_nonzero(behind, axis=1)
+        return count
 
     def _judge(
         self, rows: HostIntegers, steps: RowSteps, going: Truths, accepted: Truths, failed: Truths, ratios: HostFloats
@@ -240,10 +288,13 @@ class Rounds:
             for row in live[~failed[live]]:
                 told = solver.observer.accepted if accepted[row] else solver.observer.rejected
                 told(float(steps.t[row]), float(steps.h[row]))
-        ends = self.times.table[samples, self.at[samples]]
+        ends = self._ends(samples)
         moved = rows[np.flatnonzero(accepted)]
         self.t[moved] = steps.t_next[accepted]
-        self.at[moved] += self.t[moved] == self.times.table[moved, self.at[moved]]
+        if solver.reads_inside_steps:
+            self.at[moved] = self._behind(moved, self.t[moved])
+        else:
+            self.at[moved] += self.t[moved] == self.times.table[moved, self.at[moved]]
         # A step that could not be solved has no error, so no power of one: a quarter of it comes next.
         sizes, errors, unsolved = steps.h[live], np.where(failed, 0.0, ratios)[live], failed[live]
         following = next_steps(
@@ -288,7 +339,7 @@ class Rounds:
             start_calls=self.start[0],
             start_rows=self.start[1],
             widths=tuple(self.widths),
-            accepting_rounds=self.accepting,
+            accepting=tuple(self.accepting),
             accepted=tuple(map(tuple, self.accepted.tolist())),
             attempted=tuple(self.attempts.tolist()),
             systems=self.systems,
@@ -319,13 +370,18 @@ class OutputRows:
         self.ys[0].copy_(y0)
 
     def put(self, seen: AcceptedRows) -> None:
-        """Take the ends of steps that are at outputs."""
+        """Take the ends of steps that are at outputs, and what is read inside of steps."""
+        if len(seen.inside):
+            read = seen.at_outputs()
+            self._put(seen.inside.outputs, seen.samples[seen.inside.rows], read)
         ended = np.flatnonzero(seen.outputs >= 0)
         if not len(ended):
             return
-        places = sent_to(self.ys.device, torch.from_numpy(seen.outputs[ended] * len(self.ys[0]) + seen.samples[ended]))
-        ends = seen.ends()
-        self.ys.view(-1, ends.shape[1]).index_copy_(0, places, _chosen(ends, ended))
+        self._put(seen.outputs[ended], seen.samples[ended], _chosen(seen.ends(), ended))
+
+    def _put(self, outputs: HostIntegers, samples: HostIntegers, y: Tensor) -> None:
+        places = sent_to(self.ys.device, torch.from_numpy(outputs * len(self.ys[0]) + samples))
+        self.ys.view(-1, y.shape[1]).index_copy_(0, places, y)
 
     def all(self) -> Tensor:
         """Return them, with what repeats filled in."""

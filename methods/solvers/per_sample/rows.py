@@ -1,5 +1,6 @@
 """States as rows ``[rows, n]``, a sample each, and the user's field called on some of them, each at its own time."""
 
+import math
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from odegrad.contracts import CallsHeard, State, VectorField
 from odegrad.errors import UnsupportedError, UsageError, is_out_of_memory
+from odegrad.methods.fields.held import Held
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.states import Layout, mapped, parts, undisturbed
 
@@ -53,27 +55,43 @@ class RowLayout:
         self.widths = [size // self.batch for size in layout.sizes]
         self.n = sum(self.widths)
         self.of_width = cache(self._of_width)
+        self._tails = [tuple(shape[1:]) for shape in layout.shapes]
+        self._flat = [len(tail) == 1 for tail in self._tails]
+        """Which parts lie in a row as they are."""
 
     def _of_width(self, rows: int) -> Layout:
         return replace(self.layout, shapes=tuple(torch.Size((rows, *shape[1:])) for shape in self.layout.shapes))
 
     def joined(self, y: State) -> Tensor:
         """Return the parts ``[*lead, rows, ...]`` of a state as ``[*lead, rows, n]``."""
-        lead = parts(y)[0].dim() - len(self.layout.shapes[0]) + 1
-        pieces = [p.reshape(*p.shape[:lead], width) for p, width in zip(parts(y), self.widths, strict=True)]
+        found = parts(y)
+        lead = found[0].dim() - len(self._tails[0])
+        pieces = [
+            p if flat else p.reshape(*p.shape[:lead], width)
+            for p, flat, width in zip(found, self._flat, self.widths, strict=True)
+        ]
         return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
 
     def split(self, rows: Tensor) -> State:
         """Return ``[*lead, rows, n]`` in the user's shapes, ``[*lead, rows, *state]``."""
         if not self.layout.is_tuple:
-            return rows.reshape(*rows.shape[:-1], *self.layout.shapes[0][1:])
-        pieces = torch.split(rows, self.widths, dim=-1)
-        shapes = self.layout.shapes
-        return tuple(p.reshape(*p.shape[:-1], *shape[1:]) for p, shape in zip(pieces, shapes, strict=True))
+            return rows if self._flat[0] else rows.reshape(*rows.shape[:-1], *self._tails[0])
+        pieces = rows.split_with_sizes(self.widths, -1)
+        lead = rows.shape[:-1]
+        shapes = zip(pieces, self._flat, self._tails, strict=True)
+        return tuple(p if flat else p.reshape(*lead, *tail) for p, flat, tail in shapes)
+
+    def write(self, found: Sequence[Tensor], out: Tensor) -> None:
+        """Write the parts ``[rows, ...]`` of a state into ``out [rows, n]``."""
+        if not self.layout.is_tuple:
+            out.copy_(found[0].detach().reshape(out.shape))
+            return
+        for part, flat, slot in zip(found, self._flat, out.split_with_sizes(self.widths, 1), strict=True):
+            slot.copy_(part.detach() if flat else part.detach().reshape(slot.shape))
 
     def norms(self, x: Tensor) -> Tensor:
         """Return the largest root mean square over the judged parts of each row of ``x [rows, n]``, ``[rows]``."""
-        if len(x) == 1:
+        if x.shape[0] == 1:
             # One row is the joint loop's vector, and takes its arithmetic: the same bits.
             return self.of_width(1).norm(x[0])[None]
         if len(self.widths) == 1:
@@ -109,7 +127,7 @@ class RowField(FlatField):
     def parts_at(self, t: Tensor, state: State) -> Sequence[Tensor]:
         """Return the parts of ``dy/dt`` at ``t [rows]`` and a state of as many samples in the user's shapes."""
         first = parts(state)[0]
-        count = len(first)
+        count = first.shape[0]
         time = t.view(count, *([1] * (first.dim() - 1))) if self.sample_time else t[0] if count == 1 else t
         dy = self._call(time, state)
         if self.draws:
@@ -122,10 +140,10 @@ class RowField(FlatField):
             with torch.enable_grad():
                 out.copy_(self.at(t, y.detach().requires_grad_()).detach())
             return
-        out.copy_(self.at(t, y).detach())
+        self.rows.write(self.parts_at(t, self.rows.split(y)), out)
 
     def _of_rows(self, t: Tensor, y: State) -> State:
-        if self.sample_time or len(parts(y)[0]) == 1:
+        if self.sample_time or parts(y)[0].shape[0] == 1:
             dy: State = self.field(t, y)
             return dy
         self._warn_of_transform()
@@ -171,8 +189,10 @@ class RowField(FlatField):
         # The others are moved off, each by another step: samples that are alike could not tell a mean from a sample.
         steps = torch.arange(len(y) - 1, dtype=y.dtype, device=y.device)[:, None].remainder(7).add(1.0).mul(0.01)
         moved = torch.cat([y[:-1] + steps * (1.0 + y[:-1].abs()), y[-1:]])
+        times = t[-1:].expand_as(t)
         with undisturbed(y.device, *([field] if isinstance(field, nn.Module) else [])), torch.no_grad():
-            among = alone.at(t, moved)[-1]
+            # Last and first: a field that holds numbers by place may happen to take the right ones of one sample alone.
+            among = torch.stack([alone.at(times, moved)[-1], alone.at(times, moved.flip(0))[0]])
             try:
                 by_itself = alone.at(t[-1:], y[-1:])[0]
             except (RuntimeError, ValueError, IndexError) as error:
@@ -180,19 +200,52 @@ class RowField(FlatField):
                     raise
                 raise UnsupportedError(
                     f"field: {type(field).__name__} cannot be called on a part of the batch ({_first_line(error)}), "
-                    "which steps of each sample's own need; let numbers of a sample's own be a part of the state, or "
-                    "use batch = 'joint'"
+                    f"which steps of each sample's own need{_held_by_sample(field, len(y))}; {OF_EACH_SAMPLE}"
                 ) from error
             off, size = torch.stack([(among - by_itself).abs().amax(), by_itself.abs().amax()]).tolist()
-        bound = 1e-8 if y.dtype == torch.float64 and self.autocast is None else 1e-2
-        if off > bound * max(size, torch.finfo(y.dtype).tiny):
-            raise UnsupportedError(
-                f"field: the samples of {type(field).__name__} depend on each other (one by itself moves otherwise by "
-                f"{off:.1g}), as in batch normalisation in training or attention over the batch, so they cannot have "
-                "steps of their own; call eval() on it, or use batch = 'joint'"
-            )
-        if isinstance(field, nn.Module | FunctionType):  # a bound method is another object at every look
+            bound = (1e-8 if y.dtype == torch.float64 and self.autocast is None else 1e-2) * size
+            if off > bound:
+                unmoved = torch.stack([alone.at(times, y)[-1], alone.at(times, y.flip(0))[0]])
+                _refuse_apart(field, len(y), off, by_place=float((among - unmoved).abs().amax()) <= bound)
+        # Of a sample that is not finite nothing has been seen; a bound method is another object at every look.
+        if math.isfinite(off) and isinstance(field, nn.Module | FunctionType):
             _CHECKED.add(field)
+
+
+OF_EACH_SAMPLE = "let numbers of a sample's own be a part of the state that rests, or use batch = 'joint'"
+"""What to do with a field that holds numbers of each sample."""
+
+
+def _refuse_apart(field: object, batch: int, off: float, *, by_place: bool) -> None:
+    """Raise for a field of which a sample by itself moves otherwise by ``off``: by its place, or by its mates.
+
+    Raises
+    ------
+    UnsupportedError
+        Always.
+    """
+    name = type(field).__name__
+    if by_place:
+        raise UnsupportedError(
+            f"field: what {name} says of a sample goes by its place in the batch (one by itself moves otherwise by "
+            f"{off:.1g}), and with steps of each sample's own rows change their places"
+            f"{_held_by_sample(field, batch)}; {OF_EACH_SAMPLE}"
+        )
+    raise UnsupportedError(
+        f"field: the samples of {name} depend on each other (one by itself moves otherwise by {off:.1g}), as in batch "
+        "normalisation in training or attention over the batch, so they cannot have steps of their own; call eval() on "
+        "it, or use batch = 'joint'"
+    )
+
+
+def _held_by_sample(field: object, batch: int) -> str:
+    """Return which tensors of ``field`` hold a row for each sample, in words; nothing if none does."""
+    if not isinstance(field, nn.Module):
+        return ""
+    held = Held(field)
+    names = [repr(held.names[key]) for key, x in held.tensors.items() if x.dim() and len(x) == batch]
+    rows = "has as many rows as there are samples" if len(names) == 1 else "have as many rows as there are samples"
+    return f"; {' and '.join(names)} {rows}" if names else ""
 
 
 class _BareRows(RowField):

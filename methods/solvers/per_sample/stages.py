@@ -10,7 +10,7 @@ from torch import Tensor
 
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, Truths
-from odegrad.methods.solvers.step import StageBuffer
+from odegrad.methods.solvers.step import KnownValue, StageBuffer, WeightsContext
 from odegrad.methods.solvers.tableau import Tableau
 from odegrad.states import sent_to
 
@@ -72,6 +72,30 @@ class RowSteps:
         return numbers[:-1], numbers[-1][:, None]
 
 
+@dataclass(frozen=True)
+class ReadInside:
+    """Outputs that are read inside of steps, as ``[m]`` each."""
+
+    rows: HostIntegers
+    """Of which of the steps."""
+    outputs: HostIntegers
+    thetas: HostFloats
+    """Where they lie in the steps, as fractions of these."""
+
+    @classmethod
+    def none(cls) -> "ReadInside":
+        """Return that there are none."""
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.rows)
+
+    def before(self, theta: float, steps: int) -> HostIntegers:
+        """Return how many outputs lie before ``theta`` in each of so many ``steps``."""
+        return np.bincount(self.rows[self.thetas < theta], minlength=steps)
+
+
 class RowStages:
     """The stages ``k [s, rows, n]`` of a step and their combinations: with or without a graph the same bits."""
 
@@ -80,24 +104,26 @@ class RowStages:
         self.buffer = StageBuffer(tableau, like)
         self.k = self.buffer.k.view(tableau.stages, *like.shape)
         self.h = like.new_zeros((len(like), 1))
+        self._sizes = np.zeros(len(like))
         self._only = 0.0
 
     def set_sizes(self, h: Tensor, known: HostFloats) -> None:
         """Take the step sizes ``h [rows, 1]``, which the host knows too."""
         self.h = h
+        self._sizes = known
         self._only = float(known[0])
 
     def combine(self, y: Tensor, row: int) -> Tensor:
         """Return ``y + h sum_j w_j k_j [rows, n]``; ``row`` i is the input of stage i + 1, the last the new state."""
         buffer = self.buffer
-        if len(y) == 1:
+        if y.shape[0] == 1:
             # One row is the joint loop's vector, and takes its arithmetic: the same bits.
             return buffer.combine(y[0], row, self._only)[None]
-        weights = buffer.weights.rows[row]
-        if not buffer.chained:
-            return torch.addcmul(y, torch.mv(buffer.k[: len(weights)].t(), weights).view_as(y), self.h)
+        numbers = buffer.numbers[row]
         total: Tensor | None = None
-        numbers = [*self.tableau.a[1:], self.tableau.b][row]
+        if not buffer.chained:
+            total = torch.mv(buffer.k[: len(numbers)].t(), buffer.weights.rows[row])
+            return torch.addcmul(y, total.view_as(y), self.h)
         for j in buffer.weights.used[row]:
             total = self.k[j] * numbers[j] if total is None else total.add_(self.k[j], alpha=numbers[j])
         return y.clone() if total is None else torch.addcmul(y, total, self.h)
@@ -108,6 +134,20 @@ class RowStages:
             return self.buffer.error(self._only)[None]
         error = torch.mv(self.buffer.k.t(), self.buffer.weights.error)  # type: ignore[arg-type]
         return error.view_as(self.k[0]).mul_(self.h)
+
+    def dense_weights(self, inside: ReadInside) -> Tensor:
+        """Return ``h b_i(theta)`` of the continuous extension, ``[s, m, 1]``."""
+        powers = inside.thetas[:, None] ** np.arange(1, len((self.tableau.dense or [[]])[0]) + 1)
+        weights = np.asarray(self.tableau.dense) @ powers.T * self._sizes[inside.rows]
+        return sent_to(self.k.device, torch.from_numpy(weights), self.k.dtype)[..., None]
+
+    def dense(self, y: Tensor, inside: ReadInside) -> Tensor:
+        """Return the continuous extension ``[m, n]`` from ``y [rows, n]``."""
+        if len(self.h) == 1:
+            return self.buffer.dense(y[0], self._only, inside.thetas.tolist())
+        rows = sent_to(y.device, torch.from_numpy(inside.rows))
+        moved = self.k.index_select(1, rows).mul_(self.dense_weights(inside)).sum(0)
+        return moved.add_(y.index_select(0, rows))
 
     def polynomial(self, y: Tensor) -> Tensor:
         """Return the coefficients ``[q + 1, rows, n]`` of the continuous extension in powers of theta.
@@ -163,6 +203,10 @@ class RowStepper(Protocol):
 
     def error(self) -> Tensor:
         """Return the estimates of the last steps' errors, ``[rows, n]``."""
+        ...
+
+    def dense(self, y: Tensor, inside: ReadInside) -> Tensor:
+        """Return the states ``[m, n]`` inside of the last steps from ``y [rows, n]``."""
         ...
 
     def polynomial(self, y: Tensor) -> Tensor:
@@ -238,6 +282,10 @@ class PlainRowStepper:
         """Return the estimates of the last steps' errors, ``[rows, n]``."""
         return self.stages.error()
 
+    def dense(self, y: Tensor, inside: ReadInside) -> Tensor:
+        """Return the states ``[m, n]`` inside of the last steps from ``y [rows, n]``."""
+        return self.stages.dense(y, inside)
+
     def polynomial(self, y: Tensor) -> Tensor:
         """Return the coefficients ``[q + 1, rows, n]`` of the continuous extensions in powers of theta."""
         return self.stages.polynomial(y)
@@ -251,12 +299,14 @@ class PlainRowStepper:
         self.dynamics.prepare(samples, steps.times(tableau))
         times, h = steps.sent(tableau, x)
         stages.set_sizes(h, steps.h)
-        z = x
+        z, rows = x, len(x)
         last = tableau.stages - 1
         for i in range(1, tableau.stages):
             z = stages.combine(x, i - 1)
-            count = len(x) if i < last or going_on is None else going_on
-            if count:
+            count = rows if i < last or going_on is None else going_on
+            if count == rows:
+                self.dynamics.write(times[i], z, stages.k[i], i)
+            elif count:
                 self.dynamics.write(times[i, :count], z[:count], stages.k[i, :count], i)
         return z
 
@@ -284,9 +334,21 @@ class PlainRowStepper:
 class GraphRows(Protocol):
     """Makes steps with a graph, of rows that get fewer from the end."""
 
-    def step(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int) -> tuple[Tensor, Tensor]:
-        """Return the carried rows after a step from ``x``; and the first ``going_on``, which have another."""
+    def step(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int, inside: ReadInside) -> "TakenRows":
+        """Take a step from ``x``, of which the first ``going_on`` rows have another; read outputs inside of it."""
         ...
+
+
+@dataclass(frozen=True)
+class TakenRows:
+    """A step of rows with its graph."""
+
+    end: Tensor
+    """What is carried of all rows."""
+    onward: Tensor
+    """The same of the first ones, which have another step."""
+    read: Tensor | None = None
+    """The states ``[m, n]`` inside; None where none are read."""
 
 
 class GraphRowStepper:
@@ -297,12 +359,21 @@ class GraphRowStepper:
         self.tableau = tableau
         self.first: Tensor | None = None
 
-    def step(self, samples: HostIntegers, steps: RowSteps, x: Tensor, going_on: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return the states ``[rows, n]`` after a step from ``x``; and the first ``going_on``, which have another."""
+    def step(
+        self,
+        samples: HostIntegers,  # noqa: ARG002
+        steps: RowSteps,
+        x: Tensor,
+        going_on: int,
+        inside: ReadInside,
+    ) -> TakenRows:
+        """Take a step from the states ``x [rows, n]``."""
         tableau, stages = self.tableau, RowStages(self.tableau, x.detach())
         times, h = steps.sent(tableau, x)
         stages.set_sizes(h, steps.h)
-        ks: list[Tensor] = []
+        weights = stages.buffer.weights
+        each = torch.split(weights.used_weights[:, None, None], [len(used) for used in weights.used])
+        start, ks = x.detach(), list[Tensor]()
 
         def keep(k: Tensor) -> None:
             stages.k[len(ks)].copy_(k.detach())
@@ -312,40 +383,40 @@ class GraphRowStepper:
         z = x
         for i in range(1, tableau.stages):
             with torch.no_grad():
-                value = stages.combine(x.detach(), i - 1)
-            used = stages.buffer.weights.used[i - 1]
-            weights = [([*tableau.a[1:], tableau.b][i - 1])[j] for j in used]
-            z = _RowCombination.apply(value, weights, h, x, *[ks[j] for j in used])  # type: ignore[no-untyped-call]
+                value = stages.combine(start, i - 1)
+            z = _RowCombination.apply(value, each[i - 1], h, x, *[ks[j] for j in weights.used[i - 1]])
             if i < tableau.stages - 1:
                 keep(self.field.at(times[i], z))
         # Rows that go on are taken out, so that the graph of what follows holds none of those that do not.
         onward = z if going_on == len(z) else z[:going_on].clone()
-        self.first = self.field.at(times[-1, :going_on], onward) if going_on else None
-        return z, onward
+        if not len(inside):
+            self.first = self.field.at(times[-1, :going_on], onward) if going_on else None
+            return TakenRows(z, onward)
+        # What is read inside needs the last stage of rows that end here, too.
+        last = self.field.at(times[-1], z)
+        keep(last)
+        self.first = last if going_on == len(z) else last[:going_on].clone()
+        return TakenRows(z, onward, _read(stages.dense_weights(inside), inside, x, ks))
 
 
-class _RowContext(Protocol):
-    weights: Sequence[float]
-    h: Tensor
+def _read(weights: Tensor, inside: ReadInside, y: Tensor, ks: Sequence[Tensor]) -> Tensor:
+    """Return ``y + sum_i w_i k_i [m, n]`` with its graph, by the weights ``[s, m, 1]`` of the continuous extension."""
+    rows = sent_to(y.device, torch.from_numpy(inside.rows))
+    total = y.index_select(0, rows)
+    for weight, k in zip(weights.unbind(0), ks, strict=True):
+        total = torch.addcmul(total, weight, k.index_select(0, rows))
+    return total
 
 
-class _RowCombination(torch.autograd.Function):
-    """``y + h sum_j w_j k_j`` with a size ``h`` for each row, whose value is already known."""
-
-    @staticmethod
-    def forward(
-        ctx: _RowContext,
-        value: Tensor,
-        weights: Sequence[float],
-        h: Tensor,
-        y: Tensor,  # noqa: ARG004
-        *ks: Tensor,  # noqa: ARG004
-    ) -> Tensor:
-        ctx.weights, ctx.h = weights, h
-        return value
+class _RowCombination(KnownValue):
+    """``y + h sum_j w_j k_j`` with a size ``h [rows, 1]`` for each row and weights ``[stages, 1, 1]``."""
 
     @staticmethod
-    def backward(ctx: _RowContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: WeightsContext, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        _, ctx.weights, ctx.h, *_ = inputs
+
+    @staticmethod
+    def backward(ctx: WeightsContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        scaled = grad * ctx.h
-        return None, None, None, grad, *[scaled * w for w in ctx.weights]
+        # One product for all stages, whose rows autograd takes as they are.
+        return None, None, None, grad, *torch.mul(ctx.weights, grad * ctx.h).unbind(0)

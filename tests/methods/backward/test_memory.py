@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations
 from odegrad.errors import UsageError
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import make_solver
+from odegrad.registry import build_gradient
 
 
 class _Counts(nn.Module):
@@ -157,3 +158,24 @@ def test_a_spectral_norm_at_rest_is_let_pass(solving, net, start, apart):
         return torch.autograd.grad(way(field, start()).pow(2).sum(), field.parameters())
 
     assert apart(gradients(solving), gradients(solving.naive())) < solving.near
+
+
+@pytest.mark.parametrize("name", ["aca", "anode"])
+@pytest.mark.parametrize("solver", ["rk4", "alf", "kencarp4"])
+def test_what_remembers_outside_of_the_field_is_seen_where_a_block_is_redone(name, solver, net, start):
+    """The state at the end of a redone block is another one."""
+    seen = []
+
+    class Outside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, t, y):
+            seen.append(0.0)
+            return self.net(t, y) * (1.0 if len(seen) < 4 else 1.1)
+
+    options = {"rtol": 1e-4, "atol": 1e-4} if solver == "kencarp4" else {"num_steps": 4}
+    ys = build_gradient(name)(Outside(), make_solver(solver, **options), start(), torch.linspace(0.0, 1.0, 4).double())
+    with pytest.raises(UsageError, match="no function of t and y alone: it depends on something outside"):
+        ys.sum().backward()

@@ -201,6 +201,38 @@ def test_every_kind_of_step_lands(gradient, method, options, limit):
     torch.testing.assert_close(torch.autograd.grad(t, field.w)[0], number(-QUARTER / 1.69), rtol=limit, atol=0.0)
 
 
+class Fed(nn.Module):
+    """``y' = -w y + 1 / 10``, the decay as the stiff half."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(number(2.0))
+
+    def stiff(self, t, y):
+        return -self.w * y
+
+    def rest(self, t, y):
+        return torch.full_like(y, 0.1)
+
+    def forward(self, t, y):
+        return self.stiff(t, y) + self.rest(t, y)
+
+
+@pytest.mark.parametrize("method", ["tr_bdf2", "kvaerno3", "kencarp4", "kvaerno5", "kencarp4_imex"])
+@pytest.mark.parametrize("gradient", ["naive", "aca"])
+def test_stiff_steps_land(method, gradient):
+    """From 1 to 1/2 in ln((1 - c) / (1/2 - c)) / w with c = 1 / (10 w)."""
+    field, y0, limit = Fed(), torch.ones(1, 1, dtype=DTYPE), 1e-4 if method == "tr_bdf2" else 1e-6
+    by = {"method": method, "gradient": gradient, "rtol": 1e-7, "atol": 1e-8}
+    t, ys = odegrad.odeint_event(field, y0, number(0.0), event_fn=lambda _t, y: y[0, 0] - 0.5, **by)
+    c = 0.1 / field.w
+    true = torch.log((1 - c) / (0.5 - c)) / field.w
+    assert abs(float(ys[1].detach()) - 0.5) < 1e-14
+    torch.testing.assert_close(t, true, rtol=limit, atol=0.0)
+    of_t, of_true = (torch.autograd.grad(x, field.w)[0] for x in (t, true))
+    torch.testing.assert_close(of_t, of_true, rtol=limit, atol=0.0)
+
+
 def test_random_fields_and_inference_mode():
     """Every call draws the same numbers, that at the event too, so methods agree; inference tensors are fine."""
 
@@ -317,7 +349,15 @@ SHIFT = number(0.5, trained=True)
         (lambda t, y: y[0] - SHIFT, {}, UsageError, r"tensor of shape \(\) that requires a gradient .* closure"),
         (lambda t, y: torch.log(0.5 - t), {}, NonFiniteError, "event_fn: it is nan at t = "),
         (first, {"method": "alf", "gradient": "mali"}, UnsupportedError, "alf cannot end at an event: it has no dense"),
-        (first, {"method": "dopri8"}, UnsupportedError, "it has no dense output"),
+        (first, {"method": "dopri8"}, UnsupportedError, "it has no dense output.* use dopri5, tsit5, bosh3 or rk4"),
+        (
+            first,
+            {"method": "rodas5p"},
+            UnsupportedError,
+            "rodas5p cannot end at .* use kencarp4, kvaerno5 or",
+        ),
+        (first, {"method": "implicit_euler"}, UnsupportedError, "implicit_euler cannot end at .* use kencarp4"),
+        (first, {"method": "implicit_midpoint"}, UnsupportedError, "implicit_midpoint cannot end at .* use kencarp4"),
         (first, {"gradient": "reversible_rk"}, UnsupportedError, "reversible_dopri5 cannot end at an event"),
         (first, {"method": "rk4"}, UnsupportedError, "its steps are fixed .* give step_size"),
         (first, {"gradient": "torchdiffeq_naive"}, UnsupportedError, "solves by another library"),
@@ -406,5 +446,5 @@ def test_root_between(of):
         return float(of(torch.tensor(x, dtype=DTYPE)))
 
     for a, b in ((0.0, 2.0), (2.0, 0.0)):
-        root = root_between(g, a, g(a), b, g(b))
+        root = root_between(g, a, g(a), b, g(b)).at
         assert g(root) == 0.0 or g(root * (1 - 2e-15)) * g(root * (1 + 2e-15)) < 0

@@ -60,9 +60,9 @@ def test_any_other_field_sees_one_sample_at_a_0d_time():
     together = odeint(_Field(rate, sample_time=False), y0, TS, options=PER_SAMPLE)
     alone = [odeint(_Field(rate, sample_time=False), y[None], TS, options=PER_SAMPLE) for y in y0]
     torch.testing.assert_close(together, torch.cat(alone, 1), rtol=0, atol=1e-14)
-    # The whole batch is seen once: whether its samples are apart.
-    assert seen[0] == 4
-    assert set(seen[1:]) == {1}
+    # The whole batch is seen at first: whether its samples are apart.
+    assert seen[:2] == [4, 4]
+    assert set(seen[2:]) == {1}
 
 
 def test_what_vectorising_costs_is_said_once_per_field():
@@ -155,15 +155,40 @@ def test_coupling_is_seen_in_fields_that_are_vectorised(rate, wrapped):
         odeint(_OneTime(rate) if wrapped else rate, drawn(4, 2), TS, options=PER_SAMPLE)
 
 
-def test_a_field_that_holds_a_number_for_each_sample_is_refused():
-    """Rows are dropped: it must be called on a part of the batch."""
-    context = drawn(4, 2, seed=1)
-    with pytest.raises(UnsupportedError, match=r"cannot be called on a part of the batch|expected dy/dt"):
-        odeint(_Field(lambda _t, y: -y * context), drawn(4, 2), TS, options=PER_SAMPLE)
+class _InContext(nn.Module):
+    """``y' = c y`` with a row of ``c`` for each sample, taken by ``rows_of``."""
+
+    def __init__(self, rows_of, *, sample_time):
+        super().__init__()
+        self.rows_of, self.sample_time = rows_of, sample_time
+        self.register_buffer("context", drawn(4, 2, seed=1))
+
+    def forward(self, _t, y):
+        return self.rows_of(self.context, len(y)) * y
+
+
+@pytest.mark.parametrize("sample_time", [True, False])
+@pytest.mark.parametrize(
+    ("rows_of", "why"),
+    [
+        (lambda c, _n: c, "cannot be called on a part of the batch"),
+        (lambda c, n: c[:n], "goes by its place in the batch"),
+        (lambda c, n: c[-n:], "goes by its place in the batch"),
+        (lambda c, _n: c.mean(1, keepdim=True), "cannot be called on a part of the batch"),
+    ],
+    ids=["whole", "first rows", "last rows", "made of it"],
+)
+def test_a_field_that_holds_a_row_for_each_sample_is_refused(rows_of, why, sample_time):
+    """Rows are dropped and change their places: the cause is named, and what to do; on shared steps it goes."""
+    field = _InContext(rows_of, sample_time=sample_time)
+    told = rf"{why}.*'context' has as many rows as there are samples; .*a part of the state that rests, or use batch"
+    with pytest.raises(UnsupportedError, match=told):
+        odeint(field, drawn(4, 2), TS, options=PER_SAMPLE)
+    odeint(field, drawn(4, 2), TS)
 
 
 def test_the_check_is_made_once_and_off_the_counters():
-    """Two calls that nobody counts, at the first solve of a field."""
+    """Three calls that nobody counts, at the first solve of a field."""
     calls, counts = [], Counts()
 
     def rate(_t, y):
@@ -173,7 +198,7 @@ def test_the_check_is_made_once_and_off_the_counters():
     field = CountedField(_Field(rate), counts)
     solver = make_solver("dopri5", rtol=1e-6, batch="per_sample")
     build_gradient("aca")(field, solver, drawn(4, 2), TS)
-    assert len(calls) == counts.calls["forward"] + 2
+    assert len(calls) == counts.calls["forward"] + 3
     calls.clear()
     build_gradient("aca")(field, solver, drawn(4, 2), TS)
     assert 2 * len(calls) == counts.calls["forward"]
@@ -219,7 +244,12 @@ def test_times_of_each_sample_need_the_option():
         ("dopri5", {"compaction": "each"}, "compaction: it is for batch = 'per_sample'"),
         ("dopri5", {"batch": "per_sample", "num_steps": 4}, "the steps of solver dopri5 are fixed here"),
         ("rk4", {"batch": "per_sample"}, "the steps of solver rk4 are fixed here"),
-        ("dopri5", {"batch": "per_sample", "outputs": "dense"}, "it does not go with outputs = 'dense'"),
+        (
+            "kencarp4",
+            {"batch": "per_sample", "outputs": "dense"},
+            "implicit steps of single samples are not read inside",
+        ),
+        ("dopri8", {"batch": "per_sample", "outputs": "dense"}, "dopri8 has no dense output"),
         ("dopri5", {"batch": "per_sample", "compile": True}, "it does not go with compile = True"),
         ("dopri5", {"batch": "per_sample", "sees": "tangent"}, "it does not go with sees = 'tangent'"),
         ("alf", {"batch": "per_sample"}, "on Runge-Kutta methods, which alf is not"),
