@@ -178,7 +178,7 @@ def cost_table(cells: pd.DataFrame, column: str) -> pd.DataFrame:
     return few.pivot_table(index=BLOCK, columns="method", values="cost", aggfunc="median")
 
 
-def first_reached(metric: Sequence[float], target: float, higher_is_better: bool) -> int | None:
+def first_reached(metric: Sequence[float] | Floats, target: float, higher_is_better: bool) -> int | None:
     """Return the place of the first value that is at least as good as ``target``; None if none is."""
     values = np.asarray(metric, dtype=float)
     reached = values >= target if higher_is_better else values <= target

@@ -62,8 +62,8 @@ def _counted(frame: Results) -> pd.DataFrame:
 
 def _panel(axis: Axes, runs: pd.DataFrame, labels: list[tuple[str, str]]) -> None:
     every = [steps for each in runs["sample_steps"] if isinstance(each, np.ndarray) for steps in each]
-    low, high = int(min(every)), int(max(every))
-    edges, most, filled = _edges(low, high), float(high), list[list[int]]()
+    low, high = float(min(every)), float(max(every))
+    edges, most, filled = _edges(int(low), int(high)), high, list[list[float]]()
     for (method, variant), group in runs.groupby(["method", "variant"], sort=False):
         drawn = style.line_style(str(method), variant_number(labels, str(method), str(variant)))
         look = {"color": drawn["color"], "linestyle": drawn["linestyle"]}
