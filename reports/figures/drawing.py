@@ -27,7 +27,7 @@ FORMATS = ("svg", "pdf", "png")
 _METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 """No dates: the same records give the same files."""
 
-WATCH_SECONDS = 0.5
+PARENT_SECONDS = 0.5
 """How often a process that draws looks whether its parent is there."""
 
 
@@ -152,7 +152,7 @@ def _end_with(parent: int) -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
+            time.sleep(PARENT_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
