@@ -201,8 +201,7 @@ SOLVERS: tuple[Entry, ...] = (
     Entry(
         "auto_stiff",
         "implicit or explicit, adaptive steps",
-        "dopri5, and kencarp4 where stability would bind its steps, orders 5 and 4; for fields that may be stiff at "
-        "times",
+        "dopri5, and kencarp4 where stability would bind its steps, orders 5 and 4; for fields that are stiff at times",
     ),
 )
 

@@ -66,6 +66,9 @@ class Event:
             if isinstance(self.t_max, Tensor):
                 object.__setattr__(self, "limit", self.t_max)
                 object.__setattr__(self, "t_max", self.t_max.detach())
+            one = isinstance(self.t_max, Tensor) and self.t_max.numel() == 1
+            if not one and (isinstance(self.t_max, bool) or not isinstance(self.t_max, (int, float))):
+                raise UsageError(f"t_max: expected one time, a number or a tensor of one, got {self.t_max!r:.80}")
             object.__setattr__(self, "t_max", float(self.t_max))
             if not math.isfinite(self.t_max):
                 raise UsageError(f"t_max: expected a finite time or None, got {self.t_max!r}")

@@ -207,3 +207,14 @@ def test_commands_of_a_page_run(tmp_path, calls):
         done = subprocess.run(command, cwd=folder, env=by_itself, capture_output=True, text=True, check=False)
         print(f"{done.returncode}  {shlex.join(command[2:])}", flush=True)
         assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def test_block_of_mixed_precision_trains(tmp_path):
+    """The first block of docs/precision.md gives the weights float32 gradients."""
+    block = next(text for page, text in _blocks("python") if page == "precision.md")
+    check = "assert ys.dtype == torch.float32"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block + check],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

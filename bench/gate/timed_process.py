@@ -34,15 +34,18 @@ except ModuleNotFoundError:  # a base of 0.1, whose tasks end at no events
         return lambda field, y0, ts: method(field, solver, y0, ts)
 
 
+def _leave_orphans() -> None:
+    """Leave orphans to the system."""
+
+
+def _leave_family(pid: int, but: Iterable[int] = ()) -> None:
+    """Leave the process group to whoever kills it."""
+
+
 try:
     from odegrad.processes.reaping import become_reaper, end_family
 except ModuleNotFoundError:  # a base that ends no descendants
-
-    def become_reaper() -> None:
-        """Leave orphans to the system."""
-
-    def end_family(pid: int, but: Iterable[int] = ()) -> None:
-        """Leave the process group to whoever kills it."""
+    become_reaper, end_family = _leave_orphans, _leave_family
 
 
 _WARM_UPS = 3

@@ -54,8 +54,8 @@ def event_time(function: EventFunction, field: FlatField, end: float, y: Tensor,
     if abs(q) <= math.sqrt(torch.finfo(y.dtype).eps) * size:
         raise EventError(
             f"event_fn: at t = {end:g} it grazes zero: its rate along the solution, {q:.2g}, is zero to rounding "
-            f"beside {size:.2g}, so the time of the event has no derivative (nor has it where events accumulate); "
-            "solve under torch.no_grad(), or end the solve before"
+            f"beside {size:.2g}, so the time of the event has no derivative (nor has it where events accumulate, "
+            "Zeno's paradox); solve under torch.no_grad(), or end the solve before"
         )
     time = torch.full((), end, dtype=like.dtype, device=like.device)
     found: tuple[Tensor, Tensor] = _EventTime.apply(value, y, time, f, q)  # type: ignore[no-untyped-call]

@@ -55,16 +55,11 @@ class EventFunction:
         self._known = own | _trained(field.field)
 
     def values(self, times: list[float], states: Tensor) -> list[float]:
-        """Return g at each of ``times``, with ``states [m, d]``; one read of the device.
-
-        Raises
-        ------
-        NonFiniteError
-            If one of them is not finite.
-        """
+        """Return g at each of ``times``, with ``states [m, d]``; one read of the device. They may be infinite."""
         # One read for all of them: a read of its own for each sign would make a GPU wait so often.
         found = [self._at(t, y)[0].detach() for t, y in zip(times, states, strict=True)]
-        return [self._finite(t, value) for t, value in zip(times, torch.stack(found).tolist(), strict=True)]
+        values: list[float] = torch.stack(found).tolist()
+        return values
 
     def linearised(self, t: float, y: Tensor) -> Linearised:
         """Return g and its derivatives at ``(t, y [d])``; refuses what its graph must not reach.
@@ -80,7 +75,7 @@ class EventFunction:
         if self._wanted:
             self._refuse_closures(value, (time, state))
         by_time, by_state = _derivatives(value, time, state)
-        return Linearised(self._finite(t, float(value.detach())), float(by_time), by_state, y.detach())
+        return Linearised(self.refuse_infinite(t, float(value.detach())), float(by_time), by_state, y.detach())
 
     def with_derivatives(self, t: float, y: Tensor) -> tuple[Tensor, float, Tensor]:
         """Return g at ``(t, y [d])``, 0-d with the graph to ``y`` and its own parameters, ``g_t`` and ``g_y [d]``."""
@@ -124,7 +119,14 @@ class EventFunction:
         got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
         raise UsageError(f"event_fn: expected one floating-point number as a tensor, got {got}")
 
-    def _finite(self, t: float, value: float) -> float:
+    def refuse_infinite(self, t: float, value: float) -> float:
+        """Return ``value`` at ``t``.
+
+        Raises
+        ------
+        NonFiniteError
+            If it is not finite.
+        """
         if not math.isfinite(value):
             raise NonFiniteError(
                 f"event_fn: it is {value} at t = {t:g}; bound it (a pole: multiply by its denominator), or check the "

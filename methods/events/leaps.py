@@ -25,7 +25,8 @@ class Inside:
 
     def value(self, time: float) -> float:
         """Return g at ``time``."""
-        return self.function.values([time], self.state(time)[None])[0]
+        (value,) = self.function.values([time], self.state(time)[None])
+        return self.function.refuse_infinite(time, value)
 
     def rounding(self, time: float) -> float:
         """Return how large g may be at ``time`` by rounding errors of the state alone."""

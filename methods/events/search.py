@@ -1,6 +1,7 @@
 """Looking for an event along a solve: signs of g at and inside every accepted step, then its root."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +16,12 @@ from odegrad.methods.events.leaps import Inside, refuse_leap
 from odegrad.methods.fields.interval import known_interval
 from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.ends.landing import CLOSE_ENOUGH, Dense, spacing
+
+AT_ROUNDING = 64
+"""A landing that is no nearer than so many times its goal after all is as near as rounding errors of a step let it."""
+
+LEFT = 4
+"""By so many times its rounding g must leave zero, or it counts as staying there: a flight between two bounces."""
 
 AT_START = 4 * CLOSE_ENOUGH
 """A zero so many units in the last place from the start is the start's own: where the solve before has landed."""
@@ -34,6 +41,41 @@ class _Landing:
     shift: float
 
 
+@dataclass(frozen=True)
+class _StartOnSurface:
+    """A start at which g is zero to rounding, so that its sign is known only behind."""
+
+    t: float
+    zero: float
+    """How large |g| may be by rounding."""
+    clear: float
+    """When |g| is ``LEFT`` times as large, by its rate at the start."""
+
+    def near(self, time: float) -> bool:
+        """Return whether g need not have left zero yet at ``time``."""
+        return abs(time - self.t) <= abs(self.clear - self.t)
+
+    def holds(self, time: float, value: float) -> bool:
+        """Return whether ``value`` at ``time`` is the zero of the start itself."""
+        return self.near(time) and self.clear != self.t and abs(value) <= self.zero
+
+    def left(self, next_zero: float, g: Callable[[float], float], sign: float) -> float:
+        """Return a time between the start and ``next_zero`` at which ``g`` has left zero, to the side of ``sign``.
+
+        Raises
+        ------
+        EventError
+            If it does not by more than rounding: where one event is, the next is too.
+        """
+        if self.near(next_zero) or g(self.clear) * sign <= 0.0:
+            raise EventError(
+                f"event_fn: its zeros accumulate at t = {self.t:g} (Zeno's paradox): the solve starts at one, and "
+                "before the next it does not leave zero by more than rounding, so the time does not go on; end the "
+                "solve there, or let the state rest on the surface from there on"
+            )
+        return self.clear
+
+
 class EventSearch:
     """The end of one solve of ``field``: where ``event`` is."""
 
@@ -48,8 +90,10 @@ class EventSearch:
         self.dtype = field.layout.dtype
         self.last = 0.0
         """g where the search stands, with the sign that it has just behind: 0.0 where no sign is known."""
-        self.start: float | None = None
-        """The time of the start, where g is zero to rounding."""
+        self.start: _StartOnSurface | None = None
+        """The start, where g is zero there to rounding."""
+        self.nearest = math.inf, 0.0
+        """The least |g| at any time that it was looked at, and this time."""
         self.rest: Tensor | None = None
         """By how much the state ``[d]`` at the end is moved, so that g is zero there."""
         self._size = 0.0
@@ -75,7 +119,8 @@ class EventSearch:
         if abs(at.value) <= zero:
             if not self.event.first_excluded:
                 raise StartsAtEventError
-            self.start, self.last = t, math.copysign(zero, ahead * q) if q != 0.0 else 0.0
+            self.last = math.copysign(zero, ahead * q) if q != 0.0 else 0.0
+            self.start = _StartOnSurface(t, zero, t + ahead * LEFT * zero / abs(q) if q != 0.0 else t)
 
     def end_in(self, t: float, h: float, t_next: float, y_next: Tensor, dense: Dense) -> float | None:
         """Return the earliest event in the step ``(t, t_next]`` by its dense output, None if there is none."""
@@ -88,9 +133,16 @@ class EventSearch:
         values = self.function.values(times, states)
         before, last = t, self.last
         for time, value in zip(times, values, strict=True):
+            self.function.refuse_infinite(time, value)
+            if self.start is not None and self.start.holds(time, value):
+                continue
+            if abs(value) < self.nearest[0]:
+                self.nearest = abs(value), time
             if self._crosses(last, value):
                 self._size = max(abs(last), abs(value))
                 inside = Inside(self.function, partial(self._state, t=t, h=h, dense=dense))
+                if self.start is not None and self.start.near(before):
+                    before = self.start.left(time, inside.value, last)
                 root = root_between(inside.value, before, last, time, value)
                 # A sample that is zero may lie on a jump from one sign to the other.
                 refuse_leap(inside, root, (before, t_next if root.at == time else time), self._size)
@@ -144,8 +196,9 @@ class EventSearch:
                 "jumps, or is so steep that the error of the solve leaps over it; return a continuous function that is "
                 "zero at the event (y - 1 in place of sign(y - 1)), or tighten rtol and atol"
             )
-        # Of the time's last digit: what follows a reset would else see it, large beside its own slower rate.
-        if abs(last.shift) <= 2 * CLOSE_ENOUGH * near:
+        # Of the time's last digits, and of what rounding has left of a step: what follows a reset would else see it,
+        # large beside its own slower rate.
+        if abs(last.shift) <= AT_ROUNDING * CLOSE_ENOUGH * near:
             self.rest = last.shift * last.rate
 
     def ends_without(self) -> bool:
@@ -156,16 +209,20 @@ class EventSearch:
     def missed(self, t: float, attempts: int | None) -> EventError:
         """Return what to raise where the solve does not reach an event."""
         kind = {-1: "falls through", 0: "crosses", 1: "rises through"}[self.event.direction]
-        behind = "" if self.start is None else f" behind t = {self.start:g} (where the solve starts on it)"
+        behind = "" if self.start is None else f" behind t = {self.start.t:g} (where the solve starts on it)"
+        least, when = self.nearest
+        touched = f"; it comes to {least:.2g} at t = {when:g}: where it may cross twice in a step raise event_samples"
         if attempts is None:
             known = known_interval(self.function.field.field)
             limit, way_out = f"t_max = {t:g}", "raise t_max"
             if known is not None and t in known:
                 limit, way_out = f"t = {t:g}, the end of the path that drives the field", "give the path more"
-            return EventError(f"event_fn: it {kind} zero nowhere{behind} up to {limit}; {way_out}, or check its sign")
+            return EventError(
+                f"event_fn: it {kind} zero nowhere{behind} up to {limit}; {way_out}, or check its sign{touched}"
+            )
         return EventError(
             f"event_fn: it {kind} zero nowhere{behind} in {attempts} attempted steps, which reach t = {t:g}; give "
-            "t_max where there may be no event, or raise max_steps"
+            f"t_max where there may be no event, or raise max_steps{touched}"
         )
 
     def _crosses(self, before: float, value: float) -> bool:

@@ -125,12 +125,6 @@ def solve_to_event(
         # The event is at the start: the solve has no step, and time and state are the start's own.
         times[1], y = time.start, start
     end = times[1]
-    if search.found and search.start is not None and at_once(search.start, end, field.layout.dtype):
-        raise EventError(
-            f"event_fn: its zeros accumulate at t = {end:g} (Zeno's paradox): the solve starts at one, and the next is "
-            f"within {CLOSE_ENOUGH} units in the last place, so the time does not go on; end the solve there, or let "
-            "the state rest on the surface from there on"
-        )
     if search.rest is not None:
         y = y + search.rest
     of_function = search.found and any(x.requires_grad for x in search.function.trained)

@@ -134,8 +134,9 @@ class LowField:
     def _lent(self, scaled: "_OfCall | None") -> dict[int, Tensor]:
         lent = dict(self.copies)
         for key, master in self.masters.items():
-            copy = self.copies.get(key)
-            if copy is not None:
+            # What is not cast passes as it is, but its gradient is scaled as all are.
+            if key in self.copies or scaled is not None:
+                copy = self.copies.get(key, master)
                 lent[key] = _Lend.apply(master, copy, scaled, self)  # type: ignore[no-untyped-call]
             elif self.held.tensors.get(key) is not master:
                 lent[key] = master

@@ -72,10 +72,10 @@ class Replay:
     """Calls of f that redo steps with a graph: how many nodes there were before, and the last call."""
 
     nodes_before: float
-    dy: Tensor | None = None
-    """What it returned."""
-    y: Tensor | None = None
-    """The state that it was given."""
+    result: object = None
+    """The node of what it returned; not the tensor, which would stay for as long."""
+    state: object = None
+    """The node of the state that it was given."""
 
 
 class FlatField:
@@ -202,10 +202,10 @@ class FlatField:
             raise explained(error) from error
         if self.known is None:
             return pulled
-        if replay.dy is None or replay.y is None or self.known.is_new((made, *map(is_, pulled, _NONE))):
+        if replay.result is None or self.known.is_new((made, *map(is_, pulled, _NONE))):
             self.refuse_closures(outputs, inputs)
         else:
-            self.known.refuse_others([replay.dy], (*inputs, replay.y), self._named, (replay.y.grad_fn,))
+            self.known.refuse_behind([replay.result], inputs, self._named, (replay.state,))
         return pulled
 
     def pulled_through_last(self, dy: Tensor, inputs: Sequence[Tensor], a: Tensor) -> tuple[Tensor | None, ...]:
@@ -236,7 +236,7 @@ class FlatField:
         if self._unchecked and torch.is_grad_enabled():
             self.refuse_unchecked(dy, time, y)
         if self.replay is not None:
-            self.replay.dy, self.replay.y = dy, y
+            self.replay.result, self.replay.state = dy.grad_fn, y.grad_fn
         return dy
 
     def refuse_unchecked(self, dy: Tensor, *known: Tensor) -> None:

@@ -197,6 +197,12 @@ class SolverOptions:
                 "compile: a compiled step has its field in the type of the state; leave out compile or precision"
             )
 
+        if self.precision and self.sees == "tangent":
+            raise UsageError(
+                "sees: a tangent takes products of the field's products, whose rounding in 16 bits would choose the "
+                "steps; leave out sees or precision, or bound the steps by max_step"
+            )
+
     def _check_steps(self) -> None:
         fixed = next((name for name in ("num_steps", "step_size", "grid") if getattr(self, name) is not None), None)
         if fixed is not None and isinstance(self.scheme, Switching):

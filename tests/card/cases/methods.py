@@ -26,6 +26,8 @@ SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sees the tangent": ("bosh3", {"rtol": 1e-2, "atol": 1e-2, "sees": "tangent"}),
     "implicit": ("tr_bdf2", {"rtol": 1e-2, "atol": 1e-2}),
     "implicit, fixed": ("implicit_midpoint", {"num_steps": 4}),
+    "a low field": ("bosh3", {"rtol": 1e-2, "atol": 1e-2, "precision": "bfloat16"}),
+    "a scaled field": ("rk4", {"num_steps": 3, "precision": "float16"}),
     "PI control": ("tsit5", {"rtol": 1e-2, "atol": 1e-2, "control": "pi"}),
 }
 

@@ -23,6 +23,9 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "dopri5 with dense outputs": {"rtol": 1e-3, "atol": 1e-3, "outputs": "dense"},
     "rk4": {"num_steps": 2},
     "alf": {"rtol": 1e-2, "atol": 1e-2},
+    "dopri5 in bfloat16": {"rtol": 1e-2, "atol": 1e-2, "precision": "bfloat16"},
+    "rk4 in bfloat16": {"num_steps": 2, "precision": "bfloat16"},
+    "rk4 in float16": {"num_steps": 2, "precision": "float16"},
 }
 
 

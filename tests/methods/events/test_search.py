@@ -363,6 +363,8 @@ SHIFT = number(0.5, trained=True)
         (first, {"gradient": "torchdiffeq_naive"}, UnsupportedError, "solves by another library"),
         (first, {"odeint_interface": torchdiffeq.odeint}, UsageError, "odeint_interface: expected odegrad.odeint"),
         (first, {"t_max": -1.0}, UsageError, "t_max: expected a time behind t0 = 0, got -1"),
+        (first, {"t_max": "3"}, UsageError, "t_max: expected one time, a number or a tensor of one, got '3'"),
+        (first, {"t_max": torch.ones(2)}, UsageError, r"t_max: expected one time, .* got tensor\(\[1"),
         (first, {"t_max": float("inf")}, UsageError, "t_max: expected a finite time or None"),
         (first, {"direction": 2}, UsageError, "direction: expected -1"),
         (first, {"event_samples": -1}, UsageError, "event_samples: expected a whole number"),
@@ -389,6 +391,22 @@ def test_grazing_is_refused_where_a_derivative_is_wanted():
     with torch.no_grad():
         t, _ = odegrad.odeint_event(clock, y0, number(0.0), event_fn=g)
     assert abs(float(t) - 1.0) < 1e-5
+
+
+def test_a_touch_says_how_near_it_came_and_what_is_not_a_number_behind_the_event():
+    """A ball that just reaches a height does not cross it; the root of y - 1/2 - 1/100 is before that of y < 1/2."""
+
+    def falling(_t, y):
+        return torch.stack([y[1], torch.full_like(y[1], -1.0)])
+
+    y0, by = torch.tensor([0.0, 1.0], dtype=DTYPE), {"t_max": 1.5}
+    with pytest.raises(EventError, match=r"zero nowhere .* it comes to .* at t = .* raise event_samples"):
+        odegrad.odeint_event(falling, y0, number(0.0), event_fn=lambda _t, y: y[0] - 0.5, **by)
+    t, _ = odegrad.odeint_event(
+        clock, torch.zeros(1, dtype=DTYPE), number(0.0), method="rk4", options={"step_size": 1.0},
+        event_fn=lambda _t, y: torch.log(0.8 - y[0]) - math.log(0.55),
+    )  # fmt: skip
+    assert float(t) == pytest.approx(0.25, abs=1e-15)
 
 
 def test_closures_are_fine_where_nobody_wants_a_gradient():

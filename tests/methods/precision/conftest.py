@@ -90,7 +90,7 @@ def pulled(solve, field=None, dtype=torch.float32, factor=1.0, solved_under=None
 
 def off(found, true):
     """Return the distance relative to the size."""
-    return float((found - true).norm() / true.norm())
+    return float((found - true).detach().norm() / true.detach().norm())
 
 
 @pytest.fixture(params=ROUNDOFF)

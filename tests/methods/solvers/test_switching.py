@@ -1,5 +1,6 @@
 """The solver that switches: when it takes which method, what that costs, and what it refuses."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from odegrad.checks.problems import StepLog
 from odegrad.contracts import ImplicitWork
 from odegrad.datasets.nets.stiff_fields import ProtheroRobinsonField, RobertsonField, VanDerPolField
-from odegrad.errors import UsageError
+from odegrad.errors import UnsupportedError, UsageError
 from odegrad.measuring.counting import CountedField, Counts
 from odegrad.methods.gradients.naive import Naive
 from odegrad.methods.solvers.solver import make_solver
@@ -180,3 +181,36 @@ def test_fixed_steps_are_refused(option):
 def test_options_that_it_cannot_take(option, why):
     with pytest.raises(UsageError, match=why):
         make_solver("auto_stiff", **option)
+
+
+def test_samples_that_mix_are_refused_where_it_goes_over():
+    """Before that nothing supposes that they do not; as one matrix they are solved."""
+
+    class Meeting(nn.Module):
+        def forward(self, t, y):
+            return -1e3 * (y - y.mean(0)) - (y - torch.cos(t))
+
+    y0 = torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.float64)
+    with pytest.raises(UnsupportedError, match="its samples depend on each other"):
+        Taken("auto_stiff", Meeting(), y0, 2.0, 1e-4, 1e-6)
+    found = Taken("auto_stiff", Meeting(), y0, 2.0, 1e-4, 1e-6, linear="dense")
+    assert 0 < found.work.explicit_steps < found.steps
+    # The mean falls to (cos t + sin t) / 2 from 7 / 3.
+    mean = (math.cos(2.0) + math.sin(2.0)) / 2 + (7 / 3 - 0.5) * math.exp(-2.0)
+    assert found.y.flatten().tolist() == pytest.approx([mean] * 3, abs=1e-3)
+
+
+def test_an_explicit_step_reads_the_device_once(monkeypatch):
+    """The share of the stability interval comes with the error: as many reads as dopri5 makes, one for each attempt."""
+    stability_interval(TABLEAUS["dopri5"])  # by numbers of the host, once in a process
+    reads = []
+    for name in ("tolist", "__float__", "__bool__", "item"):
+        plain = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda x, plain=plain: (reads.append(x), plain(x))[1])
+    counts = []
+    for name in ("dopri5", "auto_stiff"):
+        reads.clear()
+        Naive()(Spiral(), make_solver(name, rtol=1e-6, atol=1e-6), vector(1.0, 0.3), torch.tensor([0.0, 10.0]).double())
+        counts.append(len(reads))
+    assert counts[0] > 50
+    assert counts[1] == counts[0]
