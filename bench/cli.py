@@ -14,6 +14,7 @@ from rich.logging import RichHandler
 from typer.core import TyperGroup
 
 from odegrad.commands import catalogue, doctor, gate, history, models, results, running
+from odegrad.commands.exits import end_politely
 from odegrad.errors import InfrastructureError, OdegradError, UsageError
 from odegrad.exits import ExitCode
 
@@ -133,6 +134,7 @@ app.add_typer(results.results_app, name="results")
 
 def main() -> None:
     """Run the command line; an error that odegrad raises on purpose is one message and an exit code."""
+    end_politely()
     try:
         app()
     except OdegradError as error:

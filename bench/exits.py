@@ -33,7 +33,7 @@ EXIT_MEANINGS: Mapping[ExitCode, str] = {
     "for a gate; a gradient has nothing to be held against or is too close to what is accurate; or a budget of "
     "seconds ended before all was measured",
     ExitCode.TRY_AGAIN: "the machine failed, and runs are missing: the same command again measures them",
-    ExitCode.INTERRUPTED: "interrupted by Ctrl-C or SIGTERM",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C, SIGTERM or SIGHUP",
 }
 """What each means."""
 

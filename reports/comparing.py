@@ -178,7 +178,7 @@ def cost_table(cells: pd.DataFrame, column: str) -> pd.DataFrame:
     return few.pivot_table(index=BLOCK, columns="method", values="cost", aggfunc="median")
 
 
-def first_reached(metric: Sequence[float], target: float, higher_is_better: bool) -> int | None:
+def first_reached(metric: Sequence[float] | Floats, target: float, higher_is_better: bool) -> int | None:
     """Return the place of the first value that is at least as good as ``target``; None if none is."""
     values = np.asarray(metric, dtype=float)
     reached = values >= target if higher_is_better else values <= target
@@ -247,12 +247,12 @@ def _reached(
     if math.isnan(target):
         return math.nan, math.nan
     place = None
-    if status == Status.OK and isinstance(metric, list):
+    if status == Status.OK and isinstance(metric, np.ndarray):
         place = first_reached(metric, target, bool(higher_is_better))
     if place is None:
         return math.inf, math.inf
     seconds_at, iterations_at = (
-        points[place] if isinstance(points, list) and place < len(points) else math.inf
+        points[place] if isinstance(points, np.ndarray) and place < len(points) else math.inf
         for points in (seconds, iterations)
     )
     return seconds_at, iterations_at

@@ -4,7 +4,8 @@ import contextlib
 import gc
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import marshal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,13 @@ _TYPES: Mapping[str, set[type]] = {
     "list": {list},
 }  # fmt: skip
 _NAMES = tuple(column.name for column in COLUMNS)
-_STATUS = _NAMES.index("status")
 _STATUSES = frozenset(str(status) for status in Status)
+CHUNK = 4096
+"""So many records are Python objects at a time."""
+
+ROW_GROUP = 16_384
+"""So many rows of a Parquet file are made at a time."""
+
 TOLD = 5
 """Of the lines of a file that are no records, how many an error tells."""
 _log = logging.getLogger(__name__)
@@ -71,9 +77,10 @@ def load(*results: Path | str, across_machines: bool = False) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns ``COLUMNS`` of ``odegrad.records.columns`` with dtypes ``PANDAS_DTYPES``; lists and dictionaries are
-        Python objects. Trials of a suite that tunes are rows too, with the ``stage`` ``tuning``; tables and figures
-        leave them out, as does ``frame[frame["stage"].fillna("") != "tuning"]``.
+        Columns ``COLUMNS`` of ``odegrad.records.columns`` with dtypes ``PANDAS_DTYPES``; lists are arrays of float64
+        that cannot be written, dictionaries are those of Python and shared by rows that have the same. Trials of a
+        suite that tunes are rows too, with the ``stage`` ``tuning``; tables and figures leave them out, as does
+        ``frame[frame["stage"].fillna("") != "tuning"]``.
 
     Raises
     ------
@@ -82,28 +89,68 @@ def load(*results: Path | str, across_machines: bool = False) -> pd.DataFrame:
     """
     if not results:
         raise ResultsError("results: expected at least one folder, got none; give one that `odegrad run` wrote")
-    latest: dict[str, tuple[object, ...]] = {}
+    gathered = _Gathered()
     for folder in map(Path, results):
         for row in _rows_of_folder(folder):
-            _keep_latest(latest, row)
-    try:
-        _check_types(list(latest.values()))
-        frame = _frame(list(latest.values()))
-    except ResultsError as error:
-        raise _named(latest, error) from error
+            gathered.add(row)
+    frame = gathered.frame()
     return frame if across_machines else without_times(frame)
 
 
-def _named(latest: Mapping[str, tuple[object, ...]], error: ResultsError) -> ResultsError:
-    """Return the error with the run whose record is to blame."""
-    for run_id, values in latest.items():
-        fault = fault_of_row(dict(zip(_NAMES, values, strict=True)))
-        if fault is not None:
-            return ResultsError(
-                f"run {run_id}: {fault}; delete its line in the records, and the same command as before measures it "
-                "again"
-            )
-    return error
+class _Gathered:
+    """Records as they are read: every ``CHUNK`` of them becomes a compact frame, so that few are Python objects."""
+
+    def __init__(self) -> None:
+        self._parts: list[pd.DataFrame] = []
+        self._rows: list[tuple[object, ...]] = []
+        self._done = 0
+        self._latest: dict[str, tuple[int, object]] = {}
+        """Run -> place and status of the record that counts, in the order in which they ended."""
+        self._wrong: dict[int, str] = {}
+        """Place -> what is wrong with a record."""
+        self._kept: dict[bytes, dict[str, object]] = {}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        known = self._latest.get(row["run_id"])
+        if known is not None and row["status"] != Status.OK and known[1] == Status.OK:
+            return
+        self._latest.pop(row["run_id"], None)
+        self._latest[row["run_id"]] = (self._done + len(self._rows), row["status"])
+        self._rows.append(_values(row))
+        if len(self._rows) == CHUNK:
+            self._pack()
+
+    def _pack(self) -> None:
+        """Turn the rows so far into a frame; of a record that is none only the place is kept, it may not count."""
+        try:
+            _check_types(self._rows)
+            part = _frame(self._rows, self._kept)
+        except ResultsError as error:
+            faults = [fault_of_row(dict(zip(_NAMES, values, strict=True))) for values in self._rows]
+            self._wrong |= {self._done + i: fault for i, fault in enumerate(faults) if fault is not None}
+            if not any(faults):
+                raise
+            rows = [(None,) * len(_NAMES) if fault else row for fault, row in zip(faults, self._rows, strict=True)]
+            part = _frame(rows, self._kept)
+            _log.debug("%s", error)
+        self._parts.append(part)
+        self._done += len(self._rows)
+        self._rows = []
+
+    def frame(self) -> pd.DataFrame:
+        """Return the records that count; refuse the first that is none, with the run that is to blame."""
+        if self._rows:
+            self._pack()
+        for run_id, (place, _) in self._latest.items():
+            if place in self._wrong:
+                raise ResultsError(
+                    f"run {run_id}: {self._wrong[place]}; delete its line in the records, and the same command as "
+                    "before measures it again"
+                )
+        every = pd.concat(self._parts, ignore_index=True) if len(self._parts) > 1 else self._parts[0]
+        self._parts = []
+        places = [place for place, _ in self._latest.values()]
+        return every if places == list(range(len(every))) else every.iloc[places].reset_index(drop=True)
 
 
 def _rows_of_folder(folder: Path) -> Iterator[dict[str, object]]:
@@ -148,22 +195,33 @@ def to_parquet(frame: pd.DataFrame, path: Path) -> None:
     ResultsError
         If a list holds something else than numbers.
     """
-    flat = frame.copy(deep=False)
-    for column in COLUMNS:
-        if _is_dictionary(column):
-            flat[column.name] = pd.array([_dump(v) for v in frame[column.name]], dtype="string")
     fields = [
         pa.field(c.name, _ARROW.get(c.dtype) or _object_type(c), metadata={"unit": c.unit, "meaning": c.meaning})
         for c in COLUMNS
     ]
+    schema = pa.schema(fields)
     try:
-        table = pa.Table.from_pandas(flat, schema=pa.schema(fields), preserve_index=False)
+        first = _flat(frame.iloc[:ROW_GROUP], schema)
+        with replacing(path) as part, parquet.ParquetWriter(part, first.schema) as writer:
+            writer.write_table(first)
+            for start in range(ROW_GROUP, len(frame), ROW_GROUP):
+                writer.write_table(_flat(frame.iloc[start : start + ROW_GROUP], schema))
     except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
         raise ResultsError(
             f"cannot write {path}: expected numbers of 64 bits in lists, and text in Unicode ({error})"
         ) from error
-    with replacing(path) as part:
-        parquet.write_table(table, part)
+
+
+def _flat(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    """Return rows as Parquet holds them; what rows share is turned into text once."""
+    flat, texts = frame.copy(deep=False), dict[int, str | None]()
+    for column in COLUMNS:
+        if _is_dictionary(column):
+            for value in frame[column.name]:
+                if id(value) not in texts:
+                    texts[id(value)] = _dump(value)
+            flat[column.name] = pd.array([texts[id(value)] for value in frame[column.name]], dtype="string")
+    return pa.Table.from_pandas(flat, schema=schema, preserve_index=False)
 
 
 @_no_garbage_collection()
@@ -174,10 +232,12 @@ def read_parquet(path: Path) -> pd.DataFrame:
         if _is_dictionary(column):
             values = [None if pd.isna(text) else json.loads(text) for text in frame[column.name]]
         elif column.dtype == "object":
-            values = [None if v is None else np.asarray(v, dtype=float).tolist() for v in frame[column.name]]
+            values = _arrays(frame[column.name].tolist()).tolist()
         else:
             continue
-        frame[column.name] = pd.Series(values, index=frame.index, dtype="object")
+        series = np.empty(len(frame), dtype=object)
+        series[:] = values
+        frame[column.name] = pd.Series(series, index=frame.index, dtype="object")
     return frame
 
 
@@ -233,31 +293,32 @@ def _is_record(row: object, path: Path, number: int) -> bool:
     return isinstance(row.get("run_id"), str) and isinstance(status, str) and status in _STATUSES
 
 
-def _keep_latest(latest: dict[str, tuple[object, ...]], row: dict[str, Any]) -> None:
-    known = latest.get(row["run_id"])
-    if known is None or row["status"] == Status.OK or known[_STATUS] != Status.OK:
-        latest.pop(row["run_id"], None)
-        latest[row["run_id"]] = _values(row)
-
-
 def _values(row: Mapping[str, object]) -> tuple[object, ...]:
     return tuple(map(row.get, _NAMES))
 
 
-def _frame(rows: list[tuple[object, ...]]) -> pd.DataFrame:
+def _frame(rows: list[tuple[object, ...]], kept: dict[bytes, dict[str, object]] | None = None) -> pd.DataFrame:
+    """Return rows as a frame; equal dictionaries are one, also with those that are ``kept`` of others."""
     by_column = zip(*rows, strict=True) if rows else iter([()] * len(COLUMNS))
-    frame = pd.DataFrame({c.name: _series(c, list(v)) for c, v in zip(COLUMNS, by_column, strict=True)})
+    shared = {} if kept is None else kept
+    frame = pd.DataFrame({c.name: _series(c, list(v), shared) for c, v in zip(COLUMNS, by_column, strict=True)})
     # Runs that did not have it were in the type of the run, as those that say so by an empty text.
     return frame.assign(precision=frame["precision"].fillna(""))
 
 
-def _series(column: Column, values: list[Any]) -> object:
+def _series(column: Column, values: list[Any], kept: dict[bytes, dict[str, object]]) -> object:
+    absent = values.count(None) == len(values)
     try:
-        if column.dtype == "object":
+        if column.dtype == "object" and absent:
             return pd.Series(values, dtype="object")
-        if column.dtype == "string":
+        if _is_dictionary(column):
+            same = [None if v is None else kept.setdefault(marshal.dumps(v, 2), v) for v in values]
+            return pd.Series(same, dtype="object")
+        if column.dtype == "object":
+            return _arrays(values)
+        if column.dtype == "string" and not absent:
             "".join(value for value in values if value is not None).encode()
-        if column.dtype == "int64" and any(type(v) is float and not abs(v) < MAX_EXACT for v in values):
+        if column.dtype == "int64" and not absent and any(type(v) is float and not abs(v) < MAX_EXACT for v in values):
             raise OverflowError("a float that is no whole number of 64 bits")
         if column.dtype == "float64":
             return pd.Series(np.array(values, dtype=np.float64))
@@ -268,6 +329,18 @@ def _series(column: Column, values: list[Any]) -> object:
             f"column {column.name!r}: expected {column.dtype} or null in every record, got {wrong!r} ({error}); "
             "delete the lines that hold it"
         ) from error
+
+
+def _arrays(values: Sequence[Sequence[float | None] | None]) -> pd.Series:
+    """Return lists of numbers as arrays of float64, parts of one; None in them is NaN, and None for one stays."""
+    lengths = [0 if each is None else len(each) for each in values]
+    numbers = np.array([x for each in values if each is not None for x in each], dtype=np.float64)
+    numbers.flags.writeable = False
+    ends = np.cumsum(lengths).tolist()
+    found = np.empty(len(values), dtype=object)
+    for i, (each, length, end) in enumerate(zip(values, lengths, ends, strict=True)):
+        found[i] = None if each is None else numbers[end - length : end]
+    return pd.Series(found, dtype="object")
 
 
 def _check_types(rows: list[tuple[object, ...]]) -> None:
@@ -282,7 +355,9 @@ def _check_types(rows: list[tuple[object, ...]]) -> None:
 
 
 def _fits(dtype: str, value: object) -> bool:
-    kinds: dict[str, Any] = {"int64": int, "boolean": bool, "string": str, "float64": (int, float)}
+    if dtype == "object" and isinstance(value, list):
+        return set(map(type, value)) <= _NUMBERS
+    kinds: dict[str, Any] = {"int64": int, "boolean": bool, "string": str, "float64": (int, float), "object": ()}
     return value is None or isinstance(value, kinds[dtype])
 
 

@@ -39,7 +39,8 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
 
     Trials that choose settings (stage ``tuning``) are left out: ``odegrad.reports.tables.tuning`` shows them.
     """
-    counted = frame[frame["stage"].fillna("") != TUNING].reset_index(drop=True)
+    trials = frame["stage"].fillna("") == TUNING
+    counted = (frame[~trials] if trials.any() else frame).reset_index(drop=True)
     names = {"method": methods(counted), "task": counted["task"].fillna("").astype("string")}
     return counted.assign(variant=variants(counted), **names)
 
@@ -84,6 +85,12 @@ class Results:
             kept[compute] = compute(self)
         found: Computed = kept[compute]
         return found
+
+    def without_records(self) -> "Results":
+        """Return the same results for figures alone: each part computed, and no records beside them."""
+        part = Results(self.frame.iloc[:0])
+        part.__dict__.update({name: getattr(self, name) for name in ("cells", "ok", "table")})
+        return part
 
     def of_tasks(self, tasks: list[str]) -> "Results":
         """Return the results on those tasks alone."""

@@ -14,6 +14,9 @@ _TRACE = "trace_"
 TRACES = {c.name: c.name.removeprefix(_TRACE) for c in COLUMNS if c.name.startswith(_TRACE)}
 """A record's list -> the column of the long form, in the unit of the record's."""
 
+RUNS_AT_A_TIME = 8192
+"""So many runs are in long form at a time, where they are written."""
+
 
 def long_form(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the points of every run that holds a trace, by run and then by iteration.
@@ -34,9 +37,14 @@ def long_form(frame: pd.DataFrame) -> pd.DataFrame:
 
 def write(frame: pd.DataFrame, path: Path) -> None:
     """Write the long form of records as Parquet."""
-    with replacing(path) as part:
-        parquet.write_table(Table.from_pandas(long_form(frame), preserve_index=False), part)
+    traced = frame[frame["trace_iteration"].notna()]
+    first = Table.from_pandas(long_form(traced.iloc[:RUNS_AT_A_TIME]), preserve_index=False)
+    with replacing(path) as part, parquet.ParquetWriter(part, first.schema) as writer:
+        writer.write_table(first)
+        for start in range(RUNS_AT_A_TIME, len(traced), RUNS_AT_A_TIME):
+            points = long_form(traced.iloc[start : start + RUNS_AT_A_TIME])
+            writer.write_table(Table.from_pandas(points, schema=first.schema, preserve_index=False))
 
 
 def _values(values: object, count: int) -> np.ndarray:
-    return np.asarray(values, dtype=np.float64) if isinstance(values, list) else np.full(count, np.nan)
+    return np.asarray(values, dtype=np.float64) if isinstance(values, np.ndarray) else np.full(count, np.nan)

@@ -6,7 +6,6 @@
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -65,7 +64,6 @@ def gate(
     for option, path in (("--junit", junit), ("--markdown", markdown)):
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{option} {path}: there is no folder {path.parent}; make it, or give another file")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = tuple(overrides or ())
     try:
         if baseline is None:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from odegrad.commands.exits import end_politely
 from odegrad.commands.options import (
     Device,
     DeviceOption,
@@ -115,7 +114,6 @@ def run(
     from odegrad.running.runner import SweepSettings, fitting_workers, run_suite
     from odegrad.suites.suite import key_values, load_suite
 
-    end_politely()
     with redirect_stdout(sys.stderr):  # a user's own file may print
         loaded = load_suite(suite, overrides or (), timeout)
     folder = results or Path("results") / loaded.name
@@ -148,7 +146,6 @@ def paper(
     from odegrad.running.runner import SweepSettings, fitting_workers, run_suite
     from odegrad.suites.papers import load_paper
 
-    end_politely()
     loaded = load_paper(str(name), str(size))
     folder = results or Path("results") / loaded.folder
     outcomes = []

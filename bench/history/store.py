@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from odegrad.errors import HistoryError
@@ -109,4 +110,5 @@ def _whole_lines(texts: Iterable[bytes], where: str) -> Iterable[Line]:
 
 def _plain_row(row: dict[str, object]) -> dict[str, object]:
     """Return a row of a frame as a record wrote it: without what pandas makes of absent values."""
-    return {str(name): value for name, value in row.items() if isinstance(value, (dict, list)) or not pd.isna(value)}
+    plain = {str(name): value.tolist() if isinstance(value, np.ndarray) else value for name, value in row.items()}
+    return {name: value for name, value in plain.items() if isinstance(value, (dict, list)) or not pd.isna(value)}

@@ -36,7 +36,7 @@ def matrices_of(frame: Source) -> dict[str, pd.DataFrame]:
     ok = Results.of(frame).ok
     if "gradient_sketch" not in ok:
         return {}
-    held = np.array([isinstance(each, list) for each in ok["gradient_sketch"]], dtype=bool)
+    held = np.array([isinstance(each, np.ndarray) for each in ok["gradient_sketch"]], dtype=bool)
     known = ok[held & ok["gradient_norm"].notna()]
     known = known[[*dict.fromkeys([*_COLUMNS, *BLOCK])]].reset_index(drop=True)
     block = known.groupby(BLOCK, sort=False, dropna=False).ngroup()

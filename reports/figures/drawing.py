@@ -1,12 +1,15 @@
 """From kinds of figures to the contents of files, on several cores, and writing all of them."""
 
 import io
+import os
 import pickle
 import re
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,9 @@ from odegrad.reports.summary import Results, Source
 FORMATS = ("svg", "pdf", "png")
 _METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 """No dates: the same records give the same files."""
+
+PARENT_SECONDS = 0.5
+"""How often a process that draws looks whether its parent is there."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +112,11 @@ def begin_drawing(
     at_a_time = min(len(parts), processes or joblib.cpu_count())
     if at_a_time < 2:
         return (_draw(results, part, tuple(formats), columns) for part in parts)
-    _ = results.cells, results.ok, results.table  # computed once, not in every process
     folder = temporary_folder()
     path = Path(folder.name) / "results.pickle"
-    path.write_bytes(pickle.dumps(results, pickle.HIGHEST_PROTOCOL))
-    tasks = (joblib.delayed(_draw_stored)(str(path), part, tuple(formats), columns) for part in parts)
+    with path.open("wb") as file:
+        pickle.dump(results.without_records(), file, pickle.HIGHEST_PROTOCOL)
+    tasks = (joblib.delayed(_draw_stored)(str(path), part, tuple(formats), columns, os.getpid()) for part in parts)
     return _until_the_last(joblib.Parallel(at_a_time, batch_size=1, return_as="generator")(tasks), folder)
 
 
@@ -140,7 +146,20 @@ def _stored(path: str) -> Results:
     return found
 
 
-def _draw_stored(path: str, part: _Part, formats: tuple[str, ...], columns: int) -> Drawn:
+@cache
+def _end_with(parent: int) -> None:
+    """Have this process end soon after its parent, which may be killed and then collects nobody."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _draw_stored(path: str, part: _Part, formats: tuple[str, ...], columns: int, parent: int) -> Drawn:
+    _end_with(parent)
     return _draw(_stored(path), part, formats, columns)
 
 

@@ -1,5 +1,6 @@
 """The f calls of an iteration over the training: dynamics that stiffen as they are trained cost ever more of them."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def describe(frame: Source) -> str:
 def _traced(frame: Results) -> pd.DataFrame:
     """Return the runs that ended ``ok`` and hold their f calls over the training, with ``calls``."""
     kept = frame.ok[_TAKEN]
-    counted = [isinstance(v, list) and len(v) > 1 for v in kept["trace_nfe_backward"]]
+    counted = [isinstance(v, np.ndarray) and len(v) > 1 for v in kept["trace_nfe_backward"]]
     kept = kept[pd.Series(counted, kept.index, dtype=bool)]
     return kept.assign(calls=pd.Series([calls_of(run) for run in rows_of(kept)], kept.index, dtype="object"))
 

@@ -45,7 +45,7 @@ def describe(frame: Source) -> str:
 
 def _tell(row: Any) -> str:
     own = row.sample_steps
-    if not isinstance(own, list):
+    if not isinstance(own, np.ndarray):
         return f"{label(row)} {units.count(row.accepted_steps)} steps that all samples share"
     ends = f"{units.count(min(own))} to {units.count(max(own))}"
     return f"{label(row)} {ends}, {units.significant(median(own))} in the middle"
@@ -55,19 +55,19 @@ def _counted(frame: Results) -> pd.DataFrame:
     """Return the runs that ended ``ok`` of every task with one whose samples have steps of their own."""
     kept = frame.ok[_TAKEN]
     own = pd.Series(
-        [isinstance(steps, list) and len(steps) > 0 for steps in kept["sample_steps"]], kept.index, dtype=bool
+        [isinstance(steps, np.ndarray) and len(steps) > 0 for steps in kept["sample_steps"]], kept.index, dtype=bool
     )
     return kept[kept["task"].isin(set(kept["task"][own])) & (own | kept["accepted_steps"].notna())]
 
 
 def _panel(axis: Axes, runs: pd.DataFrame, labels: list[tuple[str, str]]) -> None:
-    every = [steps for each in runs["sample_steps"] if isinstance(each, list) for steps in each]
-    low, high = min(every), max(every)
-    edges, most, filled = _edges(low, high), float(high), list[list[int]]()
+    every = [steps for each in runs["sample_steps"] if isinstance(each, np.ndarray) for steps in each]
+    low, high = float(min(every)), float(max(every))
+    edges, most, filled = _edges(int(low), int(high)), high, list[list[float]]()
     for (method, variant), group in runs.groupby(["method", "variant"], sort=False):
         drawn = style.line_style(str(method), variant_number(labels, str(method), str(variant)))
         look = {"color": drawn["color"], "linestyle": drawn["linestyle"]}
-        own = [steps for each in group["sample_steps"] if isinstance(each, list) for steps in each]
+        own = [steps for each in group["sample_steps"] if isinstance(each, np.ndarray) for steps in each]
         if own:
             heights, _ = np.histogram(own, edges)
             axis.stairs(heights / len(own), edges, gid="own", **look)

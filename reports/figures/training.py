@@ -117,7 +117,7 @@ def calls_of(run: Any) -> NDArray[np.float64]:
     Records of schemas before these were traced hold them at the initial and at the trained parameters alone, or only at
     the former: between the two they are taken to change evenly, and otherwise to stay.
     """
-    if all(isinstance(getattr(run, name), list) for name in _TRACED_CALLS):
+    if all(isinstance(getattr(run, name), np.ndarray) for name in _TRACED_CALLS):
         forward, backward = (np.asarray(getattr(run, name), dtype=np.float64) for name in _TRACED_CALLS)
         return forward + backward
     start = float(_number(run.nfe_forward) + _number(run.nfe_backward))

@@ -258,7 +258,11 @@ def _failed(frame: Source) -> list[dict[str, str]]:
 
 def _machines(frame: pd.DataFrame) -> list[dict[str, object]]:
     """Return each distinct machine with the number of its runs, the most used first."""
-    texts = frame["machine"].dropna().map(json.dumps)
+    machines, told = frame["machine"].dropna(), dict[int, str]()
+    for machine in machines:
+        if id(machine) not in told:  # rows of one machine share its description
+            told[id(machine)] = json.dumps(machine)
+    texts = machines.map(lambda machine: told[id(machine)])
     return [
         {"runs": int(number), "entries": [(k, _plain(k, v)) for k, v in json.loads(str(text)).items()]}
         for text, number in texts.value_counts().items()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from odegrad.reports.comparing import time_to_target
 from odegrad.reports.summary import Results
@@ -60,7 +61,7 @@ def with_quantity(results: Results, quantity: str) -> pd.DataFrame:
     return cells
 
 
-def _of_lists(lists: pd.Series, number: Callable[[list[float]], float]) -> pd.Series:
+def _of_lists(lists: pd.Series, number: Callable[[NDArray[np.float64]], float]) -> pd.Series:
     """Return a number of each list; NaN where there is none."""
-    values = [number(each) if isinstance(each, list) and each else np.nan for each in lists]
+    values = [number(each) if isinstance(each, np.ndarray) and each.size else np.nan for each in lists]
     return pd.Series(values, lists.index, dtype="float64")

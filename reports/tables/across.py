@@ -86,7 +86,7 @@ def _across(every: Results, baseline: str | None) -> pd.DataFrame:
 
 def _scores(runs: pd.DataFrame) -> pd.Series:
     """Return how much of the way from the task's start (the median over all runs) to its target each run came."""
-    first = [v[0] if isinstance(v, list) and v else math.nan for v in runs["trace_metric"]]
+    first = [v[0] if isinstance(v, np.ndarray) and v.size else math.nan for v in runs["trace_metric"]]
     start = pd.Series(first, runs.index, dtype="float64").groupby(runs["task"]).transform("median")
     way = (runs["metric_value"].astype("float64") - start) / (runs["target"] - start)
     way = way.clip(0.0, 1.0).where(runs["status"] == Status.OK, 0.0).fillna(0.0)

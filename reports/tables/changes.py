@@ -128,7 +128,7 @@ def _names(runs: pd.DataFrame) -> list[str]:
 
 
 def _missing(value: object) -> bool:
-    return not isinstance(value, (list, tuple, dict)) and bool(pd.isna(value))
+    return not isinstance(value, (list, tuple, dict, np.ndarray)) and bool(pd.isna(value))
 
 
 def _differences(first: pd.DataFrame, second: pd.DataFrame) -> str:

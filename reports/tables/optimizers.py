@@ -78,7 +78,7 @@ def _of_task(runs: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _is_numbers(values: object) -> bool:
-    return isinstance(values, list) and bool(np.isfinite(values).any())
+    return isinstance(values, np.ndarray) and bool(np.isfinite(values).any())
 
 
 def _best(runs: pd.DataFrame, column: str, upwards: bool) -> dict[int, float]:
@@ -100,7 +100,7 @@ def _reached(runs: pd.DataFrame, column: str, targets: dict[int, float], upwards
             continue
         values = getattr(run, column)
         place = None
-        if run.status == Status.OK and isinstance(values, list):
+        if run.status == Status.OK and isinstance(values, np.ndarray):
             place = first_reached(values, targets[seed], upwards)
         rows[seed] = [math.inf, math.inf] if place is None else [run.trace_iteration[place], run.trace_seconds[place]]
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(_COUNTED), dtype="float64")

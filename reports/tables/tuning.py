@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from odegrad.records.record import TUNING, Status
@@ -52,7 +53,7 @@ def _row(key: Any, group: pd.DataFrame) -> dict[str, Any]:
 
 
 def _least(losses: object) -> float:
-    known = finite(losses if isinstance(losses, list) else [])
+    known = finite(losses if isinstance(losses, np.ndarray) else [])
     return float(known.min()) if known.size else float("nan")
 
 

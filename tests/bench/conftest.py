@@ -117,7 +117,8 @@ def silent_console():
 def run_main(monkeypatch, capsys):
     """Return a function that runs the command line and returns its exit code, standard output and standard error."""
     logger = logging.getLogger("odegrad")
-    before = logger.handlers, logger.level, signal.getsignal(signal.SIGTERM)
+    before = logger.handlers, logger.level
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["odegrad", *arguments])
@@ -129,5 +130,6 @@ def run_main(monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     yield call
-    logger.handlers, logger.level = before[:2]
-    signal.signal(signal.SIGTERM, before[2])
+    logger.handlers, logger.level = before
+    for number, handler in signals.items():
+        signal.signal(number, handler)

@@ -16,6 +16,10 @@ from odegrad.records.shard import RECORDS
 from odegrad.reports.frame import PANDAS_DTYPES, from_rows, load, read_parquet, to_parquet
 
 
+def plain(value):
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
 def test_frame_holds_every_column_with_its_dtype(quick, write_results):
     """Columns, their order, dtypes and values are those of the records."""
     frame = load(write_results(quick))
@@ -25,7 +29,7 @@ def test_frame_holds_every_column_with_its_dtype(quick, write_results):
         expected = record.to_row()
         for column in COLUMNS:
             if expected[column.name] is not None:
-                assert row[column.name] == expected[column.name], column.name
+                assert plain(row[column.name]) == expected[column.name], column.name
 
 
 def test_failed_run_has_missing_values(record, write_results):
@@ -60,11 +64,10 @@ def test_parquet_gives_the_same_frame(mixed, record, frame_of, tmp_path):
     assert pd.read_parquet(tmp_path / "r.parquet")["nfe_forward"].dtype == "Int64"
 
 
-def test_parquet_refuses_a_list_of_words(record, frame_of, tmp_path):
+def test_a_list_of_words_is_refused(record, frame_of):
     """A trace that is no list of numbers is refused with a sentence."""
-    frame = frame_of([record(train_loss=["a"])])
-    with pytest.raises(ResultsError, match="expected numbers of 64 bits in lists"):
-        to_parquet(frame, tmp_path / "r.parquet")
+    with pytest.raises(ResultsError, match=r"column 'train_loss': expected .* got \['a'\]"):
+        frame_of([record(train_loss=["a"])])
 
 
 @pytest.mark.parametrize("cut", [1, 40, 400])

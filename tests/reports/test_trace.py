@@ -4,6 +4,8 @@ import math
 
 import pandas as pd
 
+from odegrad.records.record import Status
+from odegrad.reports.frame import load, read_parquet, to_parquet
 from odegrad.reports.trace import TRACED_RUN, TRACES, long_form, write
 
 
@@ -31,6 +33,31 @@ def test_runs_without_a_trace_are_left_out(frame_of, record, tmp_path):
     assert long_form(frame).empty
     write(frame, tmp_path / "trace.parquet")
     assert list(pd.read_parquet(tmp_path / "trace.parquet").columns) == [*TRACED_RUN, *TRACES.values()]
+
+
+def test_parquet_is_written_in_parts(frame_of, record, tmp_path, monkeypatch):
+    """The same rows, however many are made at a time; also of records."""
+    frame = frame_of([traced(record, "naive", seed, [1.0, 2.0, float(seed)]) for seed in range(5)])
+    monkeypatch.setattr("odegrad.reports.trace.RUNS_AT_A_TIME", 2)
+    monkeypatch.setattr("odegrad.reports.frame.ROW_GROUP", 2)
+    write(frame, tmp_path / "trace.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "trace.parquet"), long_form(frame), check_dtype=False)
+    to_parquet(frame, tmp_path / "records.parquet")
+    pd.testing.assert_frame_equal(read_parquet(tmp_path / "records.parquet"), frame)
+
+
+def test_records_that_are_read_in_parts_are_the_same(record, write_results, monkeypatch):
+    """Whether they fill one part or several; what was measured again counts once, in its later place."""
+    records = [record(seed=seed, metric_value=0.1 * seed, train_loss=[float(seed)] * seed) for seed in range(7)]
+    again = [record(seed=1, status=Status.ERROR, message="x"), record(seed=2, metric_value=0.5)]
+    folder = write_results([*records, *again])
+    whole = load(folder)
+    assert whole["seed"].tolist() == [0, 1, 3, 4, 5, 6, 2]
+    assert whole["metric_value"].tolist()[-1] == 0.5
+    assert whole["train_loss"][3].tolist() == [4.0] * 4
+    for rows in (1, 2, 3, 9):
+        monkeypatch.setattr("odegrad.reports.frame.CHUNK", rows)
+        pd.testing.assert_frame_equal(load(folder), whole)
 
 
 def test_parquet_holds_the_same(frame_of, record, tmp_path):

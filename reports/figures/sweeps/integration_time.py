@@ -59,13 +59,13 @@ def describe(frame: Source) -> str:
 
 def _trained(frame: Source) -> pd.DataFrame:
     ok = Results.of(frame).ok
-    return ok[[isinstance(values, list) and len(values) > 0 for values in ok["train_end_time"]]]
+    return ok[[isinstance(values, np.ndarray) and len(values) > 0 for values in ok["train_end_time"]]]
 
 
 def _lines(axis: Axes, rows: pd.DataFrame, labels: list[tuple[str, str]], column: str, name: str) -> None:
     for (method, variant), group in rows.groupby(["method", "variant"], sort=False):
         drawn = style.line_style(str(method), variant_number(labels, str(method), str(variant)))
-        lists = [getattr(row, column) for row in rows_of(group) if isinstance(getattr(row, column), list)]
+        lists = [getattr(row, column) for row in rows_of(group) if isinstance(getattr(row, column), np.ndarray)]
         if not lists:
             continue
         length = min(len(values) for values in lists)

@@ -30,7 +30,9 @@ def points_of(frame: Source) -> pd.DataFrame:
     chosen = {
         name: pd.Series([each.get(name) for each in options], ok.index, dtype="float64") for name in SNOPT_OPTIONS
     }
-    losses = [float(np.mean(each[-LAST:])) if isinstance(each, list) and each else np.nan for each in ok["train_loss"]]
+    held = [isinstance(each, np.ndarray) and each.size > 0 for each in ok["train_loss"]]
+    every = zip(ok["train_loss"], held, strict=True)
+    losses = [float(np.mean(each[-LAST:])) if is_there else np.nan for each, is_there in every]
     rows = ok[["task", "seed", "metric_name"]].assign(
         **chosen, metric=ok["metric_value"].astype("float64"), loss=pd.Series(losses, ok.index, dtype="float64")
     )

@@ -1,5 +1,6 @@
 """Exit codes: every command ends with each code that ``odegrad.exits`` says of it, and with no other."""
 
+import signal
 from collections import namedtuple
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from odegrad.advice.advised import ModelAdvice
 from odegrad.advice.comparison import COMPARISON_COLUMNS, Comparison
 from odegrad.checks.result import CheckResult
+from odegrad.commands.exits import end_politely
 from odegrad.errors import DataError, InfrastructureError, ResultsError
 from odegrad.exits import EXIT_MEANINGS, EXITS_OF, ExitCode, exit_table
 from odegrad.gate.verdict import GateFinding, GateState, GateVerdict
@@ -162,6 +164,28 @@ def test_a_command_ends_with_the_codes_that_are_documented(run_main, monkeypatch
         assert "Traceback" not in error
         seen.add(found)
     assert seen == set(EXITS_OF[command])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("command", ["report", "gate"])
+def test_a_polite_kill_and_a_terminal_that_closes_end_every_command(run_main, monkeypatch, tmp_path, command, number):
+    """With 130, as documented, and whatever is open is closed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(CASES[command].target, lambda *a, **k: signal.raise_signal(number))
+    code, out, error = run_main(*CASES[command].arguments)
+    assert (code, out) == (130, "")
+    assert error.startswith("interrupted")
+
+
+def test_signals_that_are_ignored_stay_so():
+    """As under ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        end_politely()
+        signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_table_tells_every_code():

@@ -88,7 +88,8 @@ def kill_over_and_over(folder, kills, runs, seed):
         before = after
         found["orphans"] += not wait_until(lambda name=mark: not marked(name))
     last = started(folder, uuid.uuid4().hex, runs, 0.0)
-    assert last.wait(WAIT_SECONDS) == 0
+    print(f"{dict(found)} before the end", flush=True)
+    assert last.wait(WAIT_SECONDS + 20.0 * runs) == 0
     after = whole_records(folder)
     seeds = Counter(json.loads(line)["seed"] for line in after.splitlines())
     found["lost"] += (not after.startswith(before)) + len(set(range(runs)) - set(seeds))
