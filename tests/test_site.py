@@ -21,7 +21,7 @@ _Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix
 
 
 def settings():
-    return yaml.load((ROOT / "site" / "mkdocs.yml").read_text(encoding="utf-8"), Loader=_Loader)
+    return yaml.load((ROOT / ".ci" / "site" / "mkdocs.yml").read_text(encoding="utf-8"), Loader=_Loader)
 
 
 def pages(nav):
@@ -33,7 +33,7 @@ def pages(nav):
 
 def constants(name):
     """Return the tables of a module of the site, which imports what the tests do not have."""
-    tree = ast.parse((ROOT / "site" / "hooks.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / ".ci" / "site" / "hooks.py").read_text(encoding="utf-8"))
     return next(
         ast.literal_eval(node.value)
         for node in tree.body
@@ -103,7 +103,7 @@ def test_notebook_runs(path, monkeypatch):
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     monkeypatch.setitem(sys.modules, "notebooks", None)
-    spec = importlib.util.spec_from_file_location("site_notebooks", ROOT / "site" / "notebooks.py")
+    spec = importlib.util.spec_from_file_location("site_notebooks", ROOT / ".ci" / "site" / "notebooks.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     text, images = module.as_markdown(module.executed(path), path.stem)
