@@ -200,8 +200,8 @@ SOLVERS: tuple[Entry, ...] = (
     ),
     Entry(
         "auto_stiff",
-        "switching, adaptive steps",
-        "dopri5, and kencarp4 where stability would bind its steps; for fields that are stiff at times, or may be",
+        "implicit or explicit, adaptive steps",
+        "dopri5, and kencarp4 where stability would bind its steps, orders 5 and 4; for stiffness that comes and goes",
     ),
 )
 

@@ -58,7 +58,7 @@ class Event:
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        if not callable(self.event_fn):
+        if not callable(self.event_fn) or isinstance(self.event_fn, Event):
             raise UsageError(
                 f"event_fn: expected a function of time and state, or an nn.Module, got {type(self.event_fn).__name__}"
             )

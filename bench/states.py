@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from odegrad.contracts import State, StateT, told
 from odegrad.errors import UsageError
 
+_LOW = (torch.bfloat16, torch.float16)
+"""Types that a field may compute in where its state is in a finer one."""
+
 
 def parts(y: State) -> tuple[Tensor, ...]:
     """Return the parts of a state: the tensor itself, or those of a tuple."""
@@ -204,9 +207,16 @@ class Layout:
             return [parts[0].to(self.dtype).expand(self.shapes[0])]
         got = [f"{tuple(p.shape)} {p.dtype}" if isinstance(p, Tensor) else type(p).__name__ for p in parts]
         want = [f"{tuple(s)} {self.dtype}" for s in self.shapes]
+        low = next((p.dtype for p in parts if isinstance(p, Tensor) and p.dtype in _LOW), None)
+        named = str(low).removeprefix("torch.")
+        advice = "return the derivative in the structure of the state" + (
+            f", or let a field in float32 compute in {named} by the solver's option precision = {named!r}"
+            if low
+            else ""
+        )
         raise UsageError(
             f"field: expected dy/dt {'as a tuple ' if self.is_tuple else ''}of shape and dtype {want}, got {got}; "
-            "return the derivative in the structure of the state"
+            f"{advice}"
         )
 
     def _is_rounded(self, part: Tensor) -> bool:

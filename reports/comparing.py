@@ -15,7 +15,7 @@ from odegrad.records.record import Status
 from odegrad.reports.statistics import MIN_VALUES, Floats, Interval, MedianInterval, median, median_interval
 from odegrad.reports.summary import Results, Source
 
-BLOCK = ["task", "size", "iterations", "solver", "rtol", "atol", "device", "dtype", "seed"]
+BLOCK = ["task", "size", "iterations", "solver", "rtol", "atol", "device", "dtype", "precision", "seed"]
 """What two runs of unlike methods must share to be paired."""
 
 

@@ -246,7 +246,9 @@ def _values(row: Mapping[str, object]) -> tuple[object, ...]:
 
 def _frame(rows: list[tuple[object, ...]]) -> pd.DataFrame:
     by_column = zip(*rows, strict=True) if rows else iter([()] * len(COLUMNS))
-    return pd.DataFrame({c.name: _series(c, list(v)) for c, v in zip(COLUMNS, by_column, strict=True)})
+    frame = pd.DataFrame({c.name: _series(c, list(v)) for c, v in zip(COLUMNS, by_column, strict=True)})
+    # Runs that did not have it were in the type of the run, as those that say so by an empty text.
+    return frame.assign(precision=frame["precision"].fillna(""))
 
 
 def _series(column: Column, values: list[Any]) -> object:

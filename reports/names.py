@@ -26,6 +26,7 @@ SETTINGS = (
     "iterations",
     "device",
     "dtype",
+    "precision",
     "code",
 )
 """Columns that, beside task and method, make two runs unlike; only the seed may differ within one row of a table."""

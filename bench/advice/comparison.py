@@ -1,5 +1,6 @@
 """Every gradient method on one model of the user's own: exactness, calls, memory, time, and which one to take."""
 
+import html
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ REFERENCE_SHARE = 0.45
 """Of the time that a comparison may take, for what the gradients are held against."""
 FAR_LARGER = 10.0
 """Errors that are so many times as large as the reference's are told to a digit at least."""
+
+_EMULATED = "Times are left out: a CPU emulates {}, and its seconds say nothing of a device that computes in it."
 
 COMPARISON_COLUMNS = {
     "gradient": "the gradient method",
@@ -84,6 +87,16 @@ class Comparison(pd.DataFrame):  # type: ignore[misc]
             }
             for row in self.to_dict(orient="records")
         ]
+
+    def _repr_html_(self) -> str | None:
+        """Return what a notebook shows: the rows as a terminal shows them, reasons, advice and notes."""
+        if not set(COMPARISON_COLUMNS) <= set(self.columns):  # a selection of columns is a frame like any other
+            shown: str | None = super()._repr_html_()
+            return shown
+        table = pd.DataFrame(self.printed()).to_html(index=False, border=0)  # escapes every cell
+        said = [*self.reasons(), getattr(self, "advice", ""), *getattr(self, "notes", [])]
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in said if line)
+        return f'<div style="overflow-x: auto">{table}</div>{lines}'
 
     def reasons(self) -> list[str]:
         """Return what stands behind each verdict that has a reason: ``method: verdict: reason``."""
@@ -171,16 +184,18 @@ def compare_gradients(
         true = reference(in_float64(model), wanted=wanted, seconds=allowance.left(REFERENCE_SHARE))
         tell(true.reason or f"the reference is known to {true.error:.1e}")
         measure(subject, solver, candidates, true, allowance, tell)
-        timed = [c for c in candidates if "peak_bytes" in c.row]
+        emulated = bool(solver.precision) and subject.device.type == "cpu"
+        timed = [] if emulated else [c for c in candidates if "peak_bytes" in c.row]
         tell(f"timing {len(timed)} methods in rounds")
         told = race(subject, timed, rounds, allowance)
         of_solver = _of_the_solver(model, solver, allowance)
     rows = [c.row for c in candidates]
     table = Comparison(rows, columns=list(COMPARISON_COLUMNS))
     # The tangent of a batch says nothing of one sample's own steps.
-    bounding = ("max_step",) if solver.per_sample else ("sees='tangent'", "max_step")
-    table.advice = advice(rows, told, true, lambda: sensitivity_of(model, solver), ", ".join(bounding))
-    table.notes = [*_of_the_reference(true, rows), *of_solver, *of_time(rows, allowance)]
+    bounding = ", ".join(("max_step",) if solver.per_sample else ("sees='tangent'", "max_step"))
+    table.advice = advice(rows, told, true, lambda: sensitivity_of(model, solver), bounding, emulated=emulated)
+    untimed = [_EMULATED.format(solver.precision)] if emulated else of_time(rows, allowance)
+    table.notes = [*_of_the_reference(true, rows), *of_solver, *untimed]
     return table
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from odegrad.measuring.training import evaluation_points
 from odegrad.methods.solvers.solver import make_solver
 from odegrad.records.replacing import replacing
 from odegrad.reference.allowance import Tell, in_silence
+from odegrad.reference.subject import of_problem
 from odegrad.registry import (
     build_gradient,
     build_optimizer,
@@ -225,15 +226,23 @@ def examine(
         loaded = load_model(name)
         precision = torch.promote_types(parts(loaded.y0)[0].dtype, torch.float32)
         loaded.check_loss(build_gradient("naive"), build_solver("dopri5", rtol, atol))
-        model, trained = loaded.in_float64(), None
+        model, trained, whole, beyond = loaded.in_float64(), None, None, ""
     else:
         tell(f"building {name}" + (f" and training it for {train} iterations" if train else ""))
         problem, precision = build_task(name).build(size, seed, CPU, torch.float64), torch.float32
         trained = _trained(problem, train, rtol, atol) if train else None
-        model = first_solve(problem)
+        first = first_solve(problem)
+        model, beyond = first.model, first.beyond
+        whole = of_problem(problem) if beyond else None
     found = diagnose(
-        name, model, rtol=rtol, atol=atol, wanted=wanted, methods=methods, precision=precision, budget=budget, tell=tell
-    )
+        name, model,
+        rtol=rtol, atol=atol, wanted=wanted, methods=methods, precision=precision, budget=budget, tell=tell,
+        whole=whole,
+    )  # fmt: skip
+    if beyond:
+        told = f"The loss is of more than its first solve: {beyond}."
+        told += " Observed errors are of all of it, growth and bounds of the first solve."
+        found = replace(found, notes=(told, *found.notes))
     return Examination(found, trained)
 
 

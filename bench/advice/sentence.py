@@ -24,6 +24,8 @@ def advice(
     true: Reference,
     sensitivity: Callable[[], float | None],
     bounding: str = "sees='tangent', max_step",
+    *,
+    emulated: bool = False,
 ) -> str:
     """Return which method to take for this model, and why.
 
@@ -39,9 +41,17 @@ def advice(
         Returns by how much naive's gradient changes if every step is halved; asked for only where naive is inaccurate.
     bounding
         The solver's options that bound its steps.
+    emulated
+        Whether times are left out, as the device emulates the field's type.
     """
     accurate = [row for row in rows if str(row["verdict"]).startswith("accurate")]
     good = [row for row in accurate if "backward_seconds" in row]
+    if accurate and not good and emulated:
+        small = min(accurate, key=lambda row: row["peak_bytes"])
+        return (
+            f"{len(accurate)} methods are accurate here, of which {small['gradient']} needs the least memory, "
+            f"{small['peak_bytes'] / 1e6:.3g} MB at the peak; which is the fastest, a GPU tells."
+        )
     if accurate and not good:
         return f"{len(accurate)} methods are accurate here, and there was no time to say which of them is the fastest."
     if not good:

@@ -116,6 +116,9 @@ def compare(
     batch: Annotated[
         str, typer.Option(help="joint: samples share their steps; per_sample: each has its own.")
     ] = "joint",
+    precision: Annotated[
+        str, typer.Option(help="bfloat16 or float16: the field alone computes in it; default the model's own type.")
+    ] = "",
     rounds: RoundsOption = 7,
     budget: BudgetOption = BUDGET,
     figure: FigureOption = None,
@@ -128,8 +131,9 @@ def compare(
     from odegrad.advice.of_users import compare_users, write_plain
 
     chosen = None if gradients is None else [name.strip() for name in gradients.split(",")]
-    options = {} if batch == "joint" else {"options": {"batch": batch}}
-    settings = {"method": solver, "rtol": rtol, "atol": atol, "rounds": rounds, "gradients": chosen} | options
+    usual = {"batch": "joint", "precision": ""}
+    options = {k: v for k, v in {"batch": batch, "precision": precision}.items() if v != usual[k]}
+    settings = {"method": solver, "rtol": rtol, "atol": atol, "rounds": rounds, "gradients": chosen, "options": options}
     table = compare_users(model, settings | {"budget": budget or None}, timeout, tell)
     if as_json:
         rows = json.loads(table.to_json(orient="records", double_precision=15))

@@ -86,7 +86,7 @@ def leaderboard(
             }
             for each in found
         ]
-        print_rows(rows, False, f"{len(results)} submissions", wrap=True)
+        print_rows(rows, False, f"{len(results)} submission{'' if len(results) == 1 else 's'}", wrap=True)
     _log.info("wrote %s", written[-1])
 
 

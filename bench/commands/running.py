@@ -52,6 +52,7 @@ class PaperName(StrEnum):
     IRDM = "irdm"
     SNOPT = "snopt"
     STIFF_GRADIENTS = "stiff-gradients"
+    PRECISION = "precision"
 
 
 class Size(StrEnum):
@@ -135,7 +136,7 @@ def run(
 
 
 def paper(
-    name: Annotated[PaperName, typer.Argument(metavar="PAPER", help="irdm, snopt or stiff-gradients.")],
+    name: Annotated[PaperName, typer.Argument(metavar="PAPER", help="irdm, snopt, stiff-gradients or precision.")],
     size: Annotated[Size, typer.Option(help="Of every task.")] = Size.TINY,
     results: Annotated[Path | None, typer.Option(help="Results folder; default results/paper-NAME-SIZE.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=4096, help="Runs at a time; default the suite's.")] = None,

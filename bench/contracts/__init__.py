@@ -44,7 +44,14 @@ from odegrad.contracts.methods import (
     Traits,
     equivalent_solver,
 )
-from odegrad.contracts.observers import EventObserver, ReconstructionObserver, RowObserver, StepObserver, WorkObserver
+from odegrad.contracts.observers import (
+    EventObserver,
+    ReconstructionObserver,
+    RowObserver,
+    ScaleObserver,
+    StepObserver,
+    WorkObserver,
+)
 from odegrad.contracts.solvers import Solver, SolverT, gives_samples_steps
 from odegrad.contracts.taps import CurvatureConsumer, CurvaturePasses, SamplingObserver, Tap, Tappable
 from odegrad.contracts.tasks import (
@@ -90,6 +97,7 @@ __all__ = [
     "RowObserver",
     "SamplingObserver",
     "Scalar",
+    "ScaleObserver",
     "ScoringProblem",
     "Sizes",
     "Solve",

@@ -114,6 +114,9 @@ class Sizes:
     """Bytes of one number of the state."""
     batch: int = 1
     """Samples of the state, where each has its own steps."""
+    copies_bytes: int = 0
+    """Bytes of the low copies of what the field holds, which stand as long as its solve can be pulled back; 0 where it
+    computes in the state's own type."""
     graph_bytes_of_rows: tuple[int, int] = (0, 0)
     """What the graph of one f call on some of the samples holds: bytes of the call, and of each row."""
 

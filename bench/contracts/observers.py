@@ -48,6 +48,15 @@ class EventObserver(Protocol):
 
 
 @runtime_checkable
+class ScaleObserver(Protocol):
+    """A step observer that also hears how a backward pass has scaled the cotangents of a field in float16."""
+
+    def scaled(self, log2: int, retries: int) -> None:
+        """Hear of a backward pass: log2 of its last scale, and how often it was done again after an overflow."""
+        ...
+
+
+@runtime_checkable
 class ReconstructionObserver(Protocol):
     """A step observer that also hears how well a backward pass knew the state."""
 

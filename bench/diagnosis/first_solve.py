@@ -21,14 +21,16 @@ TIGHT_TOLERANCE = 1e-13
 
 @dataclass(frozen=True)
 class _Noting(Searching):
-    """A solve that notes the first one: field, start, times and, where it ends at one, the event."""
+    """A solve that notes each: field, start, times and, where it ends at one, the event."""
 
     noted: list[tuple[VectorField, State, Tensor, Event | None]] = dataclasses.field(default_factory=list)
 
     def __call__(self, field: VectorField, y0: StateT, ts: Tensor, /) -> StateT:
-        if ts.dim() == 2:  # as they were asked for, before the union of all is solved for
+        ys = super().__call__(field, y0, ts)
+        if ts.dim() == 2:  # as they were asked for, in the place of the union of all
+            self.noted.pop()
             self._note(field, y0, ts, None)
-        return super().__call__(field, y0, ts)
+        return ys
 
     def solved(self, field: VectorField, solver: Solver, y0: StateT, ts: Tensor) -> StateT:
         ys = super().solved(field, solver, y0, ts)
@@ -42,9 +44,14 @@ class _Noting(Searching):
         self._note(field, y0, torch.stack([t0.reshape(()), end.time.to(t0)]), event if end.found else None)
         return end
 
+    def beyond(self) -> str:
+        """Return what the loss is of beside a first solve to known times, in words."""
+        several = f"it solves {len(self.noted)} times" if len(self.noted) > 1 else ""
+        to_events = "its solves end at events" if any(event is not None for *_, event in self.noted) else ""
+        return " and ".join(filter(None, (several, to_events)))
+
     def _note(self, field: VectorField, y0: State, ts: Tensor, event: Event | None) -> None:
-        if not self.noted:
-            self.noted.append((field, mapped(y0, Tensor.detach), ts.detach(), event))
+        self.noted.append((field, mapped(y0, Tensor.detach), ts.detach(), event))
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,18 @@ class _Behind(Searching):
         return cast("StateT", self.waiting.pop())
 
 
-def first_solve(problem: Problem) -> Model:
-    """Return the first solve of a float64 problem's loss on its probe batch, the rest of the loss behind it.
+@dataclass(frozen=True)
+class FirstSolve:
+    """The first solve of a loss as a model, and whether there is more."""
 
-    One that ends at an event is here a solve to the time of the event, which moves with its last state.
-    """
+    model: Model
+    """One that ends at an event is here a solve to the time of the event, which moves with its last state."""
+    beyond: str
+    """What else the loss is of, in words; empty where this solve is all of it."""
+
+
+def first_solve(problem: Problem) -> FirstSolve:
+    """Return the first solve of a float64 problem's loss on its probe batch, the rest of the loss behind it."""
     batch = problem.probe_batch()
     exact = build_gradient("naive")
     tight = build_solver("dopri8", TIGHT_TOLERANCE, TIGHT_TOLERANCE)
@@ -92,4 +106,4 @@ def first_solve(problem: Problem) -> Model:
     def loss(ys: State) -> Tensor:
         return problem.loss(_Behind(exact, tight, waiting=[ys], end=float(ts.flatten()[-1]), event=event), batch)
 
-    return Model(cast("nn.Module", field), start, ts, loss)
+    return FirstSolve(Model(cast("nn.Module", field), start, ts, loss), noting.beyond())

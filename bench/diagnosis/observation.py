@@ -8,7 +8,7 @@ import torch
 
 from odegrad.binding import solve_with
 from odegrad.contracts import GradientMethod
-from odegrad.errors import InaccurateGradientWarning, OdegradError
+from odegrad.errors import InaccurateGradientWarning, OdegradError, UnsupportedError
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.reference.accuracy import DECIDING, enough
 from odegrad.reference.allowance import Allowance, Tell
@@ -21,6 +21,8 @@ UNTIL_REFERENCE, UNTIL_OBSERVED = 0.3, 0.5
 """Of the time that a diagnosis may take: when the reference ends, and behind which no gradient begins."""
 UNOBSERVED = "not observed"
 """What stands for an error for which there was no time."""
+METHOD_REFUSES = "refused"
+"""What stands for the error of a method that cannot do a solve of the loss."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ def _error_of(
     try:
         with warnings.catch_warnings(action="ignore", category=InaccurateGradientWarning):
             found = subject.gradient(solve_with(method, solver))
+    except UnsupportedError as error:
+        return None, f"{METHOD_REFUSES}: {str(error).splitlines()[0]}"
     except (OdegradError, RuntimeError) as error:
         return None, str(error).splitlines()[0]
     if not bool(torch.isfinite(found).all()):

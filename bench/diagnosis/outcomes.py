@@ -14,7 +14,7 @@ import torch
 
 from odegrad.contracts import GradientMethod
 from odegrad.diagnosis.bounds import Bound
-from odegrad.diagnosis.observation import UNOBSERVED, Observed
+from odegrad.diagnosis.observation import METHOD_REFUSES, UNOBSERVED, Observed
 from odegrad.diagnosis.trajectory import TrajectoryNorms
 from odegrad.reference.accuracy import UNDECIDED
 from odegrad.reference.reference import Reference
@@ -92,6 +92,8 @@ def outcome_of(
         safe = wanted if bound is None or bound <= wanted else 0.0
     if failure.startswith(UNOBSERVED):
         verdict = failure
+    elif failure.startswith(METHOD_REFUSES):
+        verdict, safe = failure.partition(";")[0], 0.0
     elif failure:
         verdict = f"failed: {failure.partition(';')[0]}"
     elif observed is None or true.error is None:

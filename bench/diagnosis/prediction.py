@@ -15,7 +15,7 @@ from odegrad.diagnosis.trajectory import TrajectoryNorms, log_norms
 from odegrad.errors import UsageError
 from odegrad.reference.allowance import Allowance, Tell, in_silence
 from odegrad.reference.sensitivity import sensitivity_error
-from odegrad.reference.subject import of_model
+from odegrad.reference.subject import Subject, of_model
 from odegrad.registry import build_gradient, default_gradients, gradients, odeint_solver
 from odegrad.states import flatten
 from odegrad.user.models import Model
@@ -75,6 +75,7 @@ def diagnose(
     with_bounds: bool = True,
     budget: float | None = None,
     tell: Tell = in_silence,
+    whole: Subject | None = None,
 ) -> Diagnosis:
     """Return the growth of errors along the trajectory, predicted and observed errors of gradients, and verdicts.
 
@@ -97,6 +98,9 @@ def diagnose(
         notes say what is not. The logarithmic norms are taken anyway. None for as long as it takes.
     tell
         Takes a line on each stage and each method as they come.
+    whole
+        The loss, of which ``model`` is the first of several solves: the errors are observed on all of it. None where
+        the model is all of it.
 
     Raises
     ------
@@ -118,7 +122,7 @@ def diagnose(
     y0, ts = flatten(model.y0).detach(), model.ts
     check_field(field, ts[0].to(y0.device), y0)
     solver = odeint_solver("dopri5", rtol, atol)
-    seen = observe(subject, methods or _default_methods(), solver, wanted, allowance, tell)
+    seen = observe(subject if whole is None else whole, methods or _default_methods(), solver, wanted, allowance, tell)
     many = len(ts) > MANY_OUTPUTS
     numbers = BOUND_NODES[:1] if many else BOUND_NODES
     tell(f"solving the trajectory, {len(ts) - 1} intervals between outputs")

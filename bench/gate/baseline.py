@@ -82,7 +82,7 @@ def run_name(run: Run) -> str:
         with_options(run.optimizer, run.optimizer_options),
         with_options(run.solver, run.solver_options),
         f"{run.rtol:g}/{run.atol:g}",
-        run.dtype,
+        f"{run.dtype}/{run.precision}" if run.precision else run.dtype,
         run.device,
         f"seed {run.seed}",
     ]

@@ -34,15 +34,18 @@ except ModuleNotFoundError:  # a base of 0.1, whose tasks end at no events
         return lambda field, y0, ts: method(field, solver, y0, ts)
 
 
+def _leave_orphans() -> None:
+    """Leave orphans to the system."""
+
+
+def _leave_family(pid: int, but: Iterable[int] = ()) -> None:
+    """Leave the process group to whoever kills it."""
+
+
 try:
     from odegrad.processes.reaping import become_reaper, end_family
 except ModuleNotFoundError:  # a base that ends no descendants
-
-    def become_reaper() -> None:
-        """Leave orphans to the system."""
-
-    def end_family(pid: int, but: Iterable[int] = ()) -> None:
-        """Leave the process group to whoever kills it."""
+    become_reaper, end_family = _leave_orphans, _leave_family
 
 
 _WARM_UPS = 3
@@ -62,7 +65,7 @@ def iteration_of(run: Run) -> Iteration:
     clock = process_time if torch.get_num_threads() == 1 else perf_counter
     torch.manual_seed(run.seed)
     method = build_gradient(run.gradient, dict(run.gradient_options))
-    solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options))
+    solver = build_solver(run.solver, run.rtol, run.atol, run.told_solver)
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
     problem = build_task(run.task).build(run.size, run.seed, torch.device("cpu"), dtype)
     batch = problem.batch(0)

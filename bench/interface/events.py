@@ -23,10 +23,11 @@ def odeint_event(
     *,
     event_fn: EventFn,
     reverse_time: bool = False,
-    t_max: float | None = None,
+    t_max: float | Tensor | None = None,
     direction: CrossingDirection = 0,
     first_excluded: bool = True,
     event_samples: int = 3,
+    required: bool = True,
     odeint_interface: Callable[..., object] = odeint,
     **kwargs: object,
 ) -> EventSolution:
@@ -44,17 +45,22 @@ def odeint_event(
         Start time, a tensor of one number; may require a gradient.
     event_fn
         One number, a function of time and state. Its parameters are those of the ``nn.Module`` that it is, or is a
-        method of; a function that depends on another trained tensor is refused.
+        method of; a function that depends on another trained tensor is refused. An ``Event`` brings the next arguments
+        but ``reverse_time`` with it.
     reverse_time
         Solve in decreasing time.
     t_max
-        The last time at which an event may be; None for none but ``max_steps``.
+        The last time at which an event may be, a number or a tensor of one, by which what is returned has a gradient
+        where there is no event; None for none but ``max_steps``.
     direction
         1: only where ``event_fn`` rises along the solve, -1: only where it falls, 0: both.
     first_excluded
         Whether a zero at the start itself is left out: where a solve starts at the event that the last has ended at.
     event_samples
         At how many times inside of each step ``event_fn`` is looked at, beside its end.
+    required
+        Whether it is an error that there is no event up to ``t_max``. False ends the solve there: ``found`` of what is
+        returned is False then, and time and state are those of a solve to ``t_max``.
     odeint_interface
         ``odeint``, ``odeint_adjoint``, or a function that hands its arguments on to one of them.
     **kwargs
@@ -64,7 +70,7 @@ def odeint_event(
     -------
     EventSolution
         The time of the event, 0-d, and the states ``[2, *state]``, or a tuple of such: ``y0``, and the one just before
-        the event.
+        the event. ``found`` says whether there was one.
 
     Raises
     ------
@@ -77,7 +83,13 @@ def odeint_event(
         If ``event_fn`` is not finite.
     """
     start = checked_start(t0).reshape(1)
-    event = Event(event_fn, t_max, direction, first_excluded, event_samples)
+    told = (t_max, direction, first_excluded, event_samples)
+    event = event_fn if isinstance(event_fn, Event) else Event(event_fn, *told, required=required)
+    if event is event_fn and (*told, required) != (None, 0, True, 3, True):
+        raise UsageError(
+            "event_fn: expected a function beside t_max, direction, first_excluded, event_samples or required, got an "
+            "Event, which holds these itself; give them to the Event"
+        )
     # The second time tells the way only.
     beyond = start.detach() + (-1.0 if reverse_time else 1.0) * (1.0 + start.detach().abs())
     found = odeint_interface(func, y0, torch.cat([start, beyond]), event_fn=event, **kwargs)

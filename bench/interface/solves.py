@@ -22,13 +22,18 @@ from odegrad.registry import build_gradient
 from odegrad.states import mapped
 
 
-class EventSolution(NamedTuple):
-    """Where a solve has ended at an event."""
-
+class _TimeAndSolution(NamedTuple):
     event_t: Tensor
     """Its time, 0-d."""
     solution: State
     """The states ``[2, *state]``, or a tuple of such, at the start and just before the event."""
+
+
+class EventSolution(_TimeAndSolution):
+    """Where a solve has ended at an event: time and solution, as in torchdiffeq."""
+
+    found: bool = True
+    """False where there was no event up to ``t_max``, at which the solve has ended then."""
 
 
 def odeint(
@@ -74,8 +79,9 @@ def odeint(
         ``safety``, ``ifactor``, ``dfactor``, ``max_num_steps``, ``perturb`` as there; ``outputs`` (``auto``: outputs
         inside the interval are read from the dense output where that is as good as the steps, as ``dopri5``'s is;
         ``step_ends``: each ends a step, which is more exact and costs more; ``dense``), ``num_steps``, ``control``,
-        ``sees``, ``tangent_seed``, ``compile``, ``coupling``, ``eta``, ``batch`` and ``compaction`` of our own (see
-        ``make_solver``). With ``batch="per_sample"`` every sample of ``y0 [batch, ...]`` has its own steps and error.
+        ``sees``, ``tangent_seed``, ``compile``, ``coupling``, ``eta``, ``batch``, ``compaction`` and ``precision`` of
+        our own (see ``make_solver``). With ``precision="bfloat16"``, or ``float16``, ``func`` alone computes in it.
+        With ``batch="per_sample"`` every sample of ``y0 [batch, ...]`` has its own steps and error.
     event_fn
         Ends the solve where ``event_fn(t, y)``, one number, crosses zero; ``t`` is then start and way, ``[2]``. As in
         torchdiffeq the event's time has no gradient here: see ``odeint_event``.
@@ -140,6 +146,11 @@ def _solved(
     if told.method in OF_TORCHDIFFEQ:
         if event_fn is not None or list(jumps):
             raise UnsupportedError(f"event_fn, jumps: not with method {told.method} of torchdiffeq; use dopri5")
+        if options.get("precision"):
+            raise UnsupportedError(
+                f"options: precision is not for method {told.method} of torchdiffeq, whose field computes in the type "
+                "of the state; leave it out, or use dopri5"
+            )
         field, (rtol, atol) = field_of(func), (told.rtol, told.atol)
         of_other = solve_as_torchdiffeq(
             found, field, y0, t, method=told.method or "", rtol=rtol, atol=atol, options=options
@@ -175,7 +186,9 @@ def _until(
         )
     event = event_fn if isinstance(event_fn, Event) else Event(event_fn, differentiated=False)
     end = until_over_jumps(ending_at_events(found), field, solver, y0, t[0], event, jumps, reverse=way < start)
-    return EventSolution(end.time, end.states)
+    solution = EventSolution(end.time, end.states)
+    solution.found = end.found
+    return solution
 
 
 def odeint_adjoint(
@@ -234,6 +247,7 @@ def odeint_adjoint(
             "adjoint_options: expected norm = 'seminorm', or a function of the backward state (t, y, adj_y, "
             f"*adj_params), got {norm if isinstance(norm, str) else type(norm).__name__}; leave it out for ours"
         )
+    adjoint_rtol, adjoint_atol = _number("adjoint_rtol", adjoint_rtol), _number("adjoint_atol", adjoint_atol)
     given: dict[str, Scalar | None] = {"rtol": adjoint_rtol, "atol": adjoint_atol, "solver": adjoint_method}
     if extra:
         given = {}
@@ -256,11 +270,20 @@ def odeint_adjoint(
     return _solved(found, field, y0, t, _Told(method, rtol, atol, options), event_fn, jumps)
 
 
+def _number(name: str, value: object) -> float | None:
+    """Return a tolerance of the backward solve, a number or None."""
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if plain is not None and (isinstance(plain, bool) or not isinstance(plain, (int, float))):
+        got = f"a tensor of shape {tuple(plain.shape)}" if isinstance(plain, Tensor) else type(plain).__name__
+        raise UsageError(f"{name}: expected one number or None, got {got}; give the least of them")
+    return plain
+
+
 def _backward_options(options: Mapping[str, object]) -> Mapping[str, object]:
     """Return the options of a backward solve."""
-    for name in ("jump_t", "grid_constructor"):
+    for name in ("jump_t", "grid_constructor", "precision"):
         if name in options:
             raise UnsupportedError(
-                f"adjoint_options: {name!r} is taken from options, whose times both solves meet; leave it out there"
+                f"adjoint_options: {name!r} is taken from options and holds for both solves; leave it out there"
             )
     return options

@@ -13,7 +13,12 @@ from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.records.record import Run
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 ModelState = Mapping[str, torch.Tensor]
 """A model's state dictionary."""
@@ -36,11 +41,21 @@ class Built:
         """Return the same without compiled steps, in which function calls and allocations would not be seen."""
         return dataclasses.replace(self, solver=self.solver.uncompiled())
 
-    def problem_in_float64(self, state: ModelState) -> Problem:
-        """Build the run's problem anew in float64, with the parameters of ``state``."""
+    @property
+    def certified_in(self) -> torch.dtype:
+        """Return the type that the method's gradient is certified in.
+
+        float64, in which what rounding adds is no matter, unless rounding is what the run is about: where f or all of
+        it computes in 16 bits the gradient is the run's own.
+        """
+        own = DTYPES[self.run.dtype]
+        return own if self.run.precision or torch.finfo(own).bits < 32 else torch.float64
+
+    def problem_with(self, state: ModelState, dtype: torch.dtype = torch.float64) -> Problem:
+        """Build the run's problem anew in ``dtype``, with the parameters of ``state``."""
         run = self.run
-        problem = self.task.build(run.size, run.seed, torch.device(run.device), torch.float64)
-        set_state(problem, state)
+        problem = self.task.build(run.size, run.seed, torch.device(run.device), dtype)
+        set_state(problem, state, dtype)
         return problem
 
 
@@ -64,7 +79,7 @@ def build(run: Run, gradient: str | Callable[..., GradientMethod] = "", task: st
         If the method cannot use the solver, or either cannot go with the regularisers.
     """
     method = build_gradient(gradient or run.gradient, dict(run.gradient_options))
-    solver = build_solver(run.solver, run.rtol, run.atol, dict(run.solver_options))
+    solver = build_solver(run.solver, run.rtol, run.atol, run.told_solver)
     check_supported(method, solver)
     made = build_task(task or run.task)
     problem = made.build(run.size, run.seed, torch.device(run.device), DTYPES[run.dtype])
@@ -74,6 +89,6 @@ def build(run: Run, gradient: str | Callable[..., GradientMethod] = "", task: st
     return Built(run, made, problem, method, solver, optimizer, regularised)
 
 
-def set_state(problem: Problem, state: ModelState) -> None:
-    """Give a float64 problem's model the parameters of ``state``."""
-    problem.model.load_state_dict({k: v.double() if v.is_floating_point() else v for k, v in state.items()})
+def set_state(problem: Problem, state: ModelState, dtype: torch.dtype = torch.float64) -> None:
+    """Give the model of a problem in ``dtype`` the parameters of ``state``."""
+    problem.model.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()})

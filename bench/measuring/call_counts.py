@@ -98,6 +98,10 @@ class SolveLog:
         """Hear how far the state of the backward pass was off."""
         self.counts.reconstructed(error)
 
+    def scaled(self, log2: int, retries: int) -> None:
+        """Hear how the cotangents of a float16 field were scaled."""
+        self.counts.scaled(log2, retries)
+
     def watch(self, ys: State) -> None:
         """Note whether a gradient arrives at the solution ``ys``."""
         for part in parts(ys):
@@ -134,6 +138,7 @@ def count_columns(
     columns |= _halves(counts, method.traits.backward_phase, solver)
     columns |= _rows(counts, method.traits.backward_phase, solver)
     columns |= {"event_landings": counts.landings, "event_evaluations": counts.event_evaluations}
+    columns |= {"scale_log2": counts.scale_log2, "scale_retries": counts.scale_retries}
     with subject.left_as_it_was():
         columns |= _operators(subject, method, solver)
     if method.traits.peer is not None and not method.traits.peer.seen:
@@ -143,6 +148,8 @@ def count_columns(
     # what a replay of outputs inside of steps costs more is no part of the model
     inside = solver.reads_inside_steps and any(log.outputs > 2 for log in solves)
     unmodelled = inside and method.traits.exact
+    # nor is a backward pass that was done again, as its cotangents overflowed
+    unmodelled |= bool(counts.scale_retries)
     # nor are the products of GMRES, which go by its inner iterations
     unmodelled |= any(cost.steps.work.jacobians > 0 and cost.steps.products == 0 for cost in costs)
     return columns | predicted_columns(method, [] if unmodelled else costs)
@@ -310,13 +317,15 @@ def _operators(subject: Subject, method: GradientMethod, solver: OneStepSolver) 
 
 def solve_costs(solves: list[SolveLog], solver: OneStepSolver, back: str) -> list[SolveCost]:
     """Return what the cost of each solve depends on; calls each field once for every shape of its state."""
-    known: dict[object, int | tuple[int, int]] = {}
+    known: dict[object, tuple[int | tuple[int, int], int]] = {}
     costs = []
     for log in solves:
         pieces = parts(log.y0)
         kind = (id(log.vector_field), *(p.shape for p in pieces))
         if kind not in known:
-            known[kind] = graph_sizes(log.vector_field, log.ts, log.y0, per_sample=solver.per_sample)
+            known[kind] = graph_sizes(
+                log.vector_field, log.ts, log.y0, per_sample=solver.per_sample, precision=solver.precision
+            )
         steps = solver.counted(
             log.outputs - 1,
             (log.accepted_steps["forward"], log.rejected_steps["forward"]),
@@ -330,5 +339,5 @@ def solve_costs(solves: list[SolveLog], solver: OneStepSolver, back: str) -> lis
             landings=log.landings,
             time_calls=log.time_calls,
         )
-        costs.append(SolveCost(steps, sizes_of(log.vector_field, log.y0, log.outputs, known[kind]), log.pulled_back))
+        costs.append(SolveCost(steps, sizes_of(log.vector_field, log.y0, log.outputs, *known[kind]), log.pulled_back))
     return costs

@@ -20,6 +20,8 @@ from odegrad.contracts import (
     unjudged_parts,
 )
 from odegrad.measuring.meters import memory_meter
+from odegrad.methods.fields.precision import Precision
+from odegrad.methods.solvers.dynamics import FlatField
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.states import Layout, parts
 
@@ -94,16 +96,17 @@ def predicted_bytes(method: GradientMethod, solves: Sequence[SolveCost]) -> Byte
     saved, peak = 0, 0
     for solve in solves:
         if solve.pulled_back:
-            size = method.predicted_bytes(solve.steps, solve.sizes)
-            peak = max(peak, saved + size.peak)
-            saved += size.saved
+            size, copies = method.predicted_bytes(solve.steps, solve.sizes), solve.sizes.copies_bytes
+            peak = max(peak, saved + size.peak + copies)
+            saved += size.saved + copies
     return Bytes(saved, peak)
 
 
-def sizes_of(field: VectorField, y0: State, outputs: int, graph: int | tuple[int, int]) -> Sizes:
+def sizes_of(field: VectorField, y0: State, outputs: int, graph: int | tuple[int, int], copies: int = 0) -> Sizes:
     """Return the sizes of a solve from ``y0`` to ``outputs`` times K, whose f call's graph holds ``graph`` bytes.
 
-    Where samples have steps of their own ``graph`` are the bytes of a call and of each row.
+    Where samples have steps of their own ``graph`` are the bytes of a call and of each row. ``copies`` are those of
+    what the field holds in a low type.
     """
     pieces = parts(y0)
     rows = graph if isinstance(graph, tuple) else (0, 0)
@@ -116,15 +119,27 @@ def sizes_of(field: VectorField, y0: State, outputs: int, graph: int | tuple[int
         item_bytes=pieces[0].element_size(),
         batch=batch,
         graph_bytes_of_rows=rows,
+        copies_bytes=copies,
     )
 
 
-def graph_sizes(field: Any, ts: Tensor, y0: State, *, per_sample: bool) -> int | tuple[int, int]:
-    """Return the bytes that the graph of an f call holds; where samples have steps of their own, of call and row."""
-    first = ts.detach()[..., 0].to(parts(y0)[0])
+def graph_sizes(
+    field: Any, ts: Tensor, y0: State, *, per_sample: bool, precision: Precision = ""
+) -> tuple[int | tuple[int, int], int]:
+    """Return the bytes that the graph of an f call holds, and those of the low copies that are made once a solve.
+
+    Where samples have steps of their own, the bytes of call and row in the place of the first.
+    """
+    first, layout = ts.detach()[..., 0].to(parts(y0)[0]), Layout.of(y0, unjudged_parts(field))
     if not per_sample:
-        return graph_bytes(field, first, y0)
-    rows = RowField(field, Layout.of(y0, unjudged_parts(field)))
+        low = FlatField(field, layout).in_precision(precision).low
+        return graph_bytes(low or field, first, y0), low.bytes_of_copies if low is not None else 0
+    rows = RowField(field, layout).in_precision(precision)
+    return _rows_graph_sizes(rows, first, y0), rows.low.bytes_of_copies if rows.low is not None else 0
+
+
+def _rows_graph_sizes(rows: RowField, first: Tensor, y0: State) -> tuple[int, int]:
+    """Return the bytes of the graph of a call on rows, and of each of these."""
     start = rows.rows.joined(tuple(parts(y0))).detach()
     times = first.expand(len(start))
     # Affine in the rows, so two calls tell: one row is called as it is, so two and four are looked at where there are

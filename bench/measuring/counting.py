@@ -37,6 +37,10 @@ class Counts:
     """What implicit steps and their pull-backs have cost."""
     reconstruction_error: float | None = None
     """The largest that a backward pass told; None if none did."""
+    scale_log2: int | None = None
+    """log2 of the last scale of a float16 field's cotangents; None where none was scaled."""
+    scale_retries: int | None = None
+    """How often a backward pass was done again because they overflowed."""
     landings: int | None = None
     """How often steps were redone to land on events; None where no solve looked for one."""
     event_evaluations: int | None = None
@@ -69,6 +73,10 @@ class Counts:
         """Keep the largest error; one that is no number is larger than any."""
         known = self.reconstruction_error
         self.reconstruction_error = max(error if known is None else known, error, key=_size)
+
+    def scaled(self, log2: int, retries: int) -> None:
+        """Keep the last scale, and add to the passes that were done again."""
+        self.scale_log2, self.scale_retries = log2, (self.scale_retries or 0) + retries
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:

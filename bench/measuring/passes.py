@@ -21,7 +21,7 @@ from odegrad.diagnosis.probe import largest_norms
 from odegrad.errors import InfrastructureError, NonFiniteError, UnknownNameError
 from odegrad.machine.conditions import snapshot, taints
 from odegrad.machine.description import package_version
-from odegrad.measuring.building import Built, ModelState, build, set_state
+from odegrad.measuring.building import DTYPES, Built, ModelState, build, set_state
 from odegrad.measuring.call_counts import calls_of_an_iteration, count_columns
 from odegrad.measuring.canary import check_instruments, seal
 from odegrad.measuring.memory import measured_bytes
@@ -37,6 +37,8 @@ from odegrad.registry import build_gradient, build_task
 
 SNAPSHOT = ".state.pt"
 """Behind the iteration, the name of a model's state in the scratch folder."""
+EMULATED = "emulated"
+"""The taint of a time pass in 16 bits on a CPU, which is left out."""
 REFERENCES = "references"
 """Name of the folder beside the scratch folders of a sweep's runs that holds what these share."""
 
@@ -110,10 +112,10 @@ def _library(built: Built) -> dict[str, object]:
 def _certificate(built: Built, state: ModelState, references: Path) -> dict[str, object]:
     run, smooth = built.run, built.task.info.smooth
 
-    def afresh() -> Subject:
-        return of_problem(built.problem_in_float64(state), smooth=smooth)
+    def afresh(dtype: torch.dtype = built.certified_in) -> Subject:
+        return of_problem(built.problem_with(state, dtype), smooth=smooth)
 
-    true = shared_reference(afresh(), f"{run.task} {run.size} seed {run.seed}", references)
+    true = shared_reference(afresh(torch.float64), f"{run.task} {run.size} seed {run.seed}", references)
     naive = solve_with(build_gradient("naive"), equivalent_solver(built.method, built.solver))
     found = certify(
         afresh,
@@ -163,6 +165,9 @@ def measure_memory(built: Built) -> dict[str, Any]:
 
 def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, object]:  # noqa: ARG001
     """Time forward, backward and update apart, with a bare field, and say what disturbed the machine meanwhile."""
+    if (run.precision or torch.finfo(DTYPES[run.dtype]).bits < 32) and run.device == "cpu":
+        # Its kernels emulate 16 bits: their seconds say nothing of a device that has them.
+        return {"taints": EMULATED}
     built = build(run)
     before = snapshot(run.device)
     timings = time_iterations(built.problem, built.method, built.solver, built.optimizer, PASS_SECONDS)

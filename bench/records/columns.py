@@ -148,6 +148,7 @@ COLUMNS: tuple[Column, ...] = (
     _of_run("seed", "int64", "seed of parameters, data order and noise"),
     _of_run("device", "string", "cpu or cuda"),
     _of_run("dtype", "string", "floating-point type of the training"),
+    _of_run("precision", "string", "type that the field alone computes in; empty: that of dtype"),
     _of_run("rtol", "float64", "relative tolerance of the solver"),
     _of_run("atol", "float64", "absolute tolerance of the solver"),
     _of_run("iterations", "int64", "training iterations asked for"),
@@ -219,6 +220,14 @@ COLUMNS: tuple[Column, ...] = (
         "steps",
     ),
     _count("event_evaluations", "count", "evaluations of event functions in one forward pass"),
+    _count(
+        "scale_log2", "count",
+        "log2 of the last scale of the cotangents in a backward pass through a float16 field; none in other types",
+        "", compared=Compared.NOT, higher_is_better=None,
+    ),
+    _count(
+        "scale_retries", "count", "backward passes that were done again as cotangents overflowed in float16", ""
+    ),
     _count("nfe_outside", "count", "f calls of both at a time outside of the interval of their solve"),
     _count("operators_forward", "count", "tensor operators of one forward pass, the loss included"),
     _count("operators_backward", "count", "tensor operators of one backward pass"),

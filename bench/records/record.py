@@ -87,6 +87,8 @@ class Run:
     iterations: int
     device: str = "cpu"
     dtype: str = "float32"
+    precision: str = ""
+    """The type that the field alone computes in, ``bfloat16`` or ``float16``; empty: that of ``dtype``."""
     method: str = ""
     """The name shown: the gradient method's, or that of a published pair such as ``snopt``."""
     gradient_options: Options = ()
@@ -102,6 +104,11 @@ class Run:
     """The passes to measure, separated by commas; empty for all."""
     evaluations: int = EVALUATIONS
     """How many times the metric is evaluated during the training, the start left out."""
+
+    @property
+    def told_solver(self) -> dict[str, str | int | float | bool]:
+        """Return what the solver is told beside its tolerances: its options, and the field's type where one is set."""
+        return dict(self.solver_options) | ({"precision": self.precision} if self.precision else {})
 
     @property
     def run_id(self) -> str:
@@ -138,7 +145,7 @@ _OPTION_FIELDS = tuple(f.name for f in dataclasses.fields(Run) if f.name.endswit
 LATER: Mapping[str, object] = {
     name: default
     for name, default in Run("", "", "", "", "", "", 0, 0.0, 0.0, 0).to_dict().items()
-    if name in {"stage", "passes", "evaluations", "regulariser_options"}
+    if name in {"stage", "passes", "evaluations", "regulariser_options", "precision"}
 }
 """Fields that runs did not have at first, with their defaults."""
 

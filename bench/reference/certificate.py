@@ -50,16 +50,16 @@ def certify(
     *,
     same_grid: bool = True,
 ) -> Certificate:
-    """Return the certificate of ``method`` on the float64 subject that ``build`` makes, afresh for each gradient.
+    """Return the certificate of ``method`` on the subject that ``build`` makes, afresh for each gradient.
 
     Parameters
     ----------
     build
-        Makes the subject; every call gives the same one.
+        Makes the subject, in float64 where rounding is not to show; every call gives the same one.
     method
         The gradient method with its solver.
     reference
-        Of the same subject.
+        Of the same subject in float64.
     naive
         Naive backprop with the method's solver: what an exact gradient of these steps is off by.
     rtol

@@ -216,6 +216,7 @@ def plan_rows(runs: Sequence[Run], forecasts: Mapping[GridCell, Forecast]) -> li
             "atol": run.atol,
             "device": run.device,
             "dtype": run.dtype,
+            "precision": run.precision,
             "iterations": run.iterations,
             "runs": 1,
             "train s": None if expected.train_seconds is None else float(f"{expected.train_seconds * share:.3g}"),

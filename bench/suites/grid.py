@@ -79,7 +79,8 @@ def count_runs(content: SuiteFile) -> int:
         methods += own * (sum(math.prod(map(len, each.values())) for each in options) or 1) * penalties
     solvers = len(content.solvers) * (len(content.tolerances) or 1)
     tasks = sum(len(task.size) for task in content.tasks)
-    return methods * solvers * tasks * len(content.seeds) * (len(content.devices) or 1) * len(content.dtype)
+    types = len(content.dtype) * len(content.precision)
+    return methods * solvers * tasks * len(content.seeds) * (len(content.devices) or 1) * types
 
 
 def check_count(content: SuiteFile, source: str) -> None:

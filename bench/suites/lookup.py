@@ -1,6 +1,7 @@
 """Looks up every name in a suite and tries every option, so that a mistake is answered before anything runs."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from odegrad.contracts import Problem, Training
-from odegrad.errors import OdegradError, SuiteError, UnknownNameError, UnsupportedError
+from odegrad.errors import OdegradError, SuiteError, UnknownNameError, UnsupportedError, UsageError
 from odegrad.methods.regularisers.chosen import Regularisers, check_regularised
 from odegrad.processes.guarded import guarded
 from odegrad.records.record import EVALUATIONS, Run
@@ -100,6 +101,11 @@ def _tried(content: SuiteFile, source: str, folder: Path) -> tuple[list[MethodCe
             tasks += [_task(entry, size, folder, place) for size in entry.size]
     for place, solver in enumerate(content.solvers):
         with _blamed(f"{source}: solvers.{place} ({solver.name})"):
+            if "precision" in solver.options:
+                raise UsageError(
+                    "precision: it is an axis of the suite, by which results are told apart, and no option of a "
+                    f"solver; write precision = {json.dumps(solver.options['precision'])} at the top of the file"
+                )
             build_solver(solver.name, solver.rtol, solver.atol, solver.options)
     methods: list[MethodCell] = []
     for place, method_entry in enumerate(content.methods):
@@ -169,6 +175,7 @@ def _refuse_twins(
         "seeds": [(seed, i) for i, seed in enumerate(content.seeds)],
         "devices": [(device, i) for i, device in enumerate(content.devices)],
         "dtype": [(dtype, i) for i, dtype in enumerate(content.dtype)],
+        "precision": [(precision, i) for i, precision in enumerate(content.precision)],
     }
     for key, entries in axes.items():
         known: dict[object, int] = {}

@@ -17,7 +17,8 @@ OptionGrid = dict[str, Annotated[list[Value], OneOrMore, Field(min_length=1)]]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Precision = Literal["float32", "float64"]
+Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+FieldType = Literal["", "bfloat16", "float16"]
 PassName = Literal["time", "count", "memory", "train", "diagnose"]
 Rule = dict[str, Annotated[list[Value], OneOrMore, Field(min_length=1)]]
 """Fields of a run -> the value, or values, that it picks out; text may hold ``*`` and ``?``."""
@@ -115,7 +116,7 @@ def _as_tolerances(value: object) -> object:
 class SuiteFile(_Table):
     """A whole suite file.
 
-    Methods x optimizers x regularisers x solvers x tolerances x tasks x sizes x seeds x devices x dtypes.
+    Methods x optimizers x regularisers x solvers x tolerances x tasks x sizes x seeds x devices x dtypes x precisions.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -128,7 +129,8 @@ class SuiteFile(_Table):
     tasks: Annotated[list[TaskEntry], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     devices: list[Literal["cpu", "cuda"]] = []
-    dtype: Annotated[list[Precision], OneOrMore, Field(min_length=1)] = ["float32"]
+    dtype: Annotated[list[Dtype], OneOrMore, Field(min_length=1)] = ["float32"]
+    precision: Annotated[list[FieldType], OneOrMore, Field(min_length=1)] = [""]
     passes: list[PassName] = []
     evaluations: Count = EVALUATIONS
     workers: Count = 1

@@ -134,10 +134,12 @@ class Suite:
         def fingerprint(*names: str) -> str:
             return code_fingerprint(*(located(name, self.folder) for name in names))
 
-        for seed, where, dtype in itertools.product(seeds, devices, self.content.dtype):
+        types = list(itertools.product(self.content.dtype, self.content.precision))
+        for seed, where, (dtype, precision) in itertools.product(seeds, devices, types):
             for task, (place, solver) in itertools.product(self.tasks, enumerate(self.solvers)):
                 order = random.Random(f"{self.name}/{seed}/{task.entry.name}/{task.size}/{place}")  # noqa: S311
-                fields = self._of_block(task, solver) | {"seed": seed, "device": where, "dtype": dtype}
+                fields = self._of_block(task, solver)
+                fields |= {"seed": seed, "device": where, "dtype": dtype, "precision": precision}
                 for method in order.sample(self.methods, len(self.methods)):
                     optimizer = method.optimizer or task.training.default_optimizer
                     mine = fields | {

@@ -111,8 +111,15 @@ class FollowingField(SolvableField):
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """Return the velocity ``[batch, dim]`` of ``y [batch, dim]``."""
-        angle = t + self.phase
-        return -self.rates * (y - self.amplitude * torch.cos(angle)) - self.amplitude * torch.sin(angle)
+        return self.stiff(t, y) + self.rest(t, y)
+
+    def stiff(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return the fall to ``g``, the half of an implicit-explicit solver's implicit steps."""
+        return -self.rates * (y - self.amplitude * torch.cos(t + self.phase))
+
+    def rest(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return ``g'``, its other half."""
+        return (-self.amplitude * torch.sin(t + self.phase)).expand_as(y)
 
     def solution(self, y0: Tensor, ts: Tensor) -> Tensor:
         """Return ``g(t) + (y0 - g(t_0)) exp(-rate (t - t_0))``, ``[time, batch, dim]``."""

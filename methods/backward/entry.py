@@ -2,7 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, TypeVar, cast
@@ -22,7 +23,7 @@ from odegrad.contracts import (
     equivalent_solver,
     unjudged_parts,
 )
-from odegrad.errors import UnsupportedError
+from odegrad.errors import NonFiniteError, UnsupportedError
 from odegrad.event import Event
 from odegrad.methods.backward.limits import check_numbers, warn_of_tolerance
 from odegrad.methods.backward.per_sample.entry import solve_samples
@@ -80,7 +81,7 @@ class SharedLoopMethod(abc.ABC):
         usable = self._usable(solver)
         if not inside_derivative():
             return self._taken(field, usable, y0, ts)
-        if not self.takes_transforms or usable.implicit or usable.per_sample:
+        if not self.takes_transforms or usable.implicit or usable.per_sample or usable.precision:
             return solved_outside(partial(self._outside, usable), field, y0, ts)
         with standing_in_transforms(y0, ts):
             return self._taken(field, usable, y0, ts)
@@ -159,7 +160,7 @@ class SharedLoopMethod(abc.ABC):
         flat_field = _told(FlatField(field, layout), solver)
         before = Draws.now([*flat_field.sources, *OF_OTHERS])
         # The solver computes in the state's type: under the caller's autocast are the calls of the field alone.
-        with autocast_off(layout.device.type):
+        with autocast_off(layout.device.type), _of_low_field(solver):
             found = solved(flat_field, solver, start)
             late = []
             if before.has_moved():
@@ -194,14 +195,15 @@ class SharedLoopMethod(abc.ABC):
                 "with batch = 'per_sample'"
             )
         warn_of_tolerance(solver, layout.dtype)
-        return solve_samples(lambda *given: self.solve_rows(given[0], solver, *given[1:]), field, layout, y0, ts)
+        row_field = RowField(field, layout).in_precision(solver.precision)
+        return solve_samples(lambda *given: self.solve_rows(given[0], solver, *given[1:]), row_field, y0, ts)
 
     def refuses(self, solver: Solver) -> str | None:
         """Return why this method cannot use ``solver``, or None if it can."""
         if not isinstance(solver, OneStepSolver):
             return NO_ONE_STEP_SOLVER
         reason = solver.refuses_per_sample or self.refuses_rows(solver) if solver.per_sample else None
-        return reason or self.cannot_use(solver)
+        return reason or solver.refuses_precision or self.cannot_use(solver)
 
     def refuses_rows(self, solver: OneStepSolver) -> str | None:  # noqa: ARG002
         """Return why this method cannot give every sample steps of its own, or None if it can."""
@@ -236,12 +238,26 @@ class SharedLoopMethod(abc.ABC):
         raise UnsupportedError(f"{self.traits.name} cannot use solver {solver.name}: {self.refuses_rows(solver)}")
 
 
+@contextmanager
+def _of_low_field(solver: OneStepSolver) -> Iterator[None]:
+    """Say where a state that is not finite may come from, if the field computes in float16."""
+    try:
+        yield
+    except NonFiniteError as error:
+        if solver.precision != "float16":
+            raise
+        raise NonFiniteError(
+            f"{error}; or take precision = 'bfloat16', as a field in float16 overflows at 65504"
+        ) from error
+
+
 SHARED_STEPS = "all samples of a batch share its steps, and batch = 'per_sample' gives each its own"
 """Why a method cannot give samples steps of their own."""
 
 
 def _told(field: FlatField, solver: OneStepSolver) -> FlatField:
     """Return ``field``, told of its callbacks and of what ``solver`` asks of each number of its state."""
+    field.in_precision(solver.precision)
     field.callbacks = StepCallbacks.of(field.field, field.layout)
     if solver.tolerances is not None:
         if isinstance(solver.scheme, Implicit | Switching):

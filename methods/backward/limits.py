@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from odegrad.errors import NonFiniteError, UsageError
+from odegrad.methods.fields.precision import unit_roundoff
 from odegrad.methods.solvers.solver import OneStepSolver
 
 
@@ -32,6 +33,13 @@ def warn_of_tolerance(solver: OneStepSolver, dtype: torch.dtype) -> None:
         warnings.warn(
             f"rtol = {rtol:g}: the linear systems of solver {solver.name} are known to about {40 * eps:.1g} in "
             f"{dtype}, so a tolerance below {80 * eps:.1g} gains nothing: use float64 or loosen rtol",
+            stacklevel=4,
+        )
+    if solver.adaptive and solver.precision and rtol < unit_roundoff(solver.precision):
+        warnings.warn(
+            f"rtol = {rtol:g} is below u_L = {unit_roundoff(solver.precision):.2g}, to which a field in "
+            f"{solver.precision} rounds: steps become short and the result no more exact; loosen rtol, or leave "
+            "precision out",
             stacklevel=4,
         )
     if solver.adaptive and rtol < 4 * eps:

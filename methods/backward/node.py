@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from odegrad.contracts import Tap
 from odegrad.errors import UsageError
+from odegrad.methods.backward.precision.scaling import pulled_until_finite
 from odegrad.methods.backward.transforms import each_cotangent
 from odegrad.methods.fields.closures import leaves
 from odegrad.methods.fields.held import Held
@@ -123,6 +124,8 @@ class SolveNode(abc.ABC):
         """
         computed = [x for x in (*self.inputs, *found) if not x.is_leaf]
         self.stand_ins = {id(x): x.detach().requires_grad_() for x in computed}
+        if self.field.low is not None:
+            self.field.low.stand_in(self.stand_ins)
         with self.field_as_held(), self.field.undisturbed(), torch.enable_grad():
             dy = self.first_call(y0.detach().requires_grad_())
             reached = {id(leaf) for leaf in leaves([dy])}
@@ -158,9 +161,14 @@ class _Solve(torch.autograd.Function):
         kept = tuple(saved[len(node.inputs) :])
 
         def pull_back(grad: Tensor) -> Sequence[Tensor | None]:
-            device_type = node.field.layout.device.type
+            device_type, own = node.field.layout.device.type, usable(grad)
+
+            def pull() -> Sequence[Tensor | None]:
+                a0, found = node.pull_back(own, kept)
+                return a0, *found
+
             with out_of_inference(), torch.no_grad(), autocast_off(device_type), node.repeated_calls():
-                a0, found = node.pull_back(usable(grad), kept)
+                a0, *found = pulled_until_finite(pull, own, node.field.low, node.solver, watched=node.tap is not None)
             # A parameter that nothing depends on gets zeros; an attribute nothing, as it may be trained by nobody.
             pulled = [
                 torch.zeros_like(p) if g is None and i < node.registered else g

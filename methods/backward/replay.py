@@ -1,6 +1,7 @@
 """The pull-back by replay: redo recorded steps with a graph, block by block, and let autograd walk that back."""
 
 from collections.abc import Generator, Sequence
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -124,7 +125,7 @@ class ReplayPullback:
         """Return the cotangent of ``start``; and states and costates between the steps, if a tap wants them."""
         ends: list[Tensor] = []
         inside, of_inside = [], []
-        with self.field.replaying() as replay:
+        with self.field.replaying() if len(grid) == 1 else nullcontext() as replay:
             with torch.enable_grad():
                 x = leaf = start.detach().requires_grad_()
                 again = replayed_with_graph(self.field, self.solver, leaf, grid, self.d)
@@ -141,10 +142,10 @@ class ReplayPullback:
             inner = ends[:-1]
             inputs = (leaf, *inner, *self.parameters)
             outputs, of_outputs = [x, *inside], [a, *of_inside]
-            if len(grid) == 1:
-                of_start, *pulled = self.field.pulled_through_replay(outputs, inputs, of_outputs, replay)
-            else:
+            if replay is None:
                 of_start, *pulled = self.field.pulled_through(outputs, inputs, of_outputs)
+            else:
+                of_start, *pulled = self.field.pulled_through_replay(outputs, inputs, of_outputs, replay)
         self._add(pulled[len(inner) :])
         # Each is reached, by the step from it if by nothing else.
         costates = cast("list[Tensor]", [of_start, *pulled[: len(inner)]])

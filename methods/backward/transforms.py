@@ -89,7 +89,8 @@ def _refuse_transforms() -> None:
     if "Jvp" in keys or forward_ad._current_level >= 0:
         raise UnsupportedError(
             "odeint: this solve has no forward derivatives (jvp, jacfwd, hessian); take gradient method 'naive' with "
-            "an explicit solver, on steps that all samples share, which has them, or grad, vjp or jacrev"
+            "an explicit solver, on steps that all samples share and without precision, which has them, or grad, vjp "
+            "or jacrev"
         )
     if len(keys) > 1:
         raise UnsupportedError(
@@ -244,6 +245,11 @@ def each_cotangent(pull_back: Callable[[Tensor], Sequence[Tensor | None]], grad:
     with outside_transforms():
         columns = _stacked([each_cotangent(pull_back, row) for row in inner.unbind(at)])
     return tuple(None if x is None else _FUNCTORCH._add_batch_dim(x, 0, level) for x in columns)
+
+
+def is_batch(grad: Tensor) -> bool:
+    """Return whether ``grad`` may stand for several cotangents."""
+    return bool(_FUNCTORCH.is_legacy_batchedtensor(grad) or _FUNCTORCH.is_functorch_wrapped_tensor(grad))
 
 
 def _each_of_batch(pull_back: Callable[[Tensor], Sequence[Tensor | None]], grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -27,17 +27,17 @@ def leaves(outputs: Iterable[Tensor], seen: set[object] | None = None) -> Iterat
 
     Behind the nodes ``seen``, which the walk adds to, nothing is looked for; None is one of them.
     """
-    for node in _accumulating(outputs, {None} if seen is None else seen):
+    for node in _accumulating([out.grad_fn for out in outputs], {None} if seen is None else seen):
         yield node.variable
     for out in outputs:
         if out.grad_fn is None and out.requires_grad:
             yield out
 
 
-def _accumulating(outputs: Iterable[Tensor], seen: set[object]) -> list[Any]:
-    """Return the nodes that accumulate into leaves, which are seen in the graph as such."""
+def _accumulating(nodes: Iterable[Any], seen: set[object]) -> list[Any]:
+    """Return the nodes behind ``nodes`` that accumulate into leaves, which are seen in the graph as such."""
     found: list[Any] = []
-    stack: list[Any] = [node for out in outputs if (node := out.grad_fn) not in seen]
+    stack: list[Any] = [node for node in nodes if node not in seen]
     # At every pull-back: a node costs its wrapper in Python, so that each is asked for once, and nothing else is.
     while stack:
         for node, _ in stack.pop().next_functions:
@@ -45,6 +45,18 @@ def _accumulating(outputs: Iterable[Tensor], seen: set[object]) -> list[Any]:
                 seen.add(node)
                 (found if type(node) is _ACCUMULATE else stack).append(node)
     return found
+
+
+def reached(output: Tensor, named: Sequence[Tensor]) -> set[int]:
+    """Return the ids of those of ``named``, none of them a leaf, that the graph of ``output`` reaches."""
+    seen: set[object] = {None, output.grad_fn}
+    stack: list[Any] = [output.grad_fn]
+    while stack:
+        for node, _ in stack.pop().next_functions:
+            if node not in seen:
+                seen.add(node)
+                stack.append(node)
+    return {id(x) for x in named if x.grad_fn in seen}
 
 
 class Known:
@@ -80,13 +92,7 @@ class Known:
             self._left.clear()
         self._left[shape] = left
 
-    def refuse_others(
-        self,
-        outputs: Sequence[Tensor],
-        also: Sequence[Tensor],
-        named: Callable[[Tensor], str],
-        until: Iterable[object] = (),
-    ) -> None:
+    def refuse_others(self, outputs: Sequence[Tensor], also: Sequence[Tensor], named: Callable[[Tensor], str]) -> None:
         """Raise if the graph of ``outputs`` reaches a leaf that is neither trained nor in ``also``.
 
         A method that solves without a graph would silently give such a leaf no gradient. A leaf that the field has made
@@ -100,23 +106,31 @@ class Known:
             Times and states of the calls.
         named
             Says in words where the field has a tensor from.
-        until
-            Nodes behind which nothing is looked for.
 
         Raises
         ------
         UsageError
             If there is such a leaf.
         """
+        self.refuse_behind([out.grad_fn for out in outputs], also, named)
+        for out in outputs:
+            if out.grad_fn is None and out.requires_grad and id(out) not in self._trained and _is_lost(out, also):
+                raise _closure(out, named)
+
+    def refuse_behind(
+        self,
+        nodes: Iterable[Any],
+        also: Sequence[Tensor],
+        named: Callable[[Tensor], str],
+        until: Iterable[object] = (),
+    ) -> None:
+        """Raise what ``refuse_others`` does of the leaves behind ``nodes``; not of those behind the nodes ``until``."""
         # No name for a leaf here: it would count as somebody who holds it.
-        for node in _accumulating(outputs, self._ends.union(until)):
+        for node in _accumulating(nodes, self._ends.union(until)):
             if id(node.variable) in self._trained:
                 self._ends.add(node)
             elif _is_lost(node.variable, also):
                 raise _closure(node.variable, named)
-        for out in outputs:
-            if out.grad_fn is None and out.requires_grad and id(out) not in self._trained and _is_lost(out, also):
-                raise _closure(out, named)
 
 
 def _is_lost(leaf: Tensor, also: Sequence[Tensor]) -> bool:
@@ -141,7 +155,7 @@ def _references_of_a_leaf_that_nobody_holds() -> int:
     # Measured, as it depends on how this PyTorch keeps the Python object of a tensor alive.
     with torch.enable_grad():
         fresh = torch.zeros(1).requires_grad_() * 2.0
-    return max(_references(node.variable, ()) for node in _accumulating([fresh], {None}))
+    return max(_references(node.variable, ()) for node in _accumulating([fresh.grad_fn], {None}))
 
 
 def _references(leaf: Tensor, _also: Sequence[Tensor]) -> int:

@@ -296,7 +296,7 @@ class Held:
                             _put(undo, space.live, key, _get(space.then, key))
             for key, leaf in stand_ins.items():
                 for space, at in self._places.get(key, ()):
-                    _put(undo, space.live, at, _with(space.live[at], key, leaf))
+                    _put(undo, space.live, at, _exchanged(space.live[at], {key: leaf}))
             self._refuse_overwritten()
             again = trained_again(frozen) if frozen else nullcontext()
             with again, hooks_at_rest(trained), parametrizations_uncached():
@@ -304,10 +304,24 @@ class Held:
         finally:
             for module, _, now in other:
                 module.__class__ = now
-            for live, key, inside, outside in reversed(undo):
-                # What f has written meanwhile is its own.
-                if _get(live, key) is inside:
-                    _set(live, key, outside)
+            _undone(undo)
+
+    @contextmanager
+    def lending(self, lent: Mapping[int, Tensor], leaves: Mapping[int, int]) -> Iterator[None]:
+        """Let the field hold inside the tensors ``lent`` in the places of those of these ids, for one call.
+
+        ``leaves`` says which tensor, by its id, a leaf of that id stands in for.
+        """
+        undo: list[tuple[object, object, object, object]] = []
+        new = {**lent, **{leaf: lent[key] for leaf, key in leaves.items() if key in lent}}
+        try:
+            for key in lent:
+                for space, at in self._places.get(key, ()):
+                    _put(undo, space.live, at, _exchanged(space.live[at], new))
+            with parametrizations_uncached():
+                yield
+        finally:
+            _undone(undo)
 
     def _unhook(self, undo: list[tuple[Any, Any, object, object]]) -> None:
         """Take away the hooks of forwards that have come where none was."""
@@ -361,11 +375,17 @@ def _put(undo: list[tuple[object, object, object, object]], live: object, key: o
     _set(live, key, value)
 
 
-def _with(value: object, key: int, leaf: Tensor) -> object:
-    """Return ``value`` with ``leaf`` in the place of the tensor of that id; tuples are made anew."""
-    if id(value) == key:
-        return leaf
+def _undone(undo: list[tuple[Any, Any, object, object]]) -> None:
+    """Put back what ``_put`` has noted."""
+    for live, key, inside, outside in reversed(undo):
+        # What f has written meanwhile is its own.
+        if _get(live, key) is inside:
+            _set(live, key, outside)
+
+
+def _exchanged(value: object, new: Mapping[int, Tensor]) -> object:
+    """Return ``value`` with other tensors in the places of those of the ids in ``new``; tuples are made anew."""
     if isinstance(value, tuple):
-        parts: list[Any] = [_with(x, key, leaf) for x in value]
+        parts: list[Any] = [_exchanged(x, new) for x in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    return value
+    return new.get(id(value), value)

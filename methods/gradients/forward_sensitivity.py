@@ -22,6 +22,12 @@ from odegrad.methods.solvers.loop import integrate
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.methods.solvers.tableau import Tableau
 
+IN_16_BITS = (
+    "its columns are products with the field's Jacobian, whose rounding in 16 bits no scale undoes; use naive or aca, "
+    "or leave precision out"
+)
+"""Why it refuses a field in a low type."""
+
 
 @dataclass(frozen=True)
 class ForwardSensitivity(SharedLoopMethod):
@@ -69,8 +75,8 @@ class ForwardSensitivity(SharedLoopMethod):
         """Return why this method cannot take the steps of ``solver``, or None if it can."""
         if solver.sees == "tangent":
             return "it carries every sensitivity itself, and the state alone chooses its steps; use sees = 'state'"
-        if solver.only_redone is not None:
-            return solver.only_redone
+        if solver.precision or solver.only_redone is not None:
+            return solver.only_redone or IN_16_BITS
         if isinstance(solver.scheme, Imex):
             return SPLIT
         if isinstance(solver.scheme, Implicit):

@@ -19,6 +19,7 @@ from odegrad.methods.backward.costs import (
 )
 from odegrad.methods.backward.per_sample.cost import bytes_of_graph, kept_graph_calls
 from odegrad.methods.backward.per_sample.naive import solved_with_graph
+from odegrad.methods.backward.precision.kept_graph import solved_apart
 from odegrad.methods.backward.step_ends import StepEnd, StepEndSampler
 from odegrad.methods.backward.tappable import TappableRowsMethod
 from odegrad.methods.solvers.dynamics import FlatField, trained_parameters
@@ -79,6 +80,17 @@ class Naive(TappableRowsMethod):
 
     def solve(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         """Return the states ``[K, d]`` with the graph of the steps."""
+        if field.low is not None:
+            return solved_apart(
+                field,
+                solver,
+                y0,
+                lambda start: self._solved_with_graph(field, solver, start, times),
+                watched=self.tap is not None,
+            )
+        return self._solved_with_graph(field, solver, y0, times)
+
+    def _solved_with_graph(self, field: FlatField, solver: OneStepSolver, y0: Tensor, times: Sequence[float]) -> Tensor:
         if self.tap is None or not torch.is_grad_enabled():
             ys = integrate_with_graph(field, solver, y0, times)
         else:
@@ -92,6 +104,8 @@ class Naive(TappableRowsMethod):
 
     def solve_rows(self, field: RowField, solver: OneStepSolver, y0: Tensor, times: SampleTimes) -> Tensor:
         """Return the states ``[K, batch, n]`` with the graph of the accepted steps, by rank."""
+        if field.low is not None:
+            return solved_apart(field, solver, y0, lambda start: solved_with_graph(field, solver, start, times))
         return solved_with_graph(field, solver, y0, times)
 
 

@@ -88,6 +88,8 @@ class PeerMapping:
 
     def _unmapped_option(self, solver: OneStepSolver) -> str | None:
         control, name = solver.controller, self.distribution
+        if solver.precision:
+            return f"{name} computes in the state's type; leave out precision, or give it a field that casts itself"
         if solver.compile:
             return f"{name}'s steps are run as published; leave out compile"
         if solver.sees != "state":

@@ -41,7 +41,9 @@ def local_error(field: VectorField, solver: OneStepSolver, y: State, t: float, h
     layout = Layout.of((*start, total), penalised.unjudged)
     x = layout.flatten((*start, total))
     with torch.enable_grad():
-        stepper = graph_stepper(summing(solver, ("error",), scaled=scaled), FlatField(penalised, layout), x)
+        stepper = graph_stepper(
+            summing(solver, ("error",), scaled=scaled), FlatField(penalised, layout).in_precision(solver.precision), x
+        )
         return stepper.attempt(t, h, t + h, x)[-1]
 
 

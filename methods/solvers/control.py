@@ -107,6 +107,10 @@ class Controller:
         """
         scale = self._scale(dynamics, y.abs())
         d0, d1 = torch.stack([dynamics.norm(y / scale), dynamics.norm(f0 / scale)]).tolist()
+        if not (math.isfinite(d0) and math.isfinite(d1)) and y.dtype != torch.float64:
+            # Of numbers that are finite the squares need not be: a rate of 1e12 in units of 1e-8 has none in float32.
+            wide = (x.double() / scale.double() for x in (y, f0))
+            d0, d1 = (float(dynamics.norm(x)) for x in wide)
         if not (math.isfinite(d0) and math.isfinite(d1)):
             if bool(torch.isfinite(y).all()) and bool(torch.isfinite(f0).all()):
                 raise NonFiniteError(

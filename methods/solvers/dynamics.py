@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from operator import is_
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from odegrad.methods.fields.draws import Draws, torch_sources
 from odegrad.methods.fields.held import Held
 from odegrad.methods.fields.memory import refuse_memory
 from odegrad.methods.fields.passing import PassesCalls
+from odegrad.methods.fields.precision import LowField, Precision
 from odegrad.methods.fields.surroundings import Autocast, with_second_derivatives
 from odegrad.states import Layout, mapped, sent_to
 
@@ -71,10 +72,10 @@ class Replay:
     """Calls of f that redo steps with a graph: how many nodes there were before, and the last call."""
 
     nodes_before: float
-    dy: Tensor | None = None
-    """What it returned."""
-    y: Tensor | None = None
-    """The state that it was given."""
+    result: object = None
+    """The node of what it returned; not the tensor, which would stay for as long."""
+    state: object = None
+    """The node of the state that it was given."""
 
 
 class FlatField:
@@ -102,6 +103,8 @@ class FlatField:
         self.kept: dict[object, object] = {}
         """What is made once for the solve: compiled steps, the form of Jacobians."""
         self.autocast = Autocast.now(layout.device.type)
+        self.low: LowField | None = None
+        """What calls the field in a low type; None where it computes in the state's."""
         self.differentiated_twice = False
         """Whether a call's pull-back is differentiated again."""
         self.held = Held(field) if isinstance(field, nn.Module) else None
@@ -123,6 +126,21 @@ class FlatField:
         """How many nodes there were before the last call."""
         self.replay: Replay | None = None
         """The replay of steps that is under way."""
+
+    def in_precision(self, precision: Precision) -> Self:
+        """Let every call compute in ``precision``, whatever autocast the caller stands under; return this field.
+
+        Raises
+        ------
+        UsageError
+            If the field is no ``nn.Module``, or the state is neither float32 nor float64.
+        """
+        if precision:
+            # The calls stand where the solver does, outside of autocast, in replays too.
+            self.autocast = None
+            self.low = LowField(self._of_field, self.field, self.held, precision, self.layout.dtype)
+            self._of_field = self.low
+        return self
 
     def refuse_closures_at_first_call(self, trained: Sequence[Tensor]) -> None:
         """Let the next ``write`` check that the field depends on no trained tensor beside ``trained``."""
@@ -184,10 +202,10 @@ class FlatField:
             raise explained(error) from error
         if self.known is None:
             return pulled
-        if replay.dy is None or replay.y is None or self.known.is_new((made, *map(is_, pulled, _NONE))):
+        if replay.result is None or self.known.is_new((made, *map(is_, pulled, _NONE))):
             self.refuse_closures(outputs, inputs)
         else:
-            self.known.refuse_others([replay.dy], (*inputs, replay.y), self._named, (replay.y.grad_fn,))
+            self.known.refuse_behind([replay.result], inputs, self._named, (replay.state,))
         return pulled
 
     def pulled_through_last(self, dy: Tensor, inputs: Sequence[Tensor], a: Tensor) -> tuple[Tensor | None, ...]:
@@ -218,7 +236,7 @@ class FlatField:
         if self._unchecked and torch.is_grad_enabled():
             self.refuse_unchecked(dy, time, y)
         if self.replay is not None:
-            self.replay.dy, self.replay.y = dy, y
+            self.replay.result, self.replay.state = dy.grad_fn, y.grad_fn
         return dy
 
     def refuse_unchecked(self, dy: Tensor, *known: Tensor) -> None:

@@ -6,6 +6,7 @@ be read in grey.
 """
 
 import hashlib
+import io
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -143,6 +144,16 @@ def applied() -> AbstractContextManager[None]:
     return mpl.rc_context(_SETTINGS)
 
 
+class DrawnFigure(Figure):
+    """A figure that a notebook shows as it would be saved, without a backend that has to be chosen first."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        with applied():
+            self.savefig(stream, format="png")
+        return stream.getvalue()
+
+
 def grid(rows: int, panels: int, columns: int, height: float) -> tuple[Figure, list[list[Axes]]]:
     """Return a figure with ``rows`` x ``panels`` axes, each row ``height`` inches high; one column wide, panels stack.
 
@@ -150,14 +161,14 @@ def grid(rows: int, panels: int, columns: int, height: float) -> tuple[Figure, l
     """
     stacked = columns == 1
     shape = (rows * panels, 1) if stacked else (rows, panels)
-    figure = Figure(figsize=(COLUMN_INCHES[columns], height * shape[0] + 0.7), layout="constrained")
+    figure = DrawnFigure(figsize=(COLUMN_INCHES[columns], height * shape[0] + 0.7), layout="constrained")
     flat = list(figure.subplots(*shape, squeeze=False).flat)
     return figure, [flat[i * panels : (i + 1) * panels] for i in range(rows)]
 
 
 def nothing_to_draw(columns: int, what: str) -> Figure:
     """Return a figure that says that no run measured ``what``."""
-    figure = Figure(figsize=(COLUMN_INCHES[columns], 1.0), layout="constrained")
+    figure = DrawnFigure(figsize=(COLUMN_INCHES[columns], 1.0), layout="constrained")
     figure.text(0.5, 0.5, f"No finished run measured {what}.", ha="center", va="center")
     return figure
 

@@ -17,7 +17,7 @@ from odegrad.reports.figures import (
     training,
     work_precision,
 )
-from odegrad.reports.figures.sweeps import depth, integration_time
+from odegrad.reports.figures.sweeps import depth, integration_time, precision
 from odegrad.reports.summary import Results, Source
 
 AROUND = "Thick lines are medians over seeds; thin ones are the seeds, or a band lies between their quartiles."
@@ -106,6 +106,13 @@ FIGURE_KINDS = (
         depth.draw,
         depth.describe,
         "Medians over seeds; dashed lines are what the method's cost model predicts.",
+    ),
+    FigureKind(
+        "precision_steps",
+        precision.TITLE,
+        precision.draw,
+        precision.describe,
+        "Medians over seeds: solid lines have the field alone in 16 bits, dashed ones all of it; dotted: roundoff.",
     ),
     FigureKind(
         "cost_stiffness",

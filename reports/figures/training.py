@@ -45,7 +45,7 @@ def draw(frame: Source, columns: int = 2, against: str = "seconds") -> Figure:
         Lines carry the ``gid`` ``seed`` or ``median``. Points that are not finite are left out and counted.
     """
     panel = partial(_panel, across=AXES[against])
-    return a_panel_per_task(_traces(frame, against), columns, panel, "its metric during training")
+    return a_panel_per_task(traces(frame, against), columns, panel, "its metric during training")
 
 
 def draw_optimizers(frame: Source, columns: int = 2) -> Figure:
@@ -91,7 +91,7 @@ def describe(frame: Source, against: str = "seconds") -> str:
     return f"{TITLES[against]}, one panel a task. {'. '.join(parts) or 'No finished run'}."
 
 
-def _traces(frame: Source, against: str) -> pd.DataFrame:
+def traces(frame: Source, against: str) -> pd.DataFrame:
     """Return the runs that ended ``ok`` and hold a trace, with ``x``: the points' places, in the order drawn."""
     kept = _traced(frame)
     across = AXES[against]

@@ -32,7 +32,7 @@ _DIGITS = 7
 def draw_overview(trends: Trends) -> Figure:
     """Return how many series moved at each commit, by verdict; releases are dotted."""
     with style.applied():
-        figure = Figure(figsize=(style.COLUMN_INCHES[2], 2.0), layout="constrained")
+        figure = style.DrawnFigure(figsize=(style.COLUMN_INCHES[2], 2.0), layout="constrained")
         axes = figure.subplots()
         bottom = np.zeros(len(trends.marks))
         for verdict, colour in _COLOURS.items():
@@ -65,7 +65,7 @@ def draw_run(trends: Trends, suite: str, run: str) -> Figure | None:
     rows = -(-len(panels) // columns)
     with style.applied():
         width, height = style.COLUMN_INCHES[2], 1.6 * rows + 0.3
-        figure = Figure(figsize=(width, height))
+        figure = style.DrawnFigure(figsize=(width, height))
         # all panels are alike, so that a search for their layout, which takes as long as drawing them, finds no better
         figure.subplots_adjust(0.65 / width, 0.3 / height, 1.0 - 0.3 / width, 1.0 - 0.3 / height, 0.28, 0.32)
         flat = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)

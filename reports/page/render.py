@@ -19,6 +19,7 @@ from odegrad.reports.machines import disturbed
 from odegrad.reports.names import joined
 from odegrad.reports.page.answers import answers
 from odegrad.reports.page.findings import findings, outcome
+from odegrad.reports.page.interactive import interactive_figures, script
 from odegrad.reports.papers.exhibits import Shown
 from odegrad.reports.papers.table import claims_table, interval, target
 from odegrad.reports.papers.verdict import ClaimVerdict
@@ -131,6 +132,8 @@ def page(
             left_out=max(0, len(results.cells) - MAX_RUNS),
             lead=[_figure(each) for each in figures if each.files and each.name == LEAD],
             figures=[_figure(each) for each in figures if each.files and each.name != LEAD],
+            interactive=interactive_figures(results),
+            interactive_script=script(),
             not_drawn=[
                 f"{each.title}: {each.why_not}"
                 for each in (*(shown.figures if shown else ()), *figures)

@@ -52,13 +52,19 @@ class Arm:
     """All options of the gradient method that a run has."""
     solver: str = ""
     """Empty: any, which is then the same on both sides of a pair."""
+    dtype: str = ""
+    """Empty: any, with any precision."""
+    precision: str = ""
+    """Of the field alone, where ``dtype`` is named; empty: that of ``dtype``."""
 
     @property
     def shown(self) -> str:
         """Return the arm's name: ``adjoint+snopt t1_policy=feedback``, ``aca on kencarp4``."""
         options = "".join(f" {key}={value}" for key, value in (*self.gradient_options, *self.optimizer_options))
         solver = f" on {self.solver}" if self.solver else ""
-        return f"{self.gradient}{f'+{self.optimizer}' if self.optimizer else ''}{options}{solver}"
+        types = f" in {self.dtype}" if self.dtype else ""
+        types += f", f in {self.precision}" if self.precision else ""
+        return f"{self.gradient}{f'+{self.optimizer}' if self.optimizer else ''}{options}{solver}{types}"
 
 
 @dataclass(frozen=True)

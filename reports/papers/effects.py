@@ -54,6 +54,9 @@ def matches(cells: pd.DataFrame, arm: Arm) -> pd.Series:
     fits = cells["gradient"].eq(arm.gradient).fillna(False).astype(bool)
     if arm.solver:
         fits &= cells["solver"].eq(arm.solver).fillna(False).astype(bool)
+    if arm.dtype:
+        fits &= cells["dtype"].eq(arm.dtype).fillna(False).astype(bool)
+        fits &= cells["precision"].fillna("").eq(arm.precision).astype(bool)
     if arm.optimizer:
         fits &= cells["optimizer"].eq(arm.optimizer).fillna(False).astype(bool)
     given = [dict(each) if isinstance(each, dict) else {} for each in cells["gradient_options"]]

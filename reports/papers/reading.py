@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from odegrad.reports.frame import load
-from odegrad.reports.papers import irdm, snopt, stiff_gradients
+from odegrad.reports.papers import irdm, precision, snopt, stiff_gradients
 from odegrad.reports.papers.claim import Claim
 from odegrad.reports.papers.exhibits import Exhibit
 from odegrad.reports.papers.shown import EXHIBITS
@@ -18,6 +18,7 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
     irdm.IRDM: irdm.IRDM_CLAIMS,
     snopt.SNOPT_PAPER: snopt.SNOPT_CLAIMS,
     stiff_gradients.STIFF_GRADIENTS: stiff_gradients.STIFF_GRADIENTS_CLAIMS,
+    precision.PRECISION: precision.PRECISION_CLAIMS,
 }
 """A paper's short name -> what it claims."""
 

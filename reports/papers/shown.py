@@ -9,7 +9,8 @@ from odegrad.reports import units
 from odegrad.reports.figures import log_norm, training
 from odegrad.reports.figures.kinds import FigureKind
 from odegrad.reports.figures.sweeps import depth, integration_time, nodes, sensitivity
-from odegrad.reports.papers import irdm, relative_costs, snopt, stiff_gradients
+from odegrad.reports.figures.sweeps import precision as errors_of_types
+from odegrad.reports.papers import irdm, precision, relative_costs, snopt, stiff_gradients
 from odegrad.reports.papers.equal_error import sweep_rows
 from odegrad.reports.papers.exhibits import Exhibit, PaperFigure, PaperTable
 from odegrad.reports.summary import Results
@@ -123,6 +124,14 @@ STIFF_COLUMNS = (
     PageColumn("NFE forward", "nfe_forward", units.count),
 )
 
+PRECISION_COLUMNS = (
+    PageColumn("task", "task", right=False),
+    PageColumn("run in", "dtype", right=False),
+    PageColumn("field in", "precision", right=False),
+    PageColumn("accepted steps", "steps", units.count),
+    PageColumn("gradient error", "error", units.error),
+)
+
 EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
     irdm.IRDM: (
         PaperFigure("paper-irdm", _training("irdm_training")),
@@ -200,6 +209,20 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
             "reference, the gradient of the equation itself.",
             STIFF_COLUMNS,
             _stiff_rows,
+        ),
+    ),
+    precision.PRECISION: (
+        PaperFigure(
+            "paper-precision",
+            FigureKind("precision", errors_of_types.TITLE, errors_of_types.draw, errors_of_types.describe),
+        ),
+        PaperTable(
+            "paper-precision",
+            "precision",
+            "Gradient error at the initial parameters, relative to the float64 reference, by the types of the run and "
+            "of its field and by the steps of rk4; medians over seeds.",
+            PRECISION_COLUMNS,
+            errors_of_types.points_of,
         ),
     ),
 }

@@ -179,7 +179,7 @@ def _tight():
 def test_a_task_with_such_times_is_diagnosed():
     """Its first solve is a model with rows of times, and its probe's norms go to the last of them."""
     problem = build_task("latent_periodic").build("tiny", 0, torch.device("cpu"), torch.float64)
-    model = first_solve(problem)
+    model = first_solve(problem).model
     assert model.ts.shape == (8, 11)
     with torch.no_grad():
         ys = _tight()(model.field, model.y0, model.ts)

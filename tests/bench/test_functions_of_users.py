@@ -242,3 +242,17 @@ def test_second_derivatives_by_times(trained):
     with pytest.raises(UnsupportedError, match=r"no second derivative; (detach|solve to fixed) ") as raised:
         once.backward()
     assert "use gradient method" not in str(raised.value)
+
+
+@pytest.mark.parametrize("given", [torch.tensor([1e-6, 1e-5]), (1e-6, 1e-5), "1e-6", True])
+@pytest.mark.parametrize("name", ["adjoint_rtol", "adjoint_atol"])
+def test_tolerances_of_the_backward_solve_are_numbers(name, given):
+    with pytest.raises(UsageError, match=f"{name}: expected one number or None, got .*; give the least of them"):
+        odegrad.odeint_adjoint(Decay(), Y0, T, **{name: given})
+
+
+def test_a_tensor_of_one_number_is_a_tolerance_of_the_backward_solve():
+    field = Decay()
+    ys = odegrad.odeint_adjoint(field, Y0, T, adjoint_rtol=number(1e-6), adjoint_atol=number(1e-6))
+    (found,) = torch.autograd.grad(ys[-1].sum(), field.a)
+    torch.testing.assert_close(found, number(-4 * math.exp(-2.0)), rtol=1e-5, atol=0.0)

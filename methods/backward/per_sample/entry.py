@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odegrad.contracts import StateT, VectorField
+from odegrad.contracts import StateT
 from odegrad.errors import UnsupportedError
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
 from odegrad.methods.fields.surroundings import autocast_off
@@ -15,13 +15,13 @@ from odegrad.methods.solvers.per_sample.apart import refuse_coupled
 from odegrad.methods.solvers.per_sample.rows import DRAWS, RowField
 from odegrad.methods.solvers.per_sample.times import HostFloats, SampleTimes, checked_sample_times
 from odegrad.methods.solvers.times import moves_with_time
-from odegrad.states import Layout, parts, sent_to
+from odegrad.states import parts, sent_to
 
 SolveRows = Callable[[RowField, Tensor, SampleTimes], Tensor]
 """Field, starts ``[batch, n]`` and times to states ``[K, batch, n]``, with the graph that is a method."""
 
 
-def solve_samples(solve: SolveRows, field: VectorField, layout: Layout, y0: StateT, ts: Tensor) -> StateT:
+def solve_samples(solve: SolveRows, row_field: RowField, y0: StateT, ts: Tensor) -> StateT:
     """Return the solution ``[K, batch, *state]`` at ``ts``, ``[K]`` or ``[batch, K]``.
 
     Raises
@@ -31,8 +31,7 @@ def solve_samples(solve: SolveRows, field: VectorField, layout: Layout, y0: Stat
     UnsupportedError
         If the field's samples depend on each other, or it draws random numbers.
     """
-    row_field = RowField(field, layout)
-    rows = row_field.rows
+    rows, layout = row_field.rows, row_field.layout
     times = checked_sample_times(ts, rows.batch)
     start = rows.joined(tuple(parts(y0)))
     before = Draws.now([*row_field.sources, *OF_OTHERS])

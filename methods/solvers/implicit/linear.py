@@ -138,6 +138,7 @@ class Jacobians:
         self.samples = apart if self.kind == "blocks" else together
         self.vectorised = self.samples.n > ROWS_IN_A_LOOP
         self._units = {} if units is None else units
+        self._basis: Tensor | None = None
 
     @classmethod
     def of(cls, field: FlatField, linear: LinearSolve) -> "Jacobians":
@@ -165,10 +166,12 @@ class Jacobians:
 
     def basis(self, like: Tensor) -> Tensor:
         """Return the cotangents ``[n, batch, n, 1]`` of the rows of all samples, like ``like [batch, n, 1]``."""
-        batch, n = self.samples.batch, self.samples.n
-        if "unit" not in self._units:
-            self._units["unit"] = torch.eye(n, dtype=like.dtype, device=like.device)
-        return self._units["unit"][:, None, :, None].expand(n, batch, n, 1)
+        if self._basis is None:
+            batch, n = self.samples.batch, self.samples.n
+            if "unit" not in self._units:
+                self._units["unit"] = torch.eye(n, dtype=like.dtype, device=like.device)
+            self._basis = self._units["unit"][:, None, :, None].expand(n, batch, n, 1)
+        return self._basis
 
     def rows(self, at: Linearisation, basis: Tensor | None = None) -> Tensor:
         """Return the Jacobians ``[batch, n, n]``: row ``i`` of all samples is one product.

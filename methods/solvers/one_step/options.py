@@ -9,6 +9,7 @@ from torch import Tensor
 
 from odegrad.contracts import StepObserver
 from odegrad.errors import UsageError
+from odegrad.methods.fields.precision import PRECISIONS, Precision
 from odegrad.methods.solvers.control import Controller, StepSize
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.schemes import ExtendedTableau, Scheme
@@ -82,6 +83,10 @@ class SolverOptions:
         pulled back twice, at no f call more per step. What is recorded are the steps: nothing is done on the way back.
     tangent_seed
         Draws ``v0`` and ``u``.
+    precision
+        ``bfloat16`` or ``float16``: the field computes in this type, by low copies of its weights, and state, stages,
+        error, step size, costate and sums of gradients stay in the state's, float32 or float64. Empty: in the state's.
+        Not for implicit solvers.
     batch
         ``joint``: the samples of a batch share their steps, which their mean error chooses. ``per_sample``: each has
         its own times, steps and error; an explicit or implicit Runge-Kutta method with step control.
@@ -123,6 +128,7 @@ class SolverOptions:
     compile: bool = False
     sees: Sees = "state"
     tangent_seed: int = 0
+    precision: Precision = ""
     batch: BatchSteps = "joint"
     compaction: Compaction = "halving"
     step_t: tuple[float, ...] = ()
@@ -152,6 +158,7 @@ class SolverOptions:
             )
         self._check_sees()
         self._check_batch()
+        self._check_precision()
 
     @property
     def name(self) -> str:
@@ -178,6 +185,17 @@ class SolverOptions:
             raise UsageError(f"batch: expected 'joint' or 'per_sample', got {self.batch!r}")
         if self.compaction not in ("none", "each", "halving"):
             raise UsageError(f"compaction: expected 'none', 'each' or 'halving', got {self.compaction!r}")
+
+    def _check_precision(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UsageError(
+                "precision: expected 'bfloat16' or 'float16' for the field alone, or '' for the type of the state, got "
+                f"{self.precision!r}"
+            )
+        if self.precision and self.compile:
+            raise UsageError(
+                "compile: a compiled step has its field in the type of the state; leave out compile or precision"
+            )
 
     def _check_steps(self) -> None:
         fixed = next((name for name in ("num_steps", "step_size", "grid") if getattr(self, name) is not None), None)

@@ -62,6 +62,17 @@ class OneStepSolver(SolverOptions, Solver):
         return None
 
     @property
+    def refuses_precision(self) -> str | None:
+        """Return why the field cannot compute in a low type, None if it can."""
+        if self.precision and self.implicit:
+            return (
+                f"precision = {self.precision!r}: its stages are solved for by the field's Jacobian, to a hundredth of "
+                "the tolerance, which a field in 16 bits cannot tell; use an explicit solver such as dopri5, or leave "
+                "precision out"
+            )
+        return None
+
+    @property
     def order(self) -> int:
         """Return the scheme's order."""
         return self.scheme.order

@@ -1,5 +1,6 @@
 """A user's own model: the comparison's figures against a model whose gradient is known, and its words."""
 
+import html
 import json
 import math
 
@@ -318,6 +319,24 @@ def test_printed_rows_have_units_and_leave_reasons_to_lines_of_their_own(table):
         }
     ]
     assert made.reasons() == ["adjoint: inaccurate: off by 1"]
+
+
+def test_notebook_shows_the_rows_the_reasons_and_the_advice(table):
+    """With units and escaped; a selection of columns is shown as any frame."""
+    shown = table._repr_html_()
+    assert html.escape(table.advice) in shown
+    for row in table.printed():
+        assert f"<td>{row['gradient']}</td>" in shown
+        assert f"<td>{row['saved / peak']}</td>" in shown
+    odd = type(table)([table.iloc[0].to_dict() | {"gradient": "<b>", "verdict": "failed: <i>"}])
+    assert "&lt;b&gt;: failed: &lt;i&gt;" in odd._repr_html_()
+    assert "<b>" not in odd._repr_html_()
+    assert "nfe_forward" in table[["gradient", "nfe_forward"]]._repr_html_()
+
+
+def test_notebook_draws_a_figure_without_a_backend(table):
+    """As the file that it would be saved to."""
+    assert table.plot()._repr_png_().startswith(b"\x89PNG")
 
 
 def test_table_keeps_its_advice_and_draws(table):

@@ -198,7 +198,7 @@ def test_every_bound_holds_on_the_smooth_net(
 def test_a_problems_first_solve_has_its_gradient() -> None:
     """The first solve with the rest of the loss behind it: the field's gradient is that of the whole problem."""
     problem = build_task("circles").build("tiny", 0, torch.device("cpu"), torch.float64)
-    model = first_solve(problem)
+    model = first_solve(problem).model
     naive, solver = build_gradient("naive"), build_solver("dopri8", 1e-10, 1e-10)
     expected = of_problem(problem).gradient(solve_with(naive, solver))
     torch.testing.assert_close(model.gradient(naive, solver), expected, rtol=1e-8, atol=1e-12)
@@ -207,7 +207,7 @@ def test_a_problems_first_solve_has_its_gradient() -> None:
 def test_several_solves_leave_the_later_ones_to_the_loss() -> None:
     """An ODE-RNN solves between observations: the first solve's cotangent comes through all that follow."""
     problem = build_task("japanese_vowels").build("tiny", 0, torch.device("cpu"), torch.float64)
-    model = first_solve(problem)
+    model = first_solve(problem).model
     ys = torch.stack([model.y0, model.y0]).requires_grad_()  # type: ignore[list-item]
     loss = model.loss(ys)
     (cotangent,) = torch.autograd.grad(loss, ys)

@@ -141,7 +141,11 @@ def test_relative_file_is_looked_up_beside_the_suite(write, tmp_path, monkeypatc
         ("seeds = [0, 1, 2]", "seeds = [-1]", r"seeds\.0: expected a number of at least 0, got -1"),
         ("seeds = [0, 1, 2]", "seeds = []", r"seeds: expected at least one entry, got \[\]"),
         ("seeds = [0, 1, 2]", "seeds = [4, 4]", r"seeds\.1: expected entries that differ, got the same as seeds\.0"),
-        ("seeds = [0, 1, 2]", 'dtype = "half"', r"dtype\.0: expected 'float32' or 'float64', got 'half'"),
+        (
+            "seeds = [0, 1, 2]",
+            'dtype = "half"',
+            r"dtype\.0: expected 'float32', 'float64', 'bfloat16' or 'float16', got 'half'",
+        ),
         ("rtol = 1e-4", 'rtol = "1e-4"', r"solvers\.0\.rtol: expected a number, got '1e-4'"),
         ("rtol = 1e-4", "rtol = 0", r"solvers\.0\.rtol: expected a number greater than 0"),
         ("rtol = 1e-4", "rtol = inf", r"solvers\.0\.rtol: expected a finite number, got inf"),

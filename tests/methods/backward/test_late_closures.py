@@ -118,5 +118,5 @@ def test_what_takes_the_place_of_a_constant_is_found_in_whatever_step_it_does(ne
     field, _ = _field(net, "for a constant", lambda _n, t: bool(solved) and step / 4 < t <= (step + 1) / 4)
     ys = build_gradient(name)(field, solver, start(), torch.tensor([0.0, 1.0], dtype=torch.float64))
     solved.append(field.calls)
-    with pytest.raises(UsageError, match="reached through a closure"):
+    with pytest.raises(UsageError, match=r"reached through a closure|a step that is redone"):
         torch.autograd.grad(ys[-1].sum(), [*field.first.parameters()])

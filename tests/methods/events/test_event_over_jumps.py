@@ -144,3 +144,35 @@ def test_event_that_cannot_be(settings, message):
     """Without a limit there is nowhere to end."""
     with pytest.raises(UsageError, match=message):
         Event(Level(0.45), **settings)
+
+
+@pytest.mark.parametrize("jumps", [[], [(0.3, lambda _t, y: y * 2.0)]])
+@pytest.mark.parametrize("interface", [odegrad.odeint, odegrad.odeint_adjoint])
+def test_event_that_need_not_be_of_odeint_event(interface, jumps):
+    """Without one the solve is that to t_max, with its gradient; what is returned unpacks as torchdiffeq's does."""
+    field, limit = Decay(), number(0.8, trained=True)
+    by = {"event_fn": Level(0.45), "required": False, "odeint_interface": interface, "jumps": jumps, **TIGHT}
+    end = odegrad.odeint_event(field, ONE, number(0.0), t_max=limit, **by)
+    t, ys = end
+    assert (end.found, float(t.detach())) == (False, 0.8)
+    size = 2.0 if jumps else 1.0
+    torch.testing.assert_close(ys[-1, 0, 0].detach(), number(size * math.exp(-0.56)), rtol=1e-7, atol=0.0)
+    found = torch.stack(torch.autograd.grad(ys[-1, 0, 0], [field.k, limit]))
+    torch.testing.assert_close(found, number([-0.8, -0.7]) * size * math.exp(-0.56), rtol=1e-7, atol=0.0)
+    late = odegrad.odeint_event(field, ONE, number(0.0), t_max=8.0, **by)
+    assert late.found
+    assert math.isclose(float(late.event_t.detach()), math.log(size / 0.45) / 0.7, rel_tol=1e-8)
+
+
+def test_an_event_with_its_own_settings():
+    """``Event`` in the place of a function is what it says, and other settings beside it are refused."""
+    event = Event(Level(0.45), t_max=0.8, required=False)
+    assert not odegrad.odeint_event(Decay(), ONE, number(0.0), event_fn=event).found
+    with pytest.raises(UsageError, match="got an Event, which holds these itself; give them to the Event"):
+        odegrad.odeint_event(Decay(), ONE, number(0.0), event_fn=event, direction=1)
+    with pytest.raises(
+        UsageError, match=r"event_fn: expected a function of time and state, or an nn\.Module, got Event"
+    ):
+        Event(event)
+    with pytest.raises(UsageError, match="required: expected True without t_max, got False"):
+        odegrad.odeint_event(Decay(), ONE, number(0.0), event_fn=Level(0.45), required=False)

@@ -350,3 +350,28 @@ def test_a_singular_system_says_so():
         Naive()(Growing(), make_solver("kencarp4", num_steps=1), y0, ts)
     ys = Naive()(Growing(), make_solver("kencarp4", first_step=1.0, rtol=1e-6, atol=1e-6), y0, ts)
     torch.testing.assert_close(ys[-1], y0 * math.exp(4.0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dopri5", "kencarp4", "rodas5p", "auto_stiff"])
+def test_a_first_rate_whose_square_overflows_is_no_failure(name):
+    """In float32, of size 1e20 in units of the tolerance, as of POLLU's fastest species; one that is NaN still is."""
+    rate = torch.tensor([1e12], dtype=torch.float32)
+
+    def field(t, y):
+        return rate * (1.0 - y)
+
+    solver, y0, ts = make_solver(name, rtol=1e-4, atol=1e-8), torch.zeros(1, 1), torch.tensor([0.0, 1e-11])
+    with torch.no_grad():
+        assert float(Naive()(_Module(field), solver, y0, ts)[-1]) == pytest.approx(1.0 - math.exp(-10.0), abs=1e-3)
+        rate.fill_(math.nan)
+        with pytest.raises(NonFiniteError, match=r"f\(t0, y0\) is not finite"):
+            Naive()(_Module(field), solver, y0, ts)
+
+
+class _Module(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, t, y):
+        return self.function(t, y)

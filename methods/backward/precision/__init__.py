@@ -1,0 +1,1 @@
+"""Backward passes through a field in a low type."""
