@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from odegrad.errors import BaselineError
 from odegrad.gate.metrics import METRICS, kept, machine_class
 from odegrad.records.columns import Compared
-from odegrad.records.record import Record, Run
+from odegrad.records.record import Record, Run, with_options
 from odegrad.records.replacing import replace_file
 
 BASELINE_SCHEMA = 1
@@ -78,9 +78,9 @@ def run_name(run: Run) -> str:
     """Return what names a run in a baseline: all that it is but the fingerprint of a user's file, which may change."""
     words = [
         f"{run.task}/{run.size}",
-        _with_options(run.method or run.gradient, run.gradient_options),
-        _with_options(run.optimizer, run.optimizer_options),
-        _with_options(run.solver, run.solver_options),
+        with_options(run.method or run.gradient, run.gradient_options),
+        with_options(run.optimizer, run.optimizer_options),
+        with_options(run.solver, run.solver_options),
         f"{run.rtol:g}/{run.atol:g}",
         f"{run.dtype}/{run.precision}" if run.precision else run.dtype,
         run.device,
@@ -91,10 +91,6 @@ def run_name(run: Run) -> str:
     if "train" in run.passes.split(","):
         words.append(f"{run.iterations} iterations")
     return " ".join(words)
-
-
-def _with_options(name: str, options: Sequence[tuple[str, object]]) -> str:
-    return f"{name}[{', '.join(f'{key}={value}' for key, value in options)}]" if options else name
 
 
 def entry_of(first: Record, second: Record) -> dict[str, object]:

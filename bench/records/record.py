@@ -55,6 +55,11 @@ FAILED = frozenset({Status.DIVERGED, Status.OUT_OF_MEMORY, Status.TIMEOUT, Statu
 spoilt (``infrastructure``) is missing: neither is a failure, and exit codes tell them apart."""
 
 
+def with_options(name: str, options: Options) -> str:
+    """Return a name with its options in brackets, by which runs of one name are told apart; the name alone without."""
+    return f"{name}[{', '.join(f'{key}={value}' for key, value in options)}]" if options else name
+
+
 def endings(statuses: Iterable[str]) -> str:
     """Return how runs ended that did not end ``ok``: ``2 failed, 4 refused, 1 missing``; empty if all did."""
     counts = Counter(Status(status) for status in statuses)

@@ -21,7 +21,7 @@ from odegrad.measuring.call_counts import SolveLog, counted_iteration, solve_cos
 from odegrad.measuring.cost import SolveCost, predicted_bytes, predicted_calls
 from odegrad.measuring.meters import synchronize
 from odegrad.processes.guarded import guarded
-from odegrad.records.record import Run
+from odegrad.records.record import Run, with_options
 from odegrad.reference.subject import of_training
 from odegrad.registry import build_gradient, build_optimizer, build_solver, build_task, check_supported, is_foreign
 from odegrad.states import parts
@@ -210,8 +210,8 @@ def plan_rows(runs: Sequence[Run], forecasts: Mapping[GridCell, Forecast]) -> li
             "stage": run.stage or "run",
             "task": run.task,
             "size": run.size,
-            "method": run.method,
-            "solver": run.solver,
+            "method": with_options(run.method, run.gradient_options),
+            "solver": with_options(run.solver, run.solver_options),
             "rtol": run.rtol,
             "atol": run.atol,
             "device": run.device,

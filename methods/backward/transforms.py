@@ -88,8 +88,9 @@ def _refuse_transforms() -> None:
         raise UnsupportedError(BATCHED)
     if "Jvp" in keys or forward_ad._current_level >= 0:
         raise UnsupportedError(
-            "odeint: this gradient method has no forward derivatives (jvp, jacfwd, hessian); take gradient method "
-            "'naive' with an explicit solver and without precision, which has them, or grad, vjp or jacrev"
+            "odeint: this solve has no forward derivatives (jvp, jacfwd, hessian); take gradient method 'naive' with "
+            "an explicit solver, on steps that all samples share and without precision, which has them, or grad, vjp "
+            "or jacrev"
         )
     if len(keys) > 1:
         raise UnsupportedError(

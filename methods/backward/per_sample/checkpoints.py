@@ -8,8 +8,8 @@ from odegrad.methods.backward.checkpointing import Advance, Drop, OnlineCheckpoi
 from odegrad.methods.backward.node import Gradients
 from odegrad.methods.backward.per_sample.node import RecordedNode, at, walked
 from odegrad.methods.backward.per_sample.replay import RankPullback
+from odegrad.methods.solvers.per_sample.accepted import AcceptedRows
 from odegrad.methods.solvers.per_sample.ledger import Ranks
-from odegrad.methods.solvers.per_sample.loop import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.stages import RowVectorField
 from odegrad.methods.solvers.per_sample.steppers import row_stepper

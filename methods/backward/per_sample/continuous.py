@@ -12,7 +12,8 @@ from odegrad.methods.backward.node import Gradients
 from odegrad.methods.backward.per_sample.costate import RowCostate, RowTrajectory
 from odegrad.methods.backward.per_sample.node import RowsNode, at
 from odegrad.methods.backward.reconstruction import Limits
-from odegrad.methods.solvers.per_sample.loop import OutputRows, Rounds
+from odegrad.methods.solvers.per_sample.accepted import OutputRows
+from odegrad.methods.solvers.per_sample.loop import Rounds
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver

@@ -16,7 +16,8 @@ from torch import Tensor
 from odegrad.methods.backward.costate import INTEGRAL_OFF
 from odegrad.methods.backward.per_sample.entry import on_device
 from odegrad.methods.backward.products import add_to
-from odegrad.methods.solvers.per_sample.loop import TRIAL_STAGE, AcceptedRows
+from odegrad.methods.solvers.per_sample.accepted import AcceptedRows
+from odegrad.methods.solvers.per_sample.loop import TRIAL_STAGE
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers
 from odegrad.methods.solvers.tableau import Tableau

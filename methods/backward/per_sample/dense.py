@@ -8,8 +8,8 @@ from odegrad.methods.backward.per_sample.continuous import BackwardRowsNode, Bac
 from odegrad.methods.backward.per_sample.costate import RowTrajectory
 from odegrad.methods.backward.per_sample.entry import on_device
 from odegrad.methods.backward.per_sample.node import at, walked
+from odegrad.methods.solvers.per_sample.accepted import AcceptedRows
 from odegrad.methods.solvers.per_sample.ledger import Ledger
-from odegrad.methods.solvers.per_sample.loop import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver

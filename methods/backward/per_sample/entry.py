@@ -11,6 +11,7 @@ from odegrad.contracts import StateT
 from odegrad.errors import UnsupportedError
 from odegrad.methods.fields.draws import OF_OTHERS, Draws
 from odegrad.methods.fields.surroundings import autocast_off
+from odegrad.methods.solvers.per_sample.apart import refuse_coupled
 from odegrad.methods.solvers.per_sample.rows import DRAWS, RowField
 from odegrad.methods.solvers.per_sample.times import HostFloats, SampleTimes, checked_sample_times
 from odegrad.methods.solvers.times import moves_with_time
@@ -35,7 +36,7 @@ def solve_samples(solve: SolveRows, row_field: RowField, y0: StateT, ts: Tensor)
     start = rows.joined(tuple(parts(y0)))
     before = Draws.now([*row_field.sources, *OF_OTHERS])
     with autocast_off(layout.device.type):
-        row_field.refuse_coupled(on_device(times.start, start), start.detach())
+        refuse_coupled(row_field, on_device(times.start, start), start.detach())
         if ts.requires_grad and torch.is_grad_enabled():
             moving = _start_depends_on_time(row_field, start, ts, times)
             ys = solve(row_field, moving, times)

@@ -10,7 +10,7 @@ from odegrad.methods.backward.per_sample.costate import RowCostate
 from odegrad.methods.backward.per_sample.entry import on_device
 from odegrad.methods.backward.per_sample.interpolated import InterpolatedRowsNode
 from odegrad.methods.solvers.chebyshev import Kind
-from odegrad.methods.solvers.per_sample.loop import AcceptedRows
+from odegrad.methods.solvers.per_sample.accepted import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver

@@ -13,7 +13,7 @@ from odegrad.methods.backward.per_sample.entry import on_device
 from odegrad.methods.backward.per_sample.node import at, walked
 from odegrad.methods.backward.reconstruction import relative_error, smallest_size, tell
 from odegrad.methods.solvers.chebyshev import ChebyshevNodes, Kind
-from odegrad.methods.solvers.per_sample.loop import AcceptedRows
+from odegrad.methods.solvers.per_sample.accepted import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, SampleTimes
 from odegrad.methods.solvers.solver import OneStepSolver

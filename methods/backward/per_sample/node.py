@@ -8,8 +8,9 @@ from torch import Tensor
 
 from odegrad.methods.backward.node import SolveNode
 from odegrad.methods.backward.per_sample.entry import on_device
+from odegrad.methods.solvers.per_sample.accepted import AcceptedRows, OutputRows
 from odegrad.methods.solvers.per_sample.ledger import KeptRows, Ledger, Rank
-from odegrad.methods.solvers.per_sample.loop import AcceptedRows, OutputRows, Rounds
+from odegrad.methods.solvers.per_sample.loop import Rounds
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.stages import RowVectorField
 from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes, Truths

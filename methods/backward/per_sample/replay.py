@@ -20,8 +20,8 @@ from odegrad.methods.backward.per_sample.node import (
     walked,
     with_outputs,
 )
+from odegrad.methods.solvers.per_sample.accepted import AcceptedRows
 from odegrad.methods.solvers.per_sample.ledger import Ranks
-from odegrad.methods.solvers.per_sample.loop import AcceptedRows
 from odegrad.methods.solvers.per_sample.rows import RowField
 from odegrad.methods.solvers.per_sample.steppers import graph_row_stepper
 from odegrad.methods.solvers.per_sample.times import HostIntegers, SampleTimes, Truths

@@ -49,12 +49,14 @@ class OneStepSolver(SolverOptions, Solver):
     def _option_against_own_steps(self) -> str | None:
         for option, others in (("compile", (False,)), ("sees", ("state",))):
             if getattr(self, option) not in others:
-                return f"it does not go with {option} = {getattr(self, option)!r}; leave that out"
+                return f"steps of each sample's own do not go with {option} = {getattr(self, option)!r}; leave that out"
         if self.outputs == "dense" and self.implicit:
             return "implicit steps of single samples are not read inside; leave outputs = 'dense' out"
+        named = {"tolerances": "tolerances by part or number of the state (rtol, atol): give one number each"}
         for option in ("step_t", "norm", "tolerances", "min_step"):
             if getattr(self, option):
-                return f"it does not go with {option}; leave that out"
+                what = named.get(option, f"{option}; leave that out")
+                return f"steps of each sample's own do not go with {what}"
         if self.one_sided:
             return "samples with steps of their own do not end one where the field jumps; use batch = 'joint'"
         return None

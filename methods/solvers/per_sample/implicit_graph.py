@@ -12,9 +12,10 @@ from odegrad.methods.solvers.implicit.graph import INSTEAD
 from odegrad.methods.solvers.implicit.pullback import StagePullback
 from odegrad.methods.solvers.implicit.tableau import Implicit
 from odegrad.methods.solvers.opaque import Context, without_derivative
+from odegrad.methods.solvers.per_sample.explicit_graph import TakenRows
 from odegrad.methods.solvers.per_sample.implicit import ImplicitRowStepper, jacobians_of, refuse_lost
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.stages import ReadInside, RowSteps, TakenRows
+from odegrad.methods.solvers.per_sample.stages import ReadInside, RowSteps
 from odegrad.methods.solvers.per_sample.times import HostIntegers
 from odegrad.methods.solvers.solver import OneStepSolver
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odegrad.methods.solvers.per_sample.loop import AcceptedRows
+from odegrad.methods.solvers.per_sample.accepted import AcceptedRows
 from odegrad.methods.solvers.per_sample.stages import ReadInside, RowSteps
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers
 

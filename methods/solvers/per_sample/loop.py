@@ -7,13 +7,13 @@ pulled back.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from odegrad.contracts import RowCounts, RowObserver
+from odegrad.methods.solvers.per_sample.accepted import AcceptedRows, chosen_rows
 from odegrad.methods.solvers.per_sample.control import (
     changes,
     error_ratios,
@@ -28,64 +28,6 @@ from odegrad.methods.solvers.per_sample.steppers import row_stepper
 from odegrad.methods.solvers.per_sample.times import HostFloats, HostIntegers, SampleTimes, Truths
 from odegrad.methods.solvers.solver import OneStepSolver
 from odegrad.states import sent_to
-
-
-@dataclass
-class AcceptedRows:
-    """The steps that a round accepts, as seen while the loop stands on them."""
-
-    samples: HostIntegers
-    """``[a]``: whose they are."""
-    steps: RowSteps
-    outputs: HostIntegers
-    """``[a]``: the output that ends each step, -1 where none does."""
-    towards: HostIntegers
-    """``[a]``: the next output, which each step goes towards, ends at or passes over."""
-    inside: ReadInside
-    """The outputs inside of the steps."""
-    x: Tensor
-    x_next: Tensor
-    stepper: RowStepper
-    positions: HostIntegers
-    """``[a]``: where they lie among the rows of the round."""
-    rows: Tensor | None
-    """The same on the device; None where they are all of the rows."""
-
-    def starts(self, chosen: HostIntegers | None = None) -> Tensor:
-        """Return what is carried at the starts, ``[a, n]`` or wider, or at those of some of the steps."""
-        if chosen is None:
-            return self._of(self.x, 0)
-        at = chosen if self.rows is None else self.positions[chosen]
-        return _chosen(self.x, at)
-
-    def ends(self) -> Tensor:
-        """Return the states ``[a, n]`` at the ends."""
-        return self._of(self.stepper.state(self.x_next), 0)
-
-    def at_outputs(self) -> Tensor:
-        """Return the states ``[m, n]`` at the outputs inside of the steps."""
-        inside = self.inside
-        return self.stepper.dense(self.stepper.state(self.x), replace(inside, rows=self.positions[inside.rows]))
-
-    def intervals(self, theta: float) -> HostIntegers:
-        """Return the outputs ``[a]`` that end the intervals in which the steps are at ``theta`` of them."""
-        return self.towards + self.inside.before(theta, len(self.samples))
-
-    @property
-    def reaching(self) -> Truths:
-        """Return which steps reach an output, ``[a]``."""
-        return np.asarray((self.outputs >= 0) | (self.inside.before(1.0, len(self.samples)) > 0))
-
-    def polynomial(self) -> Tensor:
-        """Return the continuous extensions' coefficients ``[q + 1, a, n]`` in powers of ``(time - t) / h``."""
-        return self._of(self.stepper.polynomial(self.stepper.state(self.x)), 1)
-
-    def of_rows(self, x: Tensor) -> Tensor:
-        """Return the rows of ``x [rows, ...]`` whose steps these are, ``[a, ...]``."""
-        return self._of(x, 0)
-
-    def _of(self, x: Tensor, dim: int) -> Tensor:
-        return x if self.rows is None else x.index_select(dim, self.rows)
 
 
 class Rounds:
@@ -193,7 +135,7 @@ class Rounds:
 
     def _choose(self, unknown: HostIntegers, spans: HostFloats, x: Tensor, f0: Tensor) -> None:
         control, norms, order = self.solver.controller, self.dynamics.norms, self.solver.control_order
-        x, f0 = _chosen(x, unknown), _chosen(f0, unknown)
+        x, f0 = chosen_rows(x, unknown), chosen_rows(f0, unknown)
         scale, d0, d1 = starting_norms(control, norms, x, f0)
         finite = np.isfinite(d0) & np.isfinite(d1)
         for row in np.flatnonzero(~finite):
@@ -204,7 +146,7 @@ class Rounds:
             return
         h0 = trial_steps(d0[good], d1[good], spans[good])
         signed = np.copysign(h0, spans[good])
-        x, f0, scale, unknown = _chosen(x, good), _chosen(f0, good), _chosen(scale, good), unknown[good]
+        x, f0, scale, unknown = chosen_rows(x, good), chosen_rows(f0, good), chosen_rows(scale, good), unknown[good]
         f1, moved = torch.empty_like(f0), sent_to(x.device, torch.from_numpy(signed), x.dtype)[:, None]
         trial = self.t[unknown] + signed
         self.dynamics.prepare(self.samples[unknown], trial[None])
@@ -352,41 +294,3 @@ UNSOLVED_FACTOR = 0.25
 
 TRIAL_STAGE = -1
 """The stage of the f call that chooses the first steps."""
-
-
-def _chosen(x: Tensor, rows: HostIntegers) -> Tensor:
-    """Return these rows of ``x``, itself if they are all."""
-    if len(rows) == len(x):
-        return x
-    return x.index_select(0, sent_to(x.device, torch.from_numpy(rows)))
-
-
-class OutputRows:
-    """The states at the output times, ``[K, batch, n]``, as the rounds reach them; NaN where they do not."""
-
-    def __init__(self, y0: Tensor, times: SampleTimes) -> None:
-        self.times = times
-        self.ys = torch.full((times.outputs, *y0.shape), math.nan, dtype=y0.dtype, device=y0.device)
-        self.ys[0].copy_(y0)
-
-    def put(self, seen: AcceptedRows) -> None:
-        """Take the ends of steps that are at outputs, and what is read inside of steps."""
-        if len(seen.inside):
-            read = seen.at_outputs()
-            self._put(seen.inside.outputs, seen.samples[seen.inside.rows], read)
-        ended = np.flatnonzero(seen.outputs >= 0)
-        if not len(ended):
-            return
-        self._put(seen.outputs[ended], seen.samples[ended], _chosen(seen.ends(), ended))
-
-    def _put(self, outputs: HostIntegers, samples: HostIntegers, y: Tensor) -> None:
-        places = sent_to(self.ys.device, torch.from_numpy(outputs * len(self.ys[0]) + samples))
-        self.ys.view(-1, y.shape[1]).index_copy_(0, places, y)
-
-    def all(self) -> Tensor:
-        """Return them, with what repeats filled in."""
-        places, of = (torch.from_numpy(x) for x in self.times.repeats())
-        if len(places):
-            flat = self.ys.view(-1, self.ys.shape[-1])
-            flat.index_copy_(0, sent_to(flat.device, places), flat.index_select(0, sent_to(flat.device, of)))
-        return self.ys

@@ -3,17 +3,11 @@
 from torch import Tensor
 
 from odegrad.methods.solvers.implicit.tableau import Implicit
+from odegrad.methods.solvers.per_sample.explicit_graph import GraphRows, GraphRowStepper
 from odegrad.methods.solvers.per_sample.implicit import ImplicitRowStepper
 from odegrad.methods.solvers.per_sample.implicit_graph import GraphImplicitRowStepper
 from odegrad.methods.solvers.per_sample.rows import RowField
-from odegrad.methods.solvers.per_sample.stages import (
-    GraphRows,
-    GraphRowStepper,
-    PlainRowStepper,
-    RowDynamics,
-    RowStepper,
-    RowVectorField,
-)
+from odegrad.methods.solvers.per_sample.stages import PlainRowStepper, RowDynamics, RowStepper, RowVectorField
 from odegrad.methods.solvers.solver import OneStepSolver
 
 

@@ -65,6 +65,14 @@ def test_grid_is_shown_once_a_cell(suite):
     assert {row["runs"] for row in rows} == {2}
 
 
+def test_rows_of_one_solver_with_other_options_are_told_apart(tmp_path):
+    """By the options, in brackets."""
+    text = SUITE.replace("[[solvers]]", '[[solvers]]\noptions = { batch = "per_sample" }', 1)
+    (tmp_path / "apart.toml").write_text(text)
+    rows = plan_rows(load_suite(str(tmp_path / "apart.toml")).runs(), {})
+    assert "dopri5[batch=per_sample]" in {row["solver"] for row in rows}
+
+
 def test_trials_take_as_long_as_they_are(suite, tmp_path):
     """Of a suite that tunes by 3 iterations for runs of 12, a trial is forecast at a quarter of a run's seconds."""
     text = SUITE.replace("iterations = 3", "iterations = 12").replace(

@@ -250,8 +250,8 @@ def test_times_of_each_sample_need_the_option():
             "implicit steps of single samples are not read inside",
         ),
         ("dopri8", {"batch": "per_sample", "outputs": "dense"}, "dopri8 has no dense output"),
-        ("dopri5", {"batch": "per_sample", "compile": True}, "it does not go with compile = True"),
-        ("dopri5", {"batch": "per_sample", "sees": "tangent"}, "it does not go with sees = 'tangent'"),
+        ("dopri5", {"batch": "per_sample", "compile": True}, "do not go with compile = True"),
+        ("dopri5", {"batch": "per_sample", "sees": "tangent"}, "do not go with sees = 'tangent'"),
         ("alf", {"batch": "per_sample"}, "on Runge-Kutta methods, which alf is not"),
         (
             "kencarp4",
@@ -266,6 +266,28 @@ def test_options_that_do_not_go_together(name, options, why):
     """Each is a sentence."""
     with pytest.raises(UsageError, match=why):
         make_solver(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"rtol": [1e-3, 1e-4]}, r"do not go with tolerances by part or number of the state \(rtol, atol\): give one"),
+        ({"options": {**PER_SAMPLE, "norm": lambda y: y[0].abs().max()}}, "do not go with norm; leave that out"),
+        ({"options": {**PER_SAMPLE, "step_t": [0.5]}}, "do not go with step_t; leave that out"),
+    ],
+)
+def test_what_the_joint_loop_alone_takes_is_said(given, why):
+    """By the names of the arguments of ``odeint``."""
+    y0 = (drawn(2, 2), drawn(2, 2))
+    with pytest.raises(UnsupportedError, match=why):
+        odeint(lambda _t, y: y, y0, TS, **{"options": PER_SAMPLE, "atol": 1e-6, **given})
+
+
+def test_a_field_that_cannot_be_called_at_times_of_rows_is_told_so():
+    """It said ``sample_time = True``; the cause stays in the chain."""
+    field = _Field(lambda t, y: -y * t.reshape(1, 1))
+    with pytest.raises(UnsupportedError, match=r"at t of shape \(3, 1\) and y of shape \(3, 2\) .*shape '\[1, 1\]'"):
+        odeint(field, drawn(3, 2), TS, options=PER_SAMPLE)
 
 
 def test_jumps_are_refused():
