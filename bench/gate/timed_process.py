@@ -135,6 +135,8 @@ def main() -> None:
         request = json.loads(line)
         replies.write(json.dumps({**answer(request, cells), "key": request["key"]}) + "\n")
         replies.flush()
+    # Here and in the watching thread, for either may be the first to hear of the end.
+    end_family(os.getpid())
 
 
 if __name__ == "__main__":
