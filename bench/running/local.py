@@ -72,14 +72,18 @@ class LocalExecutor:
                     future.cancel()
 
     def _groups(self, runs: Sequence[Run]) -> Iterator[list[Run]]:
-        """Yield runs that are timed together: whole blocks, enough of them that several workers are kept busy."""
-        least = 1 if len(self.workers) == 1 else RUNS_A_WORKER * len(self.workers)
+        """Yield runs that are timed together: whole blocks, enough of them that several workers are kept busy.
+
+        The first block goes by itself: whoever watches sees a first result while the next ones are still untimed.
+        """
+        enough = 1 if len(self.workers) == 1 else RUNS_A_WORKER * len(self.workers)
         group: list[Run] = []
+        least = 1
         for _, block in itertools.groupby(runs, block_of):
             group += block
             if len(group) >= least:
                 yield group
-                group = []
+                group, least = [], enough
         if group:
             yield group
 

@@ -50,6 +50,11 @@ def interval(run):
     return {"trace_seconds": [begin, time.time()]}
 
 
+def frozen(run):
+    """Say how many objects garbage collections pass over."""
+    return {"nfe_forward": gc.get_freeze_count()}
+
+
 def allocates(run):
     """Allocate without end, a gigabyte at a time, and touch every page."""
     kept = []

@@ -62,6 +62,19 @@ def test_times_are_taken_alone_and_in_turns(tmp_path, make_run, make_worker, wor
         assert [name for _, name in order] == [a, b, b, a, a, b]
 
 
+def test_first_block_has_its_results_before_others_are_timed(tmp_path, make_run, make_worker):
+    """Whoever watches sees a result soon; the blocks that follow are timed together."""
+    runs = [make_run("interval", seed=seed) for seed in range(3)]
+    executor = LocalExecutor((make_worker(("second", "time")),) * 2)
+    with Store(tmp_path, FAKE) as store:
+        sweep(runs, runs, store, executor, LogLines(Tally(runs)))
+    spans = {row["seed"]: (row["forward_seconds_raw"], row["trace_seconds"]) for row in rows_of(tmp_path)}
+    ended = spans[0][1][1]
+    timed = [times for seed in (1, 2) for times in spans[seed][0]]
+    assert ended < min(timed)
+    assert max(timed) < min(spans[seed][1][0] for seed in (1, 2))
+
+
 def test_shared_clock_times_whenever_a_run_comes(tmp_path, make_run, make_worker):
     """Told so, the executor measures every run's passes together: its rounds follow each other."""
     runs = [make_run("interval", variant=v) for v in (1, 2)]

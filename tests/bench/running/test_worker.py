@@ -117,6 +117,12 @@ def test_processes_have_tuned_allocator_and_threads(make_worker, make_run, tmp_p
     assert "MALLOC_MMAP_MAX_" not in os.environ
 
 
+def test_collections_pass_over_what_the_fork_server_has_loaded(make_worker, make_run):
+    """Torch's own objects alone are hundreds of thousands, and live as long as the process."""
+    record = measure(make_worker(), make_run("frozen"))
+    assert record.measured["nfe_forward"] > 100_000
+
+
 def test_machine_is_described_in_a_process(make_worker):
     """The circumstances are those of the processes that measure."""
     found = make_worker().machine()
