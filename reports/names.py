@@ -6,10 +6,14 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from odegrad.catalogue import METHODS
+from odegrad.catalogue import METHODS, TASKS
 
 METHOD_ORDER = tuple(method.name for method in METHODS)
 """The order of methods in every table and figure; others follow by name."""
+
+OF_USERS = "tasks of users"
+"""The kind of task that stands in no catalogue."""
+_KIND_OF = {task.name: task.family for task in TASKS}
 
 SETTINGS = (
     "suite",
@@ -42,6 +46,11 @@ def sort_key(method: str, variant: str = "") -> tuple[object, ...]:
     """Return a key that sorts methods: known ones in ``METHOD_ORDER``, others by name; variants by number."""
     place = METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER)
     return (place, method, natural(variant))
+
+
+def kind_of(task: str) -> str:
+    """Return what kind of task ``task`` is: its family in the catalogue, or ``OF_USERS``."""
+    return _KIND_OF.get(task, OF_USERS)
 
 
 def natural(text: str) -> tuple[object, ...]:

@@ -15,8 +15,8 @@ from odegrad.diagnosis.verdict import of_the_dynamics
 from odegrad.processes.guarded import guarded
 from odegrad.processes.link import Listener
 from odegrad.reference.allowance import Tell, in_silence
+from odegrad.reports.equal_error import pareto_front
 from odegrad.reports.figures.comparison import draw
-from odegrad.reports.figures.work_precision import pareto_front
 from odegrad.user.models import load_model
 
 OF_COMPARISON = 0.6

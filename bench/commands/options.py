@@ -29,6 +29,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override the suite: seeds, iterations, rtol, ..."),
 ]
+TaskSizeOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of every task: tiny, default, paper, ...; short for --set size=NAME.")
+]
 DeviceOption = Annotated[Device, typer.Option(help="auto: a CUDA device if there is one.")]
 AcrossOption = Annotated[
     bool, typer.Option("--across-machines", help="Keep times of unlike machines; they do not compare.")
@@ -36,6 +39,11 @@ AcrossOption = Annotated[
 FigureOption = Annotated[Path | None, typer.Option(help="Write the figure: .png, .svg or .pdf.")]
 TimeoutOption = Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds that code of your own may take.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def with_size(overrides: list[str] | None, size: str | None) -> list[str]:
+    """Return the texts of ``--set`` with that of ``--size``, which wins where both are given."""
+    return [*(overrides or ()), *([] if size is None else [f"size={size}"])]
 
 
 def check_figure(figure: Path | None) -> None:

@@ -22,8 +22,10 @@ from odegrad.commands.options import (
     JsonOption,
     SetOption,
     SuiteArgument,
+    TaskSizeOption,
     TimeoutOption,
     device_name,
+    with_size,
 )
 from odegrad.commands.printing import print_rows
 from odegrad.commands.results import write_report
@@ -106,6 +108,7 @@ def run(
         list[str] | None,
         typer.Option("--cluster-option", metavar="KEY=VALUE", help="Of the cluster: queue, walltime, memory, ..."),
     ] = None,
+    size: TaskSizeOption = None,
     overrides: SetOption = None,
     progress: ProgressOption = ProgressMode.AUTO,
 ) -> None:
@@ -115,7 +118,7 @@ def run(
     from odegrad.suites.suite import key_values, load_suite
 
     with redirect_stdout(sys.stderr):  # a user's own file may print
-        loaded = load_suite(suite, overrides or (), timeout)
+        loaded = load_suite(suite, with_size(overrides, size), timeout)
     folder = results or Path("results") / loaded.name
     at_a_time = workers or fitting_workers(loaded, threads)
     settings = SweepSettings(
@@ -168,6 +171,7 @@ def plan(
     suite: SuiteArgument,
     device: DeviceOption = Device.AUTO,
     predict: Annotated[bool, typer.Option(help="Look at each problem once to say what its runs will cost.")] = True,
+    size: TaskSizeOption = None,
     overrides: SetOption = None,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
@@ -180,7 +184,7 @@ def plan(
     from odegrad.suites.suite import cell_of, load_suite
 
     with redirect_stdout(sys.stderr):
-        loaded = load_suite(suite, overrides or (), timeout)
+        loaded = load_suite(suite, with_size(overrides, size), timeout)
         where = device_name(device)
         trials, counting = loaded.trials(where), loaded.runs(where)
         expected = forecast(counting, loaded.folder, timeout) if predict else {}

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from odegrad.errors import UnknownNameError
 from odegrad.reports.figures import (
+    break_even,
     costs,
     differences,
     evaluations,
@@ -120,6 +121,15 @@ FIGURE_KINDS = (
         costs.draw_stiffness,
         costs.describe_stiffness,
         "Medians over seeds: solid lines are the forward pass, dashed ones the backward pass.",
+    ),
+    FigureKind(
+        "break_even",
+        break_even.TITLE,
+        break_even.draw,
+        break_even.describe,
+        "A line for each library's fastest method: seconds of compiling, and of so many gradients. Where two cross, "
+        "compiling is paid back.",
+        split=False,
     ),
     FigureKind(
         "costs", costs.TITLE, costs.draw, costs.describe, "Medians over seeds, of one iteration before training."

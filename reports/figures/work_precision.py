@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from odegrad.reports import units
 from odegrad.reports.canvas import dots, style
 from odegrad.reports.canvas.panels import FEW_TASKS, in_words
+from odegrad.reports.equal_error import pareto_front
 from odegrad.reports.names import joined, short, sort_key
 from odegrad.reports.summary import Source, summary
 from odegrad.reports.tables.table import label
@@ -133,15 +134,6 @@ SUITED: dict[str, Callable[[float], tuple[float, str]]] = {
     "seconds": units.seconds_unit, "nfe": lambda _largest: (1.0, ""), "peak_bytes": units.memory_unit,
 }  # fmt: skip
 """Cost -> the unit that suits its largest value."""
-
-
-def pareto_front(costs: pd.Series, errors: pd.Series) -> pd.Series:
-    """Return which points no other point beats: none is as cheap and as exact, and better in one of the two."""
-    order = pd.DataFrame({"cost": costs, "error": errors}).sort_values(["cost", "error"])
-    least = order["error"].cummin().shift(fill_value=math.inf)
-    best = order.groupby("cost")["error"].transform("min")
-    before = least.groupby(order["cost"]).transform("first")  # the least error of all that are cheaper
-    return ((order["error"] == best) & (order["error"] < before)).reindex(costs.index)
 
 
 def _mark_front(axis: Axes, costs: pd.Series, heights: pd.Series) -> None:

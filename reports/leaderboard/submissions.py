@@ -8,22 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from odegrad.catalogue import TASKS
 from odegrad.errors import UsageError
 from odegrad.records.columns import PARTS
 from odegrad.records.record import Status
 from odegrad.reports.comparing import time_to_target
 from odegrad.reports.frame import load
 from odegrad.reports.machines import HARDWARE, disturbed, hardware
-from odegrad.reports.names import joined, short
+from odegrad.reports.names import joined, kind_of, short
 from odegrad.reports.page.answers import ACCURATE, VERDICTS
 from odegrad.reports.page.findings import outcome
 from odegrad.reports.summary import cells
 from odegrad.reports.units import significant
 
-KIND_OF = {task.name: task.family for task in TASKS}
-OF_USERS = "tasks of users"
-"""The kind of task that stands in no catalogue."""
 SOFTWARE = ("odegrad", "commit", "torch", "torchdiffeq", "numpy", "python", "os", "cuda")
 """What of a record's machine says which software ran."""
 
@@ -97,7 +93,7 @@ def contested(submissions: Sequence[Submission]) -> pd.DataFrame:
     runs = time_to_target(pd.concat(frames, ignore_index=True))
     doubted = [runs[column].notna() & (runs[column] != ACCURATE) for column in VERDICTS]
     return runs.assign(
-        kind=[KIND_OF.get(task, OF_USERS) for task in runs["task"]],
+        kind=runs["task"].map(kind_of),
         hardware=[hardware_words(machine) for machine in runs["machine"]],
         iteration=runs[list(PARTS)].astype("float64").sum(axis=1, skipna=False),
         calls=runs["nfe_forward"].astype("float64") + runs["nfe_backward"].astype("float64"),

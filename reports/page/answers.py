@@ -11,7 +11,7 @@ from odegrad.records.columns import PARTS
 from odegrad.records.record import endings
 from odegrad.reports import units
 from odegrad.reports.comparing import time_to_target
-from odegrad.reports.figures.work_precision import pareto_front
+from odegrad.reports.equal_error import pareto_front
 from odegrad.reports.names import joined
 from odegrad.reports.page.findings import costs_by_seed, not_beaten, runs_by_row
 from odegrad.reports.statistics import Floats, least_seeds

@@ -8,8 +8,10 @@ import pandas as pd
 from odegrad.errors import ResultsError
 from odegrad.records.replacing import replace_file
 from odegrad.reports import trace
+from odegrad.reports.contrasts import contrasts
 from odegrad.reports.figures.drawing import begin_drawing, write_figures
 from odegrad.reports.frame import load, to_parquet
+from odegrad.reports.page.libraries import libraries_table
 from odegrad.reports.page.render import page
 from odegrad.reports.papers import table as claims_text
 from odegrad.reports.papers.exhibits import Exhibit, write_exhibits
@@ -48,8 +50,9 @@ def build_report(
     -------
     list of pathlib.Path
         ``records.parquet``, ``trace.parquet`` (the training in long form), ``figures/*``,
-        ``tables/summary.{md,csv,tex}``, ``tables/{across,optimizers,tuning}.csv``, with verdicts
-        ``tables/claims.{md,csv,tex}``, the files of the exhibits and, last, ``report.html``.
+        ``tables/summary.{md,csv,tex}``, ``tables/{across,optimizers,tuning}.csv``, with several libraries in a sweep
+        ``tables/libraries.csv``, with verdicts ``tables/claims.{md,csv,tex}``, the files of the exhibits and, last,
+        ``report.html``.
 
     Raises
     ------
@@ -87,6 +90,8 @@ def write_report(
             tables / "optimizers.csv": csv_text(optimizers(results_of)),
             tables / "tuning.csv": csv_text(trials(frame)),
         }
+        if found := contrasts(results_of):
+            texts[tables / "libraries.csv"] = csv_text(libraries_table(found))
         if verdicts:
             texts[tables / "claims.md"] = claims_text.to_markdown(verdicts)
             texts[tables / "claims.tex"] = claims_text.to_latex(verdicts)

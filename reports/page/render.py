@@ -14,12 +14,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from odegrad.records.columns import COLUMNS
 from odegrad.reports import units
+from odegrad.reports.contrasts import contrasts
 from odegrad.reports.figures.drawing import Drawn, draw_all
 from odegrad.reports.machines import disturbed
 from odegrad.reports.names import joined
 from odegrad.reports.page.answers import answers
 from odegrad.reports.page.findings import findings, outcome
 from odegrad.reports.page.interactive import interactive_figures, script
+from odegrad.reports.page.libraries import LIBRARIES_SHOWN, libraries_table, sentences
 from odegrad.reports.papers.exhibits import Shown
 from odegrad.reports.papers.table import claims_table, interval, target
 from odegrad.reports.papers.verdict import ClaimVerdict
@@ -123,6 +125,8 @@ def page(
                 }
                 for made in (shown.tables if shown else ())
             ],
+            libraries=sentences(contrasts(results)),
+            libraries_table=page_table(LIBRARIES_SHOWN, libraries_table(contrasts(results))),
             note=NOTE,
             results=_results(results),
             across=_across(results),

@@ -5,9 +5,9 @@ import pandas as pd
 
 from odegrad.records.record import Status
 from odegrad.reports.comparing import BLOCK, cost_ratios, costs, paired_costs, time_to_target
+from odegrad.reports.equal_error import ratios_at_equal_error
 from odegrad.reports.papers.claim import Arm, Claim, Statistic
-from odegrad.reports.papers.equal_error import ratios_at_equal_error
-from odegrad.reports.papers.quantity import BASELINE_TARGET_SECONDS, with_quantity
+from odegrad.reports.papers.quantity import BASELINE_TARGET_SECONDS, SWEPT_ERROR, with_quantity
 from odegrad.reports.statistics import Floats
 from odegrad.reports.summary import Results
 
@@ -37,7 +37,7 @@ def effects(claim: Claim, results: Results) -> pd.DataFrame:
             # What the arms differ in is not what their runs must share.
             mine, base = (side.assign(solver=BOTH_SOLVERS) for side in (mine, base))
         if claim.statistic is Statistic.EQUAL_ERROR:
-            return ratios_at_equal_error(mine, base, claim.quantity)
+            return ratios_at_equal_error(mine, base, claim.quantity, SWEPT_ERROR)
         both = pd.concat([mine.assign(method=MINE), base.assign(method=BASE)])
         pairs = paired_costs(both, claim.quantity, MINE, BASE)
         values = cost_ratios(pairs) if claim.statistic is Statistic.RATIO else relative_changes(pairs)

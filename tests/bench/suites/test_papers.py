@@ -127,38 +127,37 @@ def _write(folder, suite, backward):
 
 
 @pytest.mark.parametrize(
-    ("backward", "said"),
+    ("backward", "wording"),
     [
-        (20, "irdm-2-adjoint: holds (6 of 6 seeds on digits, circles and vae_digits; p at most 0.047)."),
-        (30, "irdm-2-adjoint: equal within 5 % (6 of 6 seeds on digits, circles and vae_digits; p at most 0.047)."),
-        (40, "irdm-2-adjoint: does not hold (6 of 6 seeds on digits, circles and vae_digits; p at most 0.047)."),
+        (30, "equal within 5 % (6 of 6 seeds on digits, circles and vae_digits; p at most 0.047)"),
+        (40, "does not hold (6 of 6 seeds on digits, circles and vae_digits; p at most 0.047)"),
     ],
 )
-def test_command_decides_on_results(backward, said, tmp_path, run_main):
-    """Complete results are not measured again: twice as fast, with fewer or more backward evaluations."""
-    _results(tmp_path / "out", backward)
-    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob(RECORDS)}
-    assert len(before) == 4
-    code, out, err = run_main("paper", "irdm", "--results", str(tmp_path / "out"), "--device", "cpu")
-    assert code == 0, err
-    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob(RECORDS)} == before
-    for name in ("irdm-1-adjoint", "irdm-1-torchdiffeq", "irdm-2-torchdiffeq"):
-        assert f"{name}: holds (6 of 6 seeds on digits, circles and vae_digits" in out
-    assert said in out
-    table = (tmp_path / "out" / "tables" / "claims.csv").read_text(encoding="utf-8")
-    assert table.count("irdm-1-adjoint") == table.count("irdm-1-torchdiffeq") == 4  # overall and three tasks
-    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "Claims</h2>" in text
-    assert all(f'id="figure-irdm_{name}"' in text for name in ("training", "nodes", "tolerance", "log_norm"))
-    assert len(list((tmp_path / "out" / "tables").glob("irdm_*.tex"))) == 3
+def test_results_decide(backward, wording, tmp_path):
+    """As many backward evaluations as the adjoint, or more; with fewer the claim holds, as the command says below."""
+    _results(tmp_path, backward)
+    paper = load_paper("irdm", "tiny")
+    verdict = next(v for v in paper.decide(paper.load(tmp_path)) if v.claim.identifier == "irdm-2-adjoint")
+    assert verdict.wording == wording
 
 
-def test_report_of_a_papers_folder_keeps_the_claims(tmp_path, run_main):
-    """The same page as by the paper's command; without a sweep what is decided without it; no other folder has any."""
+def test_command_decides_and_the_report_of_its_folder_keeps_the_claims(tmp_path, run_main):
+    """Complete results are not measured again; a report has the same page, and one without a sweep what is left."""
     out = tmp_path / "out"
     _results(out, 20)
-    assert run_main("paper", "irdm", "--results", str(out), "--device", "cpu")[0] == 0
+    before = {path: path.read_bytes() for path in out.rglob(RECORDS)}
+    assert len(before) == 4
+    code, printed, err = run_main("paper", "irdm", "--results", str(out), "--device", "cpu")
+    assert code == 0, err
+    assert {path: path.read_bytes() for path in out.rglob(RECORDS)} == before
+    for name in ("irdm-1-adjoint", "irdm-1-torchdiffeq", "irdm-2-adjoint", "irdm-2-torchdiffeq"):
+        assert f"{name}: holds (6 of 6 seeds on digits, circles and vae_digits; p at most 0.047)." in printed
+    table = (out / "tables" / "claims.csv").read_text(encoding="utf-8")
+    assert table.count("irdm-1-adjoint") == table.count("irdm-1-torchdiffeq") == 4  # overall and three tasks
     wanted = (out / "report.html").read_text(encoding="utf-8")
+    assert "Claims</h2>" in wanted
+    assert all(f'id="figure-irdm_{name}"' in wanted for name in ("training", "nodes", "tolerance", "log_norm"))
+    assert len(list((out / "tables").glob("irdm_*.tex"))) == 3
     assert run_main("report", str(out))[0] == 0
     assert (out / "report.html").read_text(encoding="utf-8") == wanted
     shutil.rmtree(out / "paper-irdm-nodes")

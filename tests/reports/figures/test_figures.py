@@ -13,6 +13,7 @@ import odegrad
 from odegrad.errors import UnknownNameError
 from odegrad.records.record import Status
 from odegrad.reports.canvas import style
+from odegrad.reports.equal_error import pareto_front
 from odegrad.reports.figures import costs, evaluations, targets, training, work_precision
 from odegrad.reports.figures.drawing import draw_all, render, write_figures
 from odegrad.reports.figures.kinds import FIGURE_KINDS
@@ -236,7 +237,7 @@ def test_front_holds_what_no_other_point_beats():
     """By hand: cheapest, most exact and what lies between; ties in cost keep the more exact one alone."""
     costs = pd.Series([1.0, 1.0, 2.0, 3.0, 4.0, 4.0])
     errors = pd.Series([5.0, 6.0, 5.0, 2.0, 3.0, 1.0])
-    assert work_precision.pareto_front(costs, errors).tolist() == [True, False, False, True, False, True]
+    assert pareto_front(costs, errors).tolist() == [True, False, False, True, False, True]
 
 
 def test_front_is_that_of_every_pair():
@@ -247,7 +248,7 @@ def test_front_is_that_of_every_pair():
         beaten = [
             any(c[j] <= c[i] and e[j] <= e[i] and (c[j] < c[i] or e[j] < e[i]) for j in range(15)) for i in range(15)
         ]
-        assert work_precision.pareto_front(pd.Series(c), pd.Series(e)).tolist() == [not b for b in beaten]
+        assert pareto_front(pd.Series(c), pd.Series(e)).tolist() == [not b for b in beaten]
 
 
 def test_training_against_iterations_and_calls(record, frame_of):

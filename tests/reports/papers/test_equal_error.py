@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from odegrad.records.record import Status
+from odegrad.reports.equal_error import ratio_at_equal_error
 from odegrad.reports.papers import irdm
 from odegrad.reports.papers.decision import Answer
-from odegrad.reports.papers.equal_error import ratio_at_equal_error, sweep_rows
+from odegrad.reports.papers.equal_error import sweep_rows
 from odegrad.reports.papers.verdict import decide
 from odegrad.reports.summary import Results
 
