@@ -12,9 +12,9 @@ from odegrad.errors import UsageError
 from odegrad.methods.backward.costs import graph_of_steps, kept_vectors, pullback_peak, replayed_once
 from odegrad.methods.backward.per_sample.cost import (
     block_starts,
+    blocks_between,
     bytes_of_replay,
     largest_block,
-    ranks_between,
     replayed_calls,
 )
 from odegrad.methods.backward.per_sample.replay import BlockReplayRowsNode
@@ -70,7 +70,7 @@ class Anode(TappableRowsMethod):
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
         if steps.rounds is not None:
-            return replayed_calls(steps, steps.rounds, which=ranks_between(steps.rounds))
+            return replayed_calls(steps, steps.rounds, blocks=blocks_between(steps.rounds, self.steps_per_block))
         return replayed_once(steps)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:

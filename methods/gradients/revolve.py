@@ -106,7 +106,7 @@ class Revolve(TappableRowsMethod):
         which = ranks(rounds)
         n = len(which)
         again = advanced(reversal(n, online_checkpoints(n, self.checkpoints), self.checkpoints))
-        return replayed_calls(steps, rounds, which=which, again=[which[j] for j in again])
+        return replayed_calls(steps, rounds, again=[which[j] for j in again])
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""

@@ -52,16 +52,26 @@ def start():
 
 
 @pytest.mark.parametrize(
-    ("compaction", "outputs", "sample_time"),
-    [("none", 2, True), ("each", 4, True), ("halving", 3, False)],
+    ("compaction", "count", "sample_time", "outputs"),
+    [
+        ("none", 2, True, "step_ends"),
+        ("each", 4, True, "step_ends"),
+        ("halving", 3, False, "step_ends"),
+        ("halving", 9, True, "dense"),
+        ("each", 4, False, "dense"),
+    ],
 )
 @pytest.mark.parametrize(("name", "options"), METHODS, ids=[f"{name} {options or ''}" for name, options in METHODS])
 @pytest.mark.filterwarnings("ignore:field. _Net takes one time:UserWarning")
-def test_predictions_are_measurements(name, options, compaction, outputs, sample_time):
-    """S4: f calls, their rows, products and kept bytes, to the last one."""
+def test_predictions_are_measurements(name, options, compaction, count, sample_time, outputs):
+    """S4: f calls, their rows, products and kept bytes, to the last one; with outputs inside of steps, too."""
     method, field = build_gradient(name, options), _Net(sample_time=sample_time)
-    solver = make_solver("dopri5", rtol=1e-4, atol=1e-6, batch="per_sample", compaction=compaction)
-    ts = torch.linspace(0.0, 2.0, outputs, dtype=torch.float64)
+    chosen = {"batch": "per_sample", "compaction": compaction, "outputs": outputs}
+    solver = make_solver("dopri5", rtol=1e-4, atol=1e-6, **chosen)
+    ts = torch.linspace(0.0, 2.0, count, dtype=torch.float64)
+    if outputs == "dense":
+        # The last interval is a twentieth: the last step holds outputs.
+        ts = torch.cat([ts[:-1], ts.new_tensor([1.95, 2.0])])
     predicted, measured, peak = _both(method, field, solver, start().requires_grad_(), ts)
     assert {key: predicted[f"predicted_{key}"] for key in measured} == measured
     assert measured["vjps"] > 0
