@@ -9,7 +9,7 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UsageError
-from odegrad.methods.backward.costs import graph_of_steps, kept_vectors, pullback_peak, replayed_once
+from odegrad.methods.backward.costs import block_count, graph_of_steps, kept_vectors, pullback_peak, replayed_once
 from odegrad.methods.backward.per_sample.cost import (
     block_starts,
     blocks_between,
@@ -81,6 +81,8 @@ class Anode(TappableRowsMethod):
         n, blocks = steps.accepted, steps.intervals
         if self.steps_per_block is not None:
             blocks = max(blocks, math.ceil(n / self.steps_per_block))
+        if steps.reached:
+            blocks = block_count(steps, self.steps_per_block)
         saved = (kept_vectors(steps, blocks) + sizes.outputs) * sizes.state_bytes
         graph = graph_of_steps(steps, sizes, math.ceil(n / blocks))
         return Bytes(saved, saved + graph + pullback_peak(steps, sizes))

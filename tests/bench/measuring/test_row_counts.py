@@ -98,10 +98,11 @@ def _both(method, field, solver, y0, ts):
         "nfe_forward": counts.calls["forward"],
         "nfe_backward": counts.calls[back],
         "vjps": counts.vjps[back],
-        "sample_evaluations": counts.rows["forward"],
-        "sample_evaluations_backward": counts.rows[back],
         "saved_bytes": saved,
     }
+    if solver.per_sample:
+        measured["sample_evaluations"] = counts.rows["forward"]
+        measured["sample_evaluations_backward"] = counts.rows[back]
     if solver.implicit:
         work = counts.work[back]
         measured["jacobians_backward"] = work.jacobians
@@ -146,6 +147,42 @@ def test_predictions_of_implicit_steps_are_measurements(name, options, solver, c
     predicted, measured, peak = _both(build_gradient(name, options), field, chosen, y0.requires_grad_(), ts)
     assert {key: predicted[f"predicted_{key}"] for key in measured} == measured
     assert predicted["predicted_saved_bytes"] < predicted["predicted_peak_bytes"] < 1.5 * peak
+
+
+SHARED: tuple[tuple[str, dict[str, object]], ...] = (
+    ("dopri5", {"rtol": 1e-3, "atol": 1e-4}),
+    ("bosh3", {"rtol": 1e-2, "atol": 1e-3}),
+    ("rk4", {"num_steps": 6}),
+    ("dopri5", {"num_steps": 3}),
+    ("dopri5", {"rtol": 1e-2, "atol": 1e-2, "precision": "bfloat16"}),
+    ("kencarp4", {"rtol": 1e-2, "atol": 1e-3}),
+)
+
+
+@pytest.mark.parametrize(("solver", "chosen"), SHARED, ids=[f"{name} {chosen}" for name, chosen in SHARED])
+@pytest.mark.parametrize(
+    ("name", "options"), METHODS[:6], ids=[f"{name} {options or ''}" for name, options in METHODS[:6]]
+)
+def test_predictions_of_what_is_read_inside_of_shared_steps_are_measurements(name, options, solver, chosen):
+    """F calls and products, with outputs inside of steps, at ends and in the last one; bytes of what is kept of states.
+
+    That is all but naive's numbers of each step, and what an implicit solve makes once.
+    """
+    ts = torch.tensor([0.0, 0.1, 0.15, 1.0, 1.02, 1.5, 1.95, 1.99, 2.0], dtype=torch.float64)
+    field, method = _Net(sample_time=False), build_gradient(name, options)
+    y0 = start().to(torch.float32 if "precision" in chosen else torch.float64).requires_grad_()
+    solver = make_solver(solver, outputs="dense", **chosen)
+    predicted, measured, _ = _both(method, field.to(y0.dtype), solver, y0, ts)
+    beside = measured.pop("saved_bytes") - predicted["predicted_saved_bytes"]
+    assert {key: predicted[f"predicted_{key}"] for key in measured} == measured
+    if solver.implicit:
+        assert beside >= 0
+    elif name == "naive":
+        weights = sum(w != 0.0 for row in (*solver.tableau.a, solver.tableau.b) for w in row)
+        attempts = measured["nfe_forward"] // solver.tableau.evaluations
+        assert 0 <= beside <= attempts * weights * y0.element_size()
+    else:
+        assert beside == 0
 
 
 @pytest.mark.parametrize("solver", ["dopri5", "kencarp4"])
