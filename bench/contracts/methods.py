@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -126,6 +127,14 @@ def equivalent_solver(method: GradientMethod, solver: SolverT) -> SolverT:
 @runtime_checkable
 class CompilesPrograms(Protocol):
     """A gradient method that compiles programs of its own for a field."""
+
+    def keep_programs(self, folder: Path) -> None:
+        """Look programs up in ``folder`` before they are compiled in this process, and leave new ones there.
+
+        Called before the first solve of a process, if at all. ``compile_seconds`` then holds what compiling took where
+        the folder was empty, and the seconds of reading programs back where it was not.
+        """
+        ...
 
     def compile_seconds(self, modules: Iterable[nn.Module]) -> float:
         """Return the seconds that compiling for fields among ``modules`` has taken in this process."""

@@ -41,6 +41,10 @@ EMULATED = "emulated"
 """The taint of a time pass in 16 bits on a CPU, which is left out."""
 REFERENCES = "references"
 """Name of the folder beside the scratch folders of a sweep's runs that holds what these share."""
+PROGRAMS = "programs"
+"""Name of the folder there that holds programs which methods of other libraries have compiled."""
+CERTIFYING = "certifying"
+"""Name of the folder in it for certificates, which all runs share: nobody times what they compile."""
 
 
 def run_pass(name: str, run: Run, scratch: str, progress: Progress) -> dict[str, object]:
@@ -81,7 +85,9 @@ def count(run: Run, scratch: Path, progress: Progress) -> dict[str, object]:
 
     All of it at the initial parameters, which are the same for every method.
     """
-    return count_built(build(run), scratch.parent / REFERENCES, progress)
+    built = build(run)
+    _keep_programs(built, scratch, CERTIFYING)
+    return count_built(built, scratch.parent / REFERENCES, progress)
 
 
 def count_built(built: Built, references: Path, progress: Progress) -> dict[str, object]:
@@ -163,12 +169,22 @@ def measure_memory(built: Built) -> dict[str, Any]:
     return measured_bytes(subject, lambda: next_solve(built.optimizer, built.method, built.solver, batch))
 
 
+def _keep_programs(built: Built, scratch: Path, folder: str) -> None:
+    """Let the method look up what it compiles in ``folder`` of the sweep, and leave it there."""
+    if isinstance(built.method, CompilesPrograms):
+        built.method.keep_programs(scratch.parent / PROGRAMS / folder)
+
+
 def time_pass(run: Run, scratch: Path, progress: Progress) -> dict[str, object]:  # noqa: ARG001
-    """Time forward, backward and update apart, with a bare field, and say what disturbed the machine meanwhile."""
+    """Time forward, backward and update apart, with a bare field, and say what disturbed the machine meanwhile.
+
+    The first round of a run compiles its programs, which is ``compile_seconds``; the later ones read them back.
+    """
     if (run.precision or torch.finfo(DTYPES[run.dtype]).bits < 32) and run.device == "cpu":
         # Its kernels emulate 16 bits: their seconds say nothing of a device that has them.
         return {"taints": EMULATED}
     built = build(run)
+    _keep_programs(built, scratch, run.run_id)
     before = snapshot(run.device)
     timings = time_iterations(built.problem, built.method, built.solver, built.optimizer, PASS_SECONDS)
     after = snapshot(run.device)

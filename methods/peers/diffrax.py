@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -36,6 +37,7 @@ DIFFRAX = PeerMapping(
         "the loss, its pull-back and the update stay torch's; states and gradients are copied at the border",
         "its backward solve holds the costate to the same absolute tolerance, which swallows that of a mean loss: the "
         "gradient of moons is off by 13 times the tolerance",
+        "where a check inside of its programs fails, the result is NaN and not an error (EQX_ON_ERROR=nan, unless it is set)",
         "jax computes and allocates where torch does not see it: operators, FLOPs and bytes are empty",
     ),
 )
@@ -43,6 +45,8 @@ DIFFRAX = PeerMapping(
 _PEER = dataclasses.replace(DIFFRAX.named, seen=False)
 
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+ON_ERROR = "EQX_ON_ERROR"
+"""equinox's variable: what a check inside of a program does where it fails; ``nan`` makes its result NaN."""
 _CHECKPOINTED_STEPS = 16_384
 """The most steps of a solve whose checkpoints are laid out when it is compiled; the solver's own limit if less."""
 
@@ -64,7 +68,6 @@ class _Program:
     """The compiled solve of one field and its pull-back, each made at its first use."""
 
     jax: Any
-    solver: OneStepSolver
     makers: dict[str, Callable[..., object]]
     kept: _Kept
     ready: dict[str, Callable[..., object]] = field(default_factory=dict)
@@ -84,6 +87,8 @@ def _jax() -> object:
     """Return jax, with one thread and with float64 where asked for: imported by the first solve of a process."""
     if torch.get_num_threads() == 1 and ONE_THREAD not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
+    # Its checks inside of programs call back into Python where they fail, which keeps programs from being read back.
+    os.environ.setdefault(ON_ERROR, "nan")
     DIFFRAX.module()
     jax = dataclasses.replace(DIFFRAX, library="jax").module()
     jax.config.update("jax_enable_x64", True)
@@ -102,9 +107,12 @@ class _Solve:
     heard: CallsHeard | None
 
     def states(
-        self, inner: JaxField, y0: Sequence[JaxArray], ts: JaxArray, held: Sequence[JaxArray]
+        self, inner: JaxField, y0: Sequence[JaxArray], ts: JaxArray, tolerances: Any, held: Sequence[JaxArray]
     ) -> tuple[object, object]:
-        """Return the solution's parts ``[K, *part]``, and whether diffrax has reached the end."""
+        """Return the solution's parts ``[K, *part]``, and whether diffrax has reached the end.
+
+        ``tolerances``, ``(rtol, atol)``, are arguments of the program: a sweep over them compiles once.
+        """
         diffrax, control = DIFFRAX.module(), self.solver.controller
         told: Callable[[object], object] = _unchanged if self.heard is None else _telling(self.jax, self.heard)
         solution = diffrax.diffeqsolve(
@@ -117,8 +125,8 @@ class _Solve:
             list(held),
             saveat=diffrax.SaveAt(ts=ts),
             stepsize_controller=diffrax.PIDController(
-                rtol=control.rtol,
-                atol=control.atol,
+                rtol=tolerances[0],
+                atol=tolerances[1],
                 safety=control.safety,
                 factormin=control.min_factor,
                 factormax=control.max_factor,
@@ -158,12 +166,12 @@ def _program(solve: _Solve, vector_field: nn.Module, y0: State, ts: Tensor, kept
     """Return the programs for this field and these shapes."""
     inner, places = translated(vector_field, ts[0].detach(), y0, solve.jax), HeldArrays.by(vector_field).trained
 
-    def value(y0: Any, ts: JaxArray, held: Any) -> Any:
-        return solve.states(inner, y0, ts, held)
+    def value(y0: Any, ts: JaxArray, tolerances: Any, held: Any) -> Any:
+        return solve.states(inner, y0, ts, tolerances, held)
 
-    def forward(y0: object, ts: JaxArray, held: Any) -> object:
+    def forward(y0: object, ts: JaxArray, tolerances: Any, held: Any) -> object:
         def of(y0: Any, trained: Any) -> Any:
-            return solve.states(inner, y0, ts, exchanged(held, places, trained))
+            return solve.states(inner, y0, ts, tolerances, exchanged(held, places, trained))
 
         ys, pull, reached = solve.jax.vjp(of, y0, [held[i] for i in places], has_aux=True)
         return ys, reached, pull
@@ -171,7 +179,7 @@ def _program(solve: _Solve, vector_field: nn.Module, y0: State, ts: Tensor, kept
     def backward(pull: Any, g: object) -> object:
         return pull(g)
 
-    return _Program(solve.jax, solve.solver, {"value": value, "forward": forward, "backward": backward}, kept)
+    return _Program(solve.jax, {"value": value, "forward": forward, "backward": backward}, kept)
 
 
 def _found(solve: _Solve, vector_field: nn.Module, held: HeldArrays, y0: State, ts: Tensor) -> _Program:
@@ -181,8 +189,9 @@ def _found(solve: _Solve, vector_field: nn.Module, held: HeldArrays, y0: State, 
     owner = held.names[held.trained[0]].rpartition(".")[0]
     kept = _KEPT.setdefault(vector_field.get_submodule(owner), _Kept())
     plain = (int, float, bool, str, type(None))
+    control = dataclasses.replace(solve.solver.controller, rtol=0.0, atol=0.0)  # arguments of the programs
     key = (
-        solve.scheme, solve.adjoint, solve.solver.controller, solve.solver.first_step, solve.solver.max_step,
+        solve.scheme, solve.adjoint, control, solve.solver.first_step, solve.solver.max_step,
         solve.solver.max_steps, len(ts), ts.dtype, tuple((p.shape, p.dtype) for p in parts(y0)),
         tuple((name, x.shape) for name, x in zip(held.names, held.tensors, strict=True)), id(solve.heard),
         tuple((type(m), *((k, v) for k, v in vars(m).items() if isinstance(v, plain))) for m in vector_field.modules()),
@@ -197,21 +206,29 @@ class _Bridge(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, program: _Program, name: str, ts: Tensor, held: HeldArrays, n: int, *inputs: Tensor
+        ctx: Any,
+        program: _Program,
+        name: str,
+        ts: Tensor,
+        solver: OneStepSolver,
+        held: HeldArrays,
+        n: int,
+        *inputs: Tensor,
     ) -> object:
-        jax = program.jax
-        given = [array(p, jax) for p in inputs[:n]], array(ts, jax), [array(x, jax) for x in held.tensors]
+        jax, control = program.jax, solver.controller
+        tolerances = (float(control.rtol), float(control.atol))
+        given = [array(p, jax) for p in inputs[:n]], array(ts, jax), tolerances, [array(x, jax) for x in held.tensors]
         ys, reached, *pull = program.run(name, *given)
         ctx.program, ctx.pull = program, pull
         if not bool(reached):
-            raise DIFFRAX.failed(program.solver, "the step limit was reached, or a step is not finite")
+            raise DIFFRAX.failed(solver, "the step limit was reached, or a step is not finite")
         return tuple(tensor(y) for y in ys)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> object:
         program = ctx.program
         states, trained = program.run("backward", *ctx.pull, tuple(array(g, program.jax) for g in grads))
-        return (*[None] * 5, *(tensor(g) for g in (*states, *trained)))
+        return (*[None] * 6, *(tensor(g) for g in (*states, *trained)))
 
 
 @dataclass(frozen=True)
@@ -252,8 +269,15 @@ class DiffraxCheckpointed(PeerMethod):
         pieces = parts(y0)
         inputs = (*pieces, *(held.tensors[i] for i in held.trained))
         name = "forward" if torch.is_grad_enabled() and any(x.requires_grad for x in inputs) else "value"
-        ys: Any = _Bridge.apply(program, name, ts, held, len(pieces), *inputs)  # type: ignore[no-untyped-call]
+        ys: Any = _Bridge.apply(program, name, ts, taken, held, len(pieces), *inputs)  # type: ignore[no-untyped-call]
         return ys[0] if isinstance(y0, Tensor) else ys  # type: ignore[no-any-return]
+
+    def keep_programs(self, folder: Path) -> None:
+        """Have jax look programs up in ``folder``, and leave there those that it compiles (its persistent cache)."""
+        jax: Any = _jax()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
     def compile_seconds(self, modules: Iterable[nn.Module]) -> float:
         """Return the seconds that compiling programs for fields among ``modules`` has taken in this process."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from odegrad.errors import UnsupportedError
+
 JaxArray = Any
 """An array of jax, which this module does not import."""
 
@@ -50,6 +52,16 @@ def _slice_backward(j: Jax, g: JaxArray, sizes: Sequence[int], dim: int, start: 
     at = [slice(None)] * len(sizes)
     at[dim] = slice(start, min(end, sizes[dim]), step)
     return j.np.zeros(sizes, g.dtype).at[tuple(at)].set(g)
+
+
+def _index(_j: Jax, x: JaxArray, places: Sequence[JaxArray | None]) -> JaxArray:
+    return x[tuple(slice(None) if place is None else place for place in places)]
+
+
+def _searchsorted(j: Jax, ordered: JaxArray, x: JaxArray, *, right: bool = False, **_: object) -> JaxArray:
+    if ordered.ndim != 1:
+        raise UnsupportedError("searchsorted among rows of several sequences is not translated to jax; give one row")
+    return j.np.searchsorted(ordered, x, side="right" if right else "left")
 
 
 def _split(j: Jax, x: JaxArray, size: int | Sequence[int], dim: int = 0) -> list[JaxArray]:
@@ -139,6 +151,10 @@ OPERATORS: Mapping[str, Callable[..., object]] = {
     "unsqueeze": lambda j, x, dim: j.np.expand_dims(x, dim),
     "squeeze": lambda j, x, dim=None: j.np.squeeze(x, tuple(dim) if isinstance(dim, list) else dim),
     "slice": _slice,
+    "index": _index,
+    "index_select": lambda j, x, dim, index: j.np.take(x, j.np.atleast_1d(index), axis=dim),
+    "searchsorted": _searchsorted,
+    "clamp": lambda j, x, low=None, high=None: j.np.clip(x, low, high),
     "select": _select,
     "slice_backward": _slice_backward,
     "select_backward": _select_backward,

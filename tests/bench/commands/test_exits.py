@@ -172,7 +172,11 @@ def test_a_polite_kill_and_a_terminal_that_closes_end_every_command(run_main, mo
     """With 130, as documented, and whatever is open is closed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(CASES[command].target, lambda *a, **k: signal.raise_signal(number))
-    code, out, error = run_main(*CASES[command].arguments)
+    before = signal.signal(number, signal.SIG_DFL)  # these tests may run under nohup themselves
+    try:
+        code, out, error = run_main(*CASES[command].arguments)
+    finally:
+        signal.signal(number, before)
     assert (code, out) == (130, "")
     assert error.startswith("interrupted")
 

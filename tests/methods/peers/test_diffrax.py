@@ -3,6 +3,8 @@
 What needs jax is skipped where it is not installed; tracing and refusals are tested everywhere.
 """
 
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -113,8 +115,30 @@ def test_programs_are_kept_and_parameters_are_not():
     assert not torch.allclose(first, second)
     expected = build_gradient("naive")(field, solver, Y0, TS)
     torch.testing.assert_close(second, expected, rtol=1e-4, atol=1e-4)
+    loose = method(field, make_solver("dopri5", rtol=1e-2, atol=1e-2), Y0, TS)
+    assert method.compile_seconds(field.modules()) == seconds, "tolerances are arguments of a program"
+    assert not torch.allclose(loose, second, rtol=1e-7)
     with pytest.raises(SolverError, match="step limit"):
         method(field, make_solver("dopri5", rtol=1e-9, atol=1e-9, max_steps=2), Y0, TS)
+
+
+@needs_jax
+def test_programs_are_left_for_the_next_process(tmp_path):
+    """What compiles a field leaves its programs in the folder, from which another process reads them."""
+    code = (
+        "import sys, torch; from pathlib import Path; from odegrad.checks.problems import SmoothNet; "
+        "from odegrad.methods.peers.diffrax import DiffraxCheckpointed; "
+        "from odegrad.methods.solvers.solver import make_solver; "
+        "method, field = DiffraxCheckpointed(), SmoothNet(d=2, hidden=2); method.keep_programs(Path(sys.argv[1])); "
+        "ts = torch.tensor([0.0, 1.0], dtype=torch.float64); "
+        "method(field, make_solver('dopri5', rtol=1e-3, atol=1e-3), torch.ones(1, 2, dtype=torch.float64), ts)"
+    )
+    left = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, timeout=300)
+        left.append({file.name for file in tmp_path.glob("*-cache")})
+    assert any("forward" in name for name in left[0])
+    assert left[0] == left[1]
 
 
 class _Strange(nn.Module):
