@@ -37,7 +37,7 @@ DIFFRAX = PeerMapping(
         "the loss, its pull-back and the update stay torch's; states and gradients are copied at the border",
         "its backward solve holds the costate to the same absolute tolerance, which swallows that of a mean loss: the "
         "gradient of moons is off by 13 times the tolerance",
-        "where a check inside of its programs fails, the result is NaN and not an error (EQX_ON_ERROR=nan, unless it is set)",
+        "a check that fails inside of its programs gives NaN, and no error (EQX_ON_ERROR=nan, unless it is set)",
         "jax computes and allocates where torch does not see it: operators, FLOPs and bytes are empty",
     ),
 )

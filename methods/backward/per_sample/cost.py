@@ -57,7 +57,7 @@ class Redone:
 
 
 @dataclass(frozen=True)
-class ReadInside:
+class ReadingCost:
     """What it costs to read outputs inside of steps that are redone: their last stages, which the steps do without.
 
     That of rows that go on is the first one of their next step; so a rank that reads has the rows more that end there,
@@ -70,7 +70,7 @@ class ReadInside:
     """The outputs that are read."""
 
     @classmethod
-    def of(cls, rounds: RowCounts, blocks: Sequence[Block]) -> "ReadInside":
+    def of(cls, rounds: RowCounts, blocks: Sequence[Block]) -> "ReadingCost":
         """Return what the reading of these blocks costs, each redone once."""
         calls = rows = items = 0
         for block in blocks if rounds.read else ():
@@ -115,7 +115,7 @@ def replayed_calls(
     forward = _solved(steps, rounds)
     if rounds.systems is None:
         each = (per_stage - 1) * s - less
-        read = ReadInside.of(rounds, blocks)
+        read = ReadingCost.of(rounds, blocks)
         calls, rows = once.calls + more.calls + each * count, once.rows + more.rows + each * width
         return replace(
             forward,
@@ -146,7 +146,7 @@ def kept_graph_calls(steps: StepCounts, rounds: RowCounts) -> Calls:
     once, forward = Redone.of(steps, rounds, which), _solved(steps, rounds)
     calls, rows = forward.forward + once.calls, forward.forward_rows + once.rows
     if rounds.systems is None:
-        read = ReadInside.of(rounds, [which])
+        read = ReadingCost.of(rounds, [which])
         vjps = steps.evaluations * len(which) + read.calls
         return Calls(calls + read.calls, 0, vjps, forward_rows=rows + read.rows)
     # The rates at the starts are called with a graph, too.
@@ -221,7 +221,7 @@ def bytes_of_graph(steps: StepCounts, sizes: Sizes, rounds: RowCounts) -> Bytes:
     numbers = (steps.evaluations + steps.restart + 1) * taken * sizes.item_bytes
     saved = graph_of_ranks(steps, sizes, len(which), taken) + numbers + sizes.outputs * sizes.state_bytes
     # Of what is read inside: the last stages more, each output's weights of all stages, and which row it is of.
-    read = ReadInside.of(rounds, [which])
+    read = ReadingCost.of(rounds, [which])
     weights = (steps.evaluations + steps.restart) * sizes.item_bytes + INDEX_BYTES
     saved += sizes.graph_bytes_of(read.calls, read.rows) + weights * read.items
     if steps.implicit:
