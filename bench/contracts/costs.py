@@ -48,6 +48,9 @@ class StepCounts:
     known_stages: int = 0
     """The f calls that a further attempt from the same state saves: one where its first stage is not the last one of
     the step before, and is kept until a step is accepted."""
+    reached: tuple[tuple[int, bool], ...] = ()
+    """The outputs inside of every accepted step of the forward pass, and whether one is at its end; empty where every
+    output ends a step."""
     landings: int = 0
     """How often the last step of the forward solve was redone to end at an event."""
     time_calls: int = 0
@@ -61,6 +64,11 @@ class StepCounts:
     def rounds(self) -> RowCounts | None:
         """Return the rounds of the forward solve where every sample has its own steps; None where they share them."""
         return self.rounds_forward[0] if self.rounds_forward else None
+
+    @property
+    def reading(self) -> int:
+        """Return how many accepted steps of the forward pass are read inside."""
+        return sum(inside > 0 for inside, _ in self.reached)
 
     @property
     def implicit_accepted(self) -> int:

@@ -66,6 +66,8 @@ class RowCounts:
     """Of implicit rounds their f calls, at Newton's iterations and for Jacobians, and the rows of these; else None."""
     newton: tuple[tuple[tuple[int, ...], ...], ...] = ()
     """``[batch][N_i][stages]``: Newton's iterations at the solved stages of each sample's accepted implicit steps."""
+    read: tuple[tuple[int, ...], ...] = ()
+    """``[batch][N_i]``: the outputs read inside of each sample's accepted steps; empty where every one ends a step."""
 
     @property
     def steps(self) -> tuple[int, ...]:

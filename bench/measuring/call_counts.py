@@ -4,6 +4,7 @@ All at the parameters as they are, with an uncompiled solver.
 """
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -63,11 +64,20 @@ class SolveLog:
     """Whether the solve goes on with the step size of the one before it, over a jump."""
     time_calls: int = 0
     """f calls for gradients by times."""
+    starts: list[float] = field(default_factory=list)
+    """Where the accepted steps of the forward pass begin."""
 
     @property
     def outputs(self) -> int:
         """Return K, the output times."""
         return self.ts.shape[-1]
+
+    def reached(self) -> tuple[tuple[int, bool], ...]:
+        """Return the outputs inside of every accepted step of samples that share them, and whether one ends it."""
+        times = self.ts.tolist()
+        # A step begins where the one before it has ended, and the last one ends at the last output.
+        steps = itertools.pairwise([*self.starts, times[-1]])
+        return tuple((sum(min(a, b) < t < max(a, b) for t in times), b in times) for a, b in steps)
 
     def solved_in_rounds(self, counts: RowCounts) -> None:
         """Note the rounds of a solve whose samples have steps of their own."""
@@ -83,6 +93,8 @@ class SolveLog:
         """Count an accepted step."""
         self.counts.accepted(t, h)
         self.accepted_steps[self.counts.phase] += 1
+        if self.counts.phase == "forward":
+            self.starts.append(t)
 
     def rejected(self, t: float, h: float) -> None:
         """Count a rejected step."""
@@ -145,11 +157,8 @@ def count_columns(
         columns |= dict.fromkeys(OF_TORCH)
     with subject.left_as_it_was():
         costs = solve_costs(solves, solver, method.traits.backward_phase)
-    # what a replay of outputs inside of steps costs more is no part of the model
-    inside = solver.reads_inside_steps and any(log.outputs > 2 for log in solves)
-    unmodelled = inside and method.traits.exact
-    # nor is a backward pass that was done again, as its cotangents overflowed
-    unmodelled |= bool(counts.scale_retries)
+    # a backward pass that was done again, as its cotangents overflowed, is no part of the model
+    unmodelled = bool(counts.scale_retries)
     # nor are the products of GMRES, which go by its inner iterations
     unmodelled |= any(cost.steps.work.jacobians > 0 and cost.steps.products == 0 for cost in costs)
     return columns | predicted_columns(method, [] if unmodelled else costs)
@@ -338,6 +347,7 @@ def solve_costs(solves: list[SolveLog], solver: OneStepSolver, back: str) -> lis
             start=solver.restart_calls if log.size_known else steps.start,
             landings=log.landings,
             time_calls=log.time_calls,
+            reached=log.reached() if solver.reads_inside_steps and not solver.per_sample else (),
         )
         costs.append(SolveCost(steps, sizes_of(log.vector_field, log.y0, log.outputs, *known[kind]), log.pulled_back))
     return costs

@@ -56,6 +56,29 @@ def solved_calls(steps: StepCounts, which: Sequence[int]) -> int:
     return sum(steps.newton_by_step[i] for i in which) if steps.implicit else 0
 
 
+def last_stages(steps: StepCounts) -> int:
+    """Return the f calls at the ends of redone steps that only what is read inside of them needs, a product each.
+
+    Where the last stage is the first one of the next step, and every step that reaches an output ends a block.
+    """
+    return 0 if steps.implicit else steps.restart * steps.reading
+
+
+def reads_at_end(steps: StepCounts) -> bool:
+    """Return whether the last step of a solve is read inside, so that its last stage is pulled back, too."""
+    return not steps.implicit and steps.restart == 1 and bool(steps.reached) and steps.reached[-1][0] > 0
+
+
+def block_count(steps: StepCounts, size: int | None) -> int:
+    """Return the blocks of ``size`` steps, or of any, where a step that reaches an output ends one."""
+    blocks = since = 0
+    for inside, at_end in steps.reached:
+        since += 1
+        if inside or at_end or since == size:
+            blocks, since = blocks + 1, 0
+    return blocks
+
+
 def stage_calls(steps: StepCounts) -> int:
     """Return the f calls that the pull-back through every accepted step makes itself, at its implicit stages."""
     if not steps.implicit:
@@ -101,8 +124,9 @@ def with_systems(calls: Calls, steps: StepCounts, redone: int = 0, newton: int =
 
 def replayed_once(steps: StepCounts) -> Calls:
     """Return the calls of a method that redoes every accepted step once, with a graph, and pulls back through it."""
-    backward = replay_calls(steps) + stage_calls(steps) + steps.carried
-    calls = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
+    read = last_stages(steps)
+    backward = replay_calls(steps) + stage_calls(steps) + steps.carried + read
+    calls = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried + read)
     return with_systems(calls, steps, redone=steps.implicit_accepted, newton=steps.work.newton)
 
 
@@ -120,6 +144,13 @@ def graph_of_steps(steps: StepCounts, sizes: Sizes, count: int) -> int:
         return steps.implicit_accepted * implicit + steps.work.explicit_steps * explicit
     # Of some of them it is not known which they are.
     return count * max(implicit if steps.implicit_accepted else 0, explicit if steps.work.explicit_steps else 0)
+
+
+def read_graph(steps: StepCounts, sizes: Sizes) -> int:
+    """Return the bytes that a kept graph holds more for what is read inside of its steps."""
+    weights = 0 if steps.implicit else steps.evaluations + steps.restart
+    outputs = sum(inside for inside, _ in steps.reached)
+    return outputs * weights * sizes.item_bytes + reads_at_end(steps) * sizes.graph_bytes
 
 
 def pullback_peak(steps: StepCounts, sizes: Sizes) -> int:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from odegrad.contracts import Bytes, Calls, Sizes, StepCounts, Traits
 from odegrad.errors import UsageError
-from odegrad.methods.backward.costs import graph_of_steps, kept_vectors, pullback_peak, replayed_once
+from odegrad.methods.backward.costs import block_count, graph_of_steps, kept_vectors, pullback_peak, replayed_once
 from odegrad.methods.backward.per_sample.cost import (
     block_starts,
+    blocks_between,
     bytes_of_replay,
     largest_block,
-    ranks_between,
     replayed_calls,
 )
 from odegrad.methods.backward.per_sample.replay import BlockReplayRowsNode
@@ -70,7 +70,7 @@ class Anode(TappableRowsMethod):
     def predicted_calls(self, steps: StepCounts) -> Calls:
         """Return the f calls and vector-Jacobian products that these steps cost."""
         if steps.rounds is not None:
-            return replayed_calls(steps, steps.rounds, which=ranks_between(steps.rounds))
+            return replayed_calls(steps, steps.rounds, blocks=blocks_between(steps.rounds, self.steps_per_block))
         return replayed_once(steps)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
@@ -81,6 +81,8 @@ class Anode(TappableRowsMethod):
         n, blocks = steps.accepted, steps.intervals
         if self.steps_per_block is not None:
             blocks = max(blocks, math.ceil(n / self.steps_per_block))
+        if steps.reached:
+            blocks = block_count(steps, self.steps_per_block)
         saved = (kept_vectors(steps, blocks) + sizes.outputs) * sizes.state_bytes
         graph = graph_of_steps(steps, sizes, math.ceil(n / blocks))
         return Bytes(saved, saved + graph + pullback_peak(steps, sizes))

@@ -13,6 +13,8 @@ from odegrad.methods.backward.costs import (
     forward_calls,
     graph_of_steps,
     pullback_peak,
+    read_graph,
+    reads_at_end,
     stage_calls,
     stage_products,
     with_systems,
@@ -66,14 +68,15 @@ class Naive(TappableRowsMethod):
             return kept_graph_calls(steps, steps.rounds)
         # Of an implicit solve the first rate is called again on the way back.
         again = steps.carried if steps.implicit else 0
-        calls = Calls(forward_calls(steps), stage_calls(steps) + again, stage_products(steps) + steps.carried)
-        return with_systems(calls, steps)
+        vjps = stage_products(steps) + steps.carried + reads_at_end(steps)
+        return with_systems(Calls(forward_calls(steps), stage_calls(steps) + again, vjps), steps)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""
         if steps.rounds is not None:
             return bytes_of_graph(steps, sizes, steps.rounds)
         saved = graph_of_steps(steps, sizes, steps.accepted) + sizes.outputs * sizes.state_bytes
+        saved += read_graph(steps, sizes)
         if steps.implicit:
             saved += steps.carried * steps.carried_states * sizes.state_bytes
         return Bytes(saved, saved + pullback_peak(steps, sizes))

@@ -24,6 +24,7 @@ from odegrad.methods.backward.costs import (
     graph_of_steps,
     implicit_among,
     kept_vectors,
+    last_stages,
     pullback_peak,
     redone_calls,
     replay_calls,
@@ -96,8 +97,9 @@ class Revolve(TappableRowsMethod):
         again = advanced(actions)
         # An implicit step costs its own Newton iterations and its Jacobian: which steps are taken again counts.
         newton = solved_calls(steps, again)
-        backward = redone_calls(steps, again) + replay_calls(steps) + stage_calls(steps) + steps.carried
-        predicted = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
+        read = last_stages(steps)
+        backward = redone_calls(steps, again) + replay_calls(steps) + stage_calls(steps) + steps.carried + read
+        predicted = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried + read)
         redone = steps.implicit_accepted + implicit_among(steps, again)
         return with_systems(predicted, steps, redone, newton + steps.work.newton)
 
@@ -106,7 +108,7 @@ class Revolve(TappableRowsMethod):
         which = ranks(rounds)
         n = len(which)
         again = advanced(reversal(n, online_checkpoints(n, self.checkpoints), self.checkpoints))
-        return replayed_calls(steps, rounds, which=which, again=[which[j] for j in again])
+        return replayed_calls(steps, rounds, again=[which[j] for j in again])
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""

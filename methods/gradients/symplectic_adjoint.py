@@ -12,6 +12,7 @@ from odegrad.errors import UnsupportedError, UsageError
 from odegrad.methods.backward.costs import (
     forward_calls,
     kept_vectors,
+    last_stages,
     pullback_peak,
     stage_calls,
     stage_products,
@@ -106,7 +107,8 @@ class SymplecticAdjoint(TappableRowsMethod):
             backward = newton + (1 + steps.rest_stages) * redone + stage_calls(steps) + steps.carried
             calls = Calls(forward_calls(steps), backward, stage_products(steps) + steps.carried)
             return with_systems(calls, steps, redone, newton)
-        return Calls(forward_calls(steps), (2 * s - 1) * n, s * n)
+        read = last_stages(steps)
+        return Calls(forward_calls(steps), (2 * s - 1) * n + 2 * read, s * n + read)
 
     def predicted_bytes(self, steps: StepCounts, sizes: Sizes) -> Bytes:
         """Return the bytes that these steps cost."""

@@ -8,8 +8,15 @@ from dataclasses import dataclass, replace
 from odegrad.contracts import Bytes, Calls, RowCounts, Sizes, StepCounts
 from odegrad.methods.backward.costs import pullback_peak
 
+INDEX_BYTES = 8
+"""Of one place among rows."""
+
 RankSteps = Sequence[tuple[int, int]]
 """The steps of a rank: sample, and number of the step among the sample's own."""
+
+
+Block = Sequence[RankSteps]
+"""Ranks that are redone one behind the other, with one graph."""
 
 
 def ranks(rounds: RowCounts) -> list[RankSteps]:
@@ -17,12 +24,13 @@ def ranks(rounds: RowCounts) -> list[RankSteps]:
     return [[(i, j) for i, n in enumerate(rounds.steps) if n > j] for j in range(max(rounds.steps))]
 
 
-def ranks_between(rounds: RowCounts) -> list[RankSteps]:
-    """Return the ranks of each interval between outputs, one interval behind the other."""
-    found: list[RankSteps] = []
+def blocks_between(rounds: RowCounts, size: int | None) -> list[Block]:
+    """Return the blocks of ``size`` ranks of each interval between outputs, or of all of its ranks."""
+    found: list[Block] = []
     before = [0] * len(rounds.attempted)
     for interval in rounds.accepted:
-        found += [[(i, before[i] + j) for i, n in enumerate(interval) if n > j] for j in range(max(interval))]
+        own = [[(i, before[i] + j) for i, n in enumerate(interval) if n > j] for j in range(max(interval))]
+        found += [own[first : first + (size or len(own))] for first in range(0, len(own), size or max(len(own), 1))]
         before = [done + n for done, n in zip(before, interval, strict=True)]
     return found
 
@@ -48,11 +56,39 @@ class Redone:
         return cls(count + newton, width + sum(map(sum, taken)), newton)
 
 
+@dataclass(frozen=True)
+class ReadingCost:
+    """What it costs to read outputs inside of steps that are redone: their last stages, which the steps do without.
+
+    That of rows that go on is the first one of their next step; so a rank that reads has the rows more that end there,
+    and the last rank of a block one call more.
+    """
+
+    calls: int = 0
+    rows: int = 0
+    items: int = 0
+    """The outputs that are read."""
+
+    @classmethod
+    def of(cls, rounds: RowCounts, blocks: Sequence[Block]) -> "ReadingCost":
+        """Return what the reading of these blocks costs, each redone once."""
+        calls = rows = items = 0
+        for block in blocks if rounds.read else ():
+            for j, rank in enumerate(block):
+                count = sum(rounds.read[i][n] for i, n in rank)
+                if count:
+                    ends_block = j + 1 == len(block)
+                    calls += ends_block
+                    rows += len(rank) - (0 if ends_block else len(block[j + 1]))
+                    items += count
+        return cls(calls, rows, items)
+
+
 def replayed_calls(
     steps: StepCounts,
     rounds: RowCounts,
     *,
-    which: Sequence[RankSteps] | None = None,
+    blocks: Sequence[Block] | None = None,
     again: Sequence[RankSteps] = (),
     per_stage: int = 1,
     less: int = 0,
@@ -63,23 +99,30 @@ def replayed_calls(
     ----------
     steps, rounds
         What was counted.
-    which
-        The ranks; all steps by rank if None.
+    blocks
+        The ranks by the blocks that are redone; each rank by itself if None.
     again
         Ranks that are taken once more, without a graph.
     per_stage
-        How often the pull-back calls f per explicit stage, ``less`` so many per rank.
+        How often the pull-back calls f per explicit stage, ``less`` so many times per rank that reads no output inside.
     less
         See ``per_stage``.
     """
-    which = ranks(rounds) if which is None else which
+    blocks = [[rank] for rank in ranks(rounds)] if blocks is None else blocks
+    which = [rank for block in blocks for rank in block]
     s, count, width = steps.evaluations, len(which), sum(map(len, which))
     once, more = Redone.of(steps, rounds, which), Redone.of(steps, rounds, again)
     forward = _solved(steps, rounds)
     if rounds.systems is None:
         each = (per_stage - 1) * s - less
+        read = ReadingCost.of(rounds, blocks)
         calls, rows = once.calls + more.calls + each * count, once.rows + more.rows + each * width
-        return replace(forward, backward=calls, vjps=s * count, backward_rows=rows)
+        return replace(
+            forward,
+            backward=calls + per_stage * read.calls,
+            vjps=s * count + read.calls,
+            backward_rows=rows + per_stage * read.rows,
+        )
     pulled = _pulled_systems(steps, which)
     redone = count + len(again)
     # Twice at the starts: for the rates that are carried, and to pull their cotangents back.
@@ -103,7 +146,9 @@ def kept_graph_calls(steps: StepCounts, rounds: RowCounts) -> Calls:
     once, forward = Redone.of(steps, rounds, which), _solved(steps, rounds)
     calls, rows = forward.forward + once.calls, forward.forward_rows + once.rows
     if rounds.systems is None:
-        return Calls(calls, 0, steps.evaluations * len(which), forward_rows=rows)
+        read = ReadingCost.of(rounds, [which])
+        vjps = steps.evaluations * len(which) + read.calls
+        return Calls(calls + read.calls, 0, vjps, forward_rows=rows + read.rows)
     # The rates at the starts are called with a graph, too.
     return replace(_pulled_systems(steps, which), forward=calls + 1, forward_rows=rows + _started(rounds))
 
@@ -175,6 +220,10 @@ def bytes_of_graph(steps: StepCounts, sizes: Sizes, rounds: RowCounts) -> Bytes:
     # Times of all stages, those at a step's two ends among them, and the size.
     numbers = (steps.evaluations + steps.restart + 1) * taken * sizes.item_bytes
     saved = graph_of_ranks(steps, sizes, len(which), taken) + numbers + sizes.outputs * sizes.state_bytes
+    # Of what is read inside: the last stages more, each output's weights of all stages, and which row it is of.
+    read = ReadingCost.of(rounds, [which])
+    weights = (steps.evaluations + steps.restart) * sizes.item_bytes + INDEX_BYTES
+    saved += sizes.graph_bytes_of(read.calls, read.rows) + weights * read.items
     if steps.implicit:
         # What is carried at the starts, and the call there; where rows end, those that go on are taken out.
         narrowed = sum(len(b) for a, b in itertools.pairwise(which) if len(b) < len(a))

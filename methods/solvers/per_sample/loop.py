@@ -75,6 +75,8 @@ class Rounds:
         self._heard: object = solver.observer
         self.newton: list[list[tuple[int, ...]]] = [[] for _ in range(count)]
         """Newton's iterations of every accepted implicit step, where somebody listens to the rounds."""
+        self.read: list[list[int]] = [[] for _ in range(count)]
+        """The outputs inside of every accepted step, where they are read there and somebody listens."""
 
     @torch.no_grad()
     def walk(self) -> Iterator[AcceptedRows]:
@@ -191,6 +193,9 @@ class Rounds:
         place = None if len(at) == len(rows) else sent_to(x.device, torch.from_numpy(at))
         own = RowSteps(steps.t[at], steps.h[at], steps.t_next[at])
         outputs, inside = self._reached(samples, own, towards)
+        if self.solver.reads_inside_steps and isinstance(self._heard, RowObserver):
+            for sample, count in zip(samples.tolist(), inside.before(1.0, len(at)).tolist(), strict=True):
+                self.read[sample].append(count)
         self.accepted[towards - 1, samples] += 1
         return AcceptedRows(samples, own, outputs, towards, inside, x, x_next, stepper, at, place)
 
@@ -286,6 +291,7 @@ class Rounds:
             attempted=tuple(self.attempts.tolist()),
             systems=self.systems,
             newton=() if self.systems is None else tuple(map(tuple, self.newton)),
+            read=tuple(map(tuple, self.read)) if self.solver.reads_inside_steps else (),
         )
 
 

@@ -77,16 +77,15 @@ def test_predicted_calls_are_the_counted_ones(name, adaptive):
     assert found["operators_forward"] > found["nfe_forward"]
 
 
-@pytest.mark.parametrize("name", ["naive", "anode", "aca", "adjoint", "interpolation"])
-def test_outputs_inside_of_steps(name):
-    """The continuous methods' predictions hold; those that replay steps predict nothing rather than too little."""
+@pytest.mark.parametrize("outputs", ["dense", "auto"])
+@pytest.mark.parametrize("name", ["naive", "anode", "aca", "symplectic_adjoint", "revolve", "adjoint", "interpolation"])
+def test_outputs_inside_of_steps(name, outputs):
+    """Calls and products are as predicted where outputs are read, over several solves and backwards in time, too."""
     method = build_gradient(name)
-    found = columns(method, make_solver("dopri5", rtol=1e-4, atol=1e-4, outputs="dense"))
-    counted = {"nfe_forward": None, "nfe_backward": None, "vjps": None}
-    if not method.traits.exact:
-        counted = {key: found[key] for key in counted}
-    assert {key: found[f"predicted_{key}"] for key in counted} == counted
-    assert (found["predicted_peak_bytes"] is None) == method.traits.exact
+    found = columns(method, make_solver("dopri5", rtol=1e-2, atol=1e-2, outputs=outputs))
+    for column in ("nfe_forward", "nfe_backward", "vjps"):
+        assert found[f"predicted_{column}"] == found[column], column
+    assert found["predicted_peak_bytes"] >= found["predicted_saved_bytes"] > 0
 
 
 def test_operators_are_those_of_the_bare_loss():

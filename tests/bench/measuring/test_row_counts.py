@@ -52,16 +52,26 @@ def start():
 
 
 @pytest.mark.parametrize(
-    ("compaction", "outputs", "sample_time"),
-    [("none", 2, True), ("each", 4, True), ("halving", 3, False)],
+    ("compaction", "count", "sample_time", "outputs"),
+    [
+        ("none", 2, True, "step_ends"),
+        ("each", 4, True, "step_ends"),
+        ("halving", 3, False, "step_ends"),
+        ("halving", 9, True, "dense"),
+        ("each", 4, False, "dense"),
+    ],
 )
 @pytest.mark.parametrize(("name", "options"), METHODS, ids=[f"{name} {options or ''}" for name, options in METHODS])
 @pytest.mark.filterwarnings("ignore:field. _Net takes one time:UserWarning")
-def test_predictions_are_measurements(name, options, compaction, outputs, sample_time):
-    """S4: f calls, their rows, products and kept bytes, to the last one."""
+def test_predictions_are_measurements(name, options, compaction, count, sample_time, outputs):
+    """S4: f calls, their rows, products and kept bytes, to the last one; with outputs inside of steps, too."""
     method, field = build_gradient(name, options), _Net(sample_time=sample_time)
-    solver = make_solver("dopri5", rtol=1e-4, atol=1e-6, batch="per_sample", compaction=compaction)
-    ts = torch.linspace(0.0, 2.0, outputs, dtype=torch.float64)
+    chosen = {"batch": "per_sample", "compaction": compaction, "outputs": outputs}
+    solver = make_solver("dopri5", rtol=1e-4, atol=1e-6, **chosen)
+    ts = torch.linspace(0.0, 2.0, count, dtype=torch.float64)
+    if outputs == "dense":
+        # The last interval is a twentieth: the last step holds outputs.
+        ts = torch.cat([ts[:-1], ts.new_tensor([1.95, 2.0])])
     predicted, measured, peak = _both(method, field, solver, start().requires_grad_(), ts)
     assert {key: predicted[f"predicted_{key}"] for key in measured} == measured
     assert measured["vjps"] > 0
@@ -88,10 +98,11 @@ def _both(method, field, solver, y0, ts):
         "nfe_forward": counts.calls["forward"],
         "nfe_backward": counts.calls[back],
         "vjps": counts.vjps[back],
-        "sample_evaluations": counts.rows["forward"],
-        "sample_evaluations_backward": counts.rows[back],
         "saved_bytes": saved,
     }
+    if solver.per_sample:
+        measured["sample_evaluations"] = counts.rows["forward"]
+        measured["sample_evaluations_backward"] = counts.rows[back]
     if solver.implicit:
         work = counts.work[back]
         measured["jacobians_backward"] = work.jacobians
@@ -136,6 +147,42 @@ def test_predictions_of_implicit_steps_are_measurements(name, options, solver, c
     predicted, measured, peak = _both(build_gradient(name, options), field, chosen, y0.requires_grad_(), ts)
     assert {key: predicted[f"predicted_{key}"] for key in measured} == measured
     assert predicted["predicted_saved_bytes"] < predicted["predicted_peak_bytes"] < 1.5 * peak
+
+
+SHARED: tuple[tuple[str, dict[str, object]], ...] = (
+    ("dopri5", {"rtol": 1e-3, "atol": 1e-4}),
+    ("bosh3", {"rtol": 1e-2, "atol": 1e-3}),
+    ("rk4", {"num_steps": 6}),
+    ("dopri5", {"num_steps": 3}),
+    ("dopri5", {"rtol": 1e-2, "atol": 1e-2, "precision": "bfloat16"}),
+    ("kencarp4", {"rtol": 1e-2, "atol": 1e-3}),
+)
+
+
+@pytest.mark.parametrize(("solver", "chosen"), SHARED, ids=[f"{name} {chosen}" for name, chosen in SHARED])
+@pytest.mark.parametrize(
+    ("name", "options"), METHODS[:6], ids=[f"{name} {options or ''}" for name, options in METHODS[:6]]
+)
+def test_predictions_of_what_is_read_inside_of_shared_steps_are_measurements(name, options, solver, chosen):
+    """F calls and products, with outputs inside of steps, at ends and in the last one; bytes of what is kept of states.
+
+    That is all but naive's numbers of each step, and what an implicit solve makes once.
+    """
+    ts = torch.tensor([0.0, 0.1, 0.15, 1.0, 1.02, 1.5, 1.95, 1.99, 2.0], dtype=torch.float64)
+    field, method = _Net(sample_time=False), build_gradient(name, options)
+    y0 = start().to(torch.float32 if "precision" in chosen else torch.float64).requires_grad_()
+    solver = make_solver(solver, outputs="dense", **chosen)
+    predicted, measured, _ = _both(method, field.to(y0.dtype), solver, y0, ts)
+    beside = measured.pop("saved_bytes") - predicted["predicted_saved_bytes"]
+    assert {key: predicted[f"predicted_{key}"] for key in measured} == measured
+    if solver.implicit:
+        assert beside >= 0
+    elif name == "naive":
+        weights = sum(w != 0.0 for row in (*solver.tableau.a, solver.tableau.b) for w in row)
+        attempts = measured["nfe_forward"] // solver.tableau.evaluations
+        assert 0 <= beside <= attempts * weights * y0.element_size()
+    else:
+        assert beside == 0
 
 
 @pytest.mark.parametrize("solver", ["dopri5", "kencarp4"])
