@@ -30,7 +30,8 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override the suite: seeds, iterations, rtol, ..."),
 ]
 TaskSizeOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Of every task: tiny, default, paper, ...; short for --set size=NAME.")
+    str | None,
+    typer.Option(metavar="NAME", help="Of every task: tiny, default, paper, ...; as --set size=NAME."),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="auto: a CUDA device if there is one.")]
 AcrossOption = Annotated[

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from odegrad.records.record import Status
 from odegrad.reports.comparing import BLOCK
+from odegrad.reports.contrasts import OWN_LIBRARY
 from odegrad.reports.leaderboard.submissions import censored
 from odegrad.reports.names import joined, short, sort_key
 from odegrad.reports.statistics import (
@@ -27,8 +28,6 @@ from odegrad.reports.statistics import (
     median_interval,
     sign_test,
 )
-
-OWN_LIBRARY = "odegrad"
 
 
 @dataclass(frozen=True)

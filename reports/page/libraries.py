@@ -8,6 +8,7 @@ import pandas as pd
 
 from odegrad.reports import units
 from odegrad.reports.contrasts import OWN_LIBRARY, Contrast
+from odegrad.reports.equal_error import RatioBound
 from odegrad.reports.names import joined, short
 from odegrad.reports.statistics import least_seeds
 from odegrad.reports.tables.columns import PageColumn
@@ -16,6 +17,7 @@ LIBRARIES_SHOWN = (
     PageColumn("kind", "kind", right=False),
     PageColumn("method", "method", right=False),
     PageColumn("library", "library", right=False),
+    PageColumn("bound", "bound", right=False),
     PageColumn("time at equal error, ratio", "ratio", units.significant),
     PageColumn("from", "low", units.significant),
     PageColumn("to", "high", units.significant),
@@ -45,22 +47,20 @@ def sentences(found: Sequence[Contrast]) -> dict[str, str]:
 
 
 def _sentence(rows: Sequence[Contrast]) -> str:
-    known = [each for each in rows if each.ratio < math.inf]
+    known = [each for each in rows if each.ratio < math.inf and each.bound != RatioBound.AT_LEAST]
     apart = [short(each.method) for each in rows if math.isnan(each.ratio)]
     failed = [short(each.method) for each in rows if each.ratio == math.inf]
-    said = []
-    if known:
-        said.append(_fastest(known, len(rows) - 1))
-    else:
-        said.append("No method has a gradient error in common with the baseline: sweep over more tolerances.")
-    if apart and known:
-        said.append(f"No error in common with {short(rows[0].baseline)}: {joined(apart)}.")
+    said = [_fastest(known, len(rows) - 1)]
+    if apart:
+        said.append(f"Nothing to compare, without a gradient error that is positive: {joined(apart)}.")
     if failed:
         said.append(f"No run ended ok: {joined(failed)}.")
     return " ".join(said)
 
 
 def _fastest(known: Sequence[Contrast], compared: int) -> str:
+    if not known:
+        return "Nothing can be told: no method's gradient error reaches that of the baseline."
     best = known[0]
     plain = next((each for each in known if math.isnan(each.compile_seconds)), None)
     baseline = short(best.baseline)
@@ -83,7 +83,7 @@ def _named(each: Contrast) -> str:
 
 
 def _ratio(each: Contrast) -> str:
-    return units.significant(each.ratio, 2)
+    return f"{each.bound} {units.significant(each.ratio, 2)}".strip()
 
 
 def _sure(each: Contrast, compared: int) -> str:

@@ -98,6 +98,21 @@ def test_sentence_names_library_ratio_compiling_and_how_sure(swept):
     assert "faster in 6 of 6 sweeps, decided by itself" in sure
 
 
+def test_a_method_that_is_more_exact_throughout_has_a_bound(swept, monkeypatch):
+    """It is named with at most what it takes; what is less exact throughout is never taken for the fastest."""
+    monkeypatch.setitem(SHIFT, "naive", 1e-4)
+    monkeypatch.setitem(SHIFT, "diffrax_checkpointed", 1e4)
+    found = by_method(swept())
+    cheapest, dearest = (seconds("torchdiffeq_naive", tolerance) for tolerance in TOLERANCES)
+    assert found["naive"].bound == "at most"
+    assert found["naive"].ratio == pytest.approx(seconds("naive", 1e-3) / math.sqrt(cheapest * dearest))
+    assert (found["naive"].faster, found["naive"].slower) == (1, 0)
+    assert found["diffrax_checkpointed"].bound == "at least"
+    assert found["diffrax_checkpointed"].faster == 0
+    said = sentences(contrasts(swept()))["classification"]
+    assert said.startswith("naive takes at most 0.45 of torchdiffeq_naive's time per gradient at equal gradient error")
+
+
 def test_refused_rows_stand_last_and_are_named(swept):
     """A library that cannot be told what a task asks for is no gap in silence."""
     results = swept(failed=("diffrax_checkpointed",))

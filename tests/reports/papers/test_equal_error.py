@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from odegrad.records.record import Status
-from odegrad.reports.equal_error import ratio_at_equal_error
+from odegrad.reports.equal_error import RatioBound, bounded_ratio, ratio_at_equal_error
 from odegrad.reports.papers import irdm
 from odegrad.reports.papers.decision import Answer
 from odegrad.reports.papers.equal_error import sweep_rows
@@ -42,6 +42,21 @@ def test_ratio_is_that_of_two_power_laws():
     grid = np.linspace(math.log(1e-6), math.log(1e-3), 10_001)
     expected = math.exp(np.mean(math.log(3 / 2) + (0.3 - 0.2) * grid))
     assert ratio_at_equal_error(mine, base) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("mine", "base", "ratio", "bound"), [
+    ([(1e-6, 8.0), (1e-5, 4.0)], [(1e-6, 4.0), (1e-5, 2.0)], 2.0, RatioBound.EQUAL),
+    ([(1e-8, 8.0), (1e-7, 4.0)], [(1e-5, 10.0), (1e-3, 10.0)], 0.4, RatioBound.AT_MOST),
+    ([(1e-5, 10.0), (1e-3, 10.0)], [(1e-8, 8.0), (1e-7, 4.0)], 2.5, RatioBound.AT_LEAST),
+    ([(1e-8, 4.0)], [(1e-5, 16.0), (1e-3, 4.0)], 0.5, RatioBound.AT_MOST),  # the mean logarithm over the other's errors
+    ([(1e-8, 4.0)], [(1e-5, 16.0)], 0.25, RatioBound.AT_MOST),
+    ([], [(1e-5, 16.0)], math.nan, RatioBound.EQUAL),
+])  # fmt: skip
+def test_the_cheapest_cost_of_the_more_exact_one_bounds_the_ratio(mine, base, ratio, bound):
+    """It reaches the other's errors at no more than that; nothing is made up where they have errors in common."""
+    curves = [np.array(curve, dtype=float).reshape(-1, 2) for curve in (mine, base)]
+    found = bounded_ratio(*curves)
+    assert found == (pytest.approx(ratio, nan_ok=True), bound)
 
 
 CLAIM = dataclasses.replace(
